@@ -1,0 +1,48 @@
+"""The errors that a person can cause or meet: each says what, which one, and what to do.
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+
+class RelightError(Exception):
+    """A sentence for a person. The command line prints it on one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(RelightError):
+    """The request itself is wrong: an unknown task, key, run or step, or a value out of bounds."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A task's config has an unknown key or a value that its field does not take."""
+
+
+class TaskError(RelightError):
+    """A task cannot be used: its file does not import, its data is missing or broken."""
+
+
+class RunNotFound(UsageError):
+    """No run has that id or name, or several do."""
+
+
+class DamagedFile(RelightError):
+    """A file of a run folder is truncated, empty or not what it should be."""
+
+
+class RunBusy(RelightError):
+    """The run is being trained by somebody else right now."""
+
+
+class CheckpointNotFound(UsageError):
+    """The run has no checkpoint like the one asked for."""
+
+
+class DamagedCheckpoint(DamagedFile):
+    """A checkpoint's manifest or pack does not match its own digests."""
+
+
+class DeviceError(RelightError):
+    """The device that was asked for is not on this machine."""

@@ -1,0 +1,60 @@
+"""The typed config of a task: one definition gives validation, `--set`, the launch form and the docs.
+
+Torch-free: the dashboard reads these classes to draw its form.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Group = Literal["Task", "Optimisation", "Hardware", "Checkpoints"]
+
+
+def option(default: Any, help: str, *, group: Group = "Task", **bounds: Any) -> Any:
+    """Declare a config field: its default, one sentence of help, the form's group, and its bounds (`ge`, `le`, …)."""
+    return Field(default, description=help, json_schema_extra={"group": group}, **bounds)
+
+
+class TaskConfig(BaseModel):
+    """What every task can be told. Subclass it to add a task's own fields or to change a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    epochs: int = option(10, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
+    max_steps: int = option(0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimisation", ge=0)
+    batch_size: int = option(64, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
+    accumulate: int = option(1, "Batches whose gradients make one optimizer step.", group="Optimisation", ge=1, le=65_536)
+    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "Optimizer.", group="Optimisation")
+    lr: float = option(1e-3, "Peak learning rate.", group="Optimisation", gt=0, le=100)
+    momentum: float = option(0.9, "Momentum, for SGD.", group="Optimisation", ge=0, lt=1)
+    weight_decay: float = option(0.01, "Weight decay.", group="Optimisation", ge=0, le=10)
+    schedule: Literal["constant", "cosine", "linear", "step"] = option(
+        "cosine", "How the learning rate moves after warm-up.", group="Optimisation"
+    )
+    warmup_steps: int = option(0, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0)
+    clip_norm: float = option(0.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimisation", ge=0)
+    seed: int = option(0, "Seed of weights, shuffling and augmentation.", group="Optimisation", ge=0, lt=2**32)
+
+    device: str = option(
+        "auto",
+        "auto takes CUDA, then MPS, then the CPU; or name one: cpu, mps, cuda, cuda:1.",
+        group="Hardware",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32", "Arithmetic of the forward pass: bf16 and fp16 use autocast; fp16 (CUDA only) scales the loss.",
+        group="Hardware",
+    )
+    workers: int = option(0, "Data loading processes; 0 loads in the trainer itself.", group="Hardware", ge=0, le=256)
+    threads: int = option(0, "CPU threads of PyTorch; 0 leaves PyTorch's choice.", group="Hardware", ge=0, le=1024)
+
+    checkpoint_every_s: float = option(
+        30.0, "At most this many seconds between checkpoints; 0 turns the clock off.", group="Checkpoints", ge=0
+    )
+    checkpoint_every_steps: int = option(
+        0, "A checkpoint every this many steps; 0 means by the clock only.", group="Checkpoints", ge=0
+    )
+    keep_latest: int = option(2, "Newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
+    keep_best: int = option(1, "Best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)
