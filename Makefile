@@ -1,0 +1,51 @@
+# Everything a person or CI does with this repository. Each target does its own set-up.
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench clean
+
+PORT ?= 8501
+ARGS ?=
+export PYTHON
+
+help:
+	@echo "make run     set up, then the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
+	@echo "make test    set up with Chromium, then every test (ARGS='-k resume')"
+	@echo "make check   format, lint, types, layers, Dockerfile, links in the docs"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make bench   the benchmarks against the peers"
+	@echo "make clean   remove .venv and caches; never runs/ or data/"
+
+run:
+	@scripts/set-up-venv run
+	@.venv/bin/relight up --port $(PORT) $(ARGS)
+
+# Tests of one xdist group share a server or a browser; loadgroup keeps them on one worker.
+test:
+	@scripts/set-up-venv dev
+	@chromium="$$(scripts/install-chromium)" && \
+	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
+	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup $(ARGS)
+
+check:
+	@scripts/set-up-venv dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/python scripts/check_docs.py
+
+format:
+	@scripts/set-up-venv dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench:
+	@scripts/set-up-venv dev
+	@for script in benchmarks/*.py; do echo "== $$script" && .venv/bin/python "$$script" || exit 1; done
+
+# A .venv that somebody else made is theirs.
+clean:
+	@if [ -e .venv/made-by-relight ]; then rm -rf .venv; \
+	elif [ -e .venv ]; then echo ".venv was not made by make; left as it is."; fi
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
+	@find app core tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

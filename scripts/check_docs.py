@@ -1,0 +1,71 @@
+"""Checks that every link in the repository's Markdown files leads somewhere: a file, a picture, or a heading of a page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`[^`\n]*`")
+_LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+_HTML = re.compile(r"<(?:img|source|a)\b[^>]*?\b(?:src|srcset|href)=\"([^\"]+)\"")
+_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+
+
+def list_pages(root: Path) -> list[Path]:
+    """All Markdown files that git tracks or would track."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return sorted(path for name in listing.split("\0") if name and (path := root / name).is_file())
+
+
+def list_anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    anchors: set[str] = set()
+    for heading in _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        base = re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-")
+        anchor, number = base, 0
+        while anchor in anchors:
+            number += 1
+            anchor = f"{base}-{number}"
+        anchors.add(anchor)
+    return anchors
+
+
+def find_broken_links(page: Path, *, root: Path) -> list[str]:
+    """One line for each link of the page that leads nowhere inside the repository; web addresses are not followed."""
+    text = page.read_text(encoding="utf-8")
+    prose = _CODE.sub("", _FENCE.sub("", text))
+    broken: list[str] = []
+    for link in [*_LINK.findall(prose), *_HTML.findall(prose)]:
+        if re.match(r"[a-z][a-z0-9+.-]*:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        where = page.relative_to(root)
+        if not target.is_relative_to(root) or not target.exists():
+            broken.append(f"{where}: '{link}' leads to no file of this repository.")
+        elif anchor and target.suffix == ".md" and anchor not in list_anchors(target):
+            broken.append(f"{where}: '{link}' names no heading of {target.relative_to(root)}.")
+    return broken
+
+
+def main() -> int:
+    """Print every broken link; 1 if there is one."""
+    pages = list_pages(ROOT)
+    broken = [line for page in pages for line in find_broken_links(page, root=ROOT)]
+    print("\n".join(broken) if broken else f"{len(pages)} pages: every link leads somewhere.")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
