@@ -1,4 +1,4 @@
-"""Checks that every link in the repository's Markdown files leads somewhere: a file, a picture, or a heading of a page."""
+"""Checks that every link in the Markdown files leads somewhere: to a file, a picture, or a heading of a page."""
 
 from __future__ import annotations
 
