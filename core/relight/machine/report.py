@@ -1,0 +1,109 @@
+"""The machine as a page shows it: host, cards, and who computes on them, always at hand without waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from relight.machine.gpu import GpuReport
+from relight.machine.gpu_watch import GpuWatch
+from relight.machine.host import HostReader, HostSample
+from relight.machine.pid_namespace import pids_are_the_hosts
+
+_COMMAND_CHARACTERS = 120
+
+
+@dataclass(frozen=True)
+class GpuProcessRow:
+    """A process on a card. Name, user and command are None where they cannot be read, as from inside a container."""
+
+    gpu_index: int
+    pid: int
+    memory_bytes: int | None
+    name: str | None
+    user: str | None
+    command: str | None
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """The machine at `time` (seconds since 1970). `host` is None until the first reading is in."""
+
+    time: float
+    host: HostSample | None
+    gpu: GpuReport
+    gpu_processes: tuple[GpuProcessRow, ...]
+
+
+class MachineReader:
+    """Keeps a `MachineReport` fresh in the background, for any number of callers. `latest` never blocks."""
+
+    def __init__(
+        self, folder: Path, *, root_pids: Sequence[int] = (), interval_s: float = 1.0, gpus: GpuWatch | None = None
+    ) -> None:
+        self._folder = folder
+        self._root_pids = tuple(root_pids)
+        self._interval_s = interval_s
+        self._gpus = gpus or GpuWatch(interval_s=interval_s)
+        self._host_reader = HostReader()
+        self._host: tuple[float, HostSample] | None = None
+        self._described: dict[int, tuple[str | None, str | None, str | None]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relight-machine-report", daemon=True)
+
+    def start(self) -> None:
+        """Start reading; returns at once."""
+        self._gpus.start()
+        self._thread.start()
+
+    def latest(self) -> MachineReport:
+        """The newest figures. Cards that stopped answering say so; the rest is still fresh."""
+        gpu = self._gpus.latest()
+        at, host = self._host or (time.time(), None)
+        described = self._described
+        rows = tuple(
+            GpuProcessRow(card.index, process.pid, process.memory_bytes, *described.get(process.pid, (None,) * 3))
+            for card in gpu.cards
+            for process in card.processes
+        )
+        return MachineReport(time=at, host=host, gpu=gpu, gpu_processes=rows)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stop.set()
+        self._thread.join(2.0)
+        self._gpus.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            host = self._host_reader.read(self._folder, root_pids=self._root_pids)
+            self._host = (time.time(), host)
+            pids = {process.pid for card in self._gpus.latest().cards for process in card.processes}
+            self._described = {pid: self._described.get(pid) or _describe(pid) for pid in pids}
+            self._stop.wait(self._interval_s)
+
+
+def _describe(pid: int) -> tuple[str | None, str | None, str | None]:
+    """Name, user and shortened command of a process, as far as they can be read."""
+    if not pids_are_the_hosts():  # the same number would be some other process here
+        return None, None, None
+    try:
+        process = psutil.Process(pid)
+        name = process.name()
+    except psutil.Error:
+        return None, None, None
+    user: str | None = None
+    command: str | None = None
+    try:
+        user = process.username()
+        command = " ".join(process.cmdline())
+    except (psutil.Error, KeyError):
+        pass
+    if command and len(command) > _COMMAND_CHARACTERS:
+        command = command[: _COMMAND_CHARACTERS - 1] + "…"
+    return name, user, command or None
