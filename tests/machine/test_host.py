@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -41,11 +42,10 @@ def tree() -> Iterator[tuple[subprocess.Popen[str], int]]:
     child_pid = int(parent.stdout.readline())
     yield parent, child_pid
     parent.kill()
-    parent.communicate()
-    try:
+    # The child holds the pipe's other end: it goes first, or reading to the end would wait for it.
+    with contextlib.suppress(ProcessLookupError):
         os.kill(child_pid, 9)
-    except ProcessLookupError:
-        pass
+    parent.communicate()
 
 
 def test_a_tree_is_summed_over_parent_and_child(tree: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
