@@ -1,0 +1,1 @@
+"""The built-in tasks: models, data and training steps."""

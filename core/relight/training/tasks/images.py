@@ -1,0 +1,139 @@
+"""The `images` task: a ResNet from scratch on any folder of class folders with pictures."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from relight.errors import TaskError
+from relight.tasks.config import TaskConfig
+from relight.tasks.images import ImagesConfig, check
+from relight.tasks.picture_folder import Picture, PictureFolder, scan_pictures, split_pictures
+from relight.training.task import Data, Task
+from relight.training.tasks.augmentation import augment, crop_centre, normalise
+from relight.training.tasks.pictures import BrokenPicture, PictureStore
+from relight.training.tasks.resnet import ResNet
+
+NAMED_AT_MOST = 5
+_log = logging.getLogger("relight")
+
+
+class Images(Task):
+    """Tell the classes of pictures apart."""
+
+    Config: ClassVar[type[TaskConfig]] = ImagesConfig
+    best_metric: ClassVar[str] = "accuracy"
+
+    def build_model(self) -> nn.Module:
+        """Build the ResNet that the config names, with one output for each class folder."""
+        config = self.config
+        return ResNet(
+            config.model, classes=len(self._folder.classes), width=config.width, norm=config.norm,
+            image_size=config.image_size,
+        )  # fmt: skip
+
+    def build_data(self) -> Data:
+        """Decode every picture once, name the broken ones, and split the others.
+
+        Raises `TaskError` for a class of which no picture can be decoded.
+        """
+        folder, config = self._folder, self.config
+        store = PictureStore(folder.root, image_size=config.image_size, cache_bytes=config.cache_mb * 1_000_000)
+        broken = store.inspect([picture.path for picture in folder.pictures])
+        _report(folder, broken)
+        usable = [picture for picture in folder.pictures if picture.path not in broken]
+        training, validation = split_pictures(usable, share=config.validation_share)
+        for label, name in enumerate(folder.classes):
+            if not any(picture.label == label for picture in training):
+                raise TaskError(
+                    f"No picture of the class '{name}' can be decoded (the first: {_first_of(label, folder, broken)}): "
+                    f"replace them, or remove the folder."
+                )
+        if not validation:
+            raise TaskError(f"{folder.root} leaves no picture for validation: a class needs two usable pictures.")
+        train = (
+            AugmentedPictures(store, training, config=config)
+            if config.augment
+            else Pictures(store, training, config=config)
+        )
+        # Batch norm has nothing to compare in a last batch of one picture.
+        lonely = len(training) > config.batch_size > 1 and len(training) % config.batch_size == 1
+        return Data(
+            train=train,
+            validation=Pictures(store, validation, config=config),
+            drop_last=lonely and config.norm == "batch",
+        )
+
+    def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Cross-entropy and accuracy of one batch of (pixels [N, 3, S, S], labels [N])."""
+        pixels, labels = batch
+        logits = model(pixels)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}
+
+    @cached_property
+    def _folder(self) -> PictureFolder:
+        check(self.config)
+        return scan_pictures(Path(self.config.data))
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Pictures as (pixels float32 [3, S, S], label): the square in their middle."""
+
+    def __init__(self, store: PictureStore, pictures: list[Picture], *, config: ImagesConfig) -> None:
+        self.store = store
+        self.pictures = pictures
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = self.pictures[index]
+        return normalise(crop_centre(self._decode(picture), size=self.config.image_size)), picture.label
+
+    def _decode(self, picture: Picture) -> Tensor:
+        try:
+            return self.store.read(picture.path)
+        except BrokenPicture as error:
+            raise TaskError(
+                f"The picture {self.store.root / picture.path} can no longer be decoded: {error}. "
+                "Put it back as it was, or start a new run without it."
+            ) from error
+
+
+class AugmentedPictures(Pictures):
+    """Pictures with random crops, mirroring and colours, drawn from the generator of each sample."""
+
+    def sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Return (pixels, label) of one picture as `generator` shows it."""
+        picture, config = self.pictures[index], self.config
+        pixels = augment(
+            self._decode(picture), generator=generator, size=config.image_size, smallest_crop=config.smallest_crop,
+            flip=config.flip, jitter=config.colour_jitter,
+        )  # fmt: skip
+        return normalise(pixels), picture.label
+
+
+def _report(folder: PictureFolder, broken: dict[str, str]) -> None:
+    _log.info("Pictures: %d in %d classes below %s.", len(folder.pictures), len(folder.classes), folder.root)
+    if folder.ignored:
+        _log.warning("%d files below %s are not pictures and are left out.", folder.ignored, folder.root)
+    if broken:
+        named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:NAMED_AT_MOST])
+        more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
+        _log.warning(
+            "%d of %d pictures cannot be decoded and are left out: %s%s.",
+            len(broken), len(folder.pictures), named, more,
+        )  # fmt: skip
+
+
+def _first_of(label: int, folder: PictureFolder, broken: dict[str, str]) -> str:
+    return next(f"{p.path}, {broken[p.path]}" for p in folder.pictures if p.label == label and p.path in broken)
