@@ -1,0 +1,130 @@
+"""Every file name of a run folder, in one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_ATTEMPT = re.compile(r"^\d{4,}$")
+
+
+@dataclass(frozen=True)
+class AttemptLayout:
+    """The files of one attempt."""
+
+    folder: Path
+    number: int
+
+    @property
+    def start(self) -> Path:
+        """Why the attempt began and where from (`AttemptStart`); written by whoever launched it."""
+        return self.folder / "start.json"
+
+    @property
+    def processes(self) -> Path:
+        """Supervisor and trainer (`AttemptProcesses`); written by the supervisor."""
+        return self.folder / "processes.json"
+
+    @property
+    def writer(self) -> Path:
+        """The checkpoint writer's `ProcessIdentity`; written by the trainer that started it."""
+        return self.folder / "writer.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device, threads and determinism flags; written by the trainer."""
+        return self.folder / "environment.json"
+
+    @property
+    def progress(self) -> Path:
+        """The last step edge, in a fixed-size record that is overwritten in place (`Progress`)."""
+        return self.folder / "progress.bin"
+
+    @property
+    def saving(self) -> Path:
+        """How saving goes (`SavingState`): what the last checkpoint cost, or why it failed; written by the trainer."""
+        return self.folder / "saving.json"
+
+    @property
+    def outcome(self) -> Path:
+        """What the trainer said of its own end (`TrainerOutcome`); the supervisor makes the exit record from it."""
+        return self.folder / "outcome.json"
+
+    @property
+    def exit(self) -> Path:
+        """The exit record (`AttemptExit`); written by the supervisor, once."""
+        return self.folder / "exit.json"
+
+    @property
+    def log(self) -> Path:
+        """Everything the trainer wrote to stdout and stderr."""
+        return self.folder / "log.txt"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor itself had to say; normally empty."""
+        return self.folder / "supervisor.txt"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The files of one run; `folder.name` is the run's id."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the folder's name."""
+        return self.folder.name
+
+    @property
+    def record(self) -> Path:
+        """Identity, task, config, parent (`RunRecord`); written once."""
+        return self.folder / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked (flock) by supervisor, trainer and writer as long as any of them lives."""
+        return self.folder / "lock"
+
+    @property
+    def stop_request(self) -> Path:
+        """There while somebody has asked the current attempt to stop (`StopRequest`)."""
+        return self.folder / "stop.json"
+
+    @property
+    def attempts(self) -> Path:
+        """One folder for each attempt, numbered from 0001."""
+        return self.folder / "attempts"
+
+    @property
+    def metrics(self) -> Path:
+        """Metric files."""
+        return self.folder / "metrics"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoint store."""
+        return self.folder / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """Exported weights."""
+        return self.folder / "exports"
+
+    def attempt(self, number: int) -> AttemptLayout:
+        """The files of attempt `number`, which need not exist yet."""
+        return AttemptLayout(self.attempts / f"{number:04d}", number)
+
+    def list_attempts(self) -> list[int]:
+        """Numbers of the attempts that have a folder, in order; foreign names are skipped."""
+        try:
+            names = [path.name for path in self.attempts.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(name) for name in names if _ATTEMPT.match(name))
+
+    def latest_attempt(self) -> int:
+        """Number of the newest attempt; 0 when there is none."""
+        return max(self.list_attempts(), default=0)

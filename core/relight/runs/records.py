@@ -1,0 +1,146 @@
+"""The JSON records of a run folder as typed structs. Every one says its format and version."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Outcome = Literal["finished", "stopped", "crashed"]
+StartReason = Literal["launch", "resume", "restart", "branch"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What all records share: unknown keys of later versions are ignored, a later version itself is refused."""
+
+    version: int = 1
+
+
+class ProcessIdentity(Record, frozen=True, kw_only=True):
+    """A process that cannot be mistaken for a later one with the same pid.
+
+    `start_ticks` is the start time that the kernel reports, in its own unit; `boot_id` names the boot of the machine.
+    """
+
+    pid: int
+    start_ticks: float
+    boot_id: str
+    host: str = ""
+
+
+class TaskReference(Record, frozen=True, kw_only=True):
+    """What is trained: a built-in task, a class in a file, or a training script."""
+
+    kind: Literal["builtin", "file", "script"]
+    name: str
+    """As the person wrote it, short: "digits", "spiral.py:Spiral", "train.py"."""
+    path: str | None = None
+    """Absolute path of the file or script."""
+    class_name: str | None = None
+    arguments: tuple[str, ...] = ()
+    python: str | None = None
+    """Interpreter for a script; None is the one that runs Relight."""
+    working_folder: str | None = None
+    code_digest: str | None = None
+    """xxh3-128 of the file's bytes when the run was created."""
+
+
+class Parent(Record, frozen=True, kw_only=True):
+    """The checkpoint that a branch started from."""
+
+    run: str
+    step: int
+    sequence: int
+    changes: dict[str, tuple[Any, Any]] = {}
+    """Config keys that differ: (parent's value, this run's value)."""
+    weights_only: bool = False
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """Identity of a run: written once, when its folder appears."""
+
+    format: Literal["relight-run"] = "relight-run"
+    run: str
+    name: str
+    created_s: float
+    task: TaskReference
+    config: dict[str, Any] = {}
+    best_metric: str | None = None
+    """Full name of the metric that `best` means: "validation/accuracy"."""
+    higher_is_better: bool = True
+    parent: Parent | None = None
+    token: str | None = None
+    relight: str = ""
+    """Version of Relight that created the run."""
+
+
+class AttemptStart(Record, frozen=True, kw_only=True):
+    """Why an attempt began, and from which checkpoint (None: from the beginning)."""
+
+    attempt: int
+    time_s: float
+    reason: StartReason
+    from_sequence: int | None = None
+    from_step: int = 0
+    weights_only: bool = False
+    notes: tuple[str, ...] = ()
+    """Sentences for a person: which damaged checkpoints were passed over, and how many steps that costs."""
+    max_restarts: int = 0
+    token: str | None = None
+
+
+class AttemptProcesses(Record, frozen=True, kw_only=True):
+    """Who runs the attempt."""
+
+    supervisor: ProcessIdentity
+    trainer: ProcessIdentity | None = None
+
+
+class TrainerOutcome(Record, frozen=True, kw_only=True):
+    """What the trainer said last. `reason` is one sentence; `traceback` is whole."""
+
+    outcome: Outcome
+    step: int
+    reason: str = ""
+    error: str | None = None
+    traceback: str | None = None
+
+
+class AttemptExit(Record, frozen=True, kw_only=True):
+    """How an attempt ended. `signal` is a name such as "SIGKILL"."""
+
+    attempt: int
+    time_s: float
+    outcome: Outcome
+    exit_code: int | None = None
+    signal: str | None = None
+    step: int = 0
+    reason: str = ""
+    error: str | None = None
+    traceback: str | None = None
+
+
+class StopRequest(Record, frozen=True, kw_only=True):
+    """Somebody asked attempt `attempt` to stop: at the next step edge with a checkpoint, or `now`, without one."""
+
+    attempt: int
+    time_s: float
+    now: bool = False
+    grace_s: float = 60.0
+
+
+class SavingState(Record, frozen=True, kw_only=True):
+    """How saving goes in this attempt. While `failure` is set, training goes on and the screen says so."""
+
+    time_s: float
+    durable_step: int | None = None
+    durable_time_s: float | None = None
+    """When that step edge was (not when it became durable): work at risk counts from here."""
+    failure: str | None = None
+    failing_since_s: float | None = None
+    saves: int = 0
+    bytes_written: int = 0
+    last_cost_s: float | None = None
+    """How long the last save made the loop wait."""
+    last_write_s: float | None = None
+    """From the step edge until it was durable."""

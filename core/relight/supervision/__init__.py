@@ -1,0 +1,1 @@
+"""Launching, watching, stopping and resuming a run's processes. No torch, and small: it outlives browser and terminal."""
