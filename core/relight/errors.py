@@ -21,7 +21,14 @@ class ConfigError(UsageError):
 
 
 class TaskError(RelightError):
-    """A task cannot be used: its file does not import, its data is missing or broken."""
+    """A task cannot be used: its file does not import, its data is missing or broken.
+
+    `traceback` is the whole one of the person's own code, where that is what failed.
+    """
+
+    def __init__(self, message: str, *, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class RunNotFound(UsageError):

@@ -1,0 +1,167 @@
+"""From a task's reference to its class: imports the person's file by path, or the built-in's module."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+from relight.errors import ConfigError, TaskError
+from relight.runs.records import TaskReference
+from relight.tasks.catalog import find_builtin
+from relight.tasks.config import TaskConfig
+from relight.tasks.parsing import nearest_name
+from relight.training.task import Task
+
+_PARTS = ("build_model", "build_data", "step")
+
+
+def load_task_class(reference: TaskReference) -> type[Task]:
+    """Import the task that `reference` names and return its class.
+
+    The file's own folder comes first on `sys.path`, as it does for a script, and the working folder of the launch last.
+    Raises `TaskError` when the file is missing, does not import (`traceback` is then the whole one of the person's
+    code), has no such class, or the class is no task.
+    """
+    if reference.kind == "builtin":
+        return _load_builtin(reference.name)
+    if reference.kind == "script" or reference.path is None or reference.class_name is None:
+        raise TaskError(f"'{reference.name}' names no class: write FILE.py:Class.")
+    path = Path(reference.path)
+    if not path.is_file():
+        raise TaskError(f"The task file {path} does not exist: put it back, or launch a new run from where it is now.")
+    if reference.working_folder and reference.working_folder not in sys.path:
+        sys.path.append(reference.working_folder)
+    module = _import_file(path)
+    return _pick_class(module, reference.class_name, path)
+
+
+def _load_builtin(name: str) -> type[Task]:
+    module_name, _, class_name = find_builtin(name).implementation.partition(":")
+    task: type[Task] = getattr(importlib.import_module(module_name), class_name)
+    return task
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import `path` under a name by which its classes can be found again, and turn what goes wrong into one sentence."""
+    folder = str(path.parent)
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    name = _choose_name(path)
+    loaded = sys.modules.get(name)
+    if loaded is not None and _is_file(getattr(loaded, "__file__", None), path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{path.name} is no Python file: a task lives in a FILE.py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses, pydantic and pickle look their module up by name
+    try:
+        if "." in name:
+            importlib.import_module(name.rpartition(".")[0])
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        sys.modules.pop(name, None)
+        raise
+    except BaseException as error:  # whatever a person's file raises, SystemExit included
+        sys.modules.pop(name, None)
+        raise TaskError(_explain(error, path), traceback=_format(error)) from error
+    return module
+
+
+def _choose_name(path: Path) -> str:
+    """Name the module as `import` would, so that other processes can import it too, unless that name is taken.
+
+    A file inside a package gets its dotted name, which makes its relative imports work.
+    """
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if len(parts) > 1 and all(part.isidentifier() for part in parts) and parts[0] not in sys.stdlib_module_names:
+        top = sys.modules.get(parts[0])
+        if top is None or _is_file(getattr(top, "__file__", None), folder / parts[0] / "__init__.py"):
+            if str(folder) not in sys.path:
+                sys.path.insert(1, str(folder))
+            return ".".join(parts)
+    stem = path.stem
+    loaded = sys.modules.get(stem)
+    free = loaded is None or _is_file(getattr(loaded, "__file__", None), path)
+    package = (path.parent / stem / "__init__.py").is_file()  # `import` prefers it to the file
+    if stem.isidentifier() and stem not in sys.stdlib_module_names and free and not package:
+        return stem
+    return "relight_task_" + re.sub(r"\W", "_", stem)
+
+
+def _is_file(name: str | None, path: Path) -> bool:
+    return name is not None and Path(name).exists() and path.exists() and Path(name).samefile(path)
+
+
+def _pick_class(module: ModuleType, name: str, path: Path) -> type[Task]:
+    """Return the class `name` of `module`, after looking whether it is a whole task."""
+    tasks = [key for key, value in vars(module).items() if _is_own_task(value, module)]
+    offer = f" It has the task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}." if tasks else ""
+    if not hasattr(module, name):
+        near = nearest_name(name, tasks or [key for key, value in vars(module).items() if inspect.isclass(value)])
+        hint = f" Did you mean '{near}'?" if near else ""
+        raise TaskError(f"{path} has no class '{name}'.{hint or offer or ' It defines no relight.Task.'}")
+    task = getattr(module, name)
+    if not inspect.isclass(task):
+        raise TaskError(f"'{name}' in {path} is a {type(task).__name__}, not a class.{offer}")
+    if not issubclass(task, Task) or task is Task:
+        raise TaskError(f"'{name}' in {path} is no task: a task is a subclass of relight.Task.{offer}")
+    missing = [part for part in _PARTS if getattr(task, part) is getattr(Task, part)]
+    if missing:
+        raise TaskError(
+            f"'{name}' in {path} is not complete: it must define {' and '.join(f'{m}()' for m in missing)}."
+        )
+    config_class = task.Config
+    if not inspect.isclass(config_class) or not issubclass(config_class, TaskConfig):
+        raise TaskError(f"'{name}.Config' in {path} must be a subclass of relight.TaskConfig.")
+    return task
+
+
+def _is_own_task(value: object, module: ModuleType) -> bool:
+    return inspect.isclass(value) and issubclass(value, Task) and value.__module__ == module.__name__
+
+
+def _explain(error: BaseException, path: Path) -> str:
+    """Say in one sentence why a file does not import, and where."""
+    if isinstance(error, SyntaxError):
+        where = Path(error.filename).name if error.filename else path.name
+        return f"{where} has a syntax error in line {error.lineno}: {error.msg}. Correct it and launch again."
+    if isinstance(error, SystemExit):
+        return f"{path.name} ends Python when it is imported (exit code {error.code}): move that under `if __name__ == '__main__':`."
+    line = _last_line_in(error.__traceback__, path)
+    where = f"{path.name}, line {line}" if line else path.name
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"{where} imports '{error.name}', which is not there: install it for {sys.executable}, "
+            f"or put it into {path.parent}."
+        )
+    said = str(error).strip().split("\n", 1)[0]
+    if isinstance(error, ConfigError):
+        return f"{where}: {said}"
+    return f"{where} cannot be imported: {type(error).__name__}{': ' + said if said else ''}."
+
+
+def _last_line_in(frames: TracebackType | None, path: Path) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(frames) if _is_file(frame.filename, path)]
+    return lines[-1] if lines else None
+
+
+def _format(error: BaseException) -> str:
+    """Format the whole traceback, from the person's first frame on."""
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def _is_ours(filename: str) -> bool:
+    return filename == __file__ or filename.startswith("<frozen importlib") or "importlib" in Path(filename).parts
