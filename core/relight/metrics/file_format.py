@@ -1,0 +1,141 @@
+"""The bytes of a metric file: one header line, then records of one fixed width.
+
+    {"format":"relight-metrics","version":1,"stream":"train","attempt":1,"columns":["loss","lr"],"record_bytes":32}   \\n
+    int64 step | float64 time_s | float64 loss | float64 lr
+    int64 step | ...
+
+The header is JSON, padded with blanks so that it ends with a newline on a multiple of 64 bytes. Everything after it is
+little-endian. What is left over behind the last whole record was being written when the process ended: it counts as
+not there. Files are named `<attempt>-<stream>.rlm`; when the set of names changes inside an attempt, the second set
+goes to `<attempt>-<stream>.2.rlm`. The header decides; the name only sorts.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+SUFFIX = ".rlm"
+VERSION = 1
+HEADER_ALIGNMENT_BYTES = 64
+HEADER_LIMIT_BYTES = 1 << 20
+_FORMAT = "relight-metrics"
+_FILE_NAME = re.compile(r"^(?P<attempt>\d{4,})-(?P<stream>[^.]+)(?:\.(?P<part>\d+))?\.rlm$")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_STREAM_CHARACTERS = 80
+
+
+class NotAMetricFile(ValueError):
+    """The bytes are not a metric file's; the message says why, without the path."""
+
+
+@dataclass(frozen=True)
+class MetricHeader:
+    """What a metric file says of itself. `columns` are names without their stream."""
+
+    stream: str
+    attempt: int
+    columns: tuple[str, ...]
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record."""
+        return 16 + 8 * len(self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names: "train/loss"."""
+        return tuple(f"{self.stream}/{column}" for column in self.columns)
+
+    def record_struct(self) -> struct.Struct:
+        """Packs and unpacks one record: step, time, values."""
+        return struct.Struct(f"<qd{len(self.columns)}d")
+
+
+@dataclass(frozen=True, order=True)
+class MetricFileName:
+    """What a metric file's name tells. `stream` is as spelled in the name, which may be escaped."""
+
+    attempt: int
+    stream: str
+    part: int
+
+
+class _HeaderLine(msgspec.Struct, kw_only=True):
+    format: str
+    version: int
+    stream: str
+    attempt: int
+    columns: tuple[str, ...]
+    record_bytes: int
+
+
+def encode_header(header: MetricHeader) -> bytes:
+    """The header line, padded."""
+    line = msgspec.json.encode(
+        _HeaderLine(
+            format=_FORMAT,
+            version=VERSION,
+            stream=header.stream,
+            attempt=header.attempt,
+            columns=header.columns,
+            record_bytes=header.record_bytes,
+        )
+    )
+    padding = -(len(line) + 1) % HEADER_ALIGNMENT_BYTES
+    return line + b" " * padding + b"\n"
+
+
+def decode_header(start: bytes) -> tuple[MetricHeader, int]:
+    """The header at the start of a file's bytes, and where the records begin; `NotAMetricFile` when it is none."""
+    end = start.find(b"\n")
+    if end < 0:
+        raise NotAMetricFile("it is empty" if not start else "its header is cut off")
+    try:
+        line = msgspec.json.decode(start[:end], type=_HeaderLine)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAMetricFile(f"its header is no JSON of ours: {error}") from error
+    if line.format != _FORMAT:
+        raise NotAMetricFile(f"its format is {line.format!r}")
+    if line.version > VERSION:
+        raise NotAMetricFile(f"a later version of Relight wrote it (format version {line.version})")
+    header = MetricHeader(line.stream, line.attempt, line.columns)
+    if (end + 1) % HEADER_ALIGNMENT_BYTES or line.record_bytes != header.record_bytes:
+        raise NotAMetricFile("its header contradicts itself")
+    return header, end + 1
+
+
+def metric_file_name(stream: str, *, attempt: int, part: int = 1) -> str:
+    """The file name for a stream: any name works, odd characters are written as %XX, long ones are shortened."""
+    escaped = "".join(
+        character if _PLAIN.match(character) else "".join(f"%{byte:02X}" for byte in character.encode())
+        for character in stream
+    )
+    if len(escaped) > _STREAM_CHARACTERS:
+        escaped = f"{escaped[: _STREAM_CHARACTERS - 9]}~{zlib.crc32(stream.encode()):08x}"
+    return f"{attempt:04d}-{escaped or '%'}{'' if part == 1 else f'.{part}'}{SUFFIX}"
+
+
+def parse_file_name(name: str) -> MetricFileName | None:
+    """What a file name tells; None when it is not a metric file's."""
+    match = _FILE_NAME.match(name)
+    if match is None:
+        return None
+    return MetricFileName(int(match["attempt"]), match["stream"], int(match["part"] or 1))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Stream and column of a full name: ("train", "loss"). A name without "/" is a column of the stream ""."""
+    stream, slash, column = name.partition("/")
+    return (stream, column) if slash else ("", name)
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Assert what the format needs of column names; callers make them, so a failure is a bug."""
+    assert columns, "a record needs at least one value"
+    assert len(set(columns)) == len(columns), f"names repeat: {columns}"

@@ -1,0 +1,147 @@
+"""Logging metrics so that a kill -9 loses nothing: each call is one write, straight to the file."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from relight.metrics.file_format import MetricHeader, check_columns, encode_header, metric_file_name
+
+RETRY_S = 1.0
+"""After a failed write, how long calls only collect before one tries the file again."""
+BACKLOG_BYTES = 4 << 20
+"""How much is kept in memory while the disk takes nothing; what comes on top is dropped, and counted."""
+
+
+class MetricWriter:
+    """Writes one stream of one attempt. Not for two threads at once.
+
+    A training must not die of its telemetry: a write that fails (full disk, folder gone) warns once, what could not be
+    written waits in memory, and later calls try again. `log` raises only for values that are no numbers.
+    """
+
+    def __init__(self, folder: Path, *, stream: str, attempt: int) -> None:
+        """Nothing is made before the first `log`. `folder` is the run's `metrics` folder."""
+        self._folder = folder
+        self._stream = stream
+        self._attempt = attempt
+        self._parts: dict[frozenset[str], _Part] = {}
+        self._names: tuple[str, ...] | None = None
+        self._current: _Part | None = None
+
+    def log(self, step: int, values: Mapping[str, float], *, time_s: float | None = None) -> None:
+        """Append one record. `values` by column name, without the stream; each other set of names gets its own file."""
+        names = tuple(values)
+        if names != self._names:
+            if not names:
+                return
+            self._current = self._part_for(names)
+            self._names = names
+        part = self._current
+        assert part is not None
+        if part.columns == names:
+            ordered = values.values()
+        else:
+            ordered = [values[name] for name in part.columns]  # type: ignore[assignment]
+        part.append(part.record.pack(step, time.time() if time_s is None else time_s, *ordered))
+
+    def flush(self) -> bool:
+        """Try to write what waits in memory after a failed write; whether everything is in the files now."""
+        return all([part.flush() for part in self._parts.values()])
+
+    def close(self) -> None:
+        """Write what waits, close the files. A later `log` goes on in new ones."""
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+        self._names = self._current = None
+
+    def _part_for(self, names: tuple[str, ...]) -> _Part:
+        key = frozenset(names)
+        part = self._parts.get(key)
+        if part is None:
+            check_columns(names)
+            part = self._parts[key] = _Part(self._folder, MetricHeader(self._stream, self._attempt, names))
+        return part
+
+
+class _Part:
+    """One metric file. Every write goes to the known end of what is whole, so a torn one is completed by the next."""
+
+    def __init__(self, folder: Path, header: MetricHeader) -> None:
+        self.columns = header.columns
+        self.record: struct.Struct = header.record_struct()
+        self._folder = folder
+        self._header = header
+        self._descriptor = -1
+        self._written = 0
+        self._pending = bytearray(encode_header(header))
+        self._not_before = 0.0
+        self._warned = False
+        self._dropped = 0
+
+    def append(self, record: bytes) -> None:
+        if not self._pending:
+            try:
+                count = os.pwrite(self._descriptor, record, self._written)
+            except OSError as error:
+                self._pending += record
+                self._fail(error)
+                return
+            self._written += count
+            if count != len(record):  # a disk that filled up in the middle of it
+                self._pending += record[count:]
+            return
+        if len(self._pending) < BACKLOG_BYTES:
+            self._pending += record
+        else:
+            self._dropped += 1
+        if time.monotonic() >= self._not_before:
+            self.flush()
+
+    def flush(self) -> bool:
+        try:
+            if self._descriptor < 0 and self._pending:
+                self._open()
+            while self._pending:
+                count = os.pwrite(self._descriptor, self._pending, self._written)
+                self._written += count
+                del self._pending[:count]
+        except OSError as error:
+            self._fail(error)
+            return False
+        self._not_before = 0.0
+        return True
+
+    def close(self) -> None:
+        if self._written or len(self._pending) > 0:
+            self.flush()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = 1
+        while True:
+            path = self._folder / metric_file_name(self._header.stream, attempt=self._header.attempt, part=part)
+            try:
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                return
+            except FileExistsError:
+                part += 1
+
+    def _fail(self, error: OSError) -> None:
+        self._not_before = time.monotonic() + RETRY_S
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Metrics of {self._header.stream!r} cannot be written to {str(self._folder)!r}: "
+                f"{error.strerror or error}. Training goes on; they are kept in memory and tried again.",
+                RuntimeWarning,
+                stacklevel=4,
+            )

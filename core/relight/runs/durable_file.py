@@ -1,0 +1,82 @@
+"""Small files that are either wholly there or not there at all, whatever kills the process or the machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: bool = True) -> None:
+    """Write `data` to `path` atomically, and by default so that it survives a power cut once this returns.
+
+    A temporary file beside it is written and fsynced, renamed, and the folder fsynced. With `replace=False` a file that
+    is already there stays, and `FileExistsError` says so: of several writers exactly one wins. Missing parent folders
+    are made. Any `OSError` (full disk, no permission) leaves the old file as it was, and no temporary file.
+    """
+    make_folder(path.parent, durable=durable)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        _write_new(temporary, data, durable=durable)
+        if replace:
+            os.replace(temporary, path)  # noqa: PTH105
+        else:
+            _rename_without_replacing(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+def make_folder(folder: Path, *, durable: bool = True) -> None:
+    """Make `folder` and the parents that it lacks; the new entries survive a power cut once this returns."""
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        if folder.parent == folder:
+            break
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        if durable:
+            sync_folder(new.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of `folder` durable. File systems that cannot fsync a folder keep their own promises."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename_without_replacing(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here (exFAT, some network shares): claim the name first, then fill it in one rename.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        os.replace(temporary, path)  # noqa: PTH105

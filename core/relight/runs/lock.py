@@ -1,0 +1,139 @@
+"""The one lock of a run: two trainings in one folder are refused.
+
+It is an flock on the file `lock`, so the kernel drops it when the last process that holds it ends, however it ends.
+Supervisor, trainer and checkpoint writer share one open file: a run stays busy until the writer, too, is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from relight.errors import DamagedFile, RelightError, RunBusy
+from relight.runs.layout import RunLayout
+from relight.runs.process_identity import is_alive
+from relight.runs.record_file import read_record_if_there
+from relight.runs.records import AttemptProcesses, ProcessIdentity
+
+_POLL_S = 0.02
+_PROBE_S = 0.1
+"""`is_locked` holds a shared lock for an instant; an acquirer outwaits that."""
+
+
+class RunLock:
+    """A held lock. It ends with `release`, or with the last process that inherited its descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over an open, locked descriptor: what a child does that inherited one."""
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, layout: RunLayout, timeout_s: float = 0.0) -> RunLock:
+        """Lock the run; waits up to `timeout_s` for whoever holds it, then raises `RunBusy` with the holder's pid."""
+        descriptor = _open(layout)
+        deadline = time.monotonic() + max(timeout_s, _PROBE_S)
+        try:
+            while not _try_lock(descriptor, fcntl.LOCK_EX, layout.lock):
+                if time.monotonic() >= deadline:
+                    raise busy_error(layout)
+                time.sleep(_POLL_S)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            # Naming the holder is a courtesy: a full disk must not refuse the lock that we already hold.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                os.close(descriptor)
+                raise
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def fileno(self) -> int:
+        """The descriptor, to hand to a child (`pass_fds`), which then holds the lock too."""
+        return self._descriptor
+
+    def release(self) -> None:
+        """Let go. The run is free once every process that inherited the descriptor has let go or ended."""
+        # Closing, not LOCK_UN: that would unlock it under the children that share the open file.
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def is_locked(layout: RunLayout) -> bool:
+    """Whether any process holds the run right now. Never raises; a missing lock file is free."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH, layout.lock)
+    except RelightError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def busy_error(layout: RunLayout) -> RunBusy:
+    """The refusal, naming the holder where it is known."""
+    holder = _holder_pid(layout)
+    who = f" (pid {holder})" if holder else ""
+    return RunBusy(
+        f"Run {layout.run_id!r} is already training{who}. Stop it first, or branch from its last checkpoint."
+    )
+
+
+def _open(layout: RunLayout) -> int:
+    try:
+        return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise RelightError(
+            f"Run {layout.run_id!r} cannot be locked: {str(layout.lock)!r}: {error.strerror or error}. "
+            "Training needs a run folder that it may write to."
+        ) from error
+
+
+def _try_lock(descriptor: int, mode: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RelightError(
+            f"{str(path)!r} cannot be locked: {error.strerror or error}. "
+            "Put the runs folder on a file system that has locks."
+        ) from error
+    return True
+
+
+def _holder_pid(layout: RunLayout) -> int | None:
+    """The pid to name: the trainer where it lives, else the supervisor, else the writer, else who took the lock."""
+    attempt = layout.attempt(layout.latest_attempt())
+    candidates: list[ProcessIdentity | None] = []
+    with contextlib.suppress(DamagedFile):
+        processes = read_record_if_there(attempt.processes, AttemptProcesses)
+        if processes is not None:
+            candidates += [processes.trainer, processes.supervisor]
+    with contextlib.suppress(DamagedFile):
+        candidates.append(read_record_if_there(attempt.writer, ProcessIdentity))
+    for identity in candidates:
+        if identity is not None and is_alive(identity):
+            return identity.pid
+    try:
+        return int(layout.lock.read_bytes()[:20])
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,93 @@
+"""Reading and writing the JSON records of a run folder; whatever is wrong with one becomes one named error."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from relight.errors import DamagedFile
+from relight.runs.durable_file import write_durably
+from relight.runs.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+class _Version(msgspec.Struct):
+    version: int = 1
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The record in `path`.
+
+    Raises `FileNotFoundError` when there is none, and `DamagedFile` when it is empty, truncated, not a record of this
+    kind, written by a later version of Relight, or unreadable.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args) from error
+    except OSError as error:
+        raise DamagedFile(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+    return decode_record(data, kind, path=path)
+
+
+def read_record_if_there(path: Path, kind: type[R]) -> R | None:
+    """The record in `path`, or None when there is no such file; `DamagedFile` as `read_record`."""
+    try:
+        return read_record(path, kind)
+    except FileNotFoundError:
+        return None
+
+
+def write_record(path: Path, record: Record, *, replace: bool = True, durable: bool = True) -> None:
+    """Write `record` atomically as indented JSON; `FileExistsError` with `replace=False` when one is there."""
+    write_durably(path, encode_record(record), replace=replace, durable=durable)
+
+
+def encode_record(record: Record) -> bytes:
+    """The bytes of a record file: indented JSON and a newline."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def decode_record(data: bytes, kind: type[R], *, path: Path) -> R:
+    """The record in `data`; `path` is only named in the `DamagedFile` that is raised when there is none."""
+    try:
+        record: R = _decoder(kind).decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_later_version(data, kind, path)
+        what = "it is empty" if not data.strip(b"\0 \r\n\t") else str(error).strip().rstrip(".")
+        raise DamagedFile(
+            f"{str(path)!r} is damaged: {what}. Put a good copy of it back, or move the file away."
+        ) from error
+    if record.version > _known_version(kind):
+        raise _later_version(path, record.version)
+    return record
+
+
+@functools.cache
+def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+@functools.cache
+def _known_version(kind: type[Record]) -> int:
+    return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "version")
+
+
+def _refuse_later_version(data: bytes, kind: type[Record], path: Path) -> None:
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if version > _known_version(kind):
+        raise _later_version(path, version)
+
+
+def _later_version(path: Path, version: int) -> DamagedFile:
+    return DamagedFile(
+        f"{str(path)!r} was written by a later version of Relight (format version {version}). "
+        "Update Relight to read it."
+    )
