@@ -8,7 +8,7 @@ from typing import Any
 
 from relight.errors import UsageError
 from relight.tasks import digits, images, stdlib_gpt
-from relight.tasks.config import TaskConfig
+from relight.tasks.config import TaskConfig, full_metric_name
 from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
 from relight.tasks.parsing import nearest_name, parse_config
 
@@ -39,6 +39,11 @@ class BuiltinTask:
     best_metric: str
     higher_is_better: bool
     check: Callable[[Any], None]
+
+    @property
+    def full_best_metric(self) -> str:
+        """The full name of the metric that `best` means."""
+        return full_metric_name(self.best_metric)
 
 
 BUILTIN_TASKS: dict[str, BuiltinTask] = {
@@ -79,12 +84,12 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
 
 
 def find_builtin(name: str) -> BuiltinTask:
-    """Return the built-in task called `name`; an unknown one raises `UsageError` with the nearest name and all names."""
+    """Return the built-in task called `name`; an unknown one raises `UsageError` with the nearest and all names."""
     if name in BUILTIN_TASKS:
         return BUILTIN_TASKS[name]
     near = nearest_name(name, BUILTIN_TASKS)
-    hint = f"did you mean '{near}'? " if near else ""
+    hint = f" Did you mean '{near}'?" if near else ""
     raise UsageError(
-        f"Unknown task '{name}': {hint}Built-in tasks are {', '.join(BUILTIN_TASKS)}; "
-        "FILE.py:Class or a training script of yours works as well."
+        f"Unknown task '{name}'.{hint} Built-in tasks are {', '.join(BUILTIN_TASKS)}; "
+        "a task of your own is named as FILE.py:Class."
     )

@@ -25,7 +25,9 @@ class TaskConfig(BaseModel):
     epochs: int = option(10, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
     max_steps: int = option(0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimisation", ge=0)
     batch_size: int = option(64, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
-    accumulate: int = option(1, "Batches whose gradients make one optimizer step.", group="Optimisation", ge=1, le=65_536)
+    accumulate: int = option(
+        1, "Batches whose gradients make one optimizer step.", group="Optimisation", ge=1, le=65_536
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "Optimizer.", group="Optimisation")
     lr: float = option(1e-3, "Peak learning rate.", group="Optimisation", gt=0, le=100)
     momentum: float = option(0.9, "Momentum, for SGD.", group="Optimisation", ge=0, lt=1)
@@ -44,7 +46,8 @@ class TaskConfig(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "Arithmetic of the forward pass: bf16 and fp16 use autocast; fp16 (CUDA only) scales the loss.",
+        "fp32",
+        "Arithmetic of the forward pass: bf16 and fp16 use autocast; fp16 (CUDA only) scales the loss.",
         group="Hardware",
     )
     workers: int = option(0, "Data loading processes; 0 loads in the trainer itself.", group="Hardware", ge=0, le=256)
@@ -58,3 +61,8 @@ class TaskConfig(BaseModel):
     )
     keep_latest: int = option(2, "Newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
     keep_best: int = option(1, "Best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)
+
+
+def full_metric_name(name: str) -> str:
+    """Return the full name of a metric: a short one is the validation's ("accuracy": "validation/accuracy")."""
+    return name if "/" in name else f"validation/{name}"

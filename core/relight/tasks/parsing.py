@@ -1,4 +1,4 @@
-"""From what a person typed, on the command line or in the form, to a valid config, or to one sentence that says why not."""
+"""From what a person typed, in a terminal or in the form, to a valid config, or to one sentence that says why not."""
 
 from __future__ import annotations
 

@@ -1,0 +1,156 @@
+"""From what a person calls a task to a task that can be launched: found, its config valid, its device there.
+
+Nothing here creates a run, so whatever is wrong is said before one exists.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from relight.errors import TaskError, UsageError
+from relight.runs.records import TaskReference
+from relight.tasks.catalog import BUILTIN_TASKS, BuiltinTask, find_builtin
+from relight.tasks.fields import ConfigField, describe_config, describe_schema
+from relight.tasks.inspection import inspect_task
+from relight.tasks.parsing import nearest_name, parse_config, split_assignments
+
+_NEEDS_NO_TORCH = ("auto", "cpu")
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task that can be launched: `config` is complete and JSON, `best_metric` a full name ("validation/accuracy")."""
+
+    reference: TaskReference
+    config: dict[str, Any]
+    best_metric: str
+    higher_is_better: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """A task as a launch form shows it. `name` is what `resolve_task` takes."""
+
+    name: str
+    title: str
+    summary: str
+    fields: tuple[ConfigField, ...]
+    best_metric: str
+    higher_is_better: bool
+
+
+def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskReference:
+    """Find the task that a person calls `text`: a built-in name, or FILE.py:Class, from `working_folder` (else here).
+
+    The file is read for its digest but not imported. Raises `UsageError` when there is no such task or file.
+    """
+    text = text.strip()
+    if text in BUILTIN_TASKS:
+        return TaskReference(kind="builtin", name=text)
+    file, separator, class_name = text.rpartition(":")
+    if not separator or "/" in class_name or class_name.endswith(".py"):
+        file, class_name = text, ""
+    folder = Path.cwd() if working_folder is None else working_folder
+    path = Path(folder, Path(file).expanduser())
+    if not file.endswith(".py") and not path.is_file():
+        raise _unknown_file(text, path) if "/" in file else _unknown_task(text)
+    if not path.is_file():
+        raise _unknown_file(text, path)
+    if path.suffix != ".py":
+        raise UsageError(f"{path} is no Python file: a task lives in a FILE.py, named as FILE.py:Class.")
+    if not class_name.isidentifier():
+        raise UsageError(_ask_for_class(text, path, class_name))
+    path = path.absolute()
+    try:
+        digest = xxhash.xxh3_128_hexdigest(path.read_bytes())
+    except OSError as error:
+        raise TaskError(f"The task file {path} cannot be read: {error.strerror}.") from error
+    return TaskReference(
+        kind="file", name=f"{path.name}:{class_name}", path=str(path), class_name=class_name,
+        working_folder=str(folder.absolute()), code_digest=digest,
+    )  # fmt: skip
+
+
+def validate_config(reference: TaskReference, assignments: Iterable[str] | Mapping[str, Any] = ()) -> PreparedTask:
+    """Build the complete config of a task from "KEY=VALUE" strings or a mapping, and look whether it can be trained.
+
+    A built-in task loads no torch unless the config names a device. Raises `ConfigError` (an unknown key, a value out
+    of bounds), `TaskError` (the file does not import, data is missing) or `DeviceError`: one sentence each.
+    """
+    given = dict(assignments) if isinstance(assignments, Mapping) else split_assignments(assignments)
+    if reference.kind != "builtin":
+        answer = inspect_task(reference, config=given, check=True)
+        return PreparedTask(
+            reference=reference, config=answer.config or {}, best_metric=answer.best_metric,
+            higher_is_better=answer.higher_is_better, title=answer.title,
+        )  # fmt: skip
+    task = find_builtin(reference.name)
+    config = parse_config(task.config_class, given)
+    task.check(config)
+    written = config.model_dump(mode="json")
+    if config.device not in _NEEDS_NO_TORCH or config.precision == "fp16":
+        inspect_task(reference, config=written, check=True)
+    return PreparedTask(
+        reference=reference, config=written, best_metric=task.full_best_metric,
+        higher_is_better=task.higher_is_better, title=task.title,
+    )  # fmt: skip
+
+
+def describe_task(reference: TaskReference) -> TaskDescription:
+    """Say what a task is and which config it takes; a person's file is imported in a process of its own for it."""
+    if reference.kind == "builtin":
+        return _describe_builtin(find_builtin(reference.name))
+    answer = inspect_task(reference)
+    return TaskDescription(
+        name=f"{reference.path}:{reference.class_name}", title=answer.title, summary=answer.summary,
+        fields=tuple(describe_schema(answer.schema)), best_metric=answer.best_metric,
+        higher_is_better=answer.higher_is_better,
+    )  # fmt: skip
+
+
+def list_tasks() -> list[TaskDescription]:
+    """Describe the built-in tasks, in the order in which a launch form offers them."""
+    return [_describe_builtin(task) for task in BUILTIN_TASKS.values()]
+
+
+def _describe_builtin(task: BuiltinTask) -> TaskDescription:
+    return TaskDescription(
+        name=task.name, title=task.title, summary=task.summary, fields=tuple(describe_config(task.config_class)),
+        best_metric=task.full_best_metric, higher_is_better=task.higher_is_better,
+    )  # fmt: skip
+
+
+def _unknown_task(text: str) -> UsageError:
+    try:
+        find_builtin(text)
+    except UsageError as error:
+        return error
+    raise AssertionError(text)
+
+
+def _unknown_file(text: str, path: Path) -> UsageError:
+    try:
+        files = [file.name for file in path.parent.iterdir() if file.suffix == ".py"]
+    except OSError:
+        return UsageError(f"Unknown task '{text}': there is no folder {path.parent}.")
+    near = nearest_name(path.name, files)
+    return UsageError(f"Unknown task '{text}': there is no file {path}." + (f" Did you mean '{near}'?" if near else ""))
+
+
+def _ask_for_class(text: str, path: Path, class_name: str) -> str:
+    """Say that a class is missing, and which ones the file has, as far as that can be read without importing it."""
+    wrong = f"'{class_name}' is no name of a class" if class_name else f"'{text}' names no class"
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        body = []
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    offer = f"; the file has {', '.join(classes)}" if classes else ""
+    return f"{wrong}: write {path.name}:{classes[0] if len(classes) == 1 else 'CLASS'}{offer}."

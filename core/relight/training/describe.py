@@ -1,0 +1,129 @@
+"""`python -m relight.training.describe TASK`: imports a task in this process and prints what it is, as one JSON line.
+
+    python -m relight.training.describe FILE.py:Class [--config JSON] [--check] [--working-folder DIR] [--timeout S]
+
+TASK may be a built-in name as well. `--config -` reads the JSON from stdin. With `--config` the complete, valid config
+is in the answer; `--check` also looks whether its device is there. The answer is one of
+
+    {"ok": true, "schema": …, "best_metric": "validation/accuracy", "higher_is_better": true, "title": …, "summary": …}
+    {"ok": false, "kind": "task" | "config" | "device", "error": SENTENCE, "traceback": WHOLE or null}
+
+and the last line on stdout; what the task itself prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relight.errors import ConfigError, DeviceError, RelightError, TaskError
+from relight.runs.records import TaskReference
+from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.parsing import parse_config
+from relight.training.task import Task
+from relight.training.task_loading import load_task_class
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer on stdout; 0 when the task can be used, 1 when not."""
+    options = _read_arguments(arguments)
+    given = sys.stdin.read() if options.config == "-" else options.config
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)  # a print in the task's file must not mix with the answer
+        if options.timeout:
+            faulthandler.dump_traceback_later(options.timeout, exit=True)
+        result = _describe(options, None if given is None else json.loads(given))
+        answer.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if result["ok"] else 1)  # whatever threads the task's file started end here
+
+
+def describe_class(task: type[Task], *, builtin: str | None = None) -> dict[str, Any]:
+    """Return the answer's facts about a task's class."""
+    title = BUILTIN_TASKS[builtin].title if builtin else _split_words(task.__name__)
+    summary = BUILTIN_TASKS[builtin].summary if builtin else (task.__dict__.get("__doc__") or "")
+    return {
+        "schema": task.Config.model_json_schema(),
+        "best_metric": full_metric_name(task.best_metric),
+        "higher_is_better": task.higher_wins(),
+        "title": title,
+        "summary": inspect.cleandoc(summary).split("\n\n", 1)[0].replace("\n", " "),
+    }
+
+
+def check_device(config: TaskConfig) -> None:
+    """Raise `DeviceError` when the device that the config names is not on this machine, or lacks its precision."""
+    kind, _, index = config.device.partition(":")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise DeviceError(
+                f"device={config.device} needs a CUDA GPU, and PyTorch finds none here: use device=auto or device=cpu."
+            )
+        if index and int(index) >= count:
+            raise DeviceError(f"device={config.device} is not there: this machine has cuda:0 to cuda:{count - 1}.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device=mps needs a Mac with Apple silicon: use device=auto or device=cpu.")
+    if config.precision == "fp16" and kind != "cuda" and not (kind == "auto" and torch.cuda.is_available()):
+        raise DeviceError("precision=fp16 needs a CUDA GPU: use precision=bf16, which also works on the CPU.")
+
+
+def _describe(options: argparse.Namespace, given: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        reference = _refer(options)
+        task = load_task_class(reference)
+        answer = describe_class(task, builtin=reference.name if reference.kind == "builtin" else None)
+        if given is not None:
+            config = parse_config(task.Config, given)
+            if options.check:
+                check_device(config)
+            answer["config"] = config.model_dump(mode="json")
+        return {"ok": True, **answer}
+    except RelightError as error:
+        kind = "config" if isinstance(error, ConfigError) else "device" if isinstance(error, DeviceError) else "task"
+        whole = error.traceback if isinstance(error, TaskError) else None
+        return {"ok": False, "kind": kind, "error": str(error), "traceback": whole}
+    except Exception as error:  # the person's own validators and schemas run here too
+        sentence = f"{options.task} cannot be described: {type(error).__name__}: {error}"
+        return {"ok": False, "kind": "task", "error": sentence, "traceback": traceback.format_exc()}
+
+
+def _refer(options: argparse.Namespace) -> TaskReference:
+    if options.task in BUILTIN_TASKS:
+        return TaskReference(kind="builtin", name=options.task)
+    file, _, class_name = options.task.rpartition(":")
+    path = Path(file).absolute()
+    return TaskReference(
+        kind="file", name=f"{path.name}:{class_name}", path=str(path), class_name=class_name,
+        working_folder=options.working_folder,
+    )  # fmt: skip
+
+
+def _split_words(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").strip()
+
+
+def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m relight.training.describe", description="Describe a task as JSON.")
+    parser.add_argument("task", help="FILE.py:Class, or the name of a built-in task")
+    parser.add_argument("--config", help="a config to validate, as JSON; - reads it from stdin")
+    parser.add_argument("--check", action="store_true", help="look whether the config's device is there")
+    parser.add_argument("--working-folder", help="a folder to import from as well, after all others")
+    parser.add_argument("--timeout", type=float, default=0.0, help="give up after this many seconds; 0 means never")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
