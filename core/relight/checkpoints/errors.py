@@ -1,0 +1,13 @@
+"""The store's own errors, beside those that the whole engine shares."""
+
+from __future__ import annotations
+
+from relight.errors import RelightError, UsageError
+
+
+class UnsupportedState(UsageError):  # noqa: N818 - the names of errors say what happened
+    """The training state holds something that a checkpoint cannot represent; the message names its owner."""
+
+
+class SaveError(RelightError):
+    """A checkpoint could not be written. Whatever was durable before still is; training may go on."""

@@ -1,0 +1,110 @@
+"""Every folder and file name of a checkpoint store, and how a name is read back. Other names are never touched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_STEM = re.compile(r"^(\d{8,})-s(\d+)-([0-9a-f]{8})$")
+_LABEL = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
+MANIFEST_SUFFIX = ".json"
+PACK_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, order=True)
+class CheckpointName:
+    """What the file names of a checkpoint say: manifest and pack share one stem."""
+
+    sequence: int
+    step: int
+    token: str
+
+    @property
+    def stem(self) -> str:
+        """For example `00000012-s400-1a2b3c4d`."""
+        return f"{self.sequence:08d}-s{self.step}-{self.token}"
+
+    @property
+    def manifest(self) -> str:
+        """File name of the manifest."""
+        return self.stem + MANIFEST_SUFFIX
+
+    @property
+    def pack(self) -> str:
+        """File name of the checkpoint's own pack."""
+        return self.stem + PACK_SUFFIX
+
+
+def parse_stem(stem: str) -> CheckpointName | None:
+    """The checkpoint that a stem names, or None for a foreign name."""
+    match = _STEM.match(stem)
+    if match is None:
+        return None
+    name = CheckpointName(int(match[1]), int(match[2]), match[3])
+    return name if name.stem == stem else None
+
+
+def parse_manifest_name(file_name: str) -> CheckpointName | None:
+    """The checkpoint that a manifest's file name says, or None for a foreign name."""
+    return parse_stem(file_name.removesuffix(MANIFEST_SUFFIX)) if file_name.endswith(MANIFEST_SUFFIX) else None
+
+
+def parse_pack_name(file_name: str) -> CheckpointName | None:
+    """The checkpoint that a pack's file name says, or None for a foreign name."""
+    return parse_stem(file_name.removesuffix(PACK_SUFFIX)) if file_name.endswith(PACK_SUFFIX) else None
+
+
+def label_file_name(stem: str, label: str) -> str:
+    """File name of a label on a checkpoint."""
+    assert _LABEL.match(label), label
+    return f"{stem}.{label}"
+
+
+def parse_label_name(file_name: str) -> tuple[CheckpointName, str] | None:
+    """The checkpoint and the label that a label's file name says, or None for a foreign name."""
+    stem, dot, label = file_name.partition(".")
+    name = parse_stem(stem)
+    return (name, label) if name is not None and dot and _LABEL.match(label) else None
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """The folders and files of one store."""
+
+    folder: Path
+
+    @property
+    def format(self) -> Path:
+        """Says the format's version."""
+        return self.folder / "format.json"
+
+    @property
+    def manifests(self) -> Path:
+        """One small file for each checkpoint: the checkpoint itself."""
+        return self.folder / "manifests"
+
+    @property
+    def packs(self) -> Path:
+        """The tensors, as safetensors files."""
+        return self.folder / "packs"
+
+    @property
+    def labels(self) -> Path:
+        """One empty file for each label on a checkpoint."""
+        return self.folder / "labels"
+
+    @property
+    def quarantine(self) -> Path:
+        """Damaged manifests and packs, moved here and never deleted."""
+        return self.folder / "quarantine"
+
+    @property
+    def temporary(self) -> Path:
+        """Files that are being written. Whatever lies here when no writer runs is rubbish."""
+        return self.folder / "tmp"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders below `folder`, which is not among them."""
+        return (self.manifests, self.packs, self.labels, self.quarantine, self.temporary)

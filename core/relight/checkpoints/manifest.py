@@ -1,0 +1,177 @@
+"""The manifest: one JSON file that is the checkpoint, with its own digest as its last line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import xxhash
+
+from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
+from relight.checkpoints.file_names import CheckpointName, parse_pack_name
+from relight.checkpoints.typed_json import decode_state, to_plain
+from relight.errors import DamagedCheckpoint
+
+VERSION = 1
+_TAIL = b'"digest":"%s"}\n'
+_TAIL_BYTES = len(_TAIL) - 2 + 32
+
+
+class LaterVersion(DamagedCheckpoint):
+    """Not damaged: a later version of Relight wrote it."""
+
+
+class PackEntry(msgspec.Struct, frozen=True):
+    """A pack that holds tensors of the checkpoint. All its bytes are covered by `header_digest` and tensor digests."""
+
+    file: str
+    bytes: int
+    header_bytes: int
+    """Where the tensors begin: the eight bytes of the length and the padded header before them included."""
+    header_digest: str
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """One tensor: where its bytes are and what they must hash to (xxh3-128)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pack: int
+    """Index into `Manifest.packs`."""
+    offset: int
+    """From the beginning of the pack's file."""
+    bytes: int
+    digest: str
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listing needs; the rest of the file is checked by its digest, and skipped."""
+
+    format: Literal["relight-checkpoint"] = "relight-checkpoint"
+    version: int = VERSION
+    name: str
+    sequence: int
+    step: int
+    epoch: int
+    attempt: int
+    reason: str
+    time_s: float
+    parent: str | None
+    """Stem of the checkpoint before this one, with which tensors may be shared."""
+    metrics: msgspec.Raw
+    score: float | None
+    tensor_bytes: int
+    packs: tuple[PackEntry, ...]
+
+    @property
+    def checkpoint_name(self) -> CheckpointName:
+        """The name that the file must have."""
+        return CheckpointName(self.sequence, self.step, self.name.rpartition("-")[2])
+
+    def read_metrics(self) -> dict[str, float]:
+        """Latest values by full name at the step edge."""
+        return {str(name): float(value) for name, value in dict(decode_state(self.metrics)).items()}
+
+
+class ManifestHead(_Head, frozen=True, kw_only=True):
+    """The head of a manifest alone."""
+
+
+class Manifest(_Head, frozen=True, kw_only=True):
+    """A whole manifest. `environment` and `state` are typed JSON, not yet decoded."""
+
+    environment: msgspec.Raw
+    tensors: tuple[TensorEntry, ...]
+    state: msgspec.Raw
+
+
+_head_decoder = msgspec.json.Decoder(ManifestHead)
+_decoder = msgspec.json.Decoder(Manifest)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of the file: one field a line, one tensor a line, and the digest of all that last."""
+    lines: list[bytes] = []
+    for field in msgspec.structs.fields(manifest):
+        value = getattr(manifest, field.name)
+        if field.name in ("packs", "tensors") and value:
+            encoded = b"[\n" + b",\n".join(msgspec.json.encode(entry) for entry in value) + b"\n]"
+        else:
+            encoded = msgspec.json.encode(value)
+        lines.append(b'"%s":%s,\n' % (field.encode_name.encode(), encoded))
+    body = b"{" + b"".join(lines)
+    return body + _TAIL % xxhash.xxh3_128_hexdigest(body).encode()
+
+
+def decode_manifest(data: bytes, *, file_name: str) -> Manifest:
+    """The manifest in `data`, checked against its own digest and its file's name. Raises `DamagedCheckpoint`."""
+    body = _check(data, file_name)
+    manifest = _decode(_decoder, body, file_name)
+    _check_tensors(manifest, file_name)
+    return manifest
+
+
+def decode_head(data: bytes, *, file_name: str) -> ManifestHead:
+    """As `decode_manifest`, without the cost of the tensors."""
+    return _decode(_head_decoder, _check(data, file_name), file_name)
+
+
+def encode_metrics(metrics: dict[str, float]) -> msgspec.Raw:
+    """Metrics as typed JSON (NaN and infinities are values too)."""
+    return msgspec.Raw(msgspec.json.encode(to_plain({name: float(value) for name, value in metrics.items()})))
+
+
+def _check(data: bytes, file_name: str) -> bytes:
+    if len(data) <= _TAIL_BYTES:
+        raise DamagedCheckpoint(f"Manifest {file_name} is cut short: {len(data)} bytes.")
+    body, tail = data[:-_TAIL_BYTES], data[-_TAIL_BYTES:]
+    if tail != _TAIL % xxhash.xxh3_128_hexdigest(body).encode():
+        raise DamagedCheckpoint(f"Manifest {file_name} does not match its own digest.")
+    return data
+
+
+def _decode(decoder: Any, data: bytes, file_name: str) -> Any:
+    try:
+        head = decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        version = _read_version(data)
+        if version > VERSION:
+            raise LaterVersion(
+                f"Manifest {file_name} has version {version}, written by a later Relight. Update Relight to read it."
+            ) from None
+        raise DamagedCheckpoint(f"Manifest {file_name} is not what it should be: {error}") from None
+    if head.version > VERSION:
+        raise LaterVersion(
+            f"Manifest {file_name} has version {head.version}, written by a later Relight. Update Relight to read it."
+        )
+    if head.checkpoint_name.manifest != file_name:
+        raise DamagedCheckpoint(f"Manifest {file_name} belongs to checkpoint {head.name}: a renamed or copied file.")
+    for pack in head.packs:
+        if parse_pack_name(pack.file) is None:
+            raise DamagedCheckpoint(f"Manifest {file_name} names a pack '{pack.file}', which is no name of a pack.")
+    return head
+
+
+class _Version(msgspec.Struct):
+    version: int = 0
+
+
+def _read_version(data: bytes) -> int:
+    try:
+        return msgspec.json.decode(data, type=_Version).version
+    except msgspec.MsgspecError:
+        return 0
+
+
+def _check_tensors(manifest: Manifest, file_name: str) -> None:
+    for tensor in manifest.tensors:
+        pack = manifest.packs[tensor.pack] if 0 <= tensor.pack < len(manifest.packs) else None
+        if (
+            tensor.dtype not in ITEM_BYTES
+            or any(size < 0 for size in tensor.shape)
+            or tensor.bytes != count_bytes(tensor.dtype, tensor.shape)
+            or (tensor.bytes and pack is None)
+            or (pack is not None and not pack.header_bytes <= tensor.offset <= pack.bytes - tensor.bytes)
+        ):
+            raise DamagedCheckpoint(f"Manifest {file_name} does not say where tensor '{tensor.name}' is.")
