@@ -20,10 +20,15 @@ def option(default: Any, help: str, *, group: Group = "Task", **bounds: Any) -> 
 class TaskConfig(BaseModel):
     """What every task can be told. Subclass it to add a task's own fields or to change a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    # JSON has no inf or NaN: such a value could not be written down and resumed from.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     epochs: int = option(10, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
-    max_steps: int = option(0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimisation", ge=0)
+    max_steps: int = option(
+        0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimisation", ge=0, le=10**12
+    )
     batch_size: int = option(64, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
     accumulate: int = option(
         1, "Batches whose gradients make one optimizer step.", group="Optimisation", ge=1, le=65_536
@@ -35,7 +40,9 @@ class TaskConfig(BaseModel):
     schedule: Literal["constant", "cosine", "linear", "step"] = option(
         "cosine", "How the learning rate moves after warm-up.", group="Optimisation"
     )
-    warmup_steps: int = option(0, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0)
+    warmup_steps: int = option(
+        0, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+    )
     clip_norm: float = option(0.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimisation", ge=0)
     seed: int = option(0, "Seed of weights, shuffling and augmentation.", group="Optimisation", ge=0, lt=2**32)
 
@@ -57,7 +64,7 @@ class TaskConfig(BaseModel):
         30.0, "At most this many seconds between checkpoints; 0 turns the clock off.", group="Checkpoints", ge=0
     )
     checkpoint_every_steps: int = option(
-        0, "A checkpoint every this many steps; 0 means by the clock only.", group="Checkpoints", ge=0
+        0, "A checkpoint every this many steps; 0 means by the clock only.", group="Checkpoints", ge=0, le=10**12
     )
     keep_latest: int = option(2, "Newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
     keep_best: int = option(1, "Best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)

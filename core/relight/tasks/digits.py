@@ -16,7 +16,9 @@ class DigitsConfig(TaskConfig):
 
     epochs: int = option(12, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
     lr: float = option(3e-3, "Peak learning rate.", group="Optimisation", gt=0, le=100)
-    warmup_steps: int = option(20, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0)
+    warmup_steps: int = option(
+        20, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+    )
 
 
 def check(config: DigitsConfig) -> None:

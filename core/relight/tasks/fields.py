@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +19,8 @@ class ConfigField(msgspec.Struct, frozen=True, kw_only=True):
 
     `minimum` and `maximum` are null where there is no bound; `exclusive_minimum` and `exclusive_maximum` tell that the
     bound itself is not allowed. `choices` is empty unless `type` is "choice". `required` keys have no default.
+    `nullable` keys take null as well, which is typed as "none". Lists and mappings have the type "str" and are
+    `structured`: they are typed as JSON, and so is their default.
     """
 
     name: str
@@ -32,6 +35,8 @@ class ConfigField(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[Any, ...] = ()
     pattern: str | None = None
     required: bool = False
+    nullable: bool = False
+    structured: bool = False
 
 
 def describe_config(config_class: type[TaskConfig]) -> list[ConfigField]:
@@ -86,11 +91,13 @@ def _describe_property(name: str, properties: dict[str, Any], *, required: bool)
         kind = "choice"
     elif properties.get("format") in ("path", "file-path", "directory-path"):
         kind = "path"
+    structured = kind == "str" and properties.get("type") in ("array", "object")
+    default = properties.get("default")
     exclusive_minimum, exclusive_maximum = properties.get("exclusiveMinimum"), properties.get("exclusiveMaximum")
     return ConfigField(
         name=name,
         type=kind,
-        default=properties.get("default"),
+        default=json.dumps(default) if structured and default is not None else default,
         help=properties.get("description", ""),
         group=properties.get("group", "Task"),
         minimum=properties.get("minimum") if exclusive_minimum is None else exclusive_minimum,
@@ -100,4 +107,6 @@ def _describe_property(name: str, properties: dict[str, Any], *, required: bool)
         choices=choices,
         pattern=properties.get("pattern"),
         required=required,
+        nullable=any(part.get("type") == "null" for part in properties.get("anyOf", ())),
+        structured=structured,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -15,30 +15,33 @@ from relight.tasks.fields import ConfigField, describe_bounds, describe_config
 
 Config = TypeVar("Config", bound=TaskConfig)
 
-_WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "path": "a path"}
-_BOUND_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error", "enum"}
+_WANTED = {
+    "choice": "one of its choices",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "path": "a path",
+}
+_BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_TYPE_ERRORS = ("int", "float", "bool", "string_type", "finite", "path_type")
+_SHOWN_AT_MOST = 80
 
 
 def parse_config(config_class: type[Config], values: Mapping[str, Any] | Iterable[str] = ()) -> Config:
     """Build a config from `values`: a mapping, or "KEY=VALUE" strings, of which the last for a key counts.
 
-    Raises `ConfigError` with one sentence that names every unknown key (with the nearest known one), every value out of
-    bounds (with the bound) and every value of the wrong type.
+    Raises `ConfigError` with one sentence for every unknown key (with the nearest known one), every value out of bounds
+    (with the bound) and every value of the wrong type.
     """
     given = dict(values) if isinstance(values, Mapping) else split_assignments(values)
+    fields = {field.name: field for field in describe_config(config_class)}
+    given = {key: _read_text(value, fields.get(key)) for key, value in given.items()}
     try:
-        config = config_class.model_validate(given)
+        return config_class.model_validate(given)
     except ValidationError as error:
-        fields = {field.name: field for field in describe_config(config_class)}
-        problems = [_explain(problem, fields) for problem in error.errors(include_url=False)]
-        raise ConfigError("; ".join(problems) + ".") from None
-    # JSON has no inf or NaN: such a value could not be written down and resumed from.
-    infinite = [name for name, value in config if isinstance(value, float) and not math.isfinite(value)]
-    if infinite:
-        raise ConfigError(
-            "; ".join(f"{name}={getattr(config, name)} is not a finite number" for name in infinite) + "."
-        )
-    return config
+        sentences = [_explain(problem, fields) for problem in error.errors(include_url=False)]
+        raise ConfigError(" ".join(dict.fromkeys(sentences))) from None
 
 
 def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
@@ -59,24 +62,53 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return by_key[matches[0]] if matches else None
 
 
+def _read_text(value: Any, field: ConfigField | None) -> Any:
+    """Turn text into what pydantic would not make of it by itself: null, a choice that is no text, a list."""
+    if not isinstance(value, str) or field is None:
+        return value
+    if field.nullable and value.lower() in ("none", "null"):
+        return None
+    if field.choices:
+        return next((choice for choice in field.choices if str(choice) == value), value)
+    if field.structured:
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ConfigError(
+                f"{field.name}={_shorten(value)} must be JSON, such as {field.default or '[1, 2]'}."
+            ) from None
+    return value
+
+
 def _explain(problem: Any, fields: Mapping[str, ConfigField]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    kind, value = problem["type"], problem.get("input")
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    kind, shown = problem["type"], f"{key}={_shorten(problem.get('input'))}"
     field = fields.get(key)
     if kind == "extra_forbidden":
         near = nearest_name(key, fields)
-        return f"Unknown key '{key}': " + (f"did you mean '{near}'?" if near else f"the keys are {', '.join(fields)}")
-    if kind == "missing":
-        return f"'{key}' must be set"
+        return f"Unknown key '{key}': " + (f"did you mean '{near}'?" if near else f"the keys are {', '.join(fields)}.")
     if field is None:  # a rule of the task's own over several fields
-        return _own_words(problem)
-    if kind in _BOUND_ERRORS:
-        return f"{key}={value} is out of bounds: it must be {describe_bounds(field)}"
+        return f"{_own_words(problem)}."
+    if kind == "missing":
+        return f"'{key}' must be set: {field.help or 'it has no default'}".rstrip(".") + "."
+    if field.choices:
+        near = nearest_name(str(problem.get("input")), map(str, field.choices))
+        return f"{shown} is not possible: it must be {describe_bounds(field)}." + (
+            f" Did you mean '{near}'?" if near else ""
+        )
+    if kind in _BOUND_ERRORS and len(problem["loc"]) == 1:
+        return f"{shown} is out of bounds: it must be {describe_bounds(field)}."
     if kind == "string_pattern_mismatch":
-        return f"{key}={value} is not valid: {field.help or 'it must match ' + str(field.pattern)}".rstrip(".")
-    if kind.startswith(("int", "float", "bool", "string", "finite")) and field.type in _WANTED:
-        return f"{key}={value} must be {_WANTED[field.type]}"
-    return f"{key}={value}: {_own_words(problem)}"
+        return f"{shown} is not valid: {field.help or f'it must match {field.pattern}'}".rstrip(".") + "."
+    if kind.startswith(_TYPE_ERRORS) and not field.structured:
+        return f"{shown} must be {_WANTED[field.type]}{' or none' if field.nullable else ''}."
+    return f"{shown}: {_own_words(problem)}."
+
+
+def _shorten(value: Any) -> str:
+    shown = str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in shown)
+    return shown if len(shown) <= _SHOWN_AT_MOST else shown[:_SHOWN_AT_MOST] + "…"
 
 
 def _own_words(problem: Any) -> str:

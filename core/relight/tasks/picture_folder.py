@@ -9,15 +9,18 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from relight.errors import TaskError
 
 LAYOUT = (
     "It should look like FOLDER/cat/1.jpg and FOLDER/dog/2.png, or FOLDER/train/cat/1.jpg and FOLDER/val/cat/2.jpg."
 )
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
-_VALIDATION_NAMES = ("val", "validation", "valid")
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+_TRAINING_NAMES = ("train", "training")
+_VALIDATION_NAMES = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,20 @@ class PictureFolder:
 
 
 def scan_pictures(root: Path) -> PictureFolder:
-    """List the pictures below `root`; hidden files and symbolic links are skipped.
+    """List the pictures below `root`. Hidden names are skipped; symbolic links are followed, each loop once.
 
-    Raises `TaskError` when the folder is missing, has fewer than two class folders, or a class folder has no picture.
+    Raises `TaskError` when the folder is missing, has fewer than two class folders, a class has no picture, or only one
+    where it has to give some to training and some to validation.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise TaskError(f"The data folder {root} {what}. {LAYOUT}")
+        raise TaskError(f"The data folder {printable(root)} {what}. {LAYOUT}")
     try:
         return _scan(root)
     except OSError as error:
-        raise TaskError(f"The data folder {root} cannot be read: {error.strerror} ({error.filename}).") from error
+        raise TaskError(
+            f"The data folder {printable(root)} cannot be read: {error.strerror} ({printable(error.filename)})."
+        ) from error
 
 
 def split_pictures(pictures: Iterable[Picture], *, share: float) -> tuple[list[Picture], list[Picture]]:
@@ -59,7 +65,8 @@ def split_pictures(pictures: Iterable[Picture], *, share: float) -> tuple[list[P
     Where the folder has no train/ and val/, a hash of each path decides: adding a picture moves no other. A class with
     two pictures or more has at least one on each side, a class with one picture has it in training.
     """
-    training, validation = [], []
+    training: list[Picture] = []
+    validation: list[Picture] = []
     by_class: dict[int, list[Picture]] = {}
     for picture in pictures:
         if picture.held_out is None:
@@ -75,6 +82,11 @@ def split_pictures(pictures: Iterable[Picture], *, share: float) -> tuple[list[P
     return sorted(training, key=lambda picture: picture.path), sorted(validation, key=lambda picture: picture.path)
 
 
+def printable(name: object) -> str:
+    """Show a file name in a message: line breaks, control characters and bytes that are no text become escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
+
+
 def _place(path: str) -> float:
     """Map a path to a fixed number from 0 to 1."""
     digest = hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()
@@ -82,58 +94,114 @@ def _place(path: str) -> float:
 
 
 def _scan(root: Path) -> PictureFolder:
-    top = _subfolders(root)
-    validation_name = next((name for name in _VALIDATION_NAMES if name in top), None)
-    if "train" in top and validation_name:
-        classes = tuple(_subfolders(root / "train"))
-        unknown = [name for name in _subfolders(root / validation_name) if name not in classes]
+    shown = printable(root)
+    top = _subfolders(root, inside={_identity(root)})
+    train, validation = (_find_side(root, top, names) for names in (_TRAINING_NAMES, _VALIDATION_NAMES))
+    sides: list[tuple[str, bool | None]] = [("", None)]
+    classes = top
+    if train and validation:
+        classes = _subfolders(root / train, inside={_identity(root)})
+        unknown = [n for n in _subfolders(root / validation, inside={_identity(root)}) if n not in classes]
         if unknown:
             raise TaskError(
-                f"{root / validation_name} has the class '{unknown[0]}', which {root / 'train'} has not: "
+                f"{shown}/{validation} has the class '{printable(unknown[0])}', which {shown}/{train} has not: "
                 "both need the same class folders."
             )
-        parts = [("train/", False), (f"{validation_name}/", True)]
-    else:
-        classes, parts = tuple(top), [("", None)]
+        sides = [(f"{train}/", False), (f"{validation}/", True)]
+    elif train:
+        raise TaskError(f"{shown} has {train}/ but no val/: add one, or set data={shown}/{train} to have it split.")
     if len(classes) < 2:
-        found = f"only one class folder, '{classes[0]}'" if classes else "no class folders"
-        raise TaskError(f"The data folder {root} has {found}, and there must be two at least. {LAYOUT}")
+        found = f"only one class folder, '{printable(classes[0])}'" if classes else "no class folders"
+        raise TaskError(f"The data folder {shown} has {found}, and there must be two at least. {LAYOUT}")
 
     pictures: list[Picture] = []
     ignored = 0
-    for prefix, held_out in parts:
+    for prefix, held_out in sides:
         for label, name in enumerate(classes):
-            found_paths, others = _list_class(root, prefix + name)
+            paths, others = _list_class(root, prefix + name)
             ignored += others
-            if not found_paths and not held_out:
-                raise TaskError(f"The class '{name}' has no pictures: add some to {root / prefix / name} or remove it.")
-            pictures += [Picture(path=path, label=label, held_out=held_out) for path in found_paths]
+            _check_count(len(paths), folder=f"{shown}/{prefix}{printable(name)}", held_out=held_out)
+            pictures += [Picture(path=path, label=label, held_out=held_out) for path in paths]
     if not any(picture.held_out is not False for picture in pictures):
-        raise TaskError(f"{root / str(validation_name)} has no pictures: add some, or remove the folder.")
-    return PictureFolder(root=root, classes=classes, pictures=tuple(pictures), ignored=ignored)
+        raise TaskError(f"{shown}/{validation} has no pictures: add some, or remove the folder.")
+    return PictureFolder(root=root, classes=tuple(classes), pictures=tuple(pictures), ignored=ignored)
 
 
-def _subfolders(folder: Path) -> list[str]:
+def _check_count(count: int, *, folder: str, held_out: bool | None) -> None:
+    """Refuse a class folder that training could not use; one without validation pictures is allowed."""
+    if count == 0 and not held_out:
+        raise TaskError(f"The class folder {folder} has no pictures: add some, or remove it.")
+    if count == 1 and held_out is None:
+        raise TaskError(
+            f"The class folder {folder} has one picture only, and needs two: one to train on and one to validate with. "
+            "Add some, or remove it."
+        )
+
+
+def _find_side(root: Path, top: list[str], names: tuple[str, ...]) -> str | None:
+    """Find the folder that holds class folders of one side; a class that happens to be called "train" is not one."""
+    for name in top:
+        if name.lower() in names:
+            with os.scandir(root / name) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+            if any(_is_folder(e) for e in shown) and not any(_is_picture(e) for e in shown):
+                return name
+    return None
+
+
+def _subfolders(folder: Path, *, inside: set[tuple[int, int]]) -> list[str]:
+    """Name the class folders in `folder`; a link back to one of the folders that it lies `inside` is none."""
+    inside = inside | {_identity(folder)}
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith((".", "__MACOSX")) and _is_folder(entry) and _identity(entry) not in inside
+        )
 
 
 def _list_class(root: Path, name: str) -> tuple[list[str], int]:
-    """List the pictures in one class folder and the folders inside it, and count the files of other kinds."""
+    """List the pictures in one class folder and the folders inside it, and count the files of other kinds.
+
+    A folder that several links lead to is listed once, where it comes first in order.
+    """
     paths: list[str] = []
     others = 0
-    for folder, subfolders, files in os.walk(root / name, onerror=_raise):
-        subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
-        for file in files:
-            path = Path(folder, file)
-            if file.startswith(".") or path.is_symlink():
-                continue
-            if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-                paths.append(path.relative_to(root).as_posix())
-            else:
-                others += 1
+    seen = {_identity(folder) for folder in (root, (root / name).parent, root / name)}
+    waiting = [name]
+    while waiting:
+        folder = waiting.pop()
+        subfolders = []
+        with os.scandir(root / folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    if _identity(entry) not in seen:
+                        seen.add(_identity(entry))
+                        subfolders.append(f"{folder}/{entry.name}")
+                elif _is_picture(entry):
+                    paths.append(f"{folder}/{entry.name}")
+                else:
+                    others += 1
+        waiting += reversed(subfolders)
     return sorted(paths), others
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    try:
+        return PurePath(entry.name).suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
+    except OSError:
+        return False
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

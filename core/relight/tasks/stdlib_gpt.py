@@ -30,7 +30,9 @@ class StdlibGptConfig(TaskConfig):
     epochs: int = option(10, "Passes over `samples_per_epoch` windows.", group="Optimisation", ge=1, le=1_000_000)
     batch_size: int = option(32, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
     weight_decay: float = option(0.1, "Weight decay.", group="Optimisation", ge=0, le=10)
-    warmup_steps: int = option(50, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0)
+    warmup_steps: int = option(
+        50, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+    )
     clip_norm: float = option(1.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimisation", ge=0)
 
 

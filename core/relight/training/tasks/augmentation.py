@@ -17,9 +17,9 @@ def augment(
 ) -> Tensor:
     """Show uint8 pixels [3, H, W] as float32 [3, size, size], 0 to 1: a random part, mirrored, in other colours.
 
-    Always draws seven numbers, so that a changed option does not shift what the others draw.
+    Always draws eight numbers, so that a changed option does not shift what the others draw.
     """
-    draws: list[float] = torch.rand(7, generator=generator).tolist()
+    draws: list[float] = torch.rand(8, generator=generator).tolist()
     height, width = pixels.shape[1:]
     area = height * width * (smallest_crop + (1 - smallest_crop) * draws[0])
     aspect = math.exp((2 * draws[1] - 1) * math.log(ASPECT_AT_MOST))
@@ -31,9 +31,7 @@ def augment(
     if flip and draws[4] < 0.5:
         shown = shown.flip(2)
     if jitter > 0:
-        brightness, contrast = (1 + jitter * (2 * draw - 1) for draw in draws[5:7])
-        # Saturation follows from the same two draws: brighter and flatter pictures are paler in daylight too.
-        saturation = 1 + (contrast - brightness) / 2
+        brightness, contrast, saturation = (1 + jitter * (2 * draw - 1) for draw in draws[5:8])
         grey = (shown * shown.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
         shown = grey + (shown - grey) * saturation
         shown = ((shown - shown.mean()) * contrast + shown.mean()) * brightness

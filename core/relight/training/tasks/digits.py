@@ -46,7 +46,8 @@ class Digits(Task):
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise TaskError(
-                f"digits needs scikit-learn, which carries the scans: install it with `pip install scikit-learn` ({error})."
+                f"digits needs scikit-learn, which carries the scans ({error}): "
+                "install it with `pip install scikit-learn`."
             ) from error
         images, labels = load_digits(return_X_y=True)
         held_out = held_out_rows(labels)

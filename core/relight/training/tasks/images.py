@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig
 from relight.tasks.images import ImagesConfig, check
-from relight.tasks.picture_folder import Picture, PictureFolder, scan_pictures, split_pictures
+from relight.tasks.picture_folder import Picture, PictureFolder, printable, scan_pictures, split_pictures
 from relight.training.task import Data, Task
 from relight.training.tasks.augmentation import augment, crop_centre, normalise
 from relight.training.tasks.pictures import BrokenPicture, PictureStore
@@ -50,14 +50,9 @@ class Images(Task):
         _report(folder, broken)
         usable = [picture for picture in folder.pictures if picture.path not in broken]
         training, validation = split_pictures(usable, share=config.validation_share)
-        for label, name in enumerate(folder.classes):
-            if not any(picture.label == label for picture in training):
-                raise TaskError(
-                    f"No picture of the class '{name}' can be decoded (the first: {_first_of(label, folder, broken)}): "
-                    f"replace them, or remove the folder."
-                )
+        _check_classes(folder, broken)
         if not validation:
-            raise TaskError(f"{folder.root} leaves no picture for validation: a class needs two usable pictures.")
+            raise TaskError(f"No validation picture below {printable(folder.root)} can be decoded: replace them.")
         train = (
             AugmentedPictures(store, training, config=config)
             if config.augment
@@ -103,9 +98,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         try:
             return self.store.read(picture.path)
         except BrokenPicture as error:
+            where = f"The picture {printable(self.store.root / picture.path)}"
             raise TaskError(
-                f"The picture {self.store.root / picture.path} can no longer be decoded: {error}. "
-                "Put it back as it was, or start a new run without it."
+                f"{where} cannot be decoded: {error}. Put it back as it was, or start a new run without it."
             ) from error
 
 
@@ -123,11 +118,12 @@ class AugmentedPictures(Pictures):
 
 
 def _report(folder: PictureFolder, broken: dict[str, str]) -> None:
-    _log.info("Pictures: %d in %d classes below %s.", len(folder.pictures), len(folder.classes), folder.root)
+    root = printable(folder.root)
+    _log.info("Pictures: %d in %d classes below %s.", len(folder.pictures), len(folder.classes), root)
     if folder.ignored:
-        _log.warning("%d files below %s are not pictures and are left out.", folder.ignored, folder.root)
+        _log.warning("%d files below %s are not pictures and are left out.", folder.ignored, root)
     if broken:
-        named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:NAMED_AT_MOST])
+        named = "; ".join(f"{printable(path)} ({reason})" for path, reason in list(broken.items())[:NAMED_AT_MOST])
         more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
         _log.warning(
             "%d of %d pictures cannot be decoded and are left out: %s%s.",
@@ -135,5 +131,16 @@ def _report(folder: PictureFolder, broken: dict[str, str]) -> None:
         )  # fmt: skip
 
 
-def _first_of(label: int, folder: PictureFolder, broken: dict[str, str]) -> str:
-    return next(f"{p.path}, {broken[p.path]}" for p in folder.pictures if p.label == label and p.path in broken)
+def _check_classes(folder: PictureFolder, broken: dict[str, str]) -> None:
+    """Refuse a class that broken pictures leave with nothing to train on, or with nothing to hold out."""
+    for label, name in enumerate(folder.classes):
+        given = [picture for picture in folder.pictures if picture.label == label and not picture.held_out]
+        usable = [picture for picture in given if picture.path not in broken]
+        needed = 2 if given[0].held_out is None else 1
+        if len(usable) < needed:
+            first = next(picture.path for picture in given if picture.path in broken)
+            raise TaskError(
+                f"Of the class '{printable(name)}' only {len(usable)} of {len(given)} pictures can be decoded, and "
+                f"{needed} are needed (the first broken one: {printable(first)}, {broken[first]}): "
+                "replace them, or remove the class folder."
+            )

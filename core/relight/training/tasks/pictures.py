@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relight.tasks.picture_folder import printable
+
 # Formats whose readers are Pillow's own or plain libraries: no PostScript, which would start a program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 PIXELS_AT_MOST = 100_000_000  # a file that claims more is refused as a decompression bomb
+LARGE_PIXELS = 20_000_000  # of pictures above this, one is decoded at a time: ten bytes a pixel are needed for a moment
 MARGIN = 1.25  # pictures are kept this much larger than the model's square, which leaves room for random crops
 LONGEST_ASPECT = 2.0
 INSPECTED_WHOLE = 20_000  # above this many files only the file headers are inspected before training
+THREADS_AT_MOST = 16
+_ORIENTATION = 0x0112  # EXIF tag
+_large_one_at_a_time = threading.Lock()
 
 
 class BrokenPicture(Exception):
@@ -39,8 +48,9 @@ class PictureStore:
 
     def read(self, path: str) -> Tensor:
         """Return the pixels of one picture, uint8 [3, H, W], its short side scaled to `short_side`."""
-        if path in self._cache:
-            return self._cache[path]
+        cached = self._cache.get(path)
+        if cached is not None:
+            return cached
         pixels = decode_picture(self.root / path, short_side=self.short_side)
         if self._cached_bytes + pixels.nbytes <= self.cache_bytes:
             self._cache[path] = pixels
@@ -48,9 +58,16 @@ class PictureStore:
         return pixels
 
     def inspect(self, paths: list[str]) -> dict[str, str]:
-        """Tell which of `paths` are broken, and why. Up to `INSPECTED_WHOLE` files are decoded whole, which fills the cache."""
-        look = self._decode_whole if len(paths) <= INSPECTED_WHOLE else self._verify
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        """Tell which of `paths` are broken, and why.
+
+        Up to `INSPECTED_WHOLE` files are decoded whole, which fills the cache; of more, only the headers are read.
+        """
+        from PIL import Image
+
+        # Our own limit is the one that counts; Pillow's warning about a size below it would only be noise in the log.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        look = self._decode_whole if len(paths) <= INSPECTED_WHOLE else self._read_header
+        with ThreadPoolExecutor(max_workers=min(THREADS_AT_MOST, _count_cores())) as pool:
             reasons = list(pool.map(look, paths))
         return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
 
@@ -61,10 +78,9 @@ class PictureStore:
             return str(error)
         return None
 
-    def _verify(self, path: str) -> str | None:
+    def _read_header(self, path: str) -> str | None:
         try:
-            with _open(self.root / path) as image:
-                image.verify()
+            _open(self.root / path).close()
         except Exception as error:  # see decode_picture
             return _reason(error)
         return None
@@ -76,23 +92,17 @@ class PictureStore:
 def decode_picture(path: Path, *, short_side: int) -> Tensor:
     """Decode the first frame of a picture to uint8 [3, H, W], upright, its short side scaled to `short_side`.
 
-    Transparent parts become white, 16-bit greys are scaled to 8 bits. Raises `BrokenPicture`.
+    Of a panorama only the middle is kept, twice as long as wide. Transparent parts become white, 16-bit greys are
+    scaled to 8 bits. Raises `BrokenPicture`.
     """
-    from PIL import Image, ImageOps
-
     try:
         with _open(path) as image:
-            # JPEG decodes straight to a half, quarter or eighth of its size where that is still large enough.
-            image.draft("RGB", (short_side, short_side))
-            image.load()
-            upright = ImageOps.exif_transpose(_to_rgb(image))
-            scale = short_side / min(upright.size)
-            size = tuple(min(round(side * scale), round(short_side * LONGEST_ASPECT)) for side in upright.size)
-            box = _middle(upright.size, (size[0] / scale, size[1] / scale))
-            scaled = upright.resize((size[0], size[1]), Image.Resampling.BILINEAR, box=box)
+            if image.width * image.height <= LARGE_PIXELS:
+                return _decode(image, short_side=short_side)
+            with _large_one_at_a_time:
+                return _decode(image, short_side=short_side)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files: SyntaxError, struct.error, …
         raise BrokenPicture(_reason(error)) from error
-    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).contiguous()
 
 
 def _open(path: Path) -> Any:
@@ -105,33 +115,64 @@ def _open(path: Path) -> Any:
     return image
 
 
-def _to_rgb(image: Any) -> Any:
-    """Convert any mode to RGB, on white where it is transparent; orientation in the metadata is kept."""
+def _decode(image: Any, *, short_side: int) -> Tensor:
     from PIL import Image
 
-    orientation = image.getexif()
+    orientation = _read_orientation(image)
+    # JPEG decodes straight to a half, quarter or eighth of its size where that is still large enough.
+    image.draft("RGB", (short_side, short_side))
+    image.load()
+    scale = short_side / min(image.size)
+    width, height = (min(round(side * scale), round(short_side * LONGEST_ASPECT)) for side in image.size)
+    box = _middle(image.size, (width / scale, height / scale))
+    scaled = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if orientation is not None:
+        scaled = scaled.transpose(orientation)
+    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).contiguous()
+
+
+def _read_orientation(image: Any) -> Any:
+    """Say how the picture must be turned to stand upright; None where it stands so, or its metadata is damaged."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        return turns.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # what a camera wrote there must not cost the picture
+        return None
+
+
+def _to_rgb(image: Any) -> Any:
+    """Convert any mode to RGB, on white where it is transparent."""
+    from PIL import Image
+
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
-        rgb = Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    elif image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image).astype(np.float64))
-        grey = grey * 255 if grey.max() <= 1 else grey
-        rgb = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        light = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
+        light = light * 255 if light.max() <= 1 else light
+        return Image.fromarray(light.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         opaque = image.convert("RGBA")
-        white = Image.new("RGBA", opaque.size, "white")
-        rgb = Image.alpha_composite(white, opaque).convert("RGB")
-    else:
-        rgb = image.convert("RGB")
-    if rgb is not image:
-        rgb.info["exif"] = orientation.tobytes() if orientation else b""
-    return rgb
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _middle(size: tuple[int, int], wanted: tuple[float, float]) -> tuple[float, float, float, float]:
-    width, height = (min(have, want) for have, want in zip(size, wanted, strict=True))
-    left, top = (size[0] - width) / 2, (size[1] - height) / 2
-    return left, top, left + width, top + height
+def _middle(size: Iterable[int], wanted: Iterable[float]) -> tuple[float, float, float, float]:
+    (width, kept_width), (height, kept_height) = (
+        (have, min(have, want)) for have, want in zip(size, wanted, strict=True)
+    )
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height
 
 
 def _reason(error: Exception) -> str:
@@ -143,4 +184,10 @@ def _reason(error: Exception) -> str:
         return "not a picture that Pillow can open"
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels"
-    return f"{error}".split("\n", 1)[0] or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(f"{error}".split("\n", 1)[0]) or type(error).__name__
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
