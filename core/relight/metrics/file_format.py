@@ -1,6 +1,6 @@
 """The bytes of a metric file: one header line, then records of one fixed width.
 
-    {"format":"relight-metrics","version":1,"stream":"train","attempt":1,"columns":["loss","lr"],"record_bytes":32}   \\n
+    {"format":"relight-metrics","version":1,"stream":"train","attempt":1,"columns":["loss","lr"],"record_bytes":32} \\n
     int64 step | float64 time_s | float64 loss | float64 lr
     int64 step | ...
 
@@ -30,7 +30,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _STREAM_CHARACTERS = 80
 
 
-class NotAMetricFile(ValueError):
+class MetricFormatError(ValueError):
     """The bytes are not a metric file's; the message says why, without the path."""
 
 
@@ -92,21 +92,21 @@ def encode_header(header: MetricHeader) -> bytes:
 
 
 def decode_header(start: bytes) -> tuple[MetricHeader, int]:
-    """The header at the start of a file's bytes, and where the records begin; `NotAMetricFile` when it is none."""
+    """The header at the start of a file's bytes, and where the records begin; `MetricFormatError` when it is none."""
     end = start.find(b"\n")
     if end < 0:
-        raise NotAMetricFile("it is empty" if not start else "its header is cut off")
+        raise MetricFormatError("it is empty" if not start else "its header is cut off")
     try:
         line = msgspec.json.decode(start[:end], type=_HeaderLine)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotAMetricFile(f"its header is no JSON of ours: {error}") from error
+        raise MetricFormatError(f"its header is no JSON of ours: {error}") from error
     if line.format != _FORMAT:
-        raise NotAMetricFile(f"its format is {line.format!r}")
+        raise MetricFormatError(f"its format is {line.format!r}")
     if line.version > VERSION:
-        raise NotAMetricFile(f"a later version of Relight wrote it (format version {line.version})")
+        raise MetricFormatError(f"a later version of Relight wrote it (format version {line.version})")
     header = MetricHeader(line.stream, line.attempt, line.columns)
     if (end + 1) % HEADER_ALIGNMENT_BYTES or line.record_bytes != header.record_bytes:
-        raise NotAMetricFile("its header contradicts itself")
+        raise MetricFormatError("its header contradicts itself")
     return header, end + 1
 
 

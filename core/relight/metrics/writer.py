@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from relight.metrics.file_format import MetricHeader, check_columns, encode_header, metric_file_name
+
+_LOG = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """After a failed write, how long calls only collect before one tries the file again."""
@@ -43,15 +45,17 @@ class MetricWriter:
             self._names = names
         part = self._current
         assert part is not None
-        if part.columns == names:
-            ordered = values.values()
-        else:
-            ordered = [values[name] for name in part.columns]  # type: ignore[assignment]
-        part.append(part.record.pack(step, time.time() if time_s is None else time_s, *ordered))
+        ordered = values.values() if part.columns == names else [values[name] for name in part.columns]
+        try:
+            record = part.record.pack(step, time.time() if time_s is None else time_s, *ordered)
+        except struct.error as error:
+            raise TypeError(f"Metrics must be numbers: step {step!r}, {dict(values)!r} of {self._stream!r}.") from error
+        part.append(record)
 
     def flush(self) -> bool:
         """Try to write what waits in memory after a failed write; whether everything is in the files now."""
-        return all([part.flush() for part in self._parts.values()])
+        written = [part.flush() for part in self._parts.values()]
+        return all(written)
 
     def close(self) -> None:
         """Write what waits, close the files. A later `log` goes on in new ones."""
@@ -139,9 +143,9 @@ class _Part:
         self._not_before = time.monotonic() + RETRY_S
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"Metrics of {self._header.stream!r} cannot be written to {str(self._folder)!r}: "
-                f"{error.strerror or error}. Training goes on; they are kept in memory and tried again.",
-                RuntimeWarning,
-                stacklevel=4,
+            _LOG.warning(
+                "Metrics of %r cannot be written to %r: %s. Training goes on; they wait in memory and are tried again.",
+                self._header.stream,
+                str(self._folder),
+                error.strerror or error,
             )

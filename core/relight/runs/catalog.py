@@ -1,0 +1,227 @@
+"""The folder with all runs: where it is, what is in it, how a run is created and found."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from relight.errors import ConfigError, DamagedFile, RelightError, RunNotFound, UsageError
+from relight.runs.durable_file import make_folder, sync_folder
+from relight.runs.ids import new_run_ids
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import Parent, RunRecord, TaskReference
+from relight.version import __version__
+
+RUNS_VARIABLE = "RELIGHT_RUNS"
+NAME_CHARACTERS = 200
+_UNFINISHED = ".creating-"
+_UNFINISHED_KEPT_S = 3600.0
+
+
+class CreatedRun(NamedTuple):
+    """A run, and whether this call made it (False: an earlier one with the same token did)."""
+
+    layout: RunLayout
+    created: bool
+
+
+def runs_folder(given: Path | str | None = None) -> Path:
+    """Where the runs are, absolute: `given` (--runs), else RELIGHT_RUNS, else ./runs. It need not exist."""
+    chosen = given or os.environ.get(RUNS_VARIABLE) or "runs"
+    if "\0" in str(chosen):
+        raise UsageError(f"{str(chosen)!r} is no folder name.")
+    return Path(chosen).expanduser().absolute()
+
+
+def create_run(
+    folder: Path,
+    *,
+    task: TaskReference,
+    config: Mapping[str, Any],
+    best_metric: str | None = None,
+    higher_is_better: bool = True,
+    name: str | None = None,
+    token: str | None = None,
+    parent: Parent | None = None,
+) -> CreatedRun:
+    """Make a run's folder: whole and durable, or not at all.
+
+    It is built under a hidden name and renamed, so nobody ever sees half a run. With a `token` that an earlier call
+    used, also one at the same moment in another process, that call's run is returned. A runs folder that cannot be
+    written gives one `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
+    """
+    name = _clean_name(name) or task.name
+    _check_config(config)
+    record = RunRecord(
+        run="",
+        name=name,
+        created_s=time.time(),
+        task=task,
+        config=dict(config),
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
+        parent=parent,
+        token=token,
+        relight=__version__,
+    )
+    try:
+        make_folder(folder)
+        return _create(folder, record)
+    except OSError as error:
+        _refuse(folder, error)
+
+
+def list_layouts(folder: Path) -> list[RunLayout]:
+    """Every run in `folder`, by id; damaged ones too. Foreign files and folders are skipped.
+
+    No folder is no runs. One that cannot be read gives a `RelightError`.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RelightError(
+            f"The runs folder {str(folder)!r} cannot be read: {error.strerror or error}. "
+            f"Choose another with --runs or {RUNS_VARIABLE}."
+        ) from error
+    layouts = (RunLayout(folder / name) for name in names)
+    return [layout for layout in layouts if layout.record.exists() or layout.attempts.is_dir()]
+
+
+def find_run(folder: Path, wanted: str) -> RunLayout:
+    """The run with that id, or that name, or the only one whose id begins so.
+
+    `RunNotFound` names the nearest one, or all that it could be.
+    """
+    layouts = list_layouts(folder)
+    for layout in layouts:
+        if layout.run_id == wanted:
+            return layout
+    names = dict(_names_of(layouts))
+    matches = [layout for layout in layouts if names.get(layout.run_id) == wanted]
+    if not matches and wanted:
+        matches = [layout for layout in layouts if layout.run_id.startswith(wanted)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        several = ", ".join(layout.run_id for layout in matches[:10]) + (", …" if len(matches) > 10 else "")
+        raise RunNotFound(f"{wanted!r} could be {len(matches)} runs: {several}. Give the whole id.")
+    raise RunNotFound(_not_found(folder, wanted, names))
+
+
+def _create(folder: Path, record: RunRecord) -> CreatedRun:
+    if record.token is not None:
+        earlier = _run_with_token(folder, record.token)
+        if earlier is not None:
+            return CreatedRun(earlier, False)
+    _remove_unfinished(folder)
+    building = RunLayout(folder / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(6)}")
+    try:
+        building.folder.mkdir()
+        for part in (building.attempts, building.metrics):
+            part.mkdir()
+        building.lock.touch()
+        for run_id in new_run_ids(record.name, token=record.token):
+            layout = RunLayout(folder / run_id)
+            write_record(building.record, _with_id(record, run_id))
+            try:
+                building.folder.rename(layout.folder)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
+                if record.token is not None and _token_of(layout) == record.token:
+                    return CreatedRun(layout, False)
+                continue  # that id is taken by another run
+            sync_folder(folder)
+            return CreatedRun(layout, True)
+    finally:
+        shutil.rmtree(building.folder, ignore_errors=True)
+    raise RelightError(f"No free id for {record.name!r} in {str(folder)!r}. Choose another name with --name.")
+
+
+def _with_id(record: RunRecord, run_id: str) -> RunRecord:
+    import msgspec
+
+    return msgspec.structs.replace(record, run=run_id)
+
+
+def _clean_name(name: str | None) -> str:
+    """The name on one line, without characters that no terminal or page shows."""
+    cleaned = " ".join("".join(character if character.isprintable() else " " for character in name or "").split())
+    if len(cleaned) > NAME_CHARACTERS:
+        raise UsageError(
+            f"The name {cleaned[:40] + '…'!r} has {len(cleaned)} characters; at most {NAME_CHARACTERS} are taken."
+        )
+    return cleaned
+
+
+def _check_config(value: Any, key: str = "") -> None:
+    """JSON would turn infinities and NaN into null, and a resume would train with that."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} = {value} cannot be kept in a run's config. Use a finite number.")
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            _check_config(item, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_config(item, key)
+
+
+def _run_with_token(folder: Path, token: str) -> RunLayout | None:
+    endings = tuple(run_id[1:] for run_id in new_run_ids("-", token=token))
+    endings = tuple("-" + ending.rpartition("-")[2] for ending in endings)
+    for layout in list_layouts(folder):
+        if layout.run_id.endswith(endings) and _token_of(layout) == token:
+            return layout
+    return None
+
+
+def _token_of(layout: RunLayout) -> str | None:
+    try:
+        return read_record(layout.record, RunRecord).token
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Clear what launchers left that were killed while they created a run: only our own hidden names, only old ones."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _UNFINISHED_KEPT_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse(folder: Path, error: OSError) -> NoReturn:
+    raise RelightError(
+        f"No run can be created in {str(folder)!r}: {error.strerror or error}. "
+        f"Choose another folder with --runs or {RUNS_VARIABLE}."
+    ) from error
+
+
+def _names_of(layouts: list[RunLayout]) -> Iterator[tuple[str, str]]:
+    for layout in layouts:
+        try:
+            yield layout.run_id, read_record(layout.record, RunRecord).name
+        except (FileNotFoundError, DamagedFile):
+            yield layout.run_id, layout.run_id
+
+
+def _not_found(folder: Path, wanted: str, names: Mapping[str, str]) -> str:
+    import difflib
+
+    if not names:
+        return f"There is no run {wanted!r}: {str(folder)!r} holds no runs. Choose another folder with --runs."
+    near = difflib.get_close_matches(wanted, [*names, *names.values()], n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "'relight list' shows them all."
+    return f"There is no run {wanted!r} in {str(folder)!r}. {hint}"
