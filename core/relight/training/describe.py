@@ -24,13 +24,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import TaskReference
 from relight.tasks.catalog import BUILTIN_TASKS
-from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.config import full_metric_name
 from relight.tasks.parsing import parse_config
+from relight.training.device import choose_device
+from relight.training.precision import Precision
 from relight.training.task import Task
 from relight.training.task_loading import load_task_class
 
@@ -63,23 +63,6 @@ def describe_class(task: type[Task], *, builtin: str | None = None) -> dict[str,
     }
 
 
-def check_device(config: TaskConfig) -> None:
-    """Raise `DeviceError` when the device that the config names is not on this machine, or lacks its precision."""
-    kind, _, index = config.device.partition(":")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise DeviceError(
-                f"device={config.device} needs a CUDA GPU, and PyTorch finds none here: use device=auto or device=cpu."
-            )
-        if index and int(index) >= count:
-            raise DeviceError(f"device={config.device} is not there: this machine has cuda:0 to cuda:{count - 1}.")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device=mps needs a Mac with Apple silicon: use device=auto or device=cpu.")
-    if config.precision == "fp16" and kind != "cuda" and not (kind == "auto" and torch.cuda.is_available()):
-        raise DeviceError("precision=fp16 needs a CUDA GPU: use precision=bf16, which also works on the CPU.")
-
-
 def _describe(options: argparse.Namespace, given: dict[str, Any] | None) -> dict[str, Any]:
     try:
         reference = _refer(options)
@@ -88,7 +71,7 @@ def _describe(options: argparse.Namespace, given: dict[str, Any] | None) -> dict
         if given is not None:
             config = parse_config(task.Config, given)
             if options.check:
-                check_device(config)
+                Precision(config.precision, device=choose_device(config.device))
             answer["config"] = config.model_dump(mode="json")
         return {"ok": True, **answer}
     except RelightError as error:

@@ -80,28 +80,41 @@ class Images(Task):
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures as (pixels float32 [3, S, S], label): the square in their middle."""
+    """Pictures as (pixels float32 [3, S, S], label): the square in their middle.
+
+    In a folder too large to be decoded before training, a picture that proves broken is named in the log and the next
+    one that is not takes its place: the same one each time, so a resume stays exact.
+    """
 
     def __init__(self, store: PictureStore, pictures: list[Picture], *, config: ImagesConfig) -> None:
         self.store = store
         self.pictures = pictures
         self.config = config
+        self._named: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = self.pictures[index]
-        return normalise(crop_centre(self._decode(picture), size=self.config.image_size)), picture.label
+        pixels, label = self._decode(index)
+        return normalise(crop_centre(pixels, size=self.config.image_size)), label
 
-    def _decode(self, picture: Picture) -> Tensor:
-        try:
-            return self.store.read(picture.path)
-        except BrokenPicture as error:
-            where = f"The picture {printable(self.store.root / picture.path)}"
-            raise TaskError(
-                f"{where} cannot be decoded: {error}. Put it back as it was, or start a new run without it."
-            ) from error
+    def _decode(self, index: int) -> tuple[Tensor, int]:
+        for place in range(index, index + len(self.pictures)):
+            picture = self.pictures[place % len(self.pictures)]
+            try:
+                return self.store.read(picture.path), picture.label
+            except BrokenPicture as error:
+                shown = printable(self.store.root / picture.path)
+                if self.store.inspected_whole:
+                    raise TaskError(
+                        f"The picture {shown} can no longer be decoded: {error}. "
+                        "Put it back as it was, or start a new run without it."
+                    ) from error
+                if picture.path not in self._named:
+                    self._named.add(picture.path)
+                    _log.warning("The picture %s cannot be decoded and is left out: %s.", shown, error)
+        raise TaskError(f"No picture below {printable(self.store.root)} can be decoded: put them back as they were.")
 
 
 class AugmentedPictures(Pictures):
@@ -109,12 +122,13 @@ class AugmentedPictures(Pictures):
 
     def sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """Return (pixels, label) of one picture as `generator` shows it."""
-        picture, config = self.pictures[index], self.config
-        pixels = augment(
-            self._decode(picture), generator=generator, size=config.image_size, smallest_crop=config.smallest_crop,
+        pixels, label = self._decode(index)
+        config = self.config
+        shown = augment(
+            pixels, generator=generator, size=config.image_size, smallest_crop=config.smallest_crop,
             flip=config.flip, jitter=config.colour_jitter,
         )  # fmt: skip
-        return normalise(pixels), picture.label
+        return normalise(shown), label
 
 
 def _report(folder: PictureFolder, broken: dict[str, str]) -> None:

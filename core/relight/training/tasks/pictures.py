@@ -43,6 +43,7 @@ class PictureStore:
         self.root = root
         self.short_side = math.ceil(image_size * MARGIN)
         self.cache_bytes = cache_bytes
+        self.inspected_whole = False
         self._cache: dict[str, Tensor] = {}
         self._cached_bytes = 0
 
@@ -66,7 +67,8 @@ class PictureStore:
 
         # Our own limit is the one that counts; Pillow's warning about a size below it would only be noise in the log.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        look = self._decode_whole if len(paths) <= INSPECTED_WHOLE else self._read_header
+        self.inspected_whole = len(paths) <= INSPECTED_WHOLE
+        look = self._decode_whole if self.inspected_whole else self._read_header
         with ThreadPoolExecutor(max_workers=min(THREADS_AT_MOST, _count_cores())) as pool:
             reasons = list(pool.map(look, paths))
         return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
