@@ -24,7 +24,7 @@ _WANTED = {
     "path": "a path",
 }
 _BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-_TYPE_ERRORS = ("int", "float", "bool", "string_type", "finite", "path_type")
+_TYPE_ERRORS = ("int", "float", "bool", "string_type", "path_type")
 _SHOWN_AT_MOST = 80
 
 
@@ -100,6 +100,8 @@ def _explain(problem: Any, fields: Mapping[str, ConfigField]) -> str:
         return f"{shown} is out of bounds: it must be {describe_bounds(field)}."
     if kind == "string_pattern_mismatch":
         return f"{shown} is not valid: {field.help or f'it must match {field.pattern}'}".rstrip(".") + "."
+    if kind == "finite_number":
+        return f"{shown} must be a finite number."
     if kind.startswith(_TYPE_ERRORS) and not field.structured:
         return f"{shown} must be {_WANTED[field.type]}{' or none' if field.nullable else ''}."
     return f"{shown}: {_own_words(problem)}."
