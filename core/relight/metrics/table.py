@@ -1,0 +1,93 @@
+"""Several metrics side by side, one row a step: what the CSV and tables show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from relight.metrics.reader import Floats, Integers, scan_metrics
+from relight.metrics.series import Series, read_split_series
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Rows by step; with ghosts, a step's ghost rows stand before its main row, older attempts first.
+
+    `steps`, `times`, `attempts` and `ghost` are [n]; `values` is [n, names], NaN where a name was not logged, and
+    `present` [n, names] tells such a gap from a NaN that was logged. `times` is the latest of a row's records.
+    """
+
+    names: tuple[str, ...]
+    steps: Integers
+    times: Floats
+    attempts: Integers
+    ghost: npt.NDArray[np.bool_]
+    values: Floats
+    present: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def read_table(folder: Path, stream: str, *, ghosts: bool = False) -> MetricTable:
+    """Every metric of one stream."""
+    names = scan_metrics(folder, stream=stream).names
+    return read_metrics_table(folder, names, ghosts=ghosts)
+
+
+def read_metrics_table(folder: Path, names: Sequence[str], *, ghosts: bool = False) -> MetricTable:
+    """The metrics with those full names. Each cell is what `read_series` (or `read_ghosts`) says for its name."""
+    split = [read_split_series(folder, name) for name in names]
+    main = _join(names, [part.main for part in split], ghost=False)
+    if not ghosts:
+        return main
+    tables = [main]
+    for attempt in sorted({int(ghost.attempts[0]) for part in split for ghost in part.ghosts}):
+        lines = [_ghost_of(name, part.ghosts, attempt) for name, part in zip(names, split, strict=True)]
+        tables.append(_join(names, lines, ghost=True))
+    return _stack(tables)
+
+
+def _ghost_of(name: str, ghosts: Iterable[Series], attempt: int) -> Series:
+    for ghost in ghosts:
+        if ghost.attempts[0] == attempt:
+            return ghost
+    integers, floats = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
+    return Series(name, integers, floats, floats, integers)
+
+
+def _join(names: Sequence[str], lines: Sequence[Series], *, ghost: bool) -> MetricTable:
+    """One row for each step that any of the lines has; in each line a step is there once."""
+    every = [line.steps for line in lines]
+    steps = np.unique(np.concatenate(every)) if every else np.empty(0, dtype=np.int64)
+    times = np.full(len(steps), -np.inf)
+    attempts = np.zeros(len(steps), dtype=np.int64)
+    values = np.full((len(steps), len(lines)), np.nan)
+    present = np.zeros((len(steps), len(lines)), dtype=np.bool_)
+    for column, line in enumerate(lines):
+        rows = np.searchsorted(steps, line.steps)
+        values[rows, column] = line.values
+        present[rows, column] = True
+        times[rows] = np.maximum(times[rows], line.times)
+        attempts[rows] = np.maximum(attempts[rows], line.attempts)
+    return MetricTable(tuple(names), steps, times, attempts, np.full(len(steps), ghost), values, present)
+
+
+def _stack(tables: Sequence[MetricTable]) -> MetricTable:
+    steps = np.concatenate([table.steps for table in tables])
+    attempts = np.concatenate([table.attempts for table in tables])
+    ghost = np.concatenate([table.ghost for table in tables])
+    order = np.lexsort((attempts, ~ghost, steps))
+    return MetricTable(
+        tables[0].names,
+        steps[order],
+        np.concatenate([table.times for table in tables])[order],
+        attempts[order],
+        ghost[order],
+        np.concatenate([table.values for table in tables])[order],
+        np.concatenate([table.present for table in tables])[order],
+    )
