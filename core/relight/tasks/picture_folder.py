@@ -118,6 +118,8 @@ def _scan(root: Path) -> PictureFolder:
     ignored = 0
     for prefix, held_out in sides:
         for label, name in enumerate(classes):
+            if held_out and not (root / prefix / name).is_dir():
+                continue
             paths, others = _list_class(root, prefix + name)
             ignored += others
             _check_count(len(paths), folder=f"{shown}/{prefix}{printable(name)}", held_out=held_out)
