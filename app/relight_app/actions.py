@@ -1,0 +1,144 @@
+"""What a page can have done: launch, resume, stop, export, pin. Errors become one sentence, nothing blocks a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from relight.checkpoints.export import export_weights
+from relight.supervision.launch import launch_run
+from relight.supervision.resume import resume_run
+from relight.supervision.stop import stop_run
+from relight.tasks.reference import resolve_task, validate_config
+
+from relight_app.engine import Engine
+from relight_app.jobs import Job
+from relight_app.problems import Problem, explain
+
+ExportFormat = Literal["safetensors", "pth"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pth")
+_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an action: `run` and sentences to tell, or the problem. `pending`: it goes on in the background."""
+
+    run: str = ""
+    notes: tuple[str, ...] = ()
+    problem: Problem | None = None
+    pending: bool = False
+
+
+def launch(
+    engine: Engine, *, task: str, config: Mapping[str, Any], name: str | None, token: str, max_restarts: int = 0
+) -> Outcome:
+    """Start a new run; the same `token` again starts none and names the same run."""
+
+    def work() -> Outcome:
+        prepared = validate_config(resolve_task(task), config)
+        launched = launch_run(
+            engine.folder,
+            task=prepared.reference,
+            config=prepared.config,
+            best_metric=prepared.best_metric,
+            higher_is_better=prepared.higher_is_better,
+            name=name or None,
+            token=token,
+            max_restarts=max_restarts,
+        )
+        return Outcome(launched.layout.run_id, launched.notes)
+
+    return _try(engine, work)
+
+
+def check_config(*, task: str, config: Mapping[str, Any]) -> Problem | None:
+    """What `launch` would say about this config; None when nothing is wrong."""
+    try:
+        validate_config(resolve_task(task), config)
+    except Exception as error:
+        return explain(error)
+    return None
+
+
+def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str) -> Outcome:
+    """Bring a dead run back, from its last good checkpoint or from that of one step.
+
+    It may have to wait until a process of the attempt before has ended: then it goes on in the background, and
+    `resume_job` tells what became of it.
+    """
+
+    def work() -> Outcome:
+        launched = resume_run(engine.find_layout(run), from_=from_step, token=token)
+        return Outcome(launched.layout.run_id, launched.notes)
+
+    job = engine.jobs.start(("resume", run), lambda: _try(engine, work))
+    if not job.wait(_PATIENCE_S):
+        return Outcome(run, pending=True)
+    engine.jobs.forget(("resume", run))
+    return _result(job)
+
+
+def resume_job(engine: Engine, run: str) -> Job | None:
+    """A resume that goes on in the background, or has ended there."""
+    return engine.jobs.find(("resume", run))
+
+
+def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
+    """Ask a run to stop at its next step edge with a checkpoint; `now`: without waiting for either."""
+
+    def work() -> Outcome:
+        stop_run(engine.find_layout(run), now=now)
+        return Outcome(run)
+
+    return _try(engine, work)
+
+
+def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) -> None:
+    """Export weights in the background: "best", "latest" or a step. `export_job` tells what became of it."""
+
+    def work() -> Path:
+        record = engine.read_record(run)
+        store = engine.open_store(run)
+        info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+        out = engine.find_layout(run).exports / f"{run}-step{info.step}.{format}"
+        export_weights(store, info, out, format=format)
+        return out
+
+    engine.jobs.start(("export", run), work)
+
+
+def export_job(engine: Engine, run: str) -> Job | None:
+    """The newest export of that run in this server's life."""
+    return engine.jobs.find(("export", run))
+
+
+def pin(engine: Engine, run: str, *, step: int, on: bool) -> Outcome:
+    """Keep a checkpoint from ever being removed, or no longer."""
+
+    def work() -> Outcome:
+        record = engine.read_record(run)
+        store = engine.open_store(run)
+        info = store.find(step, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+        store.pin(info, on=on)
+        return Outcome(run)
+
+    return _try(engine, work)
+
+
+def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:
+    try:
+        return work()
+    except Exception as error:
+        return Outcome(problem=explain(error))
+    finally:
+        engine.memo.forget()
+
+
+def _result(job: Job) -> Outcome:
+    if job.error is not None:
+        return Outcome(problem=explain(job.error))
+    assert isinstance(job.result, Outcome)
+    return job.result

@@ -1,0 +1,22 @@
+"""The few small signs that the page's own views need, drawn by us: no font and no request."""
+
+from __future__ import annotations
+
+from relight_app.markup import Markup
+
+_PATHS = {
+    "running": '<circle cx="12" cy="12" r="6.5"/>',
+    "queued": '<circle cx="5" cy="12" r="2.4"/><circle cx="12" cy="12" r="2.4"/><circle cx="19" cy="12" r="2.4"/>',
+    "finished": '<path d="M9.3 18.6 3.4 12.7l2.2-2.2 3.7 3.7 9.1-9.1 2.2 2.2z"/>',
+    "stopped": '<rect x="5.5" y="5.5" width="13" height="13" rx="2.5"/>',
+    "crashed": '<path d="m12 9.8 5-5L19.2 7l-5 5 5 5-2.2 2.2-5-5-5 5L4.8 17l5-5-5-5L7 4.8z"/>',
+    "interrupted": '<path d="M14.2 1.8 4.4 13.9h6.3l-1 8.3 9.9-12.3h-6.4z"/>',
+    "more": '<circle cx="12" cy="5" r="1.9"/><circle cx="12" cy="12" r="1.9"/><circle cx="12" cy="19" r="1.9"/>',
+    "verified": '<path d="M12 1.6 20 5v6.4c0 5-3.3 9.2-8 11-4.7-1.8-8-6-8-11V5zm-1.2 14.6 6.1-6.1-1.7-1.7-4.4 4.4-2-2-1.7 1.7z"/>',
+    "download": '<path d="M10.8 3h2.4v8.4l3-3 1.7 1.7L12 16l-5.9-5.9 1.7-1.7 3 3zM4 18.6h16V21H4z"/>',
+}  # fmt: skip
+
+
+def icon(name: str) -> Markup:
+    """The sign called `name`, to be filled with the text's colour. It carries no meaning that is not said beside it."""
+    return Markup(f'<svg viewBox="0 0 24 24" aria-hidden="true" focusable="false">{_PATHS[name]}</svg>')

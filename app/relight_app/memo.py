@@ -1,0 +1,63 @@
+"""Remembers what was read a moment ago, for all browser sessions together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    read_s: float = float("-inf")
+    signature: Hashable = None
+    value: Any = None
+
+
+class Memo:
+    """Values by key. However many sessions ask at once, one of them reads and the others get the same."""
+
+    def __init__(self, *, size: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size = size
+        self._clock = clock
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recent(self, key: Hashable, read: Callable[[], T], *, max_age_s: float) -> T:
+        """The value if it was read within `max_age_s`, else a new reading. What raises is not remembered."""
+        entry = self._entry(key)
+        with entry.lock:
+            if self._clock() - entry.read_s > max_age_s:
+                entry.value = read()
+                entry.read_s = self._clock()
+            value: T = entry.value
+            return value
+
+    def unchanged(self, key: Hashable, signature: Hashable, read: Callable[[], T]) -> T:
+        """The value if it was read under the same `signature` (sizes and times of files, say), else a new reading."""
+        entry = self._entry(key)
+        with entry.lock:
+            if entry.read_s == float("-inf") or entry.signature != signature:
+                entry.value = read()
+                entry.read_s, entry.signature = self._clock(), signature
+            value: T = entry.value
+            return value
+
+    def forget(self) -> None:
+        """Read everything anew: something was just changed."""
+        with self._lock:
+            self._entries.clear()
+
+    def _entry(self, key: Hashable) -> _Entry:
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+            return entry

@@ -1,0 +1,63 @@
+"""The pages, their addresses and titles, and how to get from one to another."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.navigation.page import Page
+
+
+@dataclass(frozen=True)
+class PageInfo:
+    """One page: `module` below `relight_app.pages` renders it, `path` is its address."""
+
+    module: str
+    path: str
+    title: str
+    icon: str
+    hidden: bool = False
+
+
+PAGES: dict[str, PageInfo] = {
+    page.module: page
+    for page in (
+        PageInfo("runs", "", "Runs", ":material/stacks:"),
+        PageInfo("launch", "launch", "Launch", ":material/rocket_launch:"),
+        PageInfo("machine", "machine", "Machine", ":material/memory:"),
+        PageInfo("run", "run", "Run", ":material/monitoring:", hidden=True),
+    )
+}
+
+
+def build_pages() -> list[Page]:
+    """Streamlit's own description of every page, the start page first."""
+    return [_build(page) for page in PAGES.values()]
+
+
+def go_to(page: str, **query: str) -> NoReturn:
+    """Leave the current page for `page`; the address says the rest."""
+    st.switch_page(_build(PAGES[page]), query_params=query)
+
+
+def address(page: str, **query: str) -> str:
+    """The page's address on this site: "/run?id=digits-k3f9"."""
+    path = "/" + PAGES[page].path
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _build(page: PageInfo) -> Page:
+    def render() -> None:
+        importlib.import_module(f"relight_app.pages.{page.module}").render()
+
+    return Page(
+        render,
+        title=page.title,
+        icon=page.icon,
+        url_path=page.path or None,
+        default=not page.path,
+        visibility="hidden" if page.hidden else "visible",
+    )

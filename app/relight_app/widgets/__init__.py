@@ -1,0 +1,1 @@
+"""What the pages put on the screen beside Streamlit's own elements."""
