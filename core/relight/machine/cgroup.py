@@ -45,6 +45,14 @@ class CgroupLimits:
         quotas = [quota for group in self._cpu_groups if (quota := self._quota(group)) is not None]
         return min(quotas, default=None)
 
+    def out_of_memory_kills(self) -> int | None:
+        """How many processes of this group the kernel has killed for want of memory; None where it does not count."""
+        if not self._memory_groups:
+            return None
+        events = self._memory_groups[0] / ("memory.events" if self._v2 else "memory.oom_control")
+        words = _words(events)
+        return _stat(events, "oom_kill") if "oom_kill" in words else None
+
     def _quota(self, group: Path) -> float | None:
         if self._v2:
             words = _words(group / "cpu.max")

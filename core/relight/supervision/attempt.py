@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart
+from relight.errors import RelightError
+from relight.runs.durable_file import sync_folder
+from relight.runs.layout import AttemptLayout, RunLayout
+from relight.runs.lock import RunLock
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptExit, AttemptStart
+from relight.runs.stop_request import clear_stop_request
+
+READY_TIMEOUT_S = 60.0
+"""How long a launcher waits for word from the supervisor. On a machine that slow it may still come up later."""
+
+_LEFTOVER_AGE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -20,10 +39,127 @@ class Launched:
     """Sentences for a person: damaged checkpoints that were passed over, and how many steps that costs."""
 
 
-def start_attempt(layout: RunLayout, start: AttemptStart, *, command: Sequence[str] | None = None) -> None:
+def start_attempt(
+    layout: RunLayout, start: AttemptStart, *, lock: RunLock | None = None, command: Sequence[str] | None = None
+) -> None:
     """Make the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
-    `command` replaces the trainer's command. Raises FileExistsError when that attempt exists, RunBusy when the run is
-    being trained.
+    Returns when the supervisor lives and holds the run's lock, which is handed down to it: it is never free in between.
+    `lock` is one that the caller holds already (and goes on to release); `command` replaces the trainer's command.
+    Raises FileExistsError when that attempt exists, RunBusy when the run is being trained, RelightError when no
+    supervisor could be started (the attempt then says so, too).
     """
-    raise NotImplementedError
+    own = None if lock is not None else RunLock.acquire(layout)
+    held = lock or own
+    assert held is not None
+    try:
+        _clear_leftovers(layout)
+        attempt = begin_attempt(layout, start)
+        try:
+            _spawn_supervisor(layout, attempt, lock=held, command=command)
+        except (OSError, RelightError) as error:
+            sentence = str(error) if isinstance(error, RelightError) else f"No supervisor could be started: {error}."
+            with contextlib.suppress(OSError, FileExistsError):
+                write_record(
+                    attempt.exit,
+                    AttemptExit(
+                        attempt=start.attempt,
+                        time_s=time.time(),
+                        outcome="crashed",
+                        step=start.from_step,
+                        reason=sentence,
+                    ),
+                    replace=False,
+                )
+            raise RelightError(sentence) from error
+    finally:
+        if own is not None:
+            own.release()
+
+
+def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
+    """Make the folder of attempt `start.attempt` with its start record in it, in one step that only one caller wins.
+
+    Raises FileExistsError when that attempt is there already.
+    """
+    attempt = layout.attempt(start.attempt)
+    new = AttemptLayout(layout.attempts / f".{attempt.folder.name}-{secrets.token_hex(4)}.tmp", start.attempt)
+    try:
+        write_record(new.start, start)
+        # Renaming a folder replaces an empty one only: a folder with a start record in it stays.
+        os.rename(new.folder, attempt.folder)  # noqa: PTH104
+    except OSError as error:
+        shutil.rmtree(new.folder, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(errno.EEXIST, "This attempt has already begun", str(attempt.folder)) from error
+        raise
+    sync_folder(layout.attempts)
+    return attempt
+
+
+def _clear_leftovers(layout: RunLayout) -> None:
+    """Take away what an end without notice left. The run's lock is held, so no request can mean a living attempt."""
+    clear_stop_request(layout)
+    folders = (layout.folder, layout.attempts, layout.attempt(layout.latest_attempt()).folder)
+    for path in (path for folder in folders for path in folder.glob(".*.tmp")):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime < _LEFTOVER_AGE_S:
+                continue  # somebody may be writing it: a stop request needs no lock
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def _spawn_supervisor(
+    layout: RunLayout, attempt: AttemptLayout, *, lock: RunLock, command: Sequence[str] | None
+) -> None:
+    """Start the supervisor and wait for word that it has taken over.
+
+    What is started here is a starter that leaves the supervisor behind and ends, so that the supervisor is nobody's
+    child: no zombie stays with a server that launched it, and nobody waits for it.
+    """
+    log = _open_or_null(attempt.supervisor_log)
+    # -P: what lies in the current folder must not stand in for modules of ours.
+    arguments = [sys.executable, "-P", "-m", "relight.supervision"]
+    arguments += [str(layout.folder), str(attempt.number), "--lock-fd", str(lock.fileno())]
+    if command is not None:
+        arguments += ["--", *command]
+    try:
+        starter = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock.fileno(),),
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+    try:
+        code = starter.wait(READY_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        starter.kill()
+        starter.wait()
+        return
+    if code != 0:
+        raise RelightError(
+            f"The supervisor of run {layout.run_id!r} could not be started (exit code {code}): "
+            f"{_last_line(attempt.supervisor_log)} See {str(attempt.supervisor_log)!r}."
+        )
+
+
+def _open_or_null(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else "it said nothing."

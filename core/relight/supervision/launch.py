@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relight.runs.records import Parent, TaskReference
+from relight.errors import RunBusy
+from relight.runs.catalog import create_run
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart, TaskReference
 from relight.supervision.attempt import Launched, start_attempt
 from relight.supervision.branch import branch_run
 from relight.supervision.resume import resume_run
 
 __all__ = ["Launched", "branch_run", "launch_run", "resume_run", "start_attempt"]
+
+_TWIN_WAIT_S = 30.0
+_POLL_S = 0.05
 
 
 def launch_run(
@@ -24,8 +31,38 @@ def launch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
-    parent: Parent | None = None,
     command: Sequence[str] | None = None,
 ) -> Launched:
-    """Create a run in the runs folder and start its first attempt. The same `token` again returns the same run."""
-    raise NotImplementedError
+    """Create a run in the runs folder and start its first attempt.
+
+    The same `token` again, even at the same moment from another process, gives the same run, started once. After a
+    crash the run is restarted by itself up to `max_restarts` times. `command` replaces the trainer's command.
+    Raises RelightError when the folder cannot be written or no supervisor can be started.
+    """
+    layout, _ = create_run(
+        folder,
+        task=task,
+        config=config,
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
+        name=name,
+        token=token,
+    )
+    start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
+    return _start_once(layout, start, command=command)
+
+
+def _start_once(layout: RunLayout, start: AttemptStart, *, command: Sequence[str] | None) -> Launched:
+    """Start the first attempt, unless a launch with the same token does or did; then wait until it has."""
+    deadline = time.monotonic() + _TWIN_WAIT_S
+    while layout.latest_attempt() == 0:
+        try:
+            start_attempt(layout, start, command=command)
+            return Launched(layout, 1, created=True)
+        except FileExistsError:
+            break
+        except RunBusy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
+    return Launched(layout, layout.latest_attempt(), created=False)

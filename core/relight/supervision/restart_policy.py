@@ -1,0 +1,77 @@
+"""Whether a crashed attempt is started again by itself, and after how long. Pure: the history comes in as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relight.supervision.history import PastAttempt
+
+FIRST_DELAY_S = 1.0
+LONGEST_DELAY_S = 60.0
+SAME_ERROR_LIMIT = 2
+"""Resuming is exact: the same error at the same step twice in a row will come a third time, too."""
+SAME_STEP_LIMIT = 3
+"""A signal or another error at the same step may still be chance once more."""
+
+
+@dataclass(frozen=True)
+class RestartDecision:
+    """What to do after an attempt. `reason` is a sentence for a person, empty when no restart was ever wanted."""
+
+    restart: bool
+    delay_s: float = 0.0
+    reason: str = ""
+
+
+def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
+    """Decide after the last attempt of `history` (oldest first, each with its exit record where there is one).
+
+    Only a crash is ever restarted: never what finished, and never what a person stopped. Restarts since the last start
+    by a person count against `max_restarts`; the wait doubles with each, from 1 s to 60 s.
+    """
+    last = history[-1]
+    allowed = last.start.max_restarts
+    if last.exit is None or last.exit.outcome != "crashed" or allowed <= 0:
+        return RestartDecision(restart=False)
+    chain = _since_a_person_started_it(history)
+    done = len(chain) - 1
+    if done >= allowed:
+        times = "once" if done == 1 else f"{done} times"
+        return RestartDecision(
+            restart=False, reason=f"It has been restarted {times}, which is as often as was allowed; resume it by hand."
+        )
+    alike, same_error = _crashes_at_the_last_step(chain)
+    if alike >= SAME_STEP_LIMIT or (same_error and alike >= SAME_ERROR_LIMIT):
+        return RestartDecision(
+            restart=False,
+            reason=f"It crashed at step {last.exit.step} {alike} times in a row, so it was not restarted again.",
+        )
+    delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**done)
+    return RestartDecision(
+        restart=True,
+        delay_s=delay_s,
+        reason=f"Restarted by itself after a crash at step {last.exit.step} (restart {done + 1} of {allowed}).",
+    )
+
+
+def _since_a_person_started_it(history: Sequence[PastAttempt]) -> list[PastAttempt]:
+    chain: list[PastAttempt] = []
+    for attempt in reversed(history):
+        chain.append(attempt)
+        if attempt.start.reason != "restart":
+            break
+    return chain[::-1]
+
+
+def _crashes_at_the_last_step(chain: Sequence[PastAttempt]) -> tuple[int, bool]:
+    """How many attempts at the end of the chain crashed at the same step, and whether the last two with one error."""
+    last = chain[-1].exit
+    assert last is not None
+    alike = 0
+    for attempt in reversed(chain):
+        if attempt.exit is None or attempt.exit.outcome != "crashed" or attempt.exit.step != last.step:
+            break
+        alike += 1
+    before = chain[-2].exit if alike >= 2 else None
+    return alike, before is not None and last.error is not None and before.error == last.error

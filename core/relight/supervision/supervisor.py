@@ -1,0 +1,225 @@
+"""The supervisor of a run: starts its trainer, samples the machine, honours stop requests, records how it ended."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from relight.errors import RelightError
+from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock
+from relight.runs.process_identity import current_process, is_alive
+from relight.runs.progress import read_progress
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import (
+    AttemptExit,
+    AttemptProcesses,
+    AttemptStart,
+    Outcome,
+    ProcessIdentity,
+    RunRecord,
+    TrainerOutcome,
+)
+from relight.runs.stop_request import read_stop_request
+from relight.supervision.attempt import begin_attempt
+from relight.supervision.escalation import StopEscalation
+from relight.supervision.exit_record import StopAsked, describe_exit
+from relight.supervision.history import PastAttempt, read_history, read_or_none
+from relight.supervision.inbox import SignalInbox
+from relight.supervision.memory_pressure import OutOfMemoryWatch
+from relight.supervision.restart_policy import RestartDecision, decide_restart
+from relight.supervision.system_metrics import SystemMetrics
+from relight.supervision.trainer_command import TrainerCommand, build_trainer_command
+from relight.supervision.trainer_process import TrainerProcess
+
+POLL_S = 0.1
+"""How often the folder is looked at for a stop request. A trainer's death is noticed at once."""
+SYSTEM_PATIENCE_S = 60.0
+"""After SIGTERM to the supervisor itself: a machine that goes down kills earlier than that, if it wants to."""
+MEMORY_WATCH_S = 5.0
+RECORD_RETRY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs attempt `number` of a run, and those that the restart policy adds. One for a process, in its main thread.
+
+    It holds the run's lock for as long as it lives. `command` replaces the trainer's command (scripts, tests).
+    """
+
+    def __init__(self, layout: RunLayout, number: int, *, lock: RunLock, command: Sequence[str] | None = None) -> None:
+        self._layout = layout
+        self._first = number
+        self._attempt = layout.attempt(number)
+        self._lock = lock
+        self._command = tuple(command) if command is not None else None
+        self._inbox = SignalInbox()
+        self._identity = current_process()
+        self._escalation = StopEscalation()
+        self._sentence = ""
+
+    def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Supervise until no attempt is left to run. `on_ready` is called once this process is on record."""
+        self._write_processes(None)
+        on_ready()
+        delay_s = 0.0
+        while True:
+            metrics = SystemMetrics(self._layout, self._attempt)
+            record = self._run_attempt(metrics, delay_s=delay_s)
+            decision = self._decide_restart(record)
+            if decision.reason and not decision.restart:
+                record = msgspec.structs.replace(record, reason=f"{record.reason} {decision.reason}".strip())
+            self._write_exit(record)
+            metrics.close()
+            if not decision.restart or not self._begin_restart(decision):
+                return
+            delay_s = decision.delay_s
+
+    def _run_attempt(self, metrics: SystemMetrics, *, delay_s: float) -> AttemptExit:
+        """Run the trainer to its end, or find that there is nothing to run."""
+        self._wait(delay_s)
+        if self._escalation.requested:
+            return self._ended_early("stopped", f"{self._sentence} Its trainer had not been started yet.")
+        try:
+            trainer = self._start_trainer()
+        except (OSError, RelightError) as error:
+            return self._ended_early("crashed", f"The trainer could not be started: {error}")
+        try:
+            self._write_processes(trainer.identity)
+            metrics.start(trainer.pid)
+            return self._watch(trainer)
+        except BaseException:
+            # A bug of ours. The checkpoint writer has a session of its own and still finishes what is staged.
+            trainer.send(signal.SIGKILL)
+            raise
+
+    def _start_trainer(self) -> TrainerProcess:
+        if self._command is not None:
+            command = TrainerCommand(self._command)
+        else:
+            record = read_record(self._layout.record, RunRecord)
+            command = build_trainer_command(self._layout, self._attempt.number, record)
+        return TrainerProcess(
+            self._layout,
+            self._attempt,
+            command=command.arguments,
+            folder=command.folder,
+            lock_fd=self._lock.fileno(),
+        )
+
+    def _watch(self, trainer: TrainerProcess) -> AttemptExit:
+        memory = OutOfMemoryWatch()
+        refresh_at = time.monotonic() + MEMORY_WATCH_S
+        while (end := trainer.poll()) is None:
+            self._listen(POLL_S)
+            now = time.monotonic()
+            due = self._escalation.next_signal(at=now)
+            if due is not None:
+                trainer.send(due)
+            if now >= refresh_at:
+                memory.refresh()
+                refresh_at = now + MEMORY_WATCH_S
+        self._listen(0.0)  # a request that came with the end still counts
+        stop = StopAsked(self._sentence, tuple(self._escalation.sent)) if self._escalation.requested else None
+        return describe_exit(
+            self._attempt.number,
+            end,
+            outcome=read_or_none(self._attempt.outcome, TrainerOutcome),
+            progress=read_progress(self._attempt.progress),
+            stop=stop,
+            out_of_memory=memory.evidence(),
+        )
+
+    def _wait(self, duration_s: float) -> None:
+        """Wait, and listen at least once; shorter when a stop is asked for."""
+        until = time.monotonic() + duration_s
+        self._listen(0.0)
+        while not self._escalation.requested and (left_s := until - time.monotonic()) > 0:
+            self._listen(min(POLL_S, left_s))
+
+    def _listen(self, timeout_s: float) -> None:
+        """Wait for a signal or a child's death, then take in what was asked of this attempt."""
+        for number in self._inbox.wait(timeout_s):
+            self._sentence = self._sentence or (
+                f"Stopped because its supervisor was sent {number.name}: by a shutdown, a preemption or a person."
+            )
+            self._escalation.end(at=time.monotonic(), patience_s=SYSTEM_PATIENCE_S)
+        request = read_stop_request(self._layout)
+        # One for an earlier attempt of this supervisor came while it was about to restart the run.
+        if request is not None and self._first <= request.attempt <= self._attempt.number:
+            self._sentence = self._sentence or ("Stopped at once by request." if request.now else "Stopped by request.")
+            self._escalation.request(request, at=time.monotonic())
+
+    def _decide_restart(self, record: AttemptExit) -> RestartDecision:
+        if self._escalation.requested:
+            return RestartDecision(restart=False)
+        *before, this = read_history(self._layout)
+        return decide_restart([*before, PastAttempt(start=this.start, exit=record)])
+
+    def _begin_restart(self, decision: RestartDecision) -> bool:
+        """Begin the next attempt of the same run; False when it cannot be, or must not be any more."""
+        writer = read_or_none(self._attempt.writer, ProcessIdentity)
+        while is_alive(writer) and not self._escalation.requested:
+            self._listen(POLL_S)
+        if self._escalation.requested:
+            return False
+        from relight.supervision.checkpoint_choice import choose_checkpoint
+
+        this = read_or_none(self._attempt.start, AttemptStart)
+        number = self._attempt.number + 1
+        try:
+            choice = choose_checkpoint(self._layout, None)
+            attempt = begin_attempt(
+                self._layout,
+                AttemptStart(
+                    attempt=number,
+                    time_s=time.time(),
+                    reason="restart",
+                    from_sequence=choice.sequence,
+                    from_step=choice.step,
+                    notes=(decision.reason, *choice.notes),
+                    max_restarts=this.max_restarts if this else 0,
+                ),
+            )
+        except (OSError, RelightError) as error:
+            _log.warning("Run %s could not be restarted: %s", self._layout.run_id, error)
+            return False
+        self._attempt = attempt
+        self._write_processes(None)
+        return True
+
+    def _ended_early(self, outcome: Outcome, reason: str) -> AttemptExit:
+        start = read_or_none(self._attempt.start, AttemptStart)
+        return AttemptExit(
+            attempt=self._attempt.number,
+            time_s=time.time(),
+            outcome=outcome,
+            step=start.from_step if start else 0,
+            reason=reason,
+        )
+
+    def _write_processes(self, trainer: ProcessIdentity | None) -> None:
+        # Not fsynced: after a power cut no process in it lives anyway.
+        record = AttemptProcesses(supervisor=self._identity, trainer=trainer)
+        write_record(self._attempt.processes, record, durable=False)
+
+    def _write_exit(self, record: AttemptExit) -> None:
+        """Write the exit record; while the disk takes nothing, try again: without it the end stays unexplained."""
+        warned = False
+        while True:
+            try:
+                write_record(self._attempt.exit, record)
+                return
+            except OSError as error:
+                if not warned:
+                    warned = True
+                    _log.warning("The exit record cannot be written yet (%s). It would say: %s", error, record)
+                if not self._layout.folder.is_dir():
+                    return  # somebody removed the run
+            if self._inbox.wait(RECORD_RETRY_S):
+                return

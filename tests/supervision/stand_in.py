@@ -1,0 +1,106 @@
+"""A trainer without torch for the supervisor's tests: keeps the contract of the real one, and misbehaves on request.
+
+Run as `python stand_in.py BEHAVIOUR [ARGUMENT]`; folder, attempt, life line and lock come in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from relight.runs.layout import RunLayout
+from relight.runs.progress import Progress, ProgressFile
+from relight.runs.record_file import write_record
+from relight.runs.records import TrainerOutcome
+from relight.runs.stop_request import read_stop_request
+
+STEPS = 40
+STEP_S = 0.05
+
+layout = RunLayout(Path(os.environ["RELIGHT_RUN_FOLDER"]))
+attempt = layout.attempt(int(os.environ["RELIGHT_ATTEMPT"]))
+lifeline = int(os.environ["RELIGHT_LIFELINE_FD"])
+asked_to_end = False
+
+
+def say(outcome: str, step: int, **more: str) -> None:
+    write_record(attempt.outcome, TrainerOutcome(outcome=outcome, step=step, **more))  # type: ignore[arg-type]
+
+
+def note_signal(number: int, frame: object) -> None:
+    global asked_to_end
+    asked_to_end = True
+
+
+def lost_supervisor() -> bool:
+    return bool(select.select([lifeline], [], [], 0)[0])
+
+
+def train(steps: int, *, heeds_stops: bool = True, crash_at: int | None = None) -> int:
+    progress = ProgressFile(attempt.progress)
+    for step in range(1, steps + 1):
+        time.sleep(STEP_S)
+        progress.write(Progress(step=step, steps_total=steps, phase="training", time_s=time.time()))
+        print(f"step {step}", flush=True)
+        if step == crash_at:
+            say("crashed", step, error="ValueError: no", reason="ValueError: no", traceback="Traceback ...\nValueError: no")
+            return 3
+        if lost_supervisor():
+            say("stopped", step, reason="Its supervisor died.")
+            return 130
+        if heeds_stops and (asked_to_end or read_stop_request(layout, attempt=attempt.number)):
+            say("stopped", step, reason="Stopped by request.")
+            return 130
+    progress.write(Progress(step=steps, steps_total=steps, phase="finished", time_s=time.time()))
+    say("finished", steps)
+    return 0
+
+
+def main(behaviour: str, argument: str = "") -> int:
+    signal.signal(signal.SIGTERM, note_signal)
+    match behaviour:
+        case "train":
+            return train(int(argument or STEPS))
+        case "deaf":  # hears neither stop requests nor SIGTERM
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return train(10_000, heeds_stops=False)
+        case "stubborn":  # never reaches a step edge, ends on SIGTERM by default action, and ignores its life line
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(600)
+        case "undead":  # ignores everything but SIGKILL, even the death of its supervisor
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            Path(argument).touch()
+            time.sleep(600)
+        case "crash":
+            return train(STEPS, crash_at=int(argument))
+        case "crash-once":  # crashes in the first attempt only
+            return train(STEPS, crash_at=3 if attempt.number == 1 else None)
+        case "code":
+            return int(argument)
+        case "signal":
+            signal.signal(signal.Signals[argument], signal.SIG_DFL) if argument != "SIGKILL" else None
+            os.kill(os.getpid(), signal.Signals[argument])
+            time.sleep(60)
+        case "workers":  # a child in the process group that would outlive everybody
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock_fd(),))
+            Path(argument).write_text(str(child.pid))
+            return train(10_000)
+        case "environment":
+            print(os.getcwd(), sys.argv, flush=True)
+            print("to stderr", file=sys.stderr, flush=True)
+            os.write(1, b"straight to the descriptor\n")
+            return train(1)
+    raise SystemExit(f"unknown behaviour {behaviour}")
+
+
+def lock_fd() -> int:
+    return int(os.environ["RELIGHT_LOCK_FD"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
