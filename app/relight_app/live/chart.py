@@ -15,10 +15,10 @@ SeriesKind = Literal["line", "ghost", "raw+smooth"]
 class LiveSeries:
     """One curve.
 
-    `name` is the full metric name ("train/loss"). `color` is a theme colour ("primary", "blue", "red", "orange", "yellow",
-    "green", "violet", "gray"), "chart1" to "chart10" of the theme's chart colours, or "#rrggbb".
+    `name` is the full metric name ("train/loss"). `color` is a theme colour ("primary", "blue", "red", "orange",
+    "yellow", "green", "violet", "gray"), "chart1" to "chart10" of the theme's chart colours, or "#rrggbb".
     `kind`: "line" (what later attempts trained again is drawn faint beneath it, by itself), "raw+smooth" (the same,
-    with the raw values light and a moving average bold), "ghost" (the whole curve faint, as for another run to compare with).
+    with the raw values light and a moving average bold), "ghost" (the whole curve faint, to compare with another run).
     `run` is another run than the chart's, for comparisons.
     """
 

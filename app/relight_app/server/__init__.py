@@ -1,1 +1,1 @@
-"""The process that serves the dashboard: guard, tailer, live stream, downloads. Pages read `settings` and `urls` of it."""
+"""The process that serves the dashboard: guard, tailer, live stream, downloads. Pages read `settings` and `urls`."""

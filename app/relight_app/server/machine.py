@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 from relight.machine.report import MachineReader, MachineReport
-
 from relight_app.server.settings import runs_folder
 
 _lock = threading.Lock()

@@ -1,0 +1,144 @@
+"""`python -m relight_app`: serves the dashboard on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from relight.errors import RelightError, UsageError
+from relight.runs.catalog import RUNS_VARIABLE, runs_folder
+from relight_app.server.settings import Settings
+from relight_app.server.token import choose_token
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, check, serve. Returns the exit code: 0 ended by a signal, 1 a clear error, 2 wrong usage."""
+    options = _parse(arguments)
+    try:
+        folder = _prepare_runs_folder(runs_folder(options.runs))
+        token = choose_token(options.token)
+        listener = _listen(options.host, options.port)
+    except RelightError as error:
+        sys.stderr.write(f"relight: {error}\n")
+        return error.exit_code
+    settings = Settings(
+        runs_folder=folder,
+        host=options.host,
+        port=listener.getsockname()[1],
+        token=token,
+        allowed_hosts=tuple(options.allow_host),
+    )
+    from relight_app.server.application import serve
+
+    serve(settings, listener, on_started=lambda: _announce(settings, open_browser=options.browser))
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="relight up", description="Serve the dashboard.", allow_abbrev=False)
+    parser.add_argument("--port", type=_port, default=8501, help="port to listen on (8501; 0: any free one)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    parser.add_argument(
+        "--runs", type=Path, default=None, help=f"folder with the runs (else {RUNS_VARIABLE}, else ./runs)"
+    )
+    parser.add_argument(
+        "--token", default=None, help="token that opens the dashboard (else RELIGHT_TOKEN, else the last one)"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that browsers may use for this machine; may be repeated",
+    )
+    parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the browser")
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: 1 to 65535, or 0 for any free one")
+    return port
+
+
+def _prepare_runs_folder(folder: Path) -> Path:
+    """The runs folder, made when it is not there; `RelightError` when nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".relight-"):
+            pass
+    except OSError as error:
+        raise RelightError(
+            f"Nothing can be written in the runs folder {str(folder)!r}: {error.strerror or error}. "
+            f"Choose another with --runs or {RUNS_VARIABLE}, or make it writable."
+        ) from error
+    return folder
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, before anything slow is imported; `RelightError` in one sentence when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise UsageError(
+            f"{host!r} is no address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise RelightError(_why_not(host, port, error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} on {host} is taken, perhaps by another Relight dashboard. "
+            f"Stop that one, or choose another port: --port {port + 1 if port < 65535 else 8501}."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs more rights than you have. Choose one above 1023: --port 8501."
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host!r} is no address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
+    return f"Port {port} on {host} cannot be listened on: {error.strerror or error}. Choose another: --port 8502."
+
+
+def _announce(settings: Settings, *, open_browser: bool) -> None:
+    """Say where the dashboard is, once it answers."""
+    local = settings.host in {"0.0.0.0", "::", "127.0.0.1", "::1", "localhost"}
+    host = "127.0.0.1" if local else settings.host
+    address = f"http://{host}:{settings.port}/?token={settings.token}"
+    sys.stdout.write(
+        f"Relight's dashboard: {address}\n"
+        f"It shows the runs in {settings.runs_folder}. Ctrl-C ends the dashboard; trainings go on.\n"
+    )
+    sys.stdout.flush()
+    if open_browser and _has_screen():
+        threading.Thread(target=webbrowser.open, args=(address,), name="relight-browser", daemon=True).start()
+
+
+def _has_screen() -> bool:
+    """Whether there is a window system; without one `webbrowser` would start a text browser in this terminal."""
+    return sys.platform in {"darwin", "win32"} or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Routes for the files that the browser needs: Plotly.js, the live modules, fonts and icons. Nothing from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_MODULES = _PACKAGE / "live" / "browser"
+_FOLDERS = {"fonts": _PACKAGE / "theme" / "fonts", "images": _PACKAGE / "assets"}
+_MEDIA_TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png"}
+_FOREVER = "private, max-age=31536000, immutable"
+_A_DAY = "private, max-age=86400"
+
+
+def asset_routes() -> list[Route]:
+    """Routes under /assets. Addresses with a version or digest in them are cached for a year."""
+    return [
+        Route("/assets/plotly/{version}/plotly.min.js", _send_plotly, methods=["GET", "HEAD"]),
+        Route("/assets/live/{digest}/{name}", _send_module, methods=["GET", "HEAD"]),
+        Route("/assets/{folder}/{name}", _send_from_folder, methods=["GET", "HEAD"]),
+        Route("/assets/{name}", _send_image, methods=["GET", "HEAD"]),
+    ]
+
+
+@cache
+def plotly_url() -> str:
+    """Address of the Plotly.js that the installed `plotly` package carries."""
+    return f"/assets/plotly/{version('plotly')}/plotly.min.js"
+
+
+@cache
+def module_url(name: str) -> str:
+    """Address of a browser module of `relight_app.live`; changes with the contents of any of them."""
+    digest = hashlib.sha256()
+    for path in sorted(_MODULES.glob("*.js")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"/assets/live/{digest.hexdigest()[:16]}/{name}"
+
+
+async def _send_plotly(request: Request) -> Response:
+    path = Path(str(files("plotly") / "package_data" / "plotly.min.js"))
+    return _send(path, cache_control=_FOREVER)
+
+
+async def _send_module(request: Request) -> Response:
+    return _send(_named(_MODULES, request.path_params["name"]), cache_control=_FOREVER)
+
+
+async def _send_from_folder(request: Request) -> Response:
+    folder = _FOLDERS.get(request.path_params["folder"])
+    if folder is None:
+        raise HTTPException(404)
+    return _send(_named(folder, request.path_params["name"]), cache_control=_A_DAY)
+
+
+async def _send_image(request: Request) -> Response:
+    return _send(_named(_FOLDERS["images"], request.path_params["name"]), cache_control=_A_DAY)
+
+
+def _named(folder: Path, name: str) -> Path:
+    """The file of that name in `folder`, found by listing it: no name can lead anywhere else."""
+    for path in folder.iterdir():
+        if path.name == name and path.suffix in _MEDIA_TYPES and path.is_file():
+            return path
+    raise HTTPException(404)
+
+
+def _send(path: Path, *, cache_control: str) -> Response:
+    headers = {"Cache-Control": cache_control, "Content-Encoding": "identity"}
+    return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=headers)

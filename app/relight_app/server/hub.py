@@ -1,0 +1,236 @@
+"""One tailer for the whole process: follows the runs that somebody watches and hands each watcher what is new.
+
+A thread of its own reads files (ten times a second, only while somebody watches), encodes every event once, and gives
+the bytes to all watchers. A watcher that does not keep up loses events and is told nothing: rows carry their places,
+so the browser sees the gap and reads the history again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relight.runs.layout import RunLayout
+from relight_app.server.events import encode_gone, encode_hello, encode_machine, encode_reset, encode_rows, encode_state
+from relight_app.server.live_state import LiveState, read_live_state
+from relight_app.server.machine import latest_machine_report
+from relight_app.server.run_tail import RunTail
+
+_log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.1
+_STATE_INTERVAL_S = 0.25
+_STATE_SHARE = 0.1
+"""At most this share of the time goes into reading a run's state, however slow its disk is."""
+_MACHINE_INTERVAL_S = 1.0
+_EVENTS_WAITING = 500
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What one stream wants: runs with the metric streams of each (state comes by itself), and the machine or not."""
+
+    runs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    machine: bool = False
+
+
+class Watcher:
+    """The receiving end of one stream, on the event loop."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.welcomed: set[str] = set()
+        """Runs whose state and positions it has been told; touched by the tailer only."""
+        self.machine_time = 0.0
+        self._events: list[bytes] = []
+        self._ready = asyncio.Event()
+        self._ended = False
+
+    async def events(self, *, timeout_s: float) -> list[bytes] | None:
+        """What has arrived, waiting for the first; empty after `timeout_s`, None when the server ends."""
+        if not self._events and not self._ended:
+            try:
+                await asyncio.wait_for(self._ready.wait(), timeout_s)
+            except TimeoutError:
+                return []
+        events, self._events = self._events, []
+        self._ready.clear()
+        return None if self._ended and not events else events
+
+    def offer(self, events: list[bytes]) -> None:
+        """Take events in; on the event loop only."""
+        if len(self._events) + len(events) > _EVENTS_WAITING:
+            self._events.clear()
+        self._events.extend(events)
+        self._ready.set()
+
+    def end(self) -> None:
+        """No more events; on the event loop only."""
+        self._ended = True
+        self._ready.set()
+
+
+class _WatchedRun:
+    """What the tailer keeps of a run."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout = layout
+        self.tail = RunTail(layout.metrics)
+        self.state: LiveState | None = None
+        self.next_state = 0.0
+
+
+class Hub:
+    """Owns the tailer. `start`, `watch`, `leave` and `stop` belong to the event loop; `stop` may come from a signal."""
+
+    def __init__(self, folder: Path, *, interval_s: float = INTERVAL_S) -> None:
+        self._folder = folder
+        self._interval_s = interval_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchers: list[Watcher] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relight-tailer", daemon=True)
+
+    def start(self) -> None:
+        """Start the tailer's thread; it sleeps until somebody watches."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def watch(self, watch: Watch) -> Watcher:
+        """A new watcher, which is told where everything stands at once."""
+        watcher = Watcher(watch)
+        with self._lock:
+            self._watchers = [*self._watchers, watcher]
+        self._wake.set()
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """The watcher wants no more."""
+        with self._lock:
+            self._watchers = [other for other in self._watchers if other is not watcher]
+
+    def stop(self) -> None:
+        """End every stream and the tailer; returns at once."""
+        self._stopping.set()
+        self._wake.set()
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._end_watchers)
+
+    def _end_watchers(self) -> None:
+        for watcher in self._watchers:
+            watcher.end()
+
+    def _run(self) -> None:
+        runs: dict[str, _WatchedRun | None] = {}
+        while not self._stopping.is_set():
+            watchers = self._watchers
+            if not watchers:
+                runs.clear()
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            began = time.monotonic()
+            try:
+                self._deliver(self._follow(runs, watchers))
+            except Exception:
+                _log.exception("The tailer failed; it goes on.")
+            self._wake.wait(max(0.01, self._interval_s - (time.monotonic() - began)))
+            self._wake.clear()
+
+    def _follow(
+        self, runs: dict[str, _WatchedRun | None], watchers: list[Watcher]
+    ) -> list[tuple[Watcher, list[bytes]]]:
+        """One round: what is new, for whom."""
+        wanted = {run for watcher in watchers for run in watcher.watch.runs}
+        for run in list(runs):
+            if run not in wanted:
+                del runs[run]
+        mail: dict[Watcher, list[bytes]] = {watcher: [] for watcher in watchers}
+        for run in wanted:
+            self._follow_run(runs, run, [watcher for watcher in watchers if run in watcher.watch.runs], mail)
+        self._follow_machine([watcher for watcher in watchers if watcher.watch.machine], mail)
+        return [(watcher, events) for watcher, events in mail.items() if events]
+
+    def _follow_run(
+        self,
+        runs: dict[str, _WatchedRun | None],
+        run: str,
+        watchers: list[Watcher],
+        mail: dict[Watcher, list[bytes]],
+    ) -> None:
+        known = [watcher for watcher in watchers if run in watcher.welcomed]
+        layout = RunLayout(self._folder / run)
+        watched = runs.get(run)
+        if not layout.record.exists():
+            if watched is not None or run not in runs or len(known) < len(watchers):
+                _send(watchers, mail, [encode_gone(run)])
+            runs[run] = None
+            for watcher in watchers:
+                watcher.welcomed.add(run)
+            return
+        if watched is None:  # new to us, or there again
+            watched = runs[run] = _WatchedRun(layout)
+            known = []
+        for block in watched.tail.poll():
+            _send([w for w in known if block.header.stream in w.watch.runs[run]], mail, [encode_rows(run, block)])
+        if watched.tail.replaced:
+            _send(known, mail, [encode_reset(run)])
+        self._follow_state(run, watched, known, mail)
+        fresh = [watcher for watcher in watchers if watcher not in known]
+        if fresh:
+            events = [encode_hello(run, watched.tail.positions())]
+            if watched.state is not None:
+                events.append(encode_state(run, watched.state))
+            _send(fresh, mail, events)
+            for watcher in fresh:
+                watcher.welcomed.add(run)
+
+    def _follow_state(
+        self, run: str, watched: _WatchedRun, known: list[Watcher], mail: dict[Watcher, list[bytes]]
+    ) -> None:
+        began = time.monotonic()
+        if began < watched.next_state:
+            return
+        state = read_live_state(watched.layout)
+        spent = time.monotonic() - began
+        watched.next_state = began + max(_STATE_INTERVAL_S, spent / _STATE_SHARE)
+        if state != watched.state:
+            watched.state = state
+            _send(known, mail, [encode_state(run, state)])
+
+    def _follow_machine(self, watchers: list[Watcher], mail: dict[Watcher, list[bytes]]) -> None:
+        if not watchers:
+            return
+        report = latest_machine_report()
+        late = [watcher for watcher in watchers if abs(report.time - watcher.machine_time) >= _MACHINE_INTERVAL_S * 0.5]
+        if report.host is not None and late:
+            _send(late, mail, [encode_machine(report)])
+            for watcher in late:
+                watcher.machine_time = report.time
+
+    def _deliver(self, mail: list[tuple[Watcher, list[bytes]]]) -> None:
+        loop = self._loop
+        if not mail or loop is None or loop.is_closed():
+            return
+
+        def hand_out() -> None:
+            for watcher, events in mail:
+                watcher.offer(events)
+
+        try:
+            loop.call_soon_threadsafe(hand_out)
+        except RuntimeError:  # the loop closed in between
+            self._stopping.set()
+
+
+def _send(watchers: Iterable[Watcher], mail: dict[Watcher, list[bytes]], events: list[bytes]) -> None:
+    for watcher in watchers:
+        mail[watcher].extend(events)

@@ -1,0 +1,86 @@
+"""The part of a run that ticks on the screen without a rerun."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from relight.errors import DamagedFile
+from relight.runs.layout import RunLayout
+from relight.runs.summary import RunSummary, summarize_run
+
+
+class LiveState(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's figures at one moment. A field that is not known is None; `metrics` holds latest values by full name."""
+
+    status: str
+    reason: str = ""
+    attempt: int = 0
+    phase: str | None = None
+    step: int = 0
+    steps_total: int | None = None
+    progress: float | None = None
+    """0 to 1."""
+    epoch: int | None = None
+    """From 1, as people count."""
+    epochs: int | None = None
+    steps_per_s: float | None = None
+    eta_s: float | None = None
+    elapsed_s: float | None = None
+    """Since the newest attempt was launched, while it runs."""
+    work_s: float = 0.0
+    durable_step: int | None = None
+    work_at_risk_s: float = 0.0
+    work_at_risk_steps: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    best_metric: str | None = None
+    saving_failure: str | None = None
+    metrics: dict[str, float] = {}
+
+
+def read_live_state(layout: RunLayout) -> LiveState:
+    """The run's figures now. A run that cannot be read has the status "damaged", and the sentence as its reason."""
+    now_s = time.time()
+    try:
+        return make_live_state(summarize_run(layout, now_s=now_s, traceback=False), now_s=now_s)
+    except DamagedFile as error:
+        return LiveState(status="damaged", reason=str(error))
+
+
+def make_live_state(summary: RunSummary, *, now_s: float) -> LiveState:
+    """What ticks, from the summary."""
+    best = summary.best
+    live = summary.status.is_live
+    return LiveState(
+        status=str(summary.status),
+        reason=summary.reason,
+        attempt=summary.attempt,
+        phase=summary.phase,
+        step=summary.step,
+        steps_total=summary.steps_total,
+        progress=min(1.0, summary.step / summary.steps_total) if summary.steps_total else None,
+        epoch=min(summary.epoch + 1, summary.epochs or summary.epoch + 1),
+        epochs=summary.epochs,
+        steps_per_s=summary.steps_per_s,
+        eta_s=summary.eta_s,
+        # Whole seconds: a figure that changes for its own sake would make an event each time.
+        elapsed_s=float(int(now_s - summary.started_s)) if live and summary.started_s is not None else None,
+        work_s=round(summary.work_s, 1),
+        durable_step=summary.durable_step,
+        work_at_risk_s=round(summary.work_at_risk_s, 1),
+        work_at_risk_steps=summary.work_at_risk_steps,
+        best=best.value if best is not None else None,
+        best_step=best.step if best is not None else None,
+        best_metric=best.metric if best is not None else None,
+        saving_failure=summary.saving_failure,
+        metrics=summary.metrics,
+    )
+
+
+def live_fields(state: LiveState) -> dict[str, Any]:
+    """The figures as plain JSON values, as the stream sends them."""
+    fields: dict[str, Any] = msgspec.to_builtins(state)
+    return fields

@@ -1,0 +1,59 @@
+"""The live stream: one answer that never ends for each open tab, with everything that its page shows.
+
+`/api/stream?watch=RUN/stream,stream&watch=RUN2/&machine=1`: rows of the named metric streams, and the state of every
+named run.
+There is no `since`: each stream begins with where the files stand, and the browser compares that with what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from relight_app.server.events import BYE, KEEP_ALIVE
+from relight_app.server.hub import Hub, Watch, Watcher
+
+_KEEP_ALIVE_S = 10.0
+_RECONNECT_MS = 500
+_MOST_RUNS = 100
+
+
+def stream_routes(hub: Hub) -> list[Route]:
+    """The route of the live stream."""
+
+    async def send_stream(request: Request) -> Response:
+        watch = parse_watch(request.query_params.getlist("watch"), machine="machine" in request.query_params)
+        return StreamingResponse(
+            _send_events(hub, hub.watch(watch)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    return [Route("/api/stream", send_stream, methods=["GET"])]
+
+
+def parse_watch(texts: list[str], *, machine: bool) -> Watch:
+    """`Watch` from the address's `watch` values: "RUN/stream,stream"; a 400 when one is no such thing."""
+    runs: dict[str, frozenset[str]] = {}
+    for text in texts:
+        run, slash, streams = text.partition("/")
+        if not slash or not run or run.startswith(".") or "\0" in run or "\\" in run:
+            raise HTTPException(400, "Each `watch` is RUN/stream,stream.")
+        runs[run] = runs.get(run, frozenset()) | frozenset(filter(None, streams.split(",")))
+    if len(runs) > _MOST_RUNS:
+        raise HTTPException(400, f"At most {_MOST_RUNS} runs can be watched in one tab.")
+    return Watch(runs, machine)
+
+
+async def _send_events(hub: Hub, watcher: Watcher) -> AsyncIterator[bytes]:
+    try:
+        yield b"retry: %d\n\n" % _RECONNECT_MS
+        while (events := await watcher.events(timeout_s=_KEEP_ALIVE_S)) is not None:
+            yield b"".join(events) or KEEP_ALIVE
+        yield BYE
+    finally:
+        hub.leave(watcher)

@@ -1,0 +1,69 @@
+"""The token that opens the dashboard: given, remembered from the last start, or new."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from relight.errors import UsageError
+
+TOKEN_VARIABLE = "RELIGHT_TOKEN"
+_SHORTEST = 8
+_REMEMBERED_CHARACTERS = 43
+
+
+def choose_token(given: str | None = None) -> str:
+    """`given`, else RELIGHT_TOKEN, else the one of the last start, so that open tabs and bookmarks go on working.
+
+    A remembered token is only used when nobody but its owner can read it. Where it cannot be kept, each start has
+    its own.
+    """
+    for source, token in (("--token", given), (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))):
+        if token:
+            if len(token) < _SHORTEST:
+                raise UsageError(
+                    f"The token from {source} is too easy to guess. Give one of {_SHORTEST} or more characters."
+                )
+            return token
+    path = remembered_token_path()
+    return _read_remembered(path) or _remember(path, secrets.token_urlsafe(32))
+
+
+def remembered_token_path() -> Path:
+    """Where the token is kept between starts: the user's own state folder."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "relight" / "dashboard-token"
+
+
+def cookie_value(token: str) -> str:
+    """What the browser's cookie holds: proves that its owner once had `token`, without being it."""
+    return hmac.new(token.encode(), b"relight dashboard cookie 1", hashlib.sha256).hexdigest()
+
+
+def _read_remembered(path: Path) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        private = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        token = file.read(200).decode("ascii", "replace").strip() if private else ""
+    return token if len(token) == _REMEMBERED_CHARACTERS and token.isprintable() else None
+
+
+def _remember(path: Path, token: str) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+        temporary.replace(path)
+    except OSError:
+        pass  # a read-only home, as in a container: this start's token is printed all the same
+    return token
