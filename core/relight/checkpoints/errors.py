@@ -5,7 +5,7 @@ from __future__ import annotations
 from relight.errors import RelightError, UsageError
 
 
-class UnsupportedState(UsageError):  # noqa: N818 - the names of errors say what happened
+class UnsupportedState(UsageError):
     """The training state holds something that a checkpoint cannot represent; the message names its owner."""
 
 

@@ -106,15 +106,15 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(data: bytes, *, file_name: str) -> Manifest:
     """The manifest in `data`, checked against its own digest and its file's name. Raises `DamagedCheckpoint`."""
-    body = _check(data, file_name)
-    manifest = _decode(_decoder, body, file_name)
+    manifest: Manifest = _decode(_decoder, _check(data, file_name), file_name)
     _check_tensors(manifest, file_name)
     return manifest
 
 
 def decode_head(data: bytes, *, file_name: str) -> ManifestHead:
     """As `decode_manifest`, without the cost of the tensors."""
-    return _decode(_head_decoder, _check(data, file_name), file_name)
+    head: ManifestHead = _decode(_head_decoder, _check(data, file_name), file_name)
+    return head
 
 
 def encode_metrics(metrics: dict[str, float]) -> msgspec.Raw:

@@ -1,0 +1,118 @@
+"""Which checkpoints stay: a pure function from what is on disk and a policy to what is kept, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relight.checkpoints.file_names import CheckpointName
+from relight.checkpoints.listing import CheckpointInfo
+
+PINNED = "pinned"
+PARENT = "parent"
+KEEPING_LABELS = {PINNED: "pinned", PARENT: "a branch started from it"}
+"""Labels that keep a checkpoint for good, and how that is said."""
+
+_ALWAYS_NEWEST = 2
+
+
+@dataclass(frozen=True)
+class BestRule:
+    """Keep the best `count` by the metric with this full name; None is the run's own best metric."""
+
+    metric: str | None = None
+    higher_is_better: bool = True
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """What to keep beside everything that is pinned or a branch's parent.
+
+    The newest `newest` verified checkpoints, two at least, and whatever is newer than them; the best by each rule of
+    `best`; and the first checkpoint at or after every `every_steps` steps or `every_hours` hours.
+    """
+
+    newest: int = 2
+    best: tuple[BestRule, ...] = (BestRule(),)
+    every_steps: int | None = None
+    every_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class RetentionPlan:
+    """What a policy means for the checkpoints of a store: `kept` says why each stays."""
+
+    kept: tuple[tuple[CheckpointInfo, tuple[str, ...]], ...]
+    removed: tuple[CheckpointInfo, ...]
+    policy: RetentionPolicy
+
+    @property
+    def reclaimed_bytes(self) -> int:
+        """What removing gives back, at least: packs that a kept checkpoint shares are not counted."""
+        shared = {pack for info, _ in self.kept for pack in info.packs}
+        return sum(info.new_bytes for info in self.removed if not shared.intersection(info.packs))
+
+
+def plan_retention(checkpoints: Sequence[CheckpointInfo], policy: RetentionPolicy) -> RetentionPlan:
+    """Decide from nothing but the list. Until `policy.newest` checkpoints are verified, nothing is removed."""
+    ordered = sorted(checkpoints, key=lambda info: info.name)
+    reasons: dict[CheckpointName, list[str]] = {}
+
+    def keep(info: CheckpointInfo, why: str) -> None:
+        reasons.setdefault(info.name, []).append(why)
+
+    count = max(policy.newest, _ALWAYS_NEWEST)
+    verified = [info for info in ordered if info.verified]
+    newest = verified[-count:]
+    for info in ordered:
+        if len(verified) < count or info.name > newest[-1].name:
+            keep(info, "not verified yet" if not info.verified else "among the newest")
+        elif info in newest:
+            keep(info, "among the newest")
+        for label in info.labels:
+            if label in KEEPING_LABELS:
+                keep(info, KEEPING_LABELS[label])
+    for rule in policy.best:
+        for info in _best_of(ordered, rule):
+            keep(info, f"best {rule.metric}" if rule.metric else "best")
+    if policy.every_steps:
+        for info in _first_of_each(ordered, policy.every_steps):
+            keep(info, f"every {policy.every_steps} steps")
+    if policy.every_hours:
+        for info in _spaced(ordered, policy.every_hours * 3600):
+            keep(info, f"every {policy.every_hours:g} hours")
+    return RetentionPlan(
+        kept=tuple((info, tuple(reasons[info.name])) for info in ordered if info.name in reasons),
+        removed=tuple(info for info in ordered if info.name not in reasons),
+        policy=policy,
+    )
+
+
+def _best_of(ordered: list[CheckpointInfo], rule: BestRule) -> list[CheckpointInfo]:
+    scored = [(value, info) for info in ordered if (value := _value(info, rule)) is not None]
+    scored.sort(key=lambda pair: (-pair[0] if rule.higher_is_better else pair[0], pair[1].name))
+    return [info for _, info in scored[: rule.count]]
+
+
+def _value(info: CheckpointInfo, rule: BestRule) -> float | None:
+    value = info.score if rule.metric is None else info.metrics.get(rule.metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _first_of_each(ordered: list[CheckpointInfo], every_steps: int) -> list[CheckpointInfo]:
+    first: dict[int, CheckpointInfo] = {}
+    for info in ordered:
+        if info.step >= every_steps:
+            first.setdefault(info.step // every_steps, info)
+    return list(first.values())
+
+
+def _spaced(ordered: list[CheckpointInfo], every_s: float) -> list[CheckpointInfo]:
+    # In order of sequence, never of clock: a clock that jumped back only starts a new series.
+    kept: list[CheckpointInfo] = []
+    for info in ordered:
+        if not kept or not 0 <= info.time_s - kept[-1].time_s < every_s:
+            kept.append(info)
+    return kept

@@ -1,0 +1,450 @@
+"""A run's checkpoints: list, find, commit, open, verify, label, and give back the space of those that nobody needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from relight.checkpoints import reclamation
+from relight.checkpoints.commit import commit_snapshot, write_new_file
+from relight.checkpoints.digest import state_digest
+from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.file_names import (
+    CheckpointName,
+    StoreLayout,
+    label_file_name,
+    parse_label_name,
+    parse_manifest_name,
+    parse_pack_name,
+)
+from relight.checkpoints.file_operations import SYSTEM, FileOperations
+from relight.checkpoints.listing import (
+    BEST,
+    CheckpointInfo,
+    CheckpointListing,
+    DamagedEntry,
+    find_best,
+    with_best_label,
+)
+from relight.checkpoints.manifest import LaterVersion, Manifest, ManifestHead, decode_head, decode_manifest
+from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.retention import PINNED, RetentionPlan, RetentionPolicy, plan_retention
+from relight.checkpoints.snapshot import SnapshotHeader
+from relight.errors import CheckpointNotFound, DamagedCheckpoint
+
+VERIFIED = "verified"
+FORMAT = {"format": "relight-checkpoints", "version": 1}
+
+OnProgress = Callable[[int, int], None]
+"""Called with (bytes read, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A newer checkpoint that could not be used, and why."""
+
+    path: Path
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What reading a whole store found."""
+
+    checked: int
+    """Checkpoints of which every byte was read."""
+    bytes: int
+    damaged: list[DamagedEntry] = field(default_factory=list)
+
+
+class CheckpointStore:
+    """The store in one folder, which `commit` creates. Many may read; one process, which holds the run's lock, writes.
+
+    Everything is decided from what lies on the disk at that moment; between calls only decoded manifests are cached.
+    """
+
+    def __init__(self, folder: Path, *, operations: FileOperations = SYSTEM) -> None:
+        self.layout = StoreLayout(folder)
+        self._operations = operations
+        self._heads: dict[str, tuple[tuple[int, int, int], ManifestHead | DamagedCheckpoint]] = {}
+        self._guard = threading.Lock()
+
+    def list(self, *, higher_is_better: bool | None = None) -> CheckpointListing:
+        """Everything in the store. With `higher_is_better` the best checkpoint is labelled so."""
+        checkpoints, damaged = CheckpointListing().checkpoints, CheckpointListing().damaged
+        labels = self._read_labels()
+        sizes = self._pack_sizes()
+        for name in self._manifest_names():
+            path = self.layout.manifests / name.manifest
+            try:
+                head, size = self._read_head(path)
+            except FileNotFoundError:
+                continue
+            except DamagedCheckpoint as error:
+                damaged.append(DamagedEntry(path, str(error), isinstance(error, LaterVersion)))
+                continue
+            problem = _find_pack_problem(head, sizes)
+            if problem is not None:
+                damaged.append(DamagedEntry(path, problem))
+                continue
+            checkpoints.append(_describe(head, path, size, labels.get(name, frozenset())))
+        if higher_is_better is not None:
+            checkpoints = with_best_label(checkpoints, higher_is_better=higher_is_better)
+        return CheckpointListing(checkpoints, damaged)
+
+    def find(
+        self, which: str | int, *, best_metric: str | None = None, higher_is_better: bool = True
+    ) -> CheckpointInfo:
+        """The checkpoint "latest", "best" or at a step; `CheckpointNotFound` says what there is instead."""
+        checkpoints = self.list(higher_is_better=higher_is_better).checkpoints
+        if not checkpoints:
+            raise CheckpointNotFound(f"There is no checkpoint in {self.layout.folder} yet.")
+        if which == "latest":
+            return checkpoints[-1]
+        if which == BEST:
+            best = find_best(checkpoints, higher_is_better=higher_is_better)
+            if best is None:
+                measured = f"'{best_metric}' was" if best_metric else "the best metric was"
+                raise CheckpointNotFound(
+                    f"No checkpoint is the best one: {measured} not measured at any. Use 'latest'."
+                )
+            return next(info for info in checkpoints if info.name == best.name)
+        step = which if isinstance(which, int) else int(which) if which.isdecimal() else None
+        found = [info for info in checkpoints if info.step == step]
+        if not found:
+            steps = sorted({info.step for info in checkpoints})
+            there = ", ".join(map(str, steps if len(steps) <= 12 else [*steps[:3], "...", *steps[-8:]]))
+            wanted = "latest, best or a step" if step is None else f"step {step}"
+            raise CheckpointNotFound(
+                f"There is no checkpoint '{which}' ({wanted} was expected). Steps with a checkpoint: {there}."
+                if step is None
+                else f"There is no checkpoint at {wanted}. Steps with a checkpoint: {there}."
+            )
+        return found[-1]
+
+    def commit(
+        self,
+        header: SnapshotHeader | EncodedSnapshot,
+        buffers: Sequence[memoryview],
+        *,
+        expected_digests: Mapping[str, str] | None = None,
+    ) -> CheckpointInfo:
+        """Make a snapshot durable; `buffers` has the bytes of each of its tensors. `SaveError` when it cannot be.
+
+        A snapshot (by its token) that is a checkpoint already is returned as that. Tensors equal to those of the newest
+        checkpoint are shared with it.
+        """
+        snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
+        flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
+        try:
+            self._make_folders()
+            listing = self.list()
+        except OSError as error:
+            raise SaveError(
+                f"The checkpoint at step {snapshot.step} was not saved: {error.strerror or error} "
+                f"({self.layout.folder})."
+            ) from error
+        for info in listing.checkpoints:
+            if (info.step, info.name.token) == (snapshot.step, snapshot.token):
+                return info
+        parent = self._read_parent(listing)
+        name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
+        manifest = commit_snapshot(
+            snapshot,
+            flat,
+            name=name,
+            layout=self.layout,
+            operations=self._operations,
+            parent=parent,
+            expected_digests=expected_digests,
+        )
+        path = self.layout.manifests / name.manifest
+        return _describe(manifest, path, path.stat().st_size, frozenset())
+
+    def read_manifest(self, info: CheckpointInfo) -> Manifest:
+        """The whole manifest of a checkpoint."""
+        try:
+            data = self._operations.read_file(info.path)
+        except FileNotFoundError:
+            raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.") from None
+        except OSError as error:
+            raise _unreadable(error, info.path) from error
+        return decode_manifest(data, file_name=info.path.name)
+
+    def open(self, info: CheckpointInfo) -> CheckpointReader:
+        """Open a checkpoint for reading. `DamagedCheckpoint` when a pack is missing or has the wrong size."""
+        return CheckpointReader(self.read_manifest(info), layout=self.layout, operations=self._operations)
+
+    def digest(self, info: CheckpointInfo) -> str:
+        """The state digest: equal for two checkpoints that hold the same training state."""
+        return state_digest(self.read_manifest(info))
+
+    def check(self, info: CheckpointInfo, *, on_read: Callable[[int], None] | None = None) -> Sequence[DamagedEntry]:
+        """Read every byte of a checkpoint and compare it with its digest. Empty when all is well; changes nothing."""
+        try:
+            with self.open(info) as reader:
+                found = reader.check(on_read=on_read)
+                reader.forget_cached()
+        except DamagedCheckpoint as error:
+            return [DamagedEntry(info.path, str(error), isinstance(error, LaterVersion))]
+        return [DamagedEntry(path, reason) for path, reason in found]
+
+    def newest_good(
+        self, *, before_sequence: int | None = None, quarantine: bool = True, on_progress: OnProgress | None = None
+    ) -> tuple[CheckpointInfo | None, Sequence[PassedOver]]:
+        """The newest checkpoint of which every digest is right, and the newer ones that were passed over.
+
+        With `quarantine`, which takes the run's lock, those are moved away (never deleted), and the one found is
+        marked as verified.
+        """
+        passed: MutableSequence[PassedOver] = []
+        listing = self.list()
+        damaged = {entry.path.name: entry for entry in listing.damaged}
+        infos = {info.path.name: info for info in listing.checkpoints}
+        for name in sorted(self._manifest_names(), reverse=True):
+            if before_sequence is not None and name.sequence >= before_sequence:
+                continue
+            info = infos.get(name.manifest)
+            if info is not None:
+                done = 0
+
+                def report(count: int, total: int = info.bytes) -> None:
+                    nonlocal done
+                    done += count
+                    if on_progress is not None:
+                        on_progress(done, total)
+
+                found = self.check(info, on_read=report)
+                if not found:
+                    if quarantine:
+                        self.mark_verified(info)
+                    return replace(info, verified=info.verified or quarantine), passed
+            elif name.manifest in damaged:
+                found = [damaged[name.manifest]]
+            else:
+                continue
+            passed.append(PassedOver(self.layout.manifests / name.manifest, name.step, found[0].reason))
+            if quarantine and not any(entry.later_version for entry in found):
+                self.quarantine(name)
+        return None, passed
+
+    def verify(self, on_progress: OnProgress | None = None) -> VerifyReport:
+        """Read the whole store, every byte, and report every file that is damaged. Changes nothing."""
+        listing = self.list()
+        damaged = list(listing.damaged)
+        total = sum(info.bytes for info in listing.checkpoints)
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            if on_progress is not None:
+                on_progress(done, total)
+
+        for info in listing.checkpoints:
+            damaged.extend(entry for entry in self.check(info, on_read=report) if entry not in damaged)
+        problem = self._find_format_problem()
+        if problem is not None:
+            damaged.append(problem)
+        return VerifyReport(checked=len(listing.checkpoints), bytes=done, damaged=damaged)
+
+    def quarantine(self, name: CheckpointName) -> None:
+        """Move a damaged checkpoint out of the way: its manifest, and its own pack unless another one shares that."""
+        reclamation.quarantine(name, self, self._operations)
+
+    def mark_verified(self, info: CheckpointInfo) -> None:
+        """Note that every byte was read back. A note that gets lost only means that it is checked again."""
+        self._add_label(info, VERIFIED, durable=False)
+
+    def pin(self, info: CheckpointInfo, *, on: bool = True) -> CheckpointInfo:
+        """Keep a checkpoint whatever the retention says, or no longer."""
+        return self.add_label(info, PINNED) if on else self.remove_label(info, PINNED)
+
+    def add_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
+        """Put a label on a checkpoint; durable when this returns."""
+        self._add_label(info, label, durable=True)
+        if not info.path.exists():
+            raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.")
+        return replace(info, labels=tuple(sorted({*info.labels, label})))
+
+    def remove_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
+        """Take a label away, if it is there."""
+        try:
+            self._operations.remove(self.layout.labels / label_file_name(info.name.stem, label))
+        except FileNotFoundError:
+            pass
+        else:
+            self._operations.sync_folder(self.layout.labels)
+        return replace(info, labels=tuple(other for other in info.labels if other != label))
+
+    def plan_retention(self, policy: RetentionPolicy) -> RetentionPlan:
+        """What `policy` would keep and remove now; nothing is changed."""
+        return plan_retention(self.list().checkpoints, policy)
+
+    def apply_retention(self, plan: RetentionPlan) -> Sequence[CheckpointInfo]:
+        """Remove what `plan` says, as far as that is still right now; returns what was removed."""
+        return reclamation.apply(plan, self, self._operations)
+
+    def sweep(self) -> None:
+        """Remove what crashes left behind: unfinished files, packs without a manifest. Only for who holds the lock."""
+        reclamation.sweep(self, self._operations)
+
+    def manifest_names(self) -> Sequence[CheckpointName]:
+        """Names of all manifests, good or not, from the oldest to the newest."""
+        return self._manifest_names()
+
+    def _manifest_names(self) -> Sequence[CheckpointName]:
+        found = map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))
+        return sorted(name for name in found if name is not None)
+
+    def _read_labels(self) -> dict[CheckpointName, frozenset[str]]:
+        labels: dict[CheckpointName, frozenset[str]] = {}
+        for file_name in self._operations.list_folder(self.layout.labels):
+            parsed = parse_label_name(file_name)
+            if parsed is not None:
+                labels[parsed[0]] = labels.get(parsed[0], frozenset()) | {parsed[1]}
+        return labels
+
+    def _pack_sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        try:
+            with os.scandir(self.layout.packs) as entries:
+                for entry in entries:
+                    try:
+                        sizes[entry.name] = entry.stat().st_size
+                    except OSError:
+                        continue
+        except OSError:
+            pass
+        return sizes
+
+    def _read_head(self, path: Path) -> tuple[ManifestHead, int]:
+        found = path.stat()
+        key = (found.st_size, found.st_mtime_ns, found.st_ino)
+        with self._guard:
+            cached = self._heads.get(path.name)
+        if cached is None or cached[0] != key:
+            head: ManifestHead | DamagedCheckpoint
+            try:
+                head = decode_head(self._operations.read_file(path), file_name=path.name)
+            except DamagedCheckpoint as error:
+                head = error
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise _unreadable(error, path) from error
+            cached = (key, head)
+            with self._guard:
+                self._heads[path.name] = cached
+        if isinstance(cached[1], DamagedCheckpoint):
+            raise cached[1]
+        return cached[1], found.st_size
+
+    def _read_parent(self, listing: CheckpointListing) -> Manifest | None:
+        if not listing.checkpoints:
+            return None
+        try:
+            return self.read_manifest(listing.checkpoints[-1])
+        except (DamagedCheckpoint, CheckpointNotFound, OSError):
+            return None
+
+    def _next_sequence(self) -> int:
+        # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
+        names = [*map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))]
+        names += map(parse_pack_name, self._operations.list_folder(self.layout.packs))
+        for file_name in self._operations.list_folder(self.layout.quarantine):
+            names += [parse_manifest_name(file_name), parse_pack_name(file_name)]
+        for file_name in self._operations.list_folder(self.layout.labels):
+            parsed = parse_label_name(file_name)
+            names.append(None if parsed is None else parsed[0])
+        return 1 + max((name.sequence for name in names if name is not None), default=0)
+
+    def _make_folders(self) -> None:
+        if self.layout.format.exists():
+            return
+        self.layout.folder.mkdir(parents=True, exist_ok=True)
+        for folder in self.layout.folders:
+            self._operations.make_folder(folder)
+        self._operations.sync_folder(self.layout.folder)
+        self._operations.sync_folder(self.layout.folder.parent)
+        try:
+            write_new_file(
+                self.layout.format,
+                msgspec.json.encode(FORMAT) + b"\n",
+                layout=self.layout,
+                operations=self._operations,
+            )
+        except FileExistsError:
+            pass
+
+    def _find_format_problem(self) -> DamagedEntry | None:
+        try:
+            data = self._operations.read_file(self.layout.format)
+        except FileNotFoundError:
+            return None if not self.layout.folder.exists() else DamagedEntry(self.layout.format, "It is missing.")
+        except OSError as error:
+            return DamagedEntry(self.layout.format, f"It cannot be read: {error.strerror}.")
+        try:
+            said = msgspec.json.decode(data, type=dict[str, object])
+        except msgspec.MsgspecError:
+            said = {}
+        if said == FORMAT:
+            return None
+        return DamagedEntry(self.layout.format, "It does not say which format the store has.")
+
+    def _add_label(self, info: CheckpointInfo, label: str, *, durable: bool) -> None:
+        path = self.layout.labels / label_file_name(info.name.stem, label)
+        try:
+            file = self._operations.create(path)
+        except FileExistsError:
+            return
+        self._operations.close(file)
+        if durable:
+            self._operations.sync_folder(self.layout.labels)
+
+
+def _find_pack_problem(head: ManifestHead, sizes: Mapping[str, int]) -> str | None:
+    for pack in head.packs:
+        size = sizes.get(pack.file)
+        if size is None:
+            return f"Pack {pack.file} is missing."
+        if size != pack.bytes:
+            return f"Pack {pack.file} has {size:,} bytes instead of {pack.bytes:,}."
+    return None
+
+
+def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, labels: frozenset[str]) -> CheckpointInfo:
+    own = head.checkpoint_name.pack
+    return CheckpointInfo(
+        name=head.checkpoint_name,
+        path=path,
+        epoch=head.epoch,
+        reason=head.reason,
+        attempt=head.attempt,
+        time_s=head.time_s,
+        metrics=head.read_metrics(),
+        score=head.score,
+        bytes=head.tensor_bytes,
+        new_bytes=manifest_bytes + sum(pack.bytes for pack in head.packs if pack.file == own),
+        packs=tuple(pack.file for pack in head.packs),
+        verified=VERIFIED in labels,
+        labels=tuple(sorted(labels - {VERIFIED})),
+    )
+
+
+def _flatten(buffer: memoryview) -> memoryview:
+    return buffer.cast("B") if buffer.nbytes else memoryview(b"")
+
+
+def _unreadable(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.EIO, errno.EISDIR, errno.ENXIO):
+        return DamagedCheckpoint(f"Manifest {path.name} cannot be read: {error.strerror}.")
+    return error
