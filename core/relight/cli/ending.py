@@ -1,0 +1,60 @@
+"""How a watched run ended: what is said, what to type next, and the exit code."""
+
+from __future__ import annotations
+
+from relight.cli.summary_wording import word_best
+from relight.cli.wording import count, describe_duration
+from relight.runs.status import RunStatus
+from relight.runs.summary import RunSummary
+
+FINISHED, CRASHED, STOPPED = 0, 3, 130
+
+_EXIT_CODES = {
+    RunStatus.FINISHED: FINISHED,
+    RunStatus.STOPPED: STOPPED,
+    RunStatus.CRASHED: CRASHED,
+    RunStatus.INTERRUPTED: CRASHED,
+}
+
+
+def choose_exit_code(summary: RunSummary) -> int:
+    """0 finished, 130 stopped by a person, 3 crashed or interrupted."""
+    return _EXIT_CODES.get(summary.status, FINISHED)
+
+
+def has_ended(summary: RunSummary) -> bool:
+    """Whether nothing of the run goes on: its supervisor, which may restart it or wait for a checkpoint, has ended too."""
+    return not summary.status.is_live and summary.pids.supervisor is None
+
+
+def word_ending(summary: RunSummary, *, suffix: str = "") -> list[str]:
+    """Say in a few lines how the run ended and what to type next.
+
+    `suffix` is what those commands need to find the run again (" --runs DIR").
+    """
+    lines = [_word_outcome(summary)]
+    best = word_best(summary)
+    if best:
+        lines.append(f"Best {best}.")
+    if summary.status == "finished":
+        if summary.durable_step is not None:
+            lines.append(f"Best weights: relight export {summary.run}{suffix}")
+        return lines
+    if summary.durable_step is not None:
+        lines.append(f"The last checkpoint is at step {summary.durable_step}{_word_loss(summary)}.")
+    else:
+        lines.append("There is no checkpoint: a resume starts from the beginning.")
+    lines.append(f"Resume: relight resume {summary.run}{suffix}")
+    return lines
+
+
+def _word_outcome(summary: RunSummary) -> str:
+    where = f"at step {summary.step}" + (f" of {summary.steps_total}" if summary.steps_total else "")
+    reason = f" {summary.reason.rstrip('.')}." if summary.reason else ""
+    return f"{summary.run} {summary.status} {where}.{reason}"
+
+
+def _word_loss(summary: RunSummary) -> str:
+    if not summary.work_at_risk_steps:
+        return ""
+    return f": {count(summary.work_at_risk_steps, 'step')} ({describe_duration(summary.work_at_risk_s)}) must be done again"

@@ -1,0 +1,228 @@
+"""`list`, `show`, `metrics` and `logs`: looking at runs. None of them changes anything."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relight.cli.options import LOOKING, JsonOption, RunArgument, RunsOption, examples
+from relight.cli.output import lay_out_columns, say, say_error, say_json, say_lines
+from relight.cli.summary_wording import word_best, word_pace, word_progress, word_risk
+from relight.cli.wording import describe_age, describe_value
+from relight.errors import UsageError
+
+if TYPE_CHECKING:
+    from relight.runs.layout import RunLayout
+    from relight.runs.summary import RunSummary
+
+_LOG_BYTES = 16 << 20
+"""How far back `logs` looks for its last lines, in a log of any size."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("list", rich_help_panel=LOOKING, epilog=examples("relight list", "relight list --json"))(list_)
+    app.command(
+        "show",
+        rich_help_panel=LOOKING,
+        epilog=examples("relight show digits-k3f9", "relight show digits-k3f9 --follow"),
+    )(show)
+    app.command(
+        "metrics",
+        rich_help_panel=LOOKING,
+        epilog=examples(
+            "relight metrics digits-k3f9", "relight metrics digits-k3f9 --csv --stream train > train.csv"
+        ),
+    )(metrics)
+    app.command(
+        "logs",
+        rich_help_panel=LOOKING,
+        epilog=examples("relight logs digits-k3f9 -f", "relight logs digits-k3f9 --lines 20 --attempt 1"),
+    )(logs)
+
+
+def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
+    """List all runs, the newest first: status, progress, best value, work at risk, and when each last did something."""
+    from relight.runs.catalog import runs_folder
+    from relight.runs.summary import RunSummary, list_runs
+
+    folder = runs_folder(runs)
+    listing = list_runs(folder)
+    if json:
+        nothing = dict.fromkeys(RunSummary.__struct_fields__)
+        damaged = [
+            {**nothing, "run": run.run, "status": "damaged", "reason": run.reason, "path": str(run.path)}
+            for run in listing.damaged
+        ]
+        say_json([*listing.runs, *damaged])
+        return
+    if not listing.runs and not listing.damaged:
+        say(f"There are no runs in {folder} yet. Start one: relight run digits")
+        return
+    now_s = time.time()
+    rows = [_row(summary, now_s=now_s) for summary in listing.runs]
+    rows += [(run.run, "damaged", "-", "-", "-", "-") for run in listing.damaged]
+    head = ("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED")
+    say_lines(lay_out_columns(head, rows))
+    for run in listing.damaged:
+        say_error(f"{run.run}: {run.reason}")
+
+
+def show(
+    run_name: RunArgument,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Watch it until it ends; Ctrl-C ends the watching, not the run.")
+    ] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one run: status with its reason, progress, best value, latest metrics, processes and what is at risk."""
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.runs.summary import summarize_run
+
+    layout = find_run(runs_folder(runs), run_name)
+    summary = summarize_run(layout)
+    if follow and summary.status.is_live:
+        from relight.cli.following import follow_run
+
+        raise typer.Exit(follow_run(layout, attempt=summary.attempt, json=json, stop_on_interrupt=False))
+    if json:
+        say_json(summary)
+        return
+    facts = _list_facts(summary, now_s=time.time())
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        say(f"{name.ljust(width)}  {text}")
+    if summary.traceback:
+        say()
+        say(summary.traceback.rstrip())
+
+
+def metrics(
+    run_name: RunArgument,
+    csv: Annotated[bool, typer.Option("--csv", help="Print every record as CSV, for people and for pandas.")] = False,
+    ghosts: Annotated[
+        bool, typer.Option("--ghosts", help="With --csv: also what a later attempt trained again.")
+    ] = False,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stream", metavar="NAME", help="Only this stream, such as train, validation or system.", show_default=False
+        ),
+    ] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a run's metrics: latest, lowest and highest value of each, or every record as CSV."""
+    from relight.cli.metric_table import HEAD, check_streams, summarize_metrics
+    from relight.metrics.csv import write_csv
+    from relight.runs.catalog import find_run, runs_folder
+
+    if csv and json:
+        raise UsageError("--csv and --json are two answers: give one of them.")
+    if ghosts and not csv:
+        raise UsageError("--ghosts belongs to --csv.")
+    layout = find_run(runs_folder(runs), run_name)
+    check_streams(layout, stream or ())
+    if csv:
+        write_csv(layout.metrics, sys.stdout, stream or None, ghosts=ghosts)
+        return
+    table = summarize_metrics(layout, stream or None)
+    if json:
+        say_json(table)
+    elif table:
+        say_lines(lay_out_columns(HEAD, [row.cells() for row in table], right=HEAD[1:]))
+    else:
+        say(f"{layout.run_id} has logged nothing yet.")
+
+
+def logs(
+    run_name: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 1000,
+    attempt: Annotated[
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="That attempt's; else the latest's.", show_default=False),
+    ] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the end of what a run's trainer wrote to stdout and stderr."""
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.runs.log import follow_log, read_log_tail, tail_offset
+
+    if follow and json:
+        raise UsageError("--follow and --json do not go together: the text has no end yet.")
+    layout = find_run(runs_folder(runs), run_name)
+    known = layout.list_attempts()
+    if attempt is not None and attempt not in known:
+        raise UsageError(f"{layout.run_id} has no attempt {attempt}: it has {len(known)}.")
+    number = attempt or layout.latest_attempt()
+    path = layout.attempt(number).log
+    if follow:
+        for line in follow_log(path, ended=_watch_for_end(layout, number), offset=tail_offset(path, lines=lines)):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return
+    text = read_log_tail(path, lines=lines, max_bytes=_LOG_BYTES)
+    if json:
+        say_json({"run": layout.run_id, "attempt": number, "path": str(path), "lines": text.splitlines()})
+    else:
+        sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+
+
+def _watch_for_end(layout: RunLayout, attempt: int) -> Callable[[], bool]:
+    """A test whether an attempt has ended; the folder is asked at most twice a second."""
+    from relight.runs.summary import summarize_run
+
+    asked_s, ended = -1.0, False
+
+    def has_ended() -> bool:
+        nonlocal asked_s, ended
+        if time.monotonic() - asked_s > 0.5:
+            asked_s = time.monotonic()
+            summary = summarize_run(layout)
+            ended = summary.attempt > attempt or not summary.status.is_live
+        return ended
+
+    return has_ended
+
+
+def _row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
+    named = summary.name in (summary.run, summary.task) or summary.run.startswith(f"{summary.name}-")
+    return (
+        summary.run if named else f"{summary.run} ({summary.name})",
+        str(summary.status),
+        word_progress(summary),
+        f"{describe_value(summary.best.value)} {summary.best.metric}" if summary.best else "-",
+        word_risk(summary) or "-",
+        describe_age(summary.updated_s, now_s=now_s),
+    )
+
+
+def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
+    """The lines of `show`: name and text; what there is nothing to say about is left out."""
+    pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer, "writer": summary.pids.writer}
+    facts: list[tuple[str, str | None]] = [
+        ("run", summary.run if summary.name == summary.run else f"{summary.run} ({summary.name})"),
+        ("task", summary.task),
+        ("status", f"{summary.status}: {summary.reason}" if summary.reason else str(summary.status)),
+        ("attempt", str(summary.attempt)),
+        ("progress", word_pace(summary)),
+        ("best", word_best(summary)),
+        ("saved", "nothing yet" if summary.durable_step is None else f"up to step {summary.durable_step}"),
+        ("at risk" if summary.status.is_live else "to do again", word_risk(summary)),
+        ("saving fails", summary.saving_failure),
+        ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),
+        ("created", describe_age(summary.created_s, now_s=now_s)),
+        ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items() if pid)),
+        ("folder", summary.path),
+        *(("note", note) for note in summary.notes),
+        *((name, describe_value(value)) for name, value in summary.metrics.items() if not name.startswith("system/")),
+        ("error", summary.error),
+    ]
+    return [(name, text) for name, text in facts if text]

@@ -1,0 +1,96 @@
+"""The progress bars that a terminal shows while a run trains: a picture of its summary, redrawn in place."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from relight.cli.story import Line
+from relight.cli.summary_wording import word_best, word_risk
+from relight.cli.wording import count, describe_duration, describe_rate, describe_value
+
+if TYPE_CHECKING:
+    from relight.runs.progress import Progress
+    from relight.runs.summary import RunSummary
+
+_STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": ""}
+_SHOWN = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
+
+
+def draw_progress(summary: RunSummary, progress: Progress) -> Group:
+    """Draw one picture: the epoch's bar, the bar of the whole run with rate and time left, values, and what is safe."""
+    bars = Table.grid(padding=(0, 2), expand=True)
+    bars.add_column(no_wrap=True)
+    bars.add_column(ratio=1, min_width=10)
+    bars.add_column(no_wrap=True)
+    if progress.batches:
+        epoch = min(progress.epoch + 1, progress.epochs or progress.epoch + 1)
+        name = f"epoch {epoch}/{progress.epochs}" if progress.epochs else f"epoch {epoch}"
+        bars.add_row(name, _bar(progress.batch, progress.batches), f"{progress.batch}/{progress.batches} batches")
+    if summary.steps_total:
+        bars.add_row("overall", _bar(summary.step, summary.steps_total), f"{summary.step}/{summary.steps_total} steps")
+    else:
+        bars.add_row("overall", _bar(0, None), count(summary.step, "step"))
+    return Group(Text(_word_state(summary, progress), style="bold", no_wrap=True), bars, _values(summary), _safety(summary))
+
+
+class LiveDisplay:
+    """Bars at the bottom of the terminal; `say` writes a line above them. A context manager: it gives the cursor back."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = Console(highlight=False) if console is None else console
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, summary: RunSummary, progress: Progress) -> None:
+        """Redraw the bars."""
+        self._live.update(draw_progress(summary, progress), refresh=True)
+
+    def say(self, line: Line) -> None:
+        """Write one line above the bars."""
+        self.console.print(Text(line.text, style=_STYLES[line.kind]), soft_wrap=True)
+
+
+def _bar(done: int, total: int | None) -> ProgressBar:
+    return ProgressBar(total=total, completed=done, pulse=total is None, animation_time=float(done))
+
+
+def _word_state(summary: RunSummary, progress: Progress) -> str:
+    state = summary.phase or summary.status
+    parts = [summary.run, "waiting for the trainer" if summary.status == "queued" else str(state)]
+    if summary.attempt > 1:
+        parts.append(f"attempt {summary.attempt}")
+    rate = describe_rate(progress.rate)
+    if rate:
+        parts.append(rate)
+    if summary.eta_s is not None:
+        parts.append(f"{describe_duration(summary.eta_s)} left")
+    return "  ".join(parts)
+
+
+def _values(summary: RunSummary) -> Text:
+    best = word_best(summary)
+    shown = [f"{name} {describe_value(summary.metrics[name])}" for name in _SHOWN if name in summary.metrics]
+    return Text("  ".join([*shown, *([f"best {best}"] if best else [])]), no_wrap=True, overflow="ellipsis")
+
+
+def _safety(summary: RunSummary) -> Text:
+    if summary.saving_failure:
+        return Text(f"not saved: {summary.saving_failure}", style="bold red", no_wrap=True, overflow="ellipsis")
+    safe = "nothing saved yet" if summary.durable_step is None else f"saved up to step {summary.durable_step}"
+    risk = word_risk(summary)
+    return Text(f"{safe}, at risk {risk}" if risk else safe, style="dim", no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,52 @@
+"""What the command line prints: text and JSON on stdout, one line for an error on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+
+
+def say(text: str = "") -> None:
+    """Print one line, or several, on stdout at once, so that a pipe shows it now."""
+    typer.echo(text)
+
+
+def say_lines(lines: Iterable[str]) -> None:
+    """Print many lines with one write."""
+    typer.echo("\n".join(lines))
+
+
+def say_error(text: str) -> None:
+    """Print `text` as exactly one line on stderr, after the program's name."""
+    typer.echo("relight: " + " ".join(text.split()), err=True)
+
+
+def say_json(value: Any) -> None:
+    """Print `value` as indented JSON; structs become objects, NaN and infinity become null."""
+    import msgspec
+
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    typer.echo(msgspec.json.format(encoded, indent=2).decode())
+
+
+def lay_out_columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
+    """Align `rows` under `head`, one line each; columns named in `right` are flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    aligned_right = [name in right for name in head]
+    lines = []
+    for row in (head, *rows):
+        cells = [
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, aligned_right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def is_terminal() -> bool:
+    """Whether stdout is a terminal that can be drawn upon."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")

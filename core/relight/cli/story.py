@@ -1,0 +1,132 @@
+"""What happens to a run while somebody watches it, read from its folder: each fact once, as a line for a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from relight.checkpoints.listing import newest_durable
+from relight.cli.summary_wording import word_checkpoint, word_risk
+from relight.cli.wording import describe_duration, describe_rate, describe_value
+from relight.metrics.tail import MetricRow, MetricTail
+from relight.runs.layout import RunLayout
+from relight.runs.progress import Progress, read_progress
+from relight.runs.summary import RunSummary, summarize_run
+
+LineKind = Literal["start", "epoch", "checkpoint", "trouble", "end"]
+
+_TOLD = ("train/loss", "train/accuracy")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that happened. "trouble" is what a person should look at."""
+
+    kind: LineKind
+    text: str
+
+
+@dataclass
+class RunStory:
+    """Follows one run from attempt `attempt` on. `poll` says what is new since the last poll.
+
+    `from_start=False` passes over what that attempt has logged already.
+    """
+
+    layout: RunLayout
+    attempt: int
+    from_start: bool = True
+    progress: Progress = field(default_factory=Progress)
+    _summary: RunSummary | None = None
+    _tail: MetricTail = field(init=False)
+    _told_attempt: int = field(init=False)
+    _told_sequence: int = field(init=False)
+    _told_epoch: int = 0
+    _told_failure: str | None = None
+    _train: dict[str, float] = field(default_factory=dict)
+    _validates: bool = False
+
+    def __post_init__(self) -> None:
+        self._tail = MetricTail(self.layout.metrics, from_start=self.from_start)
+        self._told_attempt = self.attempt
+        newest = newest_durable(self.layout.checkpoints)
+        self._told_sequence = newest[0] if newest is not None else -1
+
+    @property
+    def summary(self) -> RunSummary:
+        """The run as of the last poll."""
+        assert self._summary is not None, "poll first"
+        return self._summary
+
+    def poll(self) -> list[Line]:
+        """Read the folder again; `summary` and `progress` are then fresh. Raises DamagedFile for a broken run.json."""
+        self._summary = summarize_run(self.layout)
+        self.progress = read_progress(self.layout.attempt(self.summary.attempt).progress) or Progress()
+        return [*self._tell_attempt(), *self._tell_epochs(), *self._tell_checkpoints(), *self._tell_saving()]
+
+    def _tell_attempt(self) -> list[Line]:
+        """Say when a later attempt takes over: the supervisor has restarted a crashed trainer."""
+        if self.summary.attempt <= self._told_attempt:
+            return []
+        self._told_attempt = self.summary.attempt
+        return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *self.summary.notes]))]
+
+    def _tell_epochs(self) -> list[Line]:
+        lines = []
+        for row in self._tail.poll():
+            if row.attempt < self.attempt:
+                continue
+            if row.stream == "train":
+                self._train = {name: value for name, value in row.values.items() if name in _TOLD}
+            elif row.stream == "validation":
+                self._validates = True
+                lines.append(Line("epoch", self._word_epoch(self._epoch_at(row), row.step, row.values)))
+        epoch = self.progress.epoch
+        if epoch > self._told_epoch:
+            if self._told_epoch and not self._validates:
+                lines.append(Line("epoch", self._word_epoch(epoch, self.progress.step, {})))
+            self._told_epoch = epoch
+        return lines
+
+    def _epoch_at(self, row: MetricRow) -> int:
+        """How many epochs are done at a row, counting the one that it ends."""
+        progress = self.progress
+        steps_per_epoch = progress.steps_total / progress.epochs if progress.epochs else 0
+        if progress.batches and progress.step:
+            per_batch = (progress.step - 0) / max(1, progress.epoch * progress.batches + progress.batch)
+            steps_per_epoch = per_batch * progress.batches
+        if steps_per_epoch <= 0:
+            return progress.epoch
+        return max(1, min(progress.epochs or 1, round(row.step / steps_per_epoch + 0.499)))
+
+    def _word_epoch(self, epoch: int, step: int, validation: dict[str, float]) -> str:
+        progress = self.progress
+        parts = [
+            f"epoch {epoch}/{progress.epochs}" if progress.epochs else f"epoch {epoch}",
+            f"step {step}/{progress.steps_total}" if progress.steps_total else f"step {step}",
+            *(f"{name} {describe_value(value)}" for name, value in {**self._train, **validation}.items()),
+            describe_rate(progress.rate),
+        ]
+        if self.summary.eta_s:
+            parts.append(f"{describe_duration(self.summary.eta_s)} left")
+        return "  ".join(filter(None, parts))
+
+    def _tell_checkpoints(self) -> list[Line]:
+        newest = newest_durable(self.layout.checkpoints)
+        if newest is None or newest[0] <= self._told_sequence:
+            return []
+        from relight.checkpoints.store import CheckpointStore
+
+        told, self._told_sequence = self._told_sequence, newest[0]
+        found = CheckpointStore(self.layout.checkpoints).list().checkpoints
+        return [Line("checkpoint", word_checkpoint(info)) for info in found if info.sequence > told]
+
+    def _tell_saving(self) -> list[Line]:
+        failure, before = self.summary.saving_failure, self._told_failure
+        if failure == before:
+            return []
+        self._told_failure = failure
+        if failure is None:
+            return [Line("checkpoint", "Checkpoints are saved again.")] if self.summary.status.is_live else []
+        risk = word_risk(self.summary)
+        return [Line("trouble", f"Checkpoints fail, training goes on: {failure}" + (f" At risk: {risk}." if risk else ""))]

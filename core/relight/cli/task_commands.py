@@ -1,0 +1,91 @@
+"""`tasks`: what can be trained, and every option of one task with its bounds and help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relight.cli.options import LAUNCHING, JsonOption, examples
+from relight.cli.output import lay_out_columns, say, say_json
+
+if TYPE_CHECKING:
+    from relight.tasks.fields import ConfigField
+    from relight.tasks.reference import TaskDescription
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(
+        "tasks",
+        rich_help_panel=LAUNCHING,
+        epilog=examples("relight tasks", "relight tasks digits", "relight tasks spiral.py:Spiral"),
+    )(tasks)
+
+
+def tasks(
+    task: Annotated[
+        str | None,
+        typer.Argument(metavar="[TASK]", help="Show the options of this task.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the built-in tasks, or the options of one task: what `--set` takes, with default, bounds and help."""
+    from relight.cli.task_argument import find_task
+    from relight.tasks.reference import describe_task, list_tasks
+
+    if task is not None:
+        described = describe_task(find_task(task))
+        if json:
+            say_json({**_facts(described), "options": described.fields})
+        else:
+            _say_options(described)
+        return
+    listed = list_tasks()
+    if json:
+        say_json([_facts(entry) for entry in listed])
+        return
+    for line in lay_out_columns(("TASK", "WHAT IT TRAINS"), [(entry.name, entry.summary) for entry in listed]):
+        say(line)
+    say()
+    say("Options: relight tasks TASK. Your own task: relight run FILE.py:Class")
+
+
+def _facts(task: TaskDescription) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "title": task.title,
+        "summary": task.summary,
+        "best_metric": task.best_metric,
+        "higher_is_better": task.higher_is_better,
+    }
+
+
+def _say_options(task: TaskDescription) -> None:
+    better = "highest" if task.higher_is_better else "lowest"
+    say(f"{task.title}: {task.summary}" if task.summary else task.title)
+    say(f"Best is the {better} {task.best_metric}.")
+    width = max((len(_word_assignment(option)) for option in task.fields), default=0)
+    group = None
+    for option in sorted(task.fields, key=lambda option: option.group != "Task"):
+        if option.group != group:
+            group = option.group
+            say()
+            say(group)
+        say(f"  {_word_assignment(option).ljust(width)}  {_word_help(option)}")
+
+
+def _word_assignment(option: ConfigField) -> str:
+    if option.required:
+        return f"{option.name}=…"
+    default = option.default
+    return f"{option.name}={str(default).lower() if isinstance(default, bool) else default}"
+
+
+def _word_help(option: ConfigField) -> str:
+    from relight.tasks.fields import describe_bounds
+
+    bounds = describe_bounds(option)
+    kind = {"int": "whole number", "float": "number", "bool": "true or false", "path": "path"}.get(option.type, "")
+    rule = ", ".join(filter(None, [kind, bounds, "must be set" if option.required else ""]))
+    return f"{option.help} [{rule}]" if rule else option.help

@@ -1,0 +1,226 @@
+"""`run`, `stop`, `resume` and `branch`: the commands that start and end training."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relight.cli.options import (
+    LAUNCHING,
+    DetachOption,
+    JsonOption,
+    NameOption,
+    RunArgument,
+    RunsOption,
+    SetOption,
+    examples,
+)
+from relight.cli.output import say, say_json
+from relight.cli.wording import count
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import AttemptStart
+
+RestartsOption = Annotated[
+    int,
+    typer.Option(
+        "--restarts", metavar="N", min=0, help="Restart a crashed trainer by itself, up to N times, from its checkpoint."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(
+        "run",
+        rich_help_panel=LAUNCHING,
+        epilog=examples(
+            "relight run digits",
+            "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
+            "relight run spiral.py:Spiral --restarts 3",
+        ),
+    )(run)
+    app.command(
+        "stop", rich_help_panel=LAUNCHING, epilog=examples("relight stop digits-k3f9", "relight stop digits-k3f9 --now")
+    )(stop)
+    app.command(
+        "resume",
+        rich_help_panel=LAUNCHING,
+        epilog=examples("relight resume digits-k3f9", "relight resume digits-k3f9 --from best --detach"),
+    )(resume)
+    app.command(
+        "branch",
+        rich_help_panel=LAUNCHING,
+        epilog=examples("relight branch digits-k3f9 --from best --set lr=0.0001 --name finetune"),
+    )(branch)
+
+
+def run(
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="A built-in task, such as digits, or FILE.py:Class.", show_default=False),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENTS]", help="Arguments of a training script.", show_default=False),
+    ] = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    restarts: RestartsOption = 0,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="PATH", help="Interpreter for a training script.", show_default=False),
+    ] = None,
+    detach: DetachOption = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Launch a run and watch it until it ends.
+
+    The run lives in processes of its own: a closed terminal ends nothing. Ctrl-C asks it to stop with a checkpoint.
+    """
+    from relight.cli.task_argument import prepare_task
+    from relight.runs.catalog import runs_folder
+    from relight.supervision.launch import launch_run
+
+    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
+    launched = launch_run(
+        runs_folder(runs),
+        task=prepared.reference,
+        config=prepared.config,
+        best_metric=prepared.best_metric,
+        higher_is_better=prepared.higher_is_better,
+        name=name,
+        max_restarts=restarts,
+    )
+    layout = launched.layout
+    _tell([f"{layout.run_id} starts in {layout.folder}"], json=json)
+    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+
+
+def stop(
+    run_name: RunArgument,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for a step edge, save nothing more.")] = False,
+    grace_s: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", min=0, help="End it by force after this long.")
+    ] = 60.0,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Stop a run at its next step edge, with a checkpoint, and wait until it has ended."""
+    from relight.cli.ending import word_ending
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.runs.summary import summarize_run
+    from relight.supervision.stop import stop_run
+
+    layout = find_run(runs_folder(runs), run_name)
+    stop_run(layout, now=now, grace_s=grace_s, wait_s=grace_s + 30)
+    summary = summarize_run(layout)
+    if json:
+        say_json(summary)
+    else:
+        for line in word_ending(summary, suffix=_suffix(runs)):
+            say(line)
+
+
+def resume(
+    run_name: RunArgument,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STEP|best", help="Checkpoint to go on from; else the newest good one.", show_default=False
+        ),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option("--restarts", metavar="N", min=0, help="Restart a crashed trainer by itself, up to N times."),
+    ] = None,
+    detach: DetachOption = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring a dead run back, in the exact state of its checkpoint, and watch it until it ends.
+
+    Says which checkpoint that is, which damaged ones were passed over and why, and how many steps are done again.
+    """
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.runs.summary import summarize_run
+    from relight.supervision.resume import resume_run
+
+    layout = find_run(runs_folder(runs), run_name)
+    reached = summarize_run(layout).step
+    launched = resume_run(layout, from_=from_, max_restarts=restarts)
+    _tell(_word_start(layout, launched.attempt, reached=reached), json=json)
+    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+
+
+def branch(
+    run_name: RunArgument,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="STEP|best", help="Checkpoint to start from.", show_default=False)
+    ],
+    assignments: SetOption = None,
+    name: NameOption = None,
+    detach: DetachOption = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Start a new run from a checkpoint of another, with a changed config."""
+    from relight.cli.task_argument import prepare_changes
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.supervision.branch import branch_run
+
+    parent = find_run(runs_folder(runs), run_name)
+    changes = prepare_changes(parent, assignments or ())
+    launched = branch_run(parent, from_=from_, config_changes=changes, name=name)
+    layout = launched.layout
+    step = read_record(layout.attempt(launched.attempt).start, AttemptStart).from_step
+    told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
+    _tell([told, *launched.notes], json=json)
+    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+
+
+def _watch(layout: RunLayout, *, attempt: int, runs: Path | None, detach: bool, json: bool) -> None:
+    """Follow the attempt to its end and exit with its code, or say how to find it again when it is to be left alone."""
+    if not detach:
+        from relight.cli.following import follow_run
+
+        raise typer.Exit(follow_run(layout, attempt=attempt, suffix=_suffix(runs), json=json))
+    if json:
+        from relight.runs.summary import summarize_run
+
+        say_json(summarize_run(layout))
+    else:
+        say(f"Look: relight show {layout.run_id}{_suffix(runs)}")
+        say(f"Stop: relight stop {layout.run_id}{_suffix(runs)}")
+
+
+def _tell(lines: Iterable[str], *, json: bool) -> None:
+    if not json:
+        for line in lines:
+            say(line)
+        sys.stdout.flush()
+
+
+def _word_start(layout: RunLayout, attempt: int, *, reached: int) -> list[str]:
+    """Say from which checkpoint an attempt goes on, what was passed over, and what is done again."""
+    start = read_record(layout.attempt(attempt).start, AttemptStart)
+    if start.from_sequence is None:
+        lines = [f"{layout.run_id} starts again from the beginning (attempt {attempt}): it has no checkpoint."]
+    else:
+        lines = [f"{layout.run_id} resumes from its checkpoint at step {start.from_step} (attempt {attempt})."]
+    lines += start.notes
+    if reached > start.from_step:
+        again = count(reached - start.from_step, "step")
+        lines.append(f"It had reached step {reached}: {again} {'is' if reached - start.from_step == 1 else 'are'} done again.")
+    return lines
+
+
+def _suffix(runs: Path | None) -> str:
+    """What a suggested command needs so that it finds the same runs folder."""
+    return "" if runs is None else f" --runs {shlex.quote(str(runs))}"
