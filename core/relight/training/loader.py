@@ -1,0 +1,291 @@
+"""Batches for the training loop: any number of data-loading processes, resumable at every batch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from relight.errors import RelightError, TaskError
+from relight.training.batch_source import BatchSource, Collate
+from relight.training.sample_seeds import VALIDATION_EPOCH
+from relight.training.sampler import BatchKey, Sampler
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
+
+
+class Loader:
+    """Yields an epoch's batches, and knows how many of its samples the loop has consumed.
+
+    With workers one stream of batches runs through all epochs, so that they load the next epoch during a validation.
+    Neither making nor using a loader draws from the global generators: 0 workers and 8 train alike.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: int | None = None,
+        workers: int = 0,
+        collate: Collate | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        length = _count_samples(dataset)
+        self.sampler = Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+        if self.sampler.batches == 0:
+            raise TaskError(
+                f"The training data has {length} samples, fewer than one batch of {batch_size}: lower batch_size."
+            )
+        self.epoch = 0
+        self.consumed = 0
+        self._epochs = epochs
+        self._workers = workers
+        self._source = BatchSource(dataset, seed=seed, collate=collate)
+        self._pin_memory = pin_memory
+        self._stream: Iterator[_Loaded] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+        return self.sampler.batches
+
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that the loop has consumed."""
+        return -(-self.consumed // self.sampler.batch_size)
+
+    def open(self) -> None:
+        """Start the data-loading processes at the current position; nothing happens when they are there."""
+        if self._stream is None:
+            self._stream = _load_batches(
+                self._source, self._keys(self.epoch, self.consumed), workers=self._workers, pin_memory=self._pin_memory
+            )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch, then move on to the next."""
+        self.open()
+        stream = self._stream
+        assert stream is not None
+        samples = self.sampler.samples
+        while self.consumed < samples:
+            loaded = next(stream)
+            self.consumed = loaded.stop
+            yield loaded.batch
+        self.epoch += 1
+        self.consumed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: what the loop has consumed, whatever the workers have loaded ahead."""
+        return {
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "seed": self.sampler.seed,
+            "length": self.sampler.length,
+            "batch_size": self.sampler.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises `TaskError` when the data has another length: the order would be another."""
+        if state["length"] != self.sampler.length:
+            raise TaskError(
+                f"The training data has {self.sampler.length:,} samples now and had {state['length']:,} when the checkpoint "
+                "was saved: put the data back as it was, or start a new run."
+            )
+        self.close()
+        self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+        self._stream = None
+
+    def _keys(self, epoch: int, start: int) -> Iterator[BatchKey]:
+        while self._epochs is None or epoch < self._epochs:
+            yield from self.sampler.keys(epoch=epoch, start=start)
+            epoch, start = epoch + 1, 0
+
+
+class ValidationLoader:
+    """Yields the same batches in the same order every time; its processes stay from one validation to the next."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        collate: Collate | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.sampler = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
+        self._source = BatchSource(dataset, seed=seed, collate=collate)
+        self._loader = _make_data_loader(self._source, _Keys(self.sampler), workers, pin_memory) if workers else None
+
+    @property
+    def batches(self) -> int:
+        """Batches of one validation."""
+        return self.sampler.batches
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Yield (batch, number of its samples)."""
+        if self._loader is None:
+            for key in _Keys(self.sampler):
+                yield self._source(key), len(key.indices)
+            return
+        with _signals_blocked():
+            iterator = iter(self._loader)
+        for loaded in iterator:
+            done = _unwrap(loaded)
+            yield done.batch, done.stop - done.start
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    start: int
+    stop: int
+    batch: Any
+
+
+class _Keys:
+    """The keys of a validation, the same every time."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        for key in self._sampler.keys(epoch=0):
+            yield BatchKey(VALIDATION_EPOCH, key.start, key.indices)
+
+    def __len__(self) -> int:
+        return self._sampler.batches
+
+
+class _KeyedDataset(Dataset[Any]):
+    """What PyTorch's DataLoader sees: it hands a key to `__getitems__`, in a worker, and gets a collated batch."""
+
+    def __init__(self, source: BatchSource, *, length: int = 1) -> None:
+        self._source = source
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:
+        raise NotImplementedError("batches are loaded by key")
+
+    def __getitems__(self, key: BatchKey) -> tuple[int, int, Any]:
+        try:
+            batch = self._source(key)
+        except RelightError as error:
+            batch = _Failure(error)  # as a value: the DataLoader would wrap the sentence into a stack
+        return key.start, key.start + len(key.indices), batch
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: RelightError
+
+
+def _load_batches(
+    source: BatchSource, keys: Iterator[BatchKey], *, workers: int, pin_memory: bool
+) -> Iterator[_Loaded]:
+    if workers == 0:
+        return (_Loaded(key.start, key.start + len(key.indices), source(key)) for key in keys)
+    loader = _make_data_loader(source, keys, workers, pin_memory)
+    with _signals_blocked():
+        iterator = iter(loader)
+    return map(_unwrap, iterator)
+
+
+def _make_data_loader(source: BatchSource, keys: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        _KeyedDataset(source),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_pass_through,
+        pin_memory=pin_memory,
+        worker_init_fn=_prepare_worker,
+        persistent_workers=True,
+        generator=torch.Generator(),  # else its base seed is drawn from the global generator
+    )
+
+
+def _unwrap(loaded: tuple[int, int, Any]) -> _Loaded:
+    start, stop, batch = loaded
+    if isinstance(batch, _Failure):
+        raise batch.error
+    return _Loaded(start, stop, batch)
+
+
+def _pass_through(batch: Any) -> Any:
+    return batch
+
+
+def _prepare_worker(_: int) -> None:
+    """Let the trainer alone decide on signals (a terminal sends Ctrl-C to all), and end with it when it is killed."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed between the two lines
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Hold back stop signals while workers are started: each unblocks them once it ignores them."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
+def _count_samples(dataset: Dataset[Any]) -> int:
+    try:
+        length = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError) as error:
+        raise TaskError(
+            f"{type(dataset).__name__} has no length: a task's data sets need __len__ and an integer index."
+        ) from error
+    if length < 1:
+        raise TaskError(f"{type(dataset).__name__} is empty: a training needs at least one sample.")
+    return length
+
+
+def move_batch(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of `batch` to `device`, whatever it is nested in; from pinned memory without waiting."""
+    if device.type == "cuda":
+        return _map_tensors(batch, lambda tensor: _pin(tensor).to(device, non_blocking=True))
+    return batch if device.type == "cpu" else _map_tensors(batch, lambda tensor: tensor.to(device))
+
+
+def _pin(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.pin_memory() if tensor.device.type == "cpu" and not tensor.is_pinned() else tensor
+
+
+def _map_tensors(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return move(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(inner, move) for key, inner in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_tensors(inner, move) for inner in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map_tensors(inner, move) for inner in value)
+    return value

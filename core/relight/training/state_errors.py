@@ -1,0 +1,39 @@
+"""One readable error for a checkpoint that does not fit what it is loaded into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from relight.errors import RelightError
+
+_NAMED_AT_MOST = 12
+
+
+class StateMismatch(RelightError):
+    """The checkpoint and the live objects do not have the same tensors."""
+
+
+def check_names(owner: str, *, saved: Iterable[str], live: Iterable[str], problems: Sequence[str] = ()) -> None:
+    """Raise `StateMismatch` unless both sides have the same names and there are no other `problems`.
+
+    The message lists what is missing in the checkpoint, what it has too much, and the problems.
+    """
+    saved_names, live_names = set(saved), set(live)
+    missing, extra = sorted(live_names - saved_names), sorted(saved_names - live_names)
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing in the checkpoint: {_list(missing)}")
+    if extra:
+        parts.append(f"{len(extra)} that only the checkpoint has: {_list(extra)}")
+    if problems:
+        parts.append(f"{len(problems)} of another shape or type: {_list(problems)}")
+    if parts:
+        raise StateMismatch(
+            f"The checkpoint does not fit the {owner} that is there now. {'; '.join(parts)}. "
+            "Resume with the code and config that saved it, or start a new run."
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED_AT_MOST])
+    return shown if len(names) <= _NAMED_AT_MOST else f"{shown} and {len(names) - _NAMED_AT_MOST} more"

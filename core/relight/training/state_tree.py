@@ -1,0 +1,91 @@
+"""The training state as a tree of plain values whose tensors are named references, and back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relight.checkpoints.errors import UnsupportedState
+from relight.checkpoints.snapshot import TensorRef
+
+ReadTensor = Callable[[str], Tensor]
+"""Returns the checkpoint's tensor of that name, on the CPU and nobody else's."""
+
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.complex128: "C128",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+}
+"""safetensors' names of PyTorch's types."""
+
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+class StateCollector:
+    """Gathers the tensors of a state tree by name; nothing is copied."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def add(self, name: str, tensor: Tensor) -> TensorRef:
+        """Name `tensor` and return the reference that stands for it in the tree."""
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPE_NAMES:
+            kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
+            raise UnsupportedState(
+                f"The tensor '{name}' is of the kind {kind}, which a checkpoint cannot hold: keep it as an ordinary tensor."
+            )
+        if tensor.device.type == "meta":
+            raise UnsupportedState(f"The tensor '{name}' has no data (it is on the meta device): give it data first.")
+        assert name not in self.tensors, f"two tensors are named {name}"
+        self.tensors[name] = tensor.detach()
+        return TensorRef(name)
+
+    def encode(self, owner: str, value: Any) -> Any:
+        """Return `value` with every tensor in it replaced by its reference, named after where it lies below `owner`."""
+        if isinstance(value, Tensor):
+            return self.add(owner, value)
+        kind = type(value)
+        if kind is dict or kind is OrderedDict:
+            return kind((key, self.encode(f"{owner}.{key}", inner)) for key, inner in value.items())
+        if kind is list or kind is tuple:
+            return kind(self.encode(f"{owner}.{place}", inner) for place, inner in enumerate(value))
+        if kind is deque:
+            return deque((self.encode(f"{owner}.{place}", inner) for place, inner in enumerate(value)), value.maxlen)
+        if kind is torch.Size:
+            return tuple(value)
+        return value
+
+
+def decode_tree(value: Any, read: ReadTensor) -> Any:
+    """Return `value` with every reference replaced by its tensor."""
+    if isinstance(value, TensorRef):
+        return read(value.name)
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return kind((key, decode_tree(inner, read)) for key, inner in value.items())
+    if kind is list or kind is tuple:
+        return kind(decode_tree(inner, read) for inner in value)
+    if kind is deque:
+        return deque((decode_tree(inner, read) for inner in value), value.maxlen)
+    return value

@@ -1,0 +1,112 @@
+"""What a step measured, on its way to the metric file: at once on the CPU, without a wait on a GPU."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relight.errors import TaskError
+from relight.metrics.writer import MetricWriter
+
+Values = Mapping[str, "Tensor | float"]
+_WAIT_ABOVE = 64  # steps that may be under way on the device; more would hide a stall
+
+
+class StepMetrics:
+    """Writes one stream. `latest` has what was written last."""
+
+    def __init__(self, writer: MetricWriter) -> None:
+        self.latest: dict[str, float] = {}
+        self._writer = writer
+        self._pending: deque[_Pending] = deque()
+        self._free: dict[int, list[Tensor]] = {}
+
+    def log(self, step: int, values: Values, *, time_s: float) -> None:
+        """Log 0-d tensors and numbers by name. Those on a CUDA device follow as soon as the device has got there."""
+        tensors = [value for value in values.values() if isinstance(value, Tensor) and value.is_cuda]
+        if not tensors and not self._pending:
+            self._write(step, {name: to_number(name, value) for name, value in values.items()}, time_s)
+            return
+        self._pending.append(self._start_copy(step, values, tensors, time_s))
+        self._write_finished(wait_above=_WAIT_ABOVE)
+
+    def flush(self) -> None:
+        """Write everything that is still under way; waits for the device."""
+        self._write_finished(wait_above=0)
+
+    def close(self) -> None:
+        """Flush, and close the file."""
+        self.flush()
+        self._writer.close()
+
+    def _start_copy(self, step: int, values: Values, tensors: list[Tensor], time_s: float) -> _Pending:
+        """Queue one copy of all values of the step to pinned memory, and an event behind it."""
+        if not tensors:
+            return _Pending(step, dict(values), time_s, None, None)
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise _not_a_number(name, value)
+        dtypes = {tensor.dtype for tensor in tensors}
+        flat = [tensor.detach().reshape(()) for tensor in tensors]
+        stacked = torch.stack(flat if len(dtypes) == 1 else [tensor.double() for tensor in flat]).double()
+        free = self._free.setdefault(len(tensors), [])
+        host = free.pop() if free else torch.empty(len(tensors), dtype=torch.float64, pin_memory=True)
+        host.copy_(stacked, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return _Pending(step, dict(values), time_s, host, event)
+
+    def _write_finished(self, *, wait_above: int) -> None:
+        while self._pending:
+            first = self._pending[0]
+            if first.event is not None and not first.event.query():
+                if len(self._pending) <= wait_above:
+                    return
+                first.event.synchronize()
+            self._pending.popleft()
+            numbers = iter([] if first.host is None else first.host.tolist())
+            self._write(
+                first.step,
+                {
+                    name: next(numbers) if isinstance(value, Tensor) and value.is_cuda else to_number(name, value)
+                    for name, value in first.values.items()
+                },
+                first.time_s,
+            )
+            if first.host is not None:
+                self._free[len(first.host)].append(first.host)
+
+    def _write(self, step: int, values: dict[str, float], time_s: float) -> None:
+        self.latest = values
+        self._writer.log(step, values, time_s=time_s)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    step: int
+    values: dict[str, Any]
+    time_s: float
+    host: Tensor | None
+    event: Any
+
+
+def to_number(name: str, value: Tensor | float) -> float:
+    """Turn one metric into a float. Raises `TaskError` when it is not one number."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise _not_a_number(name, value)
+        return float(value.item())
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise _not_a_number(name, value) from None
+
+
+def _not_a_number(name: str, value: Any) -> TaskError:
+    what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return TaskError(f"The metric '{name}' is {what}: step() must return one number (a 0-d tensor) for each name.")
