@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from relight.metrics.reader import scan_metrics
 from relight.metrics.table import MetricTable, read_metrics_table
 
 MACHINE_STREAM = "system"
 """Sampled by time and not by step, so it is written only when it is asked for."""
+_BLOCK_ROWS = 10_000
 
 
 def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *, ghosts: bool = False) -> int:
@@ -43,10 +44,16 @@ def _stream_order(name: str) -> tuple[int, str]:
 
 
 def _rows(table: MetricTable, *, ghosts: bool) -> Iterator[list[str]]:
-    for row in range(len(table)):
-        cells = [str(int(table.steps[row])), repr(float(table.times[row])), str(int(table.attempts[row]))]
+    for begin in range(0, len(table), _BLOCK_ROWS):
+        block = slice(begin, begin + _BLOCK_ROWS)
+        columns: list[list[Any]] = [
+            table.steps[block].tolist(),
+            [repr(time_s) for time_s in table.times[block].tolist()],
+            table.attempts[block].tolist(),
+        ]
         if ghosts:
-            cells.append("1" if table.ghost[row] else "0")
-        values, present = table.values[row].tolist(), table.present[row].tolist()
-        cells += [repr(value) if there else "" for value, there in zip(values, present, strict=True)]
-        yield cells
+            columns.append(table.ghost[block].astype(int).tolist())
+        for column in range(len(table.names)):
+            values, present = table.values[block, column].tolist(), table.present[block, column].tolist()
+            columns.append([repr(value) if there else "" for value, there in zip(values, present, strict=True)])
+        yield from map(list, zip(*columns, strict=True))

@@ -6,6 +6,7 @@ trained again later, shown faint, never deleted. Logged twice in one attempt, th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,24 +63,26 @@ def read_samples(folder: Path, name: str) -> Series:
 
     For what is a function of time rather than of the step: the machine is sampled many times during a long step.
     """
-    stream, column = split_name(name)
-    parts: list[Series] = []
-    for file in scan_metrics(folder, stream=stream).files:
-        if column not in file.header.columns:
-            continue
-        try:
-            records = file.read_records()
-        except OSError:
-            continue  # removed this instant
-        attempts = np.full(len(records.steps), file.attempt, dtype=np.int64)
-        parts.append(Series(name, records.steps, records.times, records.column(column), attempts))
-    if not parts:
-        return _empty(name)
-    samples = _contiguous(parts[0]) if len(parts) == 1 else _concatenate(parts)
-    several_files_of_an_attempt = len({int(part.attempts[0]) for part in parts if len(part)}) < len(parts)
-    if several_files_of_an_attempt:
-        samples = samples.select(np.lexsort((samples.times, samples.attempts)))
-    return samples
+    return read_many_samples(folder, [name])[name]
+
+
+def read_many_samples(folder: Path, names: Iterable[str]) -> dict[str, Series]:
+    """The same for several metrics; each file is read once."""
+    parts: dict[str, list[Series]] = {name: [] for name in names}
+    for stream in {split_name(name)[0] for name in parts}:
+        for file in scan_metrics(folder, stream=stream).files:
+            wanted = [name for name in file.header.names if name in parts]
+            if not wanted:
+                continue
+            try:
+                records = file.read_records()
+            except OSError:
+                continue  # removed this instant
+            attempts = np.full(len(records.steps), file.attempt, dtype=np.int64)
+            for name in wanted:
+                values = records.column(split_name(name)[1])
+                parts[name].append(Series(name, records.steps, records.times, values, attempts))
+    return {name: _concatenate(name, found) for name, found in parts.items()}
 
 
 def split_series(samples: Series) -> SplitSeries:
@@ -96,26 +99,24 @@ def split_series(samples: Series) -> SplitSeries:
     return SplitSeries(ordered.select(next_is_other_step), ghosts)
 
 
-def _empty(name: str) -> Series:
+def empty_series(name: str) -> Series:
+    """A series without records."""
     integers, floats = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
     return Series(name, integers, floats, floats, integers)
 
 
-def _contiguous(part: Series) -> Series:
-    return Series(
-        part.name,
-        np.ascontiguousarray(part.steps),
-        np.ascontiguousarray(part.times),
-        np.ascontiguousarray(part.values),
-        part.attempts,
-    )
-
-
-def _concatenate(parts: list[Series]) -> Series:
-    return Series(
-        parts[0].name,
+def _concatenate(name: str, parts: list[Series]) -> Series:
+    """The records of several files, attempt after attempt; those of one attempt by time, as they were written."""
+    parts = [part for part in parts if len(part)]
+    if len(parts) <= 1:
+        return parts[0] if parts else empty_series(name)
+    joined = Series(
+        name,
         np.concatenate([part.steps for part in parts]),
         np.concatenate([part.times for part in parts]),
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.attempts for part in parts]),
     )
+    if len({int(part.attempts[0]) for part in parts}) == len(parts):
+        return joined
+    return joined.select(np.lexsort((joined.times, joined.attempts)))

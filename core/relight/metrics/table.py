@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relight.metrics.reader import Floats, Integers, scan_metrics
-from relight.metrics.series import Series, read_split_series
+from relight.metrics.series import Series, empty_series, read_many_samples, split_series
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def read_table(folder: Path, stream: str, *, ghosts: bool = False) -> MetricTabl
 
 def read_metrics_table(folder: Path, names: Sequence[str], *, ghosts: bool = False) -> MetricTable:
     """The metrics with those full names. Each cell is what `read_series` (or `read_ghosts`) says for its name."""
-    split = [read_split_series(folder, name) for name in names]
+    samples = read_many_samples(folder, names)
+    split = [split_series(samples.pop(name)) for name in names]
     main = _join(names, [part.main for part in split], ghost=False)
     if not ghosts:
         return main
@@ -56,8 +57,7 @@ def _ghost_of(name: str, ghosts: Iterable[Series], attempt: int) -> Series:
     for ghost in ghosts:
         if ghost.attempts[0] == attempt:
             return ghost
-    integers, floats = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
-    return Series(name, integers, floats, floats, integers)
+    return empty_series(name)
 
 
 def _join(names: Sequence[str], lines: Sequence[Series], *, ghost: bool) -> MetricTable:

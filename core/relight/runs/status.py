@@ -8,7 +8,9 @@ from enum import StrEnum
 from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, StopRequest, TrainerOutcome
 
 STARTING_S = 10.0
-"""How long a launch may take until a supervisor shows; after that nobody is coming."""
+"""How long a new run may take until its first attempt begins; after that nobody is coming."""
+HANDOVER_S = 1.5
+"""How long an attempt may be without a lock and without processes: its launcher has died."""
 FOREIGN_SILENCE_S = 15.0
 """A run of another machine counts as running while its files changed no longer ago than this."""
 
@@ -83,11 +85,13 @@ def _without_processes(evidence: Evidence, now_s: float) -> StatusReport:
         if evidence.locked:
             return StatusReport(RunStatus.RUNNING, "Its record of processes is damaged, but the run is locked.")
         return StatusReport(RunStatus.INTERRUPTED, "It ended without an exit record, and its processes are not known.")
-    # A clock that was set back, or another machine's, must not keep a dead launch waiting for ever: hence abs.
-    if abs(now_s - evidence.launched_s) < STARTING_S:
-        return StatusReport(RunStatus.QUEUED)
+    # The lock is held from before the attempt's folder appears, and handed on until the supervisor has it.
     if evidence.locked:
-        return StatusReport(RunStatus.QUEUED, "It waits for processes of an earlier attempt, or starts slowly.")
+        return StatusReport(RunStatus.QUEUED, "It is being started.")
+    patience_s = STARTING_S if evidence.attempt == 0 else HANDOVER_S
+    # A clock that was set back, or another machine's, must not keep a dead launch waiting for ever: hence abs.
+    if abs(now_s - evidence.launched_s) < patience_s:
+        return StatusReport(RunStatus.QUEUED)
     if evidence.attempt == 0:
         return StatusReport(RunStatus.INTERRUPTED, "It was created but never started.")
     return StatusReport(RunStatus.INTERRUPTED, "Its supervisor never started.")
