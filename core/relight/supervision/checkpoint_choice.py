@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from relight.checkpoints.listing import newest_durable
-from relight.errors import DamagedCheckpoint
+from relight.checkpoints.file_names import parse_manifest_name
+from relight.checkpoints.listing import CheckpointInfo, newest_durable
+from relight.errors import CheckpointNotFound, DamagedCheckpoint
 from relight.runs.layout import RunLayout
 from relight.runs.summary import read_run_record
+
+if TYPE_CHECKING:
+    from relight.checkpoints.store import PassedOver
 
 
 @dataclass(frozen=True)
@@ -29,29 +34,61 @@ def choose_checkpoint(layout: RunLayout, wanted: str | int | None) -> Checkpoint
     newest = newest_durable(layout.checkpoints)
     if wanted in (None, "latest"):
         return CheckpointChoice() if newest is None else _choose_newest(layout, newest_step=newest[1])
+    assert wanted is not None
+    info = _find_whole(layout, wanted)
+    return CheckpointChoice(sequence=info.sequence, step=info.step)
+
+
+def choose_for_branch(layout: RunLayout, wanted: str | int) -> tuple[CheckpointInfo, tuple[str, ...]]:
+    """As `choose_checkpoint`, of a run that may be training: nothing is moved, and there must be a checkpoint."""
+    if wanted != "latest":
+        return _find_whole(layout, wanted), ()
+    from relight.checkpoints.store import CheckpointStore
+
+    good, passed_over = CheckpointStore(layout.checkpoints).newest_good(quarantine=False)
+    if good is None:
+        return _find_whole(layout, wanted), ()
+    return good, tuple(_tell(passed) for passed in passed_over)
+
+
+def _find_whole(layout: RunLayout, wanted: str | int) -> CheckpointInfo:
+    """The checkpoint "latest", "best" or at a step, every byte of it checked."""
     from relight.checkpoints.store import CheckpointStore
 
     record = read_run_record(layout)
     store = CheckpointStore(layout.checkpoints)
-    info = store.find(wanted, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
-    # Verified through the same door as the newest: it is the newest of those up to itself, if it is whole.
-    good, passed_over = store.newest_good(before_sequence=info.sequence + 1)
-    if good is None or good.sequence != info.sequence:
-        reason = passed_over[0].reason if passed_over else "it cannot be read."
-        other = f"The newest before it that is whole is step {good.step}." if good else "None before it is whole."
-        raise DamagedCheckpoint(
-            f"The checkpoint of step {info.step} of run {layout.run_id!r} is damaged: {reason} {other}"
-        )
-    return CheckpointChoice(sequence=info.sequence, step=info.step)
+    try:
+        info = store.find(wanted, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+    except CheckpointNotFound:
+        for entry in store.list().damaged:
+            name = parse_manifest_name(entry.path.name)
+            if name is not None and str(name.step) == str(wanted):
+                raise _damaged(layout, name.step, entry.reason) from None
+        raise
+    damage = store.check(info)
+    if damage:
+        raise _damaged(layout, info.step, damage[0].reason)
+    return info
 
 
 def _choose_newest(layout: RunLayout, *, newest_step: int) -> CheckpointChoice:
     from relight.checkpoints.store import CheckpointStore
 
     good, passed_over = CheckpointStore(layout.checkpoints).newest_good()
-    notes = [passed.reason for passed in passed_over]
     step = good.step if good is not None else 0
+    notes = [_tell(passed) for passed in passed_over]
     if passed_over:
         where = f"the checkpoint of step {step}" if good is not None else "the beginning, as no checkpoint is whole"
-        notes.append(f"It goes on from {where}: {newest_step - step} steps are trained again.")
+        notes.append(f"Training goes on from {where}; that costs {max(0, newest_step - step)} steps.")
     return CheckpointChoice(sequence=good.sequence if good is not None else None, step=step, notes=tuple(notes))
+
+
+def _tell(passed: PassedOver) -> str:
+    return f"The checkpoint of step {passed.step} was passed over: {passed.reason}"
+
+
+def _damaged(layout: RunLayout, step: int, reason: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"The checkpoint of step {step} of run {layout.run_id!r} is damaged: {reason} Choose another one, or 'latest', "
+        "which passes over what is damaged."
+    )
