@@ -62,7 +62,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
         BuiltinTask(
             name="stdlib-gpt",
             title="Standard library GPT",
-            summary="A byte-level GPT, 0.8M to 124M parameters, learns to write Python from the standard library.",
+            summary="A byte-level GPT, 0.9M to 124M parameters, learns to write Python from the standard library.",
             config_class=stdlib_gpt.StdlibGptConfig,
             implementation="relight.training.tasks.stdlib_gpt:StdlibGpt",
             best_metric="loss",

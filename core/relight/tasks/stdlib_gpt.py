@@ -10,7 +10,8 @@ from typing import Literal
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig, option
 
-# Installed packages differ between machines; the test suites are half of the text and mostly repeat themselves.
+# What is installed or configured differs between machines; the test suites are half of the text and mostly repeat
+# themselves.
 SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "turtledemo", "lib2to3"}
 )
@@ -20,7 +21,7 @@ class StdlibGptConfig(TaskConfig):
     """A byte-level GPT on the source of the Python standard library."""
 
     size: Literal["tiny", "mini", "small", "base"] = option(
-        "tiny", "Size of the model: tiny has 0.8M parameters, mini 5M, small 30M, base 124M."
+        "tiny", "Size of the model: tiny has 0.9M parameters, mini 5M, small 30M, base 124M."
     )
     context: int = option(128, "Bytes that the model sees at once.", ge=8, le=8192)
     dropout: float = option(0.0, "Share of activations dropped.", ge=0, lt=1)
@@ -40,8 +41,12 @@ def list_sources(root: Path) -> list[Path]:
     """List the `.py` files of the standard library at `root`, relative to it and in a fixed order."""
     sources = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
-        sources += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS and not name.startswith("config-")]
+        sources += [
+            Path(folder, name).relative_to(root)
+            for name in names
+            if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
     return sorted(sources, key=Path.as_posix)
 
 
