@@ -1,0 +1,96 @@
+// The points of one curve: filled from the history, grown by rows of the stream.
+
+const AT_MOST_NEW = 1500
+
+/** One series of a chart. x rises strictly; y is NaN where the line breaks. */
+export class Curve {
+  constructor(spec) {
+    this.spec = spec
+    this.clear()
+  }
+
+  clear() {
+    this.main = { x: [], y: [] }
+    this.smoothed = { x: [], y: [] }
+    this.ghosts = { x: [], y: [] }
+    this.average = null
+    this.thinned = false
+    this.added = 0
+    this.last = new Map()
+  }
+
+  /** Take over what the history says. */
+  fill({ main, smoothed, ghosts, average, thinned }) {
+    this.main = main
+    this.smoothed = smoothed
+    this.ghosts = ghosts
+    this.average = average
+    this.thinned = thinned
+    this.added = 0
+    this.last.clear()
+  }
+
+  /** Whether so much was added that the history should be thinned anew. */
+  get overgrown() {
+    return this.added > AT_MOST_NEW
+  }
+
+  get latest() {
+    const { y } = this.main
+    for (let i = y.length - 1; i >= 0; i -= 1) if (Number.isFinite(y[i])) return y[i]
+    return NaN
+  }
+
+  /**
+   * Add one row of metric file `file`. Returns false when it belongs before the end (a step trained again): it then
+   * replaces what it supersedes, and the history should be read again soon, for the ghost.
+   */
+  add(file, x, y) {
+    const { main } = this
+    const end = main.x.length ? main.x[main.x.length - 1] : -Infinity
+    const before = this.last.get(file) ?? x
+    this.last.set(file, x)
+    this.added += 1
+    if (x > end) {
+      main.x.push(x)
+      main.y.push(y)
+      this.#smooth(x, y)
+      return true
+    }
+    // Everything after this attempt's row before, up to this one, is superseded.
+    const from = lowerBound(main.x, Math.min(before + (before < x ? 1e-9 : 0), x))
+    let to = lowerBound(main.x, x)
+    if (main.x[to] === x) to += 1
+    const same = to - from === 1 && main.x[from] === x && Object.is(main.y[from], y)
+    if (same) return true // told twice: the history had it already
+    main.x.splice(from, to - from, x)
+    main.y.splice(from, to - from, y)
+    return false
+  }
+
+  #smooth(x, y) {
+    const average = this.average ?? (this.spec.kind === 'raw+smooth' ? (this.average = firstAverage()) : null)
+    if (!average) return
+    if (Number.isFinite(y)) {
+      average.sum = average.sum * average.decay + y
+      average.weight = average.weight * average.decay + 1
+    }
+    this.smoothed.x.push(x)
+    this.smoothed.y.push(Number.isFinite(y) ? average.sum / average.weight : NaN)
+  }
+}
+
+function firstAverage() {
+  return { decay: 0.5 ** (1 / 2), sum: 0, weight: 0 }
+}
+
+function lowerBound(sorted, value) {
+  let low = 0
+  let high = sorted.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (sorted[middle] < value) low = middle + 1
+    else high = middle
+  }
+  return low
+}

@@ -1,0 +1,75 @@
+// Numbers as people read them.
+
+const SI = ['', 'k', 'M', 'G', 'T', 'P']
+
+/** A measured value: four significant digits, very large and very small ones with an exponent. */
+export function formatNumber(value) {
+  if (!Number.isFinite(value)) return '–'
+  const size = Math.abs(value)
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace('e+', 'e')
+  if (Number.isInteger(value)) return formatInteger(value)
+  return value.toFixed(Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(size || 1)))))
+}
+
+/** A count, with thin groups: 12 345. */
+export function formatInteger(value) {
+  return Number.isFinite(value) ? Math.round(value).toLocaleString('en-US').replaceAll(',', '\u202f') : '–'
+}
+
+/** Seconds as 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
+export function formatDuration(seconds) {
+  if (!Number.isFinite(seconds)) return '–'
+  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`
+  const whole = Math.round(seconds)
+  if (whole < 60) return `${whole} s`
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`
+}
+
+/** Bytes as 1.5 GB. */
+export function formatBytes(bytes) {
+  if (!Number.isFinite(bytes)) return '–'
+  let power = 0
+  let size = Math.abs(bytes)
+  while (size >= 999.5 && power < SI.length - 1) {
+    size /= 1000
+    power += 1
+  }
+  return `${bytes < 0 ? '-' : ''}${size.toPrecision(3).replace(/\.?0+$/, '')} ${SI[power]}B`
+}
+
+/** Steps a second, or seconds a step for slow ones. */
+export function formatRate(rate) {
+  if (!Number.isFinite(rate) || rate <= 0) return '–'
+  return rate >= 0.5 ? `${Number(rate.toPrecision(3))}/s` : `${formatDuration(1 / rate)}/step`
+}
+
+/** A value with a chart's unit. */
+export function formatWithUnit(value, unit) {
+  if (!Number.isFinite(value)) return '–'
+  if (unit === 'ratio') return `${(value * 100).toFixed(value > 0.9995 || value === 0 ? 0 : 2)} %`
+  if (unit === 'B') return formatBytes(value)
+  if (unit === '%') return `${value.toFixed(Math.abs(value) < 10 ? 1 : 0)} %`
+  return unit ? `${formatNumber(value)} ${unit}` : formatNumber(value)
+}
+
+/** Formats by the name that Python gives ("auto" goes by the value). */
+export function formatAs(value, format) {
+  if (value === null || value === undefined) return '–'
+  if (typeof value === 'string') return value
+  switch (format) {
+    case 'integer':
+      return formatInteger(value)
+    case 'percent':
+      return formatWithUnit(value, 'ratio')
+    case 'duration':
+      return formatDuration(value)
+    case 'rate':
+      return formatRate(value)
+    case 'bytes':
+      return formatBytes(value)
+    default:
+      return formatNumber(value)
+  }
+}

@@ -1,0 +1,145 @@
+// The one event stream of this tab: every chart and value subscribes here. Closed while the tab is hidden, so that a
+// forgotten tab costs nothing; what it missed is read from the history when it is looked at again.
+
+const SETTLE_MS = 20 // components of one page appear together: one stream for all of them
+const SHRINK_MS = 5000 // a page that is left may be back in a moment
+const LONGEST_RETRY_MS = 5000
+
+const subscribers = new Set()
+const states = new Map()
+let source = null
+let covered = null
+let opening = 0
+let shrinking = 0
+let retry = 0
+let retryMs = 500
+let connection = 'connecting'
+
+/**
+ * Subscribe. `watch`: {run: [stream, …]}; `machine`: true for the machine's figures. Handlers, all optional:
+ * onHello({run, positions}), onRows(rows), onReset({run}), onState(state), onGone({run}), onMachine(report),
+ * onConnection('connecting' | 'open' | 'lost'). Returns a function that ends it.
+ */
+export function subscribe({ watch = {}, machine = false, ...handlers }) {
+  const subscriber = { watch, machine, ...handlers }
+  subscribers.add(subscriber)
+  subscriber.onConnection?.(connection)
+  for (const run of Object.keys(watch)) {
+    if (source && states.has(run)) subscriber.onState?.(states.get(run))
+  }
+  schedule()
+  return () => {
+    subscribers.delete(subscriber)
+    schedule()
+  }
+}
+
+function schedule() {
+  clearTimeout(opening)
+  opening = setTimeout(settle, SETTLE_MS)
+}
+
+/** Open, reopen or close the stream, whichever the subscribers and the tab's visibility ask for. */
+function settle() {
+  const wanted = collect()
+  if (document.hidden || (!wanted.runs.size && !wanted.machine)) {
+    close()
+    return
+  }
+  if (source && covers(covered, wanted)) {
+    clearTimeout(shrinking)
+    if (address(covered) !== address(wanted)) shrinking = setTimeout(() => open(collect()), SHRINK_MS)
+    return
+  }
+  open(wanted)
+}
+
+function collect() {
+  const runs = new Map()
+  let machine = false
+  for (const subscriber of subscribers) {
+    machine ||= subscriber.machine
+    for (const [run, streams] of Object.entries(subscriber.watch)) {
+      if (!runs.has(run)) runs.set(run, new Set())
+      for (const stream of streams) runs.get(run).add(stream)
+    }
+  }
+  return { runs, machine }
+}
+
+function covers(had, wanted) {
+  if (wanted.machine && !had.machine) return false
+  for (const [run, streams] of wanted.runs) {
+    const known = had.runs.get(run)
+    if (!known) return false
+    for (const stream of streams) if (!known.has(stream)) return false
+  }
+  return true
+}
+
+function address({ runs, machine }) {
+  const query = new URLSearchParams()
+  for (const run of [...runs.keys()].sort()) query.append('watch', `${run}/${[...runs.get(run)].sort().join(',')}`)
+  if (machine) query.append('machine', '1')
+  return `/api/stream?${query}`
+}
+
+function open(wanted) {
+  close()
+  if (document.hidden || (!wanted.runs.size && !wanted.machine)) return
+  covered = wanted
+  const opened = new EventSource(new URL(address(wanted), location.origin))
+  source = opened
+  const listen = (name, handle) =>
+    opened.addEventListener(name, (event) => source === opened && handle(JSON.parse(event.data)))
+  opened.onopen = () => {
+    retryMs = 500
+    setConnection('open')
+  }
+  opened.onerror = () => {
+    if (source !== opened) return
+    setConnection('lost')
+    // The browser itself tries again after a broken connection, but not after an answer that is no stream.
+    if (opened.readyState === EventSource.CLOSED) {
+      close()
+      retry = setTimeout(settle, retryMs)
+      retryMs = Math.min(retryMs * 2, LONGEST_RETRY_MS)
+    }
+  }
+  listen('hello', (hello) => tell('onHello', hello))
+  listen('rows', (rows) => tell('onRows', rows))
+  listen('reset', (reset) => tell('onReset', reset))
+  listen('state', (state) => {
+    states.set(state.run, state)
+    tell('onState', state)
+  })
+  listen('gone', (gone) => {
+    states.delete(gone.run)
+    tell('onGone', gone)
+  })
+  listen('machine', (report) => subscribers.forEach((subscriber) => subscriber.onMachine?.(report)))
+  listen('bye', () => setConnection('lost'))
+}
+
+function close() {
+  clearTimeout(shrinking)
+  clearTimeout(retry)
+  source?.close()
+  source = null
+  covered = null
+  states.clear()
+}
+
+function tell(handler, event) {
+  for (const subscriber of [...subscribers]) if (event.run in subscriber.watch) subscriber[handler]?.(event)
+}
+
+function setConnection(now) {
+  if (now === connection) return
+  connection = now
+  subscribers.forEach((subscriber) => subscriber.onConnection?.(now))
+}
+
+document.addEventListener('visibilitychange', settle)
+window.addEventListener('pageshow', settle)
+window.addEventListener('pagehide', close)
