@@ -120,10 +120,10 @@ def _open(path: Path) -> Any:
 def _decode(image: Any, *, short_side: int) -> Tensor:
     from PIL import Image
 
-    orientation = _read_orientation(image)
     # JPEG decodes straight to a half, quarter or eighth of its size where that is still large enough.
     image.draft("RGB", (short_side, short_side))
     image.load()
+    orientation = _read_orientation(image)  # only now: Pillow's TIFF reader turns the picture itself, and says so then
     scale = short_side / min(image.size)
     width, height = (min(round(side * scale), round(short_side * LONGEST_ASPECT)) for side in image.size)
     box = _middle(image.size, (width / scale, height / scale))
