@@ -1,0 +1,74 @@
+"""Memory that trainer and writer process share by file descriptor: a snapshot in it outlives the trainer."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+
+from relight.checkpoints.commit import human_bytes
+from relight.checkpoints.errors import SaveError
+
+_MARGIN_BYTES = 1 << 20
+
+
+class StagingMemory:
+    """One block of shared memory. It ends with the last process that has it mapped or its descriptor open."""
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        """Map `nbytes` of an open descriptor, which this object then owns."""
+        self.descriptor = descriptor
+        self.nbytes = nbytes
+        self._map = mmap.mmap(descriptor, nbytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass
+        self.view = memoryview(self._map)
+
+    @classmethod
+    def create(cls, nbytes: int) -> StagingMemory:
+        """New memory, taken from the machine at once: writing to it later cannot fail. `SaveError` when there is none.
+
+        On Linux it is a memfd, which no file system limits (a container's /dev/shm has 64 MB); elsewhere it is a
+        temporary file without a name.
+        """
+        nbytes = -(-max(nbytes, 1) // _MARGIN_BYTES) * _MARGIN_BYTES
+        descriptor = _open_memory()
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, nbytes)
+            else:
+                os.truncate(descriptor, nbytes)
+            return cls(descriptor, nbytes)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            raise SaveError(
+                f"There is no memory to hold a snapshot of {human_bytes(nbytes)}. "
+                "Free some memory, or train a smaller model on this machine."
+            ) from error
+
+    def close(self) -> None:
+        """Give the memory up here. Views of it that somebody still holds stay valid."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+        self.view = memoryview(b"")
+        try:
+            self._map.close()
+        except BufferError:
+            pass
+
+
+def _open_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        try:
+            return os.memfd_create("relight-snapshot", os.MFD_CLOEXEC)
+        except OSError:
+            pass
+    with tempfile.TemporaryFile(prefix="relight-snapshot-") as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,336 @@
+"""The trainer's side of the writer process: stage a snapshot in shared memory, submit it, hear what became of it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.pack import HEADER_ALIGNMENT, lay_out
+from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.staging import StagingMemory
+from relight.checkpoints.typed_json import Convert
+from relight.checkpoints.writer_channel import (
+    AnyMessage,
+    Channel,
+    Configure,
+    Disconnected,
+    Finish,
+    Released,
+    SaidDurable,
+    SaidFailed,
+    SaidVerified,
+    SaidWarning,
+    ShareMemory,
+    Submit,
+    Withdraw,
+    Withdrawn,
+)
+from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
+from relight.runs.process_identity import identify_process
+from relight.runs.records import ProcessIdentity
+
+_log = logging.getLogger(__name__)
+
+_SLOTS = 2
+_ANSWER_S = 30.0
+_RESTARTS_WITHIN_S = 60.0
+_MOST_RESTARTS = 3
+_PAUSE_S = 10.0
+_PRECIOUS = ("best", "stop", "signal", "exception", "manual", "final")
+
+
+@dataclass
+class _Slot:
+    number: int
+    memory: StagingMemory | None = None
+    state: Literal["free", "filling", "submitted"] = "free"
+    submit: Submit | None = None
+    heard: bool = False
+    """The writer has said what became of it, if only that it failed so far."""
+
+
+class WriterClient:
+    """Starts a writer process and hands snapshots to it. Safe to use from several threads.
+
+    `inherit_fds` stay open in the writer: a run's lock, say, which is then held until the last snapshot is durable.
+    A writer that dies is replaced at the next call, and gets what it had not finished.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: RetentionPolicy | None = None,
+        best: tuple[str | None, bool] | None = None,
+        inherit_fds: Sequence[int] = (),
+        convert: Convert | None = None,
+    ) -> None:
+        """`best` is (name of the run's best metric, whether higher is better); `convert` as for `encode_state`."""
+        policy = policy or RetentionPolicy()
+        if best is not None:
+            rules = tuple(
+                replace(rule, higher_is_better=best[1]) if rule.metric is None else rule for rule in policy.best
+            )
+            policy = replace(policy, best=rules)
+        self._configure = Configure(str(folder.absolute()), policy)
+        self._inherit_fds = tuple(inherit_fds)
+        self._convert = convert
+        self._guard = threading.RLock()
+        self._slots = [_Slot(number) for number in range(_SLOTS)]
+        self._events: deque[WriterEvent] = deque()
+        self._withdrawn: Withdrawn | None = None
+        self._deaths: list[float] = []
+        self._paused_until: float | None = None
+        self._closed = False
+        self._process, self._channel = self._start()
+
+    @property
+    def pid(self) -> int:
+        """Pid of the writer process; another one after a `WriterDied`."""
+        return self._process.pid
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        """The writer process, such that a later process with its pid is not mistaken for it."""
+        return identify_process(self._process.pid)
+
+    def reserve_memory(self, nbytes: int) -> None:
+        """Take the memory for snapshots of about `nbytes` now, so that the first one does not have to wait for it."""
+        with self._guard:
+            for slot in self._slots:
+                if slot.state == "free":
+                    self._fit_memory(slot, nbytes + nbytes // 64 + (4 << 20))
+
+    def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
+        """Memory for each tensor of `header`, in its order, to be filled before `submit`.
+
+        A snapshot that still waits to be written is given up for this one, unless it is scored or was asked for: then
+        this waits up to `timeout_s` for it first. Raises `UnsupportedState`, or `SaveError` without memory.
+        """
+        snapshot = encode_snapshot(header, convert=self._convert)
+        text = msgspec.json.encode(snapshot)
+        offsets = lay_out(snapshot.tensors)
+        data_bytes = sum(tensor.nbytes for tensor in snapshot.tensors)
+        header_offset = -(-data_bytes // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
+        with self._guard:
+            slot = self._take_slot(timeout_s)
+            memory = self._fit_memory(slot, header_offset + len(text))
+            memory.view[header_offset : header_offset + len(text)] = text
+            slot.state = "filling"
+            slot.heard = False
+            slot.submit = Submit(slot.number, snapshot.step, header_offset, len(text), precious=_is_precious(snapshot))
+            return [
+                memory.view[offset : offset + tensor.nbytes]
+                for offset, tensor in zip(offsets, snapshot.tensors, strict=True)
+            ]
+
+    def submit(self) -> None:
+        """The staged snapshot is complete: from now on it becomes durable, even if this process is killed."""
+        with self._guard:
+            slot = next(slot for slot in self._slots if slot.state == "filling")
+            assert slot.submit is not None
+            slot.state = "submitted"
+            try:
+                self._channel.send(slot.submit)
+            except Disconnected:
+                self._replace_writer()
+
+    def discard(self) -> None:
+        """Forget the staged snapshot that was not submitted, if there is one."""
+        with self._guard:
+            for slot in self._slots:
+                if slot.state == "filling":
+                    slot.state = "free"
+
+    def poll(self) -> list[WriterEvent]:
+        """What happened since the last call. Does not wait."""
+        with self._guard:
+            self._listen(0.0)
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def drain(self, timeout_s: float) -> list[WriterEvent]:
+        """Wait until every submitted snapshot is durable or has failed; returns all events, as `poll` does."""
+        deadline = time.monotonic() + timeout_s
+        events = self.poll()
+        while self.pending and (left := deadline - time.monotonic()) > 0:
+            with self._guard:
+                self._listen(min(left, 0.2))
+            events += self.poll()
+        return events
+
+    @property
+    def pending(self) -> int:
+        """Submitted snapshots of which nothing has been heard yet."""
+        with self._guard:
+            return sum(slot.state == "submitted" and not slot.heard for slot in self._slots)
+
+    def close(self, *, timeout_s: float = 0.0) -> None:
+        """Let the writer finish, verify and end by itself; wait for that up to `timeout_s`."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._channel.send(Finish())
+            except Disconnected:
+                pass
+            if timeout_s > 0:
+                try:
+                    self._process.wait(timeout_s)
+                except subprocess.TimeoutExpired:
+                    pass
+            self._channel.close()
+            for slot in self._slots:
+                if slot.memory is not None:
+                    slot.memory.close()
+                    slot.memory = None
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], Channel]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "relight.checkpoints.writer_process", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *self._inherit_fds),
+                start_new_session=True,
+            )
+        channel = Channel(ours)
+        try:
+            channel.send(self._configure)
+            for slot in self._slots:
+                if slot.memory is not None:
+                    channel.send(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
+            for slot in sorted(self._slots, key=lambda slot: slot.submit.step if slot.submit else 0):
+                if slot.state == "submitted" and slot.submit is not None:
+                    channel.send(slot.submit)
+        except Disconnected:
+            pass  # Noticed at the next call.
+        return process, channel
+
+    def _take_slot(self, timeout_s: float) -> _Slot:
+        deadline = time.monotonic() + timeout_s
+        self.discard()
+        self._listen(0.0)
+        while True:
+            if self._paused_until is not None:
+                raise SaveError(
+                    "The checkpoint writer keeps dying, so nothing is saved. Its last words are in the log."
+                )
+            for slot in self._slots:
+                if slot.state == "free":
+                    return slot
+            freed = self._withdraw(force=time.monotonic() >= deadline)
+            if freed is not None:
+                freed.state = "free"
+                return freed
+            if time.monotonic() >= deadline + _ANSWER_S:
+                raise SaveError(
+                    "The checkpoint writer does not answer, so nothing is saved. The disk may hang; see the log."
+                )
+            self._listen(max(0.0, min(0.2, deadline - time.monotonic())))
+
+    def _withdraw(self, *, force: bool) -> _Slot | None:
+        process = self._process
+        self._withdrawn = None
+        try:
+            self._channel.send(Withdraw(force))
+        except Disconnected:
+            self._replace_writer()
+            return None
+        deadline = time.monotonic() + _ANSWER_S
+        while self._withdrawn is None and process is self._process and time.monotonic() < deadline:
+            self._listen(0.2)
+        answer = self._withdrawn
+        return None if answer is None or answer.slot is None else self._slots[answer.slot]
+
+    def _fit_memory(self, slot: _Slot, nbytes: int) -> StagingMemory:
+        if slot.memory is None or slot.memory.nbytes < nbytes:
+            if slot.memory is not None:
+                slot.memory.close()
+                slot.memory = None
+            slot.memory = StagingMemory.create(nbytes)
+            try:
+                self._channel.send(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
+            except Disconnected:
+                self._replace_writer()
+        return slot.memory
+
+    def _listen(self, timeout_s: float) -> None:
+        if self._closed or not self._revive():
+            return
+        try:
+            for message in self._channel.receive(timeout_s):
+                self._hear(message)
+        except Disconnected:
+            self._replace_writer()
+
+    def _hear(self, message: AnyMessage) -> None:
+        if isinstance(message, SaidDurable):
+            self._slots[message.slot].heard = True
+            self._events.append(
+                Durable(message.step, message.sequence, message.edge_time_s, message.seconds, message.bytes)
+            )
+        elif isinstance(message, Released):
+            self._slots[message.slot].state = "free"
+        elif isinstance(message, Withdrawn):
+            self._withdrawn = message
+        elif isinstance(message, SaidVerified):
+            self._events.append(Verified(message.step, message.sequence))
+        elif isinstance(message, SaidFailed):
+            self._slots[message.slot].heard = True
+            self._events.append(SaveFailed(message.step, message.sentence))
+        elif isinstance(message, SaidWarning):
+            self._events.append(Warned(message.sentence))
+
+    def _replace_writer(self) -> None:
+        """Start another writer with everything that the dead one had not finished."""
+        self._channel.close()
+        try:
+            code: int | None = self._process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            code = None
+        how = "hung up" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        now = time.monotonic()
+        self._deaths = [at for at in self._deaths if now - at < _RESTARTS_WITHIN_S] + [now]
+        restarted = len(self._deaths) <= _MOST_RESTARTS
+        if restarted:
+            self._process, self._channel = self._start()
+            sentence = f"The checkpoint writer {how}; another one took over."
+        else:
+            # It dies at once, again and again: the training must not spend its time on that.
+            self._paused_until = now + _PAUSE_S
+            for slot in self._slots:
+                slot.heard = True
+            sentence = f"The checkpoint writer {how}, and so did those before it: nothing is saved at the moment."
+        self._events.append(WriterDied(restarted, sentence))
+
+    def _revive(self) -> bool:
+        """Whether there is a writer to talk to, after trying again if it is time to."""
+        if self._paused_until is None:
+            return True
+        if time.monotonic() < self._paused_until:
+            return False
+        self._paused_until = None
+        self._process, self._channel = self._start()
+        return True
+
+
+def _is_precious(snapshot: EncodedSnapshot) -> bool:
+    return snapshot.score is not None or snapshot.reason in _PRECIOUS

@@ -1,0 +1,276 @@
+"""The writer process: makes staged snapshots durable, verifies them and applies the retention.
+
+`python -m relight.checkpoints.writer_process FD`, started by `WriterClient` in a session of its own. When the trainer
+dies, however it dies, this process finishes every complete snapshot that was handed to it, and ends. It imports neither
+torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from relight.checkpoints.encoded_snapshot import EncodedSnapshot
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.pack import lay_out
+from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.staging import StagingMemory
+from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.writer_channel import (
+    AnyMessage,
+    Channel,
+    Configure,
+    Disconnected,
+    Finish,
+    Released,
+    SaidDurable,
+    SaidFailed,
+    SaidVerified,
+    SaidWarning,
+    ShareMemory,
+    Submit,
+    Withdraw,
+    Withdrawn,
+)
+from relight.errors import RelightError
+
+_log = logging.getLogger(__name__)
+
+_PARENT_CHECK_S = 0.2
+_RETRY_S = 5.0
+_ORPHAN_RETRIES = 5
+_ORPHAN_RETRY_S = 1.0
+_NICENESS = 10
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "arm64": 30}
+_BEST_EFFORT_LOWEST = 2 << 13 | 7
+
+
+@dataclass
+class _Job:
+    submit: Submit
+    serial: int
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class Writer:
+    """Two threads: `serve` answers the trainer at once, whatever the disk does; the other one writes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._memory: dict[int, StagingMemory] = {}
+        self._waiting: list[_Job] = []
+        self._submitted = 0
+        self._changed = threading.Condition()
+        self._orphaned = False
+        self._finishing = False
+        self._configure: Configure | None = None
+        self._parent = os.getppid()
+
+    def serve(self) -> int:
+        """Run until the trainer has finished or died and all complete snapshots are dealt with."""
+        worker = threading.Thread(target=self._work, name="relight-writer")
+        worker.start()
+        try:
+            while not self._finishing:
+                for message in self._channel.receive(_PARENT_CHECK_S):
+                    self._handle(message)
+                # A forked child of the trainer may hold its end of the socket open: only the parent's pid is certain.
+                if os.getppid() != self._parent:
+                    raise Disconnected
+        except Disconnected:
+            self._orphaned = True
+        with self._changed:
+            self._finishing = True
+            self._changed.notify_all()
+        while worker.is_alive():
+            worker.join(_PARENT_CHECK_S)
+            if not self._orphaned and os.getppid() != self._parent:
+                self._orphaned = True
+        return 1 if self._waiting else 0
+
+    def _handle(self, message: AnyMessage) -> None:
+        if isinstance(message, Configure):
+            with self._changed:
+                self._configure = message
+                self._changed.notify_all()
+        elif isinstance(message, ShareMemory):
+            old = self._memory.pop(message.slot, None)
+            if old is not None:
+                old.close()
+            self._memory[message.slot] = StagingMemory(self._channel.take_descriptor(), message.bytes)
+        elif isinstance(message, Submit):
+            with self._changed:
+                self._submitted += 1
+                self._waiting.append(_Job(message, self._submitted))
+                for job in self._waiting:
+                    job.not_before = 0.0
+                self._changed.notify_all()
+        elif isinstance(message, Withdraw):
+            self._channel.send(Withdrawn(self._withdraw(force=message.force)))
+        elif isinstance(message, Finish):
+            self._finishing = True
+
+    def _withdraw(self, *, force: bool) -> int | None:
+        with self._changed:
+            for job in self._waiting:
+                if force or job.failures or not job.submit.precious:
+                    self._waiting.remove(job)
+                    return job.submit.slot
+        return None
+
+    def _work(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._configure is not None or self._finishing)
+            configure = self._configure
+        if configure is None:
+            return
+        store = CheckpointStore(Path(configure.folder))
+        self._attempt(store.sweep, "What an earlier crash left behind could not be removed")
+        while (job := self._next_job()) is not None:
+            info = self._write(job, store)
+            if info is not None:
+                self._attempt(partial(self._verify, info, store), "The checkpoint could not be read back")
+                self._attempt(partial(_retain, store, configure.policy), "Old checkpoints could not be removed")
+
+    def _next_job(self) -> _Job | None:
+        """The oldest job that may be tried now; None when there will be no other.
+
+        Never a newer one before an older one was tried: the order of sequence numbers is the order of step edges.
+        """
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                ready = [job for job in self._waiting if job.not_before <= now]
+                if ready:
+                    job = min(ready, key=lambda job: job.serial)
+                    self._waiting.remove(job)
+                    return job
+                if self._finishing and not any(job.failures <= _ORPHAN_RETRIES for job in self._waiting):
+                    return None
+                due = min((job.not_before for job in self._waiting), default=None)
+                self._changed.wait(None if due is None else max(due - now, 0.01))
+
+    def _write(self, job: _Job, store: CheckpointStore) -> CheckpointInfo | None:
+        submit = job.submit
+        started = time.monotonic()
+        try:
+            snapshot, buffers = self._read_slot(submit)
+            info = store.commit(snapshot, buffers)
+        except RelightError as error:
+            self._fail(job, str(error))
+            return None
+        except Exception as error:
+            # A bug of ours, or a file system with surprises: whatever it is, the training must not end by it.
+            _log.exception("saving step %d", submit.step)
+            self._fail(job, f"The checkpoint at step {submit.step} was not saved: {type(error).__name__}: {error}")
+            return None
+        self._say(
+            SaidDurable(
+                submit.slot,
+                info.step,
+                info.sequence,
+                info.time_s,
+                time.monotonic() - started,
+                info.new_bytes,
+            )
+        )
+        self._say(Released(submit.slot))
+        with self._changed:
+            outdone = [other for other in self._waiting if other.serial < job.serial]
+            self._waiting = [other for other in self._waiting if other.serial > job.serial]
+        for other in outdone:
+            # It failed while this newer one did not; saved now, it would pass for the newest.
+            self._say(Released(other.submit.slot))
+        return info
+
+    def _read_slot(self, submit: Submit) -> tuple[EncodedSnapshot, list[memoryview]]:
+        memory = self._memory[submit.slot].view
+        text = memory[submit.header_offset : submit.header_offset + submit.header_bytes]
+        snapshot = msgspec.json.decode(bytes(text), type=EncodedSnapshot)
+        offsets = lay_out(snapshot.tensors)
+        return snapshot, [
+            memory[offset : offset + tensor.nbytes] for offset, tensor in zip(offsets, snapshot.tensors, strict=True)
+        ]
+
+    def _fail(self, job: _Job, sentence: str) -> None:
+        job.failures += 1
+        with self._changed:
+            job.not_before = time.monotonic() + (_ORPHAN_RETRY_S if self._finishing else _RETRY_S)
+            self._waiting.append(job)
+        self._say(SaidFailed(job.submit.slot, job.submit.step, sentence))
+        if self._orphaned:
+            _log.error(sentence)
+
+    def _verify(self, info: CheckpointInfo, store: CheckpointStore) -> None:
+        damaged = store.check(info)
+        if not damaged:
+            store.mark_verified(info)
+            self._say(SaidVerified(info.step, info.sequence))
+            return
+        # Whatever shares the broken bytes goes too, or the next checkpoint would share them again.
+        good, _ = store.newest_good()
+        left = f"The newest good one is that of step {good.step}." if good else "There is no good one left."
+        self._say(
+            SaidWarning(
+                f"The checkpoint of step {info.step} is damaged on the disk and was moved to quarantine: "
+                f"{damaged[0].reason} {left}"
+            )
+        )
+
+    def _attempt(self, action: Callable[[], object], what: str) -> None:
+        try:
+            action()
+        except (OSError, RelightError) as error:
+            self._say(SaidWarning(f"{what}: {error}"))
+        except Exception as error:
+            _log.exception(what)
+            self._say(SaidWarning(f"{what}: {type(error).__name__}: {error}"))
+
+    def _say(self, message: AnyMessage) -> None:
+        try:
+            self._channel.send(message)
+        except Disconnected:
+            pass
+
+
+def _retain(store: CheckpointStore, policy: RetentionPolicy) -> None:
+    store.apply_retention(store.plan_retention(policy))
+
+
+def main() -> int:
+    """Serve the trainer at the other end of the socket whose descriptor is the first argument."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # It ends when the trainer ends and everything is safe; a shut-down leaves it that time.
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(format="relight checkpoint writer: %(message)s")
+    _lower_priority()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    return Writer(channel).serve()
+
+
+def _lower_priority() -> None:
+    try:
+        os.nice(_NICENESS)
+    except OSError:
+        pass
+    number = _IOPRIO_SET.get(platform.machine()) if sys.platform == "linux" else None
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, 1, 0, _BEST_EFFORT_LOWEST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
