@@ -24,8 +24,8 @@ class LiveValue:
     `field`: any of `relight_app.server.live_state.LiveState` ("step", "steps_per_s", "eta_s", "elapsed_s",
     "work_at_risk_s", "durable_step", "status", "attempt", "best", "progress", ...), or the full name of a metric
     ("train/loss"), whose latest value it is.
-    `detail` is a template below the value: "of {steps_total}", "at step {best_step}"; it stays empty while a figure in it
-    is not known. `warn_above` colours the value as a warning from there on.
+    `detail` is a template below the value: "of {steps_total}", "at step {best_step}"; it stays empty while a figure in
+    it is not known. `warn_above` colours the value as a warning from there on.
     """
 
     field: str

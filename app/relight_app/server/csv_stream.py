@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
 import anyio.to_thread
 
@@ -61,7 +62,7 @@ async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: boo
     def write() -> None:
         try:
             try:
-                write_csv(folder, pipe, streams=streams, ghosts=ghosts)
+                write_csv(folder, cast(TextIO, pipe), streams=streams, ghosts=ghosts)
                 pipe.push()
                 pipe.put(None)
             except _Abandoned:

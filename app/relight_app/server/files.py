@@ -120,7 +120,7 @@ def _regular_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
 
 
 async def _read_exactly(path: Path, size: int) -> AsyncIterator[bytes]:
-    """The first `size` bytes of a file that may grow meanwhile; padded should it shrink, or the answer would not end."""
+    """The first `size` bytes of a file that may grow meanwhile; padded should it shrink: the length is told."""
     async with await anyio.open_file(path, "rb") as file:
         while size > 0:
             chunk = await file.read(min(size, _CHUNK_BYTES))

@@ -65,7 +65,7 @@ def make_curve(
     window: tuple[float, float] | None = None,
     smooth: bool = False,
 ) -> Curve:
-    """The curve of one metric, from its records as they were logged, in about `points` points; finer inside of `window`.
+    """The curve of one metric, from its records as they were logged, in about `points` points, finer within `window`.
 
     By step each step counts once, and what a later attempt trained again is the ghost. By time (milliseconds since
     1970) every record counts: the machine is sampled many times during a long step.
@@ -89,7 +89,7 @@ def make_curve(
 
 
 def thin(line: Line, *, points: int, window: tuple[float, float] | None = None) -> Line:
-    """About `points` of the line's points, chosen so that its spikes stay; those within `window` finer than the rest."""
+    """About `points` of the line's points, chosen so that its spikes stay; within `window` finer than elsewhere."""
     if window is None or len(line.x) <= points:
         return _thin(line, points)
     begin = max(0, int(np.searchsorted(line.x, window[0], "left")) - 1)

@@ -2,8 +2,8 @@
 
 The body is a little-endian uint32 (length of the header), the header as JSON padded with blanks so that both together
 are a multiple of 8 bytes, then float64 arrays in the header's order: for each series x and y of the main line, of
-the smoothed line, of the ghosts. `positions` in the header say up to which record of each metric file that is; rows of the
-live stream go on from there.
+the smoothed line, of the ghosts. `positions` in the header say up to which record of each metric file that is; rows
+of the live stream go on from there.
 """
 
 from __future__ import annotations
