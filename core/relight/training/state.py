@@ -129,6 +129,12 @@ class TrainingState:
         counters: dict[str, Any] = tree["counters"]
         return counters
 
+    def restore_modules(self, tree: dict[str, Any], read: ReadTensor) -> None:
+        """Load the modules alone, for a training that starts anew from saved weights."""
+        for name, module in self._modules.items():
+            if name in tree["parts"]:
+                module.restore(tree["parts"][name], read)
+
     def restore_rng(self, tree: dict[str, Any], read: ReadTensor) -> None:
         """Put the generators back: the last thing before the first batch, since building and loading draw from them."""
         rng = tree["rng"]

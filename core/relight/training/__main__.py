@@ -1,0 +1,55 @@
+"""`python -m relight.training RUN_FOLDER ATTEMPT` runs one attempt of a run; its supervisor starts it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from relight.training.attempt import close_in_children, run_attempt
+
+
+def main(arguments: list[str]) -> int:
+    """Run the attempt; the environment may name a life line and a lock that the supervisor has handed over."""
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        sys.stderr.write("usage: python -m relight.training RUN_FOLDER ATTEMPT\n")
+        return 2
+    _forget_working_folder()
+    _set_up_output()
+    lifeline, lock_fd = _inherited_fd("RELIGHT_LIFELINE_FD"), _inherited_fd("RELIGHT_LOCK_FD")
+    close_in_children(tuple(fd for fd in (lifeline, lock_fd) if fd is not None))
+    return run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
+
+
+def _forget_working_folder() -> None:
+    """Take the folder that `python -m` puts first off `sys.path`: a person's file brings its own."""
+    if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd():
+        del sys.path[0]
+
+
+def _set_up_output() -> None:
+    """Write line by line, whatever the characters: both streams are one log file that people follow."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("relight")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.captureWarnings(False)
+
+
+def _inherited_fd(variable: str) -> int | None:
+    """The descriptor that `variable` names, if it is open here; what the task starts must not inherit it."""
+    try:
+        descriptor = int(os.environ.pop(variable, ""))
+        os.set_inheritable(descriptor, False)
+    except (ValueError, OSError):
+        return None
+    return descriptor
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""The best value of the run's best metric so far: higher or lower wins, of equals the earliest, NaN never."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class BestMetric:
+    """Tracks one metric by its full name."""
+
+    def __init__(self, name: str | None, *, higher_is_better: bool) -> None:
+        self.name = name
+        self.higher_is_better = higher_is_better
+        self.value: float | None = None
+        self.step: int | None = None
+
+    def offer(self, value: float | None, *, step: int) -> bool:
+        """Take a new value; return whether it is the best so far."""
+        if value is None or not math.isfinite(value):
+            return False
+        if self.value is not None and (value <= self.value if self.higher_is_better else value >= self.value):
+            return False
+        self.value, self.step = value, step
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it."""
+        return {"metric": self.name, "value": self.value, "step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; another metric's best is forgotten."""
+        if state["metric"] == self.name:
+            self.value, self.step = state["value"], state["step"]

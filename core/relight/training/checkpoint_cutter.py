@@ -1,0 +1,194 @@
+"""When a checkpoint is due, handing its snapshot to the writer process, and keeping `saving.json` true."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from relight.checkpoints.encoded_snapshot import encode_snapshot
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.snapshot import Reason, SnapshotHeader
+from relight.checkpoints.writer_client import WriterClient
+from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
+from relight.runs.layout import AttemptLayout
+from relight.runs.record_file import write_record
+from relight.runs.records import SavingState
+from relight.training.snapshot import copy_tensors, describe_tensors
+from relight.training.state import CapturedState
+
+_SLOTS = 2
+_log = logging.getLogger("relight")
+
+
+@dataclass(frozen=True)
+class CutPolicy:
+    """A checkpoint at least every `every_s` seconds and at every `every_steps`-th step; 0 turns either off."""
+
+    every_s: float = 30.0
+    every_steps: int = 0
+
+
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What a checkpoint says of itself beside its state."""
+
+    step: int
+    epoch: int
+    reason: Reason
+    time_s: float
+    metrics: dict[str, float]
+    score: float | None
+    environment: dict[str, Any]
+
+
+@dataclass
+class _UnderWay:
+    step: int
+    reason: Reason
+    failed: bool = False
+
+
+class CheckpointCutter:
+    """Cuts checkpoints for one attempt. Only one thread may use it."""
+
+    def __init__(self, layout: AttemptLayout, *, policy: CutPolicy, writer: WriterClient) -> None:
+        self.durable_step: int | None = None
+        self.last_cut_step: int | None = None
+        self._layout = layout
+        self._policy = policy
+        self._writer = writer
+        self._saving = SavingState(time_s=time.time())
+        self._last_cut_s = time.monotonic()
+        self._owed = False
+        self._under_way: list[_UnderWay] = []
+        self._write_identity()
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether the policy wants a checkpoint at this step edge. While both slots are busy, it has to wait."""
+        policy = self._policy
+        if policy.every_steps and step % policy.every_steps == 0:
+            self._owed = True
+        if policy.every_s and time.monotonic() - self._last_cut_s >= policy.every_s:
+            self._owed = True
+        if not self._owed:
+            return False
+        self.poll()
+        return len(self._busy()) < _SLOTS
+
+    def check(self, captured: CapturedState, facts: SnapshotFacts) -> None:
+        """Raise `UnsupportedState` if such a snapshot could not be saved: known after one step instead of an hour."""
+        encode_snapshot(self._header(captured, facts))
+
+    def cut(self, captured: CapturedState, facts: SnapshotFacts) -> None:
+        """Copy the snapshot into staging memory; from then on the writer makes it durable, even if we are killed."""
+        begun = time.perf_counter()
+        self._owed = False
+        self._last_cut_s = time.monotonic()
+        try:
+            memory = self._writer.stage(self._header(captured, facts))
+        except SaveError as error:
+            self._note(SaveFailed(facts.step, str(error)))
+            return
+        copy_tensors(captured.tensors, memory)
+        self._writer.submit()
+        self.last_cut_step = facts.step
+        self._under_way = [other for other in self._under_way if not other.failed]
+        self._under_way.append(_UnderWay(facts.step, facts.reason))
+        self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)
+
+    def poll(self) -> None:
+        """Take note of what the writer has reported; never waits."""
+        for event in self._writer.poll():
+            self._note(event)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until everything is durable or has failed. Returns whether nothing has failed."""
+        for event in self._writer.drain(timeout_s):
+            self._note(event)
+        return not self._under_way and self._saving.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why saving fails now; None while it works."""
+        return self._saving.failure
+
+    def close(self) -> None:
+        """Let the writer finish by itself, and part from it."""
+        self._writer.close()
+
+    def _header(self, captured: CapturedState, facts: SnapshotFacts) -> SnapshotHeader:
+        return SnapshotHeader(
+            step=facts.step,
+            epoch=facts.epoch,
+            reason=facts.reason,
+            time_s=facts.time_s,
+            tensors=describe_tensors(captured.tensors),
+            state=captured.tree,
+            metrics=facts.metrics,
+            score=facts.score,
+            environment=facts.environment,
+            attempt=self._layout.number,
+        )
+
+    def _busy(self) -> list[_UnderWay]:
+        return [other for other in self._under_way if not other.failed]
+
+    def _note(self, event: WriterEvent) -> None:
+        now = time.time()
+        if isinstance(event, Durable):
+            self.durable_step = event.step
+            self._under_way = [other for other in self._under_way if other.step > event.step]
+            if self._saving.failure is not None:
+                _log.info("Saving works again: the checkpoint at step %d is durable.", event.step)
+            self._saving = msgspec.structs.replace(
+                self._saving,
+                time_s=now,
+                durable_step=event.step,
+                durable_time_s=event.edge_time_s,
+                failure=None,
+                failing_since_s=None,
+                saves=self._saving.saves + 1,
+                bytes_written=self._saving.bytes_written + event.bytes,
+                last_write_s=max(0.0, now - event.edge_time_s),
+            )
+        elif isinstance(event, SaveFailed):
+            if event.sentence != self._saving.failure:
+                _log.warning("%s Training goes on.", event.sentence)
+            for other in self._under_way:
+                other.failed = other.failed or other.step == event.step
+            self._saving = msgspec.structs.replace(
+                self._saving,
+                time_s=now,
+                failure=event.sentence,
+                failing_since_s=self._saving.failing_since_s or now,
+            )
+        elif isinstance(event, WriterDied):
+            _log.warning("%s", event.sentence)
+            if event.restarted:
+                self._write_identity()
+            else:
+                self._saving = msgspec.structs.replace(
+                    self._saving, time_s=now, failure=event.sentence, failing_since_s=now
+                )
+        elif isinstance(event, Warned):
+            _log.warning("%s", event.sentence)
+            return
+        elif isinstance(event, Verified):
+            return
+        self._write_saving()
+
+    def _write_saving(self) -> None:
+        try:
+            write_record(self._layout.saving, self._saving, durable=False)
+        except OSError as error:  # the disk is full: the next event tries again
+            _log.warning("%s cannot be written: %s.", self._layout.saving.name, error.strerror or error)
+
+    def _write_identity(self) -> None:
+        try:
+            write_record(self._layout.writer, self._writer.identity, durable=False)
+        except (OSError, ProcessLookupError) as error:
+            _log.warning("The checkpoint writer cannot be written down: %s.", error)

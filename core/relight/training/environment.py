@@ -1,0 +1,115 @@
+"""What may change the bits that a training computes: versions, device, threads, determinism, and the code's commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from relight.runs.durable_file import write_durably
+from relight.version import __version__
+
+_GIT_TIMEOUT_S = 3.0
+
+
+def prepare_determinism(device: torch.device) -> None:
+    """Choose deterministic kernels where that costs nothing: everywhere on the CPU; cuBLAS and cuDNN on CUDA.
+
+    Must come before the first CUDA call. Operations without a deterministic kernel go on, and PyTorch warns of them.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    elif device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling fresh memory with NaN finds bugs; it changes no result and costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def describe_environment(device: torch.device, *, code_folder: Path | None) -> dict[str, Any]:
+    """Describe this process and machine. `code_folder` is where the task's file lies; None for a built-in task."""
+    return {
+        "version": 1,
+        "relight": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cpu": _name_cpu(),
+        "cpu_count": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "world_size": 1,
+        "tf32": {
+            "matmul": torch.get_float32_matmul_precision(),
+            "cudnn": torch.backends.cudnn.allow_tf32,
+        },
+        "determinism": describe_determinism(device),
+        "git": describe_git(code_folder) if code_folder is not None else None,
+    }
+
+
+def describe_determinism(device: torch.device) -> dict[str, Any]:
+    """Say which kernels are deterministic, as flags and in one sentence."""
+    sentences = {
+        "cpu": "Deterministic kernels are chosen; the same processor type and number of threads give the same bits.",
+        "cuda": "cuBLAS and cuDNN are deterministic; other kernels that add in any order may differ in the last bits.",
+        "mps": "PyTorch makes no promise of determinism on MPS.",
+    }
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "sentence": sentences.get(device.type, f"Nothing is known about determinism on {device.type}."),
+    }
+
+
+def describe_git(folder: Path) -> dict[str, Any] | None:
+    """Return commit and cleanness of the git checkout that `folder` lies in; None when there is none."""
+    commit = _run_git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changes = _run_git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "changed": None if changes is None else bool(changes)}
+
+
+def write_environment(path: Path, environment: dict[str, Any]) -> None:
+    """Write it as indented JSON."""
+    write_durably(path, msgspec.json.format(msgspec.json.encode(environment), indent=2) + b"\n", durable=False)
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _name_cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

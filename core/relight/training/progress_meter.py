@@ -1,0 +1,97 @@
+"""The attempt's progress: where it is, how fast it goes, and how much work lies behind it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from relight.runs.progress import Phase, Progress, ProgressFile
+
+_MARK_EVERY_S = 0.5
+_MARKS = 40  # the recent rate is that of the last 20 seconds or so
+_log = logging.getLogger("relight")
+
+
+class ProgressMeter:
+    """Writes the progress record at every step edge. A disk that takes no more warns once and stops nothing."""
+
+    def __init__(self, path: Path, *, steps_total: int, epochs: int, batches: int) -> None:
+        self._file = ProgressFile(path)
+        self.steps_total = steps_total
+        self._epochs = epochs
+        self._batches = batches
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
+        self._next_mark_s = 0.0
+        self._rate = 0.0
+        self._started_s = 0.0
+        self._first_step = 0
+        self._work_before_s = 0.0
+        self._warned = False
+        self._last = Progress(steps_total=steps_total, epochs=epochs, batches=batches)
+
+    def start(self, *, step: int, work_s: float, now: float) -> None:
+        """The first step of this attempt begins, `work_s` seconds of training after the run's very first."""
+        self._started_s, self._first_step, self._work_before_s = now, step, work_s
+        self._marks.append((now, step))
+        self._next_mark_s = now + _MARK_EVERY_S
+
+    def work_s(self, now: float) -> float:
+        """Seconds of training behind the state at `now`, over all attempts."""
+        return self._work_before_s + (now - self._started_s if self._started_s else 0.0)
+
+    def write(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        batch: int,
+        now: float,
+        phase: Phase,
+        best_step: int = -1,
+        best_value: float = math.nan,
+    ) -> None:
+        """Write the record of a step edge."""
+        if now >= self._next_mark_s:
+            self._marks.append((now, step))
+            self._next_mark_s = now + _MARK_EVERY_S
+            first_s, first_step = self._marks[0]
+            if now > first_s:
+                self._rate = (step - first_step) / (now - first_s)
+        self._last = Progress(
+            step=step,
+            steps_total=self.steps_total,
+            epoch=epoch,
+            epochs=self._epochs,
+            batch=batch,
+            batches=self._batches,
+            time_s=now,
+            started_s=self._started_s,
+            first_step=self._first_step,
+            steps_per_s=self._rate,
+            phase=phase,
+            best_step=best_step,
+            best_value=best_value,
+            work_s=self._work_before_s + (now - self._started_s if self._started_s else 0.0),
+        )
+        self._put()
+
+    def set_phase(self, phase: Phase) -> None:
+        """Write the last record again, in another phase."""
+        self._last = msgspec.structs.replace(self._last, phase=phase)
+        self._put()
+
+    def close(self) -> None:
+        """Close the file; the last record stays."""
+        self._file.close()
+
+    def _put(self) -> None:
+        try:
+            self._file.write(self._last)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                _log.warning("Progress cannot be written: %s. Training goes on.", error.strerror or error)

@@ -1,0 +1,366 @@
+"""One attempt between its step edges: logs, cuts checkpoints, honours stops, restores. Knows no training loop.
+
+The trainer drives it, and so can any loop of a person's own:
+
+    session.track("model", model); session.track("optimizer", optimizer); session.track("loader", loader)
+    session.begin(steps_total=…, epochs=…, batches=…)      # restored here when this is a resume
+    for batch in loader:
+        …                                                  # a step
+        session.step({"loss": loss})                       # its step edge
+    session.evaluated({"accuracy": accuracy})              # what "best" means
+    session.finish()
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.snapshot import Reason
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound, RelightError
+from relight.metrics.writer import MetricWriter
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
+from relight.training.progress_meter import ProgressMeter
+from relight.training.state import CapturedState, TrainingState
+from relight.training.state_tree import DTYPES
+from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.stopping import Stop, Stopping, TrainingStopped
+
+_POLL_EVERY_S = 0.05
+_DRAIN_S = 60.0
+_FINAL_TRIES = 3
+_log = logging.getLogger("relight")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the attempt goes on from; step 0 and no checkpoint when it starts from the beginning."""
+
+    step: int = 0
+    checkpoint: CheckpointInfo | None = None
+
+
+class TrainingSession:
+    """Everything an attempt does at its step edges. Not for two threads at once."""
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        start: AttemptStart,
+        *,
+        cutter: CheckpointCutter,
+        stopping: Stopping,
+        best: BestMetric,
+        environment: Mapping[str, Any],
+    ) -> None:
+        self.steps_done = 0
+        self.evaluated_step: int | None = None
+        self.best = best
+        self.state = TrainingState()
+        self._layout = layout
+        self._start = start
+        self._cutter = cutter
+        self._stopping = stopping
+        self._environment = dict(environment)
+        self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
+        self._validation = MetricWriter(layout.metrics, stream="validation", attempt=start.attempt)
+        self._meter: ProgressMeter | None = None
+        self._loader: Any = None
+        self._edge_s = 0.0
+        self._poll_at = 0.0
+        self._in_update = False
+        self._recorded = False
+        self._checked = False
+        self._score: float | None = None
+        self._evaluation: dict[str, float] = {}
+
+    def track(self, name: str, tracked: Any) -> None:
+        """Make `tracked` part of the training state. What is called "loader" tells the data position."""
+        self.state.track(name, tracked)
+        if name == "loader":
+            self._loader = tracked
+        if isinstance(tracked, torch.optim.Optimizer):
+            # From here until the next step edge the state on the device is neither the old nor the new one.
+            tracked.register_step_pre_hook(self._on_update)
+
+    def begin(self, *, steps_total: int, epochs: int, batches: int) -> Origin:
+        """Restore what the attempt goes on from, start the loader, and write the first progress record.
+
+        The order matters: everything is loaded, then the loader's processes start, and only then the generators are
+        put back, since all of that draws random numbers.
+        """
+        self._meter = ProgressMeter(
+            self._layout.attempt(self._start.attempt).progress, steps_total=steps_total, epochs=epochs, batches=batches
+        )
+        origin = Origin()
+        work_s = 0.0
+        if self._start.from_sequence is None:
+            self._open_loader()
+        else:
+            origin, work_s = self._restore(self._start.from_sequence)
+        now = time.time()
+        self._edge_s = now
+        self._meter.start(step=self.steps_done, work_s=work_s, now=now)
+        self._record_edge()
+        self._write_progress(now, "training")
+        self._check_stop(now)
+        self._stopping.interruptible = True
+        return origin
+
+    def begin_update(self) -> None:
+        """Say that the training state starts to move; the next `step` says that it is whole again."""
+        self._stopping.interruptible = False
+        self._in_update = True
+
+    def step(self, values: Values) -> None:
+        """A step edge: optimizer, schedule and average have all moved. `values` are this step's train metrics.
+
+        Raises `TrainingStopped` when the training is to stop here.
+        """
+        self._stopping.interruptible = False
+        now = time.time()
+        self.steps_done += 1
+        self._edge_s = now
+        self._score = None
+        self._train.log(self.steps_done, values, time_s=now)
+        self._record_edge()
+        self._in_update = False
+        self._write_progress(now, "training")
+        if not self._checked:
+            self._check_savable()
+        if self._cutter.is_due(self.steps_done):
+            self._cut("periodic")
+        if now >= self._poll_at:
+            self._poll_at = now + _POLL_EVERY_S
+            self._cutter.poll()
+        self._check_stop(now)
+        self._stopping.interruptible = True
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run a validation inside. It may be interrupted, and a resume then repeats it from the same step edge."""
+        assert self._meter is not None
+        self._train.flush()
+        self._meter.set_phase("validating")
+        with self._stopping.allow_interruption():
+            yield
+        self._meter.set_phase("training")
+
+    def check_stop(self) -> None:
+        """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
+        now = time.time()
+        if now >= self._poll_at:
+            self._poll_at = now + _POLL_EVERY_S
+            self._cutter.poll()
+        self._check_stop(now)
+
+    def evaluated(self, values: Values) -> bool:
+        """Log what a validation measured on the current state, and save it if it is the best; returns whether it is.
+
+        This is a step edge too: the state is recorded anew, so what follows does not validate it again.
+        """
+        self._stopping.interruptible = False
+        now = time.time()
+        numbers = {name: to_number(name, value) for name, value in values.items()}
+        if numbers:
+            self._validation.log(self.steps_done, numbers, time_s=now)
+        self._evaluation = {f"validation/{name}": value for name, value in numbers.items()}
+        self._score = self._evaluation.get(self.best.name or "")
+        improved = self.best.offer(self._score, step=self.steps_done)
+        self.evaluated_step = self.steps_done
+        self._record_edge()
+        self._write_progress(self._edge_s, "training")
+        if improved and not self._is_last():
+            self._cut("best")
+        elif self._cutter.is_due(self.steps_done) and not self._is_last():
+            self._cut("periodic")
+        self._check_stop(now)
+        self._stopping.interruptible = True
+        return improved
+
+    def finish(self) -> None:
+        """Save the final state and wait until it is durable. Raises `RelightError` when it cannot be saved."""
+        self._stopping.begin_saving()
+        assert self._meter is not None
+        self._train.flush()
+        self._meter.set_phase("saving")
+        for attempt in range(_FINAL_TRIES):
+            self._cut("final")
+            if self._cutter.drain(_DRAIN_S):
+                break
+            if attempt + 1 < _FINAL_TRIES:
+                time.sleep(2.0**attempt)
+        else:
+            failure = self._cutter.failure or f"it took more than {_DRAIN_S:.0f} s"
+            raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
+        self._meter.set_phase("finished")
+
+    def stop(self, stop: Stop) -> bool:
+        """Save as `stop` asks; returns whether the last finished step is, or is about to become, a checkpoint."""
+        self._stopping.begin_saving()
+        if not stop.save:
+            return False
+        saved = self._rescue(stop.why)
+        if saved and not stop.orphaned:  # the writer needs nobody to wait for it
+            self._cutter.drain(_DRAIN_S)
+        return saved
+
+    def rescue(self) -> bool:
+        """After an exception: save the last finished step if its state is still exact; returns whether it is saved."""
+        self._stopping.begin_saving()
+        if self._cutter.last_cut_step == self.steps_done and self.steps_done > 0:
+            self._cutter.drain(_DRAIN_S)
+            return True
+        saved = self.steps_done > self._start.from_step and self._rescue("exception")
+        if saved:
+            self._cutter.drain(_DRAIN_S)
+        return saved
+
+    def close(self) -> None:
+        """Close files and loader, and part from the writer, which finishes by itself."""
+        try:
+            self._train.close()
+        except RuntimeError as error:  # a CUDA error: what was under way cannot be read any more
+            _log.warning("The last steps' metrics could not be read back: %s", error)
+        self._validation.close()
+        if self._loader is not None:
+            self._loader.close()
+        self._cutter.close()
+        if self._meter is not None:
+            self._meter.close()
+
+    def _on_update(self, *_: Any) -> None:
+        self._stopping.interruptible = False
+        self._in_update = True
+
+    def _is_last(self) -> bool:
+        assert self._meter is not None
+        return self.steps_done >= self._meter.steps_total > 0
+
+    def _record_edge(self) -> None:
+        self.state.record_edge(
+            {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state()}
+        )
+        self._recorded = True
+
+    def _write_progress(self, now: float, phase: Any) -> None:
+        assert self._meter is not None
+        loader = self._loader
+        best = self.best
+        self._meter.write(
+            step=self.steps_done,
+            epoch=loader.epoch if loader is not None else 0,
+            batch=loader.batch if loader is not None else 0,
+            now=now,
+            phase=phase,
+            best_step=-1 if best.step is None else best.step,
+            best_value=math.nan if best.value is None else best.value,
+        )
+
+    def _check_stop(self, now: float) -> None:
+        stop = self._stopping.check(now)
+        if stop is not None:
+            raise TrainingStopped(stop)
+
+    def _check_savable(self) -> None:
+        self._checked = True
+        captured = self.state.capture(at_edge=True)
+        assert captured is not None
+        self._cutter.check(captured, self._facts("periodic"))
+
+    def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
+        captured = self.state.capture(at_edge=at_edge)
+        if captured is None:
+            return False
+        self._train.flush()
+        self._cutter.cut(captured, self._facts(reason, captured))
+        return True
+
+    def _rescue(self, reason: Reason) -> bool:
+        if self._in_update or not self._recorded or self._meter is None:
+            return False
+        try:
+            return self._cut(reason, at_edge=False)
+        except Exception as error:  # the device may be in an error state: then there is nothing exact to save
+            _log.warning("The state of step %d could not be saved: %s", self.steps_done, error)
+            return False
+
+    def _facts(self, reason: Reason, captured: CapturedState | None = None) -> SnapshotFacts:
+        assert self._meter is not None
+        metrics = {f"train/{name}": value for name, value in self._train.latest.items()}
+        if self.evaluated_step == self.steps_done:
+            metrics.update(self._evaluation)
+        return SnapshotFacts(
+            step=self.steps_done,
+            epoch=_epoch_of(captured),
+            reason=reason,
+            time_s=self._edge_s,
+            metrics=metrics,
+            score=self._score,
+            environment={**self._environment, "work_s": self._meter.work_s(self._edge_s)},
+        )
+
+    def _open_loader(self) -> None:
+        if self._loader is not None:
+            self._loader.open()
+
+    def _restore(self, sequence: int) -> tuple[Origin, float]:
+        store = CheckpointStore(self._layout.checkpoints)
+        info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
+        if info is None:
+            raise CheckpointNotFound(
+                f"Checkpoint {sequence} of run '{self._layout.run_id}' is not there any more: resume from another one."
+            )
+        with store.open(info) as reader:
+            tree = reader.state
+
+            def read(name: str) -> Tensor:
+                return _read_tensor(reader, name)
+
+            if self._start.weights_only:
+                self.state.restore_modules(tree, read)
+                self._open_loader()
+                return Origin(), 0.0
+            branch = self._start.reason == "branch"
+            counters = self.state.restore(tree, read, branch=branch)
+            self.steps_done = counters["step"]
+            self.evaluated_step = counters["evaluated_step"]
+            if branch:  # of the parent's checkpoints only this one is here
+                self.best.offer(info.score, step=info.step)
+            else:
+                self.best.restore(counters["best"])
+            if self.evaluated_step == self.steps_done:
+                self._score = info.score
+                self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
+            self._open_loader()
+            self.state.restore_rng(tree, read)
+            work_s = float(reader.environment.get("work_s", 0.0))
+        return Origin(info.step, info), work_s
+
+
+def _epoch_of(captured: CapturedState | None) -> int:
+    if captured is None or "loader" not in captured.tree["parts"]:
+        return 0
+    return int(captured.tree["parts"]["loader"]["state"]["epoch"])
+
+
+def _read_tensor(reader: CheckpointReader, name: str) -> Tensor:
+    spec = reader.spec(name)
+    tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+    if spec.nbytes:
+        reader.read_into(name, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return tensor

@@ -1,0 +1,224 @@
+"""The training loop: epochs of steps, validation after each, over a task and a session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relight.errors import TaskError
+from relight.training.device import explain_choice
+from relight.training.loader import Loader, ValidationLoader, move_batch
+from relight.training.precision import Precision
+from relight.training.rng import RngRecorder, restore_rng, seed_everything
+from relight.training.session import TrainingSession
+from relight.training.step_metrics import to_number
+from relight.training.task import Data, Task
+
+_log = logging.getLogger("relight")
+
+
+class Trainer:
+    """Trains one task on one device. Making it builds everything; `run` trains to the end."""
+
+    def __init__(self, task: Task, session: TrainingSession, *, device: torch.device) -> None:
+        config = task.config
+        self._task = task
+        self._session = session
+        self._device = device
+        self._precision = Precision(config.precision, device=device)
+        self._accumulate: int = config.accumulate
+        self._clip_norm: float = config.clip_norm
+        _log.info("%s", explain_choice(config.device, device))
+        seed_everything(config.seed)
+        data = task.build_data()
+        seed_everything(config.seed)  # so that the weights do not depend on what the data drew
+        self._model: nn.Module = task.build_model().to(device)
+        self._loader, self._validation = self._build_loaders(data)
+        steps = -(-self._loader.batches // self._accumulate)
+        self._steps_total = steps * config.epochs
+        if config.max_steps:
+            self._steps_total = min(self._steps_total, config.max_steps)
+        self._optimizer = task.build_optimizer(self._model)
+        self._scheduler = task.build_scheduler(self._optimizer, steps_total=self._steps_total)
+        self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._track()
+        self._describe(data)
+
+    def run(self) -> None:
+        """Train from where the run is to its end. Raises `TrainingStopped` when it is told to stop."""
+        session, config = self._session, self._task.config
+        origin = session.begin(steps_total=self._steps_total, epochs=config.epochs, batches=self._loader.batches)
+        if origin.checkpoint is not None:
+            _log.info("Resumed from step %d of %d.", origin.step, self._steps_total)
+        while True:
+            if session.steps_done < self._steps_total:
+                self._train_epoch()
+            if self._validation is not None and session.evaluated_step != session.steps_done:
+                self._validate(self._validation)
+            if session.steps_done >= self._steps_total:
+                break
+        session.finish()
+        _log.info("Finished after %d steps.", session.steps_done)
+
+    def _train_epoch(self) -> None:
+        """Train what is left of the loader's epoch."""
+        task, model, session, loader = self._task, self._model, self._session, self._loader
+        device, accumulate, steps_total = self._device, self._accumulate, self._steps_total
+        autocast, scaler = self._precision.autocast, self._precision.scaler
+        plain = self._precision.name == "fp32"
+        group = micro = 0
+        sums: dict[str, Any] = {}
+        for batch in loader:
+            if micro == 0:  # the loader has counted this batch already
+                group = min(accumulate, loader.batches - loader.batch + 1)
+            moved = move_batch(batch, device)
+            if plain:
+                values = task.step(model, moved)
+            else:
+                with autocast():
+                    values = task.step(model, moved)
+            loss = _find_loss(values, task)
+            if group > 1:
+                loss = loss / group
+            (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+            micro += 1
+            if group > 1:
+                _add(sums, values)
+                if micro < group:
+                    continue
+                values, sums = {name: total / group for name, total in sums.items()}, {}
+            micro = 0
+            session.step(self._update(values))
+            if session.steps_done >= steps_total:
+                return
+
+    def _update(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Move the parameters, the schedule and the loss scale; return everything that the step measured."""
+        optimizer, scaler = self._optimizer, self._precision.scaler
+        measured = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+        self._session.begin_update()
+        if self._clip_norm:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            measured["grad_norm"] = nn.utils.clip_grad_norm_(self._trained, self._clip_norm)
+        rate = optimizer.param_groups[0]["lr"]
+        measured["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        self._scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        return measured
+
+    def _validate(self, validation: ValidationLoader) -> None:
+        """Average each metric over the validation samples. Flags and generators come out as they went in."""
+        task, model, session, device = self._task, self._model, self._session, self._device
+        totals: dict[str, Any] = {}
+        count = 0
+        with session.evaluating(), _untouched(model), torch.no_grad():
+            for batch, samples in validation:
+                with self._precision.autocast():
+                    values = task.step(model, move_batch(batch, device))
+                _add_weighted(totals, values, samples, on_device=device.type == "cuda")
+                count += samples
+                session.check_stop()
+            means = {name: to_number(name, total) / count for name, total in totals.items()}
+        session.evaluated(means)
+        self._report(means)
+
+    def _report(self, means: Mapping[str, float]) -> None:
+        session, config = self._session, self._task.config
+        epoch = min(config.epochs, -(-session.steps_done * self._accumulate // self._loader.batches))
+        values = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        best = "  best so far" if session.best.step == session.steps_done else ""
+        _log.info(
+            "Epoch %d/%d, step %d/%d: validation %s%s",
+            epoch, config.epochs, session.steps_done, self._steps_total, values, best,
+        )  # fmt: skip
+
+    def _build_loaders(self, data: Data) -> tuple[Loader, ValidationLoader | None]:
+        config = self._task.config
+        pin_memory = self._device.type == "cuda"
+        loader = Loader(
+            data.train, batch_size=config.batch_size, seed=config.seed, epochs=config.epochs, workers=config.workers,
+            collate=data.collate, drop_last=data.drop_last, pin_memory=pin_memory,
+        )  # fmt: skip
+        if data.validation is None:
+            return loader, None
+        return loader, ValidationLoader(
+            data.validation, batch_size=config.batch_size, seed=config.seed, workers=config.workers,
+            collate=data.collate, pin_memory=pin_memory,
+        )  # fmt: skip
+
+    def _track(self) -> None:
+        session = self._session
+        session.track("model", self._model)
+        session.track("optimizer", self._optimizer)
+        session.track("scheduler", self._scheduler)
+        if self._precision.scaler is not None:
+            session.track("scaler", self._precision.scaler)
+        session.track("loader", self._loader)
+
+    def _describe(self, data: Data) -> None:
+        parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        config, loader = self._task.config, self._loader
+        _log.info("Model: %s, %s parameters, %s.", type(self._model).__name__, f"{parameters:,}", self._precision.name)
+        held_out = (
+            "no validation data" if self._validation is None else f"{self._validation.sampler.length:,} for validation"
+        )
+        _log.info(
+            "Data: %s samples for training, %s; %s batches of %d make an epoch, %s steps in all.",
+            f"{loader.sampler.length:,}", held_out, f"{loader.batches:,}", config.batch_size, f"{self._steps_total:,}",
+        )  # fmt: skip
+        if self._validation is None:
+            _log.info("Without validation data no checkpoint is the best one.")
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode inside; afterwards every module's mode and all generators are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    rng = RngRecorder().capture()
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        restore_rng(rng)
+
+
+def _find_loss(values: Any, task: Task) -> Tensor:
+    loss = values.get("loss") if isinstance(values, Mapping) else None
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    name = f"{type(task).__name__}.step()"
+    if not isinstance(values, Mapping):
+        raise TaskError(f'{name} returned a {type(values).__name__}: it must return a dict such as {{"loss": loss}}.')
+    if loss is None:
+        raise TaskError(f'{name} returned no "loss", only {", ".join(map(str, values)) or "an empty dict"}.')
+    what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise TaskError(f'The "loss" of {name} is {what}: it must be one number, as a tensor of the model\'s output.')
+
+
+def _add(sums: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        detached = value.detach() if isinstance(value, Tensor) else value
+        sums[name] = sums[name] + detached if name in sums else detached
+
+
+def _add_weighted(totals: dict[str, Any], values: Mapping[str, Any], samples: int, *, on_device: bool) -> None:
+    """Add each value as often as it has samples: on a CUDA device without waiting for it, else in Python's doubles."""
+    for name, value in values.items():
+        if on_device and isinstance(value, Tensor):
+            weighted: Any = value.detach().double() * samples
+        else:
+            weighted = to_number(name, value) * samples
+        totals[name] = totals[name] + weighted if name in totals else weighted
