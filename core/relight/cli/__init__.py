@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from typing import NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command that was typed, and end the process with its exit code."""
     from relight.cli.application import run_command_line
 
-    sys.exit(run_command_line())
+    run_command_line()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -28,15 +28,24 @@ STOPPED_BY_PERSON = 130
 class RelightGroup(TyperGroup):
     """The group of all commands: an error becomes one line on stderr and an exit code, a bug keeps its traceback."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run one command and end with its exit code: 0, 1 for a clear error, 2 for wrong usage, 3, or 130."""
-        extra["standalone_mode"] = False
+        code: Any
+        typed = sys.argv[1:] if args is None else list(args)
         try:
-            code = super().main(args=args, prog_name="relight", **extra)
+            code = super().main(typed, "relight", complete_var, False, windows_expand_args, **extra)
             sys.stdout.flush()
         except RelightError as error:
             code = error.exit_code
-            _explain(error)
+            _explain(error, with_traceback="--json" not in typed)
         except typer.TyperException as error:
             code = error.exit_code
             say_error(f"{_sentence(error.format_message())} {_where_to_look(error)}")
@@ -91,15 +100,16 @@ def start(
     raise typer.Exit()
 
 
-def run_command_line(arguments: Sequence[str] | None = None) -> None:
-    """Run what was typed (`arguments`; None takes them from the process) and exit."""
-    typer.main.get_command(app).main(args=arguments)
+def run_command_line() -> NoReturn:
+    """Run what was typed, and exit."""
+    typer.main.get_command(app).main()
+    raise AssertionError("the command line always exits")
 
 
-def _explain(error: RelightError) -> None:
+def _explain(error: RelightError, *, with_traceback: bool) -> None:
     """One line on stderr; a traceback of the person's own code goes whole to stdout, above it."""
     traceback = getattr(error, "traceback", None)
-    if traceback and "--json" not in sys.argv:
+    if traceback and with_traceback:
         say(traceback.rstrip())
         sys.stdout.flush()
     say_error(str(error))

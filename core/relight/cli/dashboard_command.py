@@ -30,7 +30,10 @@ def up(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     runs: RunsOption = None,
 ) -> None:
-    """Serve the dashboard until Ctrl-C. Runs that it launched go on without it."""
+    """Serve the dashboard.
+
+    Until Ctrl-C; runs that it launched go on without it.
+    """
     from relight.runs.catalog import runs_folder
 
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -56,12 +59,17 @@ def _check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror as error:
-        raise RelightError(f"'{host}' is no address of this machine: {error.strerror}. Leave --host out, or use 0.0.0.0.") from None
+        raise RelightError(
+            f"'{host}' is no address of this machine: {error.strerror}. Leave --host out, or use 0.0.0.0."
+        ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < 65535 else 8600
             raise RelightError(
-                f"Port {port} is taken: another server listens there. Choose another: relight up --port {port + 1 if port < 65535 else 8600}"
+                f"Port {port} is taken by another server. Choose another: relight up --port {other}"
             ) from None
         if error.errno == errno.EACCES:
-            raise RelightError(f"Port {port} may not be used by you: take one above 1023, such as --port 8501.") from None
+            raise RelightError(
+                f"Port {port} may not be used by you: take one above 1023, such as --port 8501."
+            ) from None
         raise RelightError(f"The dashboard cannot listen on {host}, port {port}: {error.strerror}.") from None

@@ -23,7 +23,7 @@ def choose_exit_code(summary: RunSummary) -> int:
 
 
 def has_ended(summary: RunSummary) -> bool:
-    """Whether nothing of the run goes on: its supervisor, which may restart it or wait for a checkpoint, has ended too."""
+    """Whether nothing of the run goes on: its supervisor, which might restart it, has ended too."""
     return not summary.status.is_live and summary.pids.supervisor is None
 
 
@@ -57,4 +57,5 @@ def _word_outcome(summary: RunSummary) -> str:
 def _word_loss(summary: RunSummary) -> str:
     if not summary.work_at_risk_steps:
         return ""
-    return f": {count(summary.work_at_risk_steps, 'step')} ({describe_duration(summary.work_at_risk_s)}) must be done again"
+    steps = count(summary.work_at_risk_steps, "step")
+    return f": {steps} ({describe_duration(summary.work_at_risk_s)}) must be done again"

@@ -34,9 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "metrics",
         rich_help_panel=LOOKING,
-        epilog=examples(
-            "relight metrics digits-k3f9", "relight metrics digits-k3f9 --csv --stream train > train.csv"
-        ),
+        epilog=examples("relight metrics digits-k3f9", "relight metrics digits-k3f9 --csv --stream train > train.csv"),
     )(metrics)
     app.command(
         "logs",
@@ -46,7 +44,10 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """List all runs, the newest first: status, progress, best value, work at risk, and when each last did something."""
+    """List all runs.
+
+    The newest first: status, progress, best value, work at risk, and when each last did something.
+    """
     from relight.runs.catalog import runs_folder
     from relight.runs.summary import RunSummary, list_runs
 
@@ -80,7 +81,11 @@ def show(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one run: status with its reason, progress, best value, latest metrics, processes and what is at risk."""
+    """Show one run.
+
+    Its status with the reason, progress, best value, latest metrics, processes, what is at risk, and after a crash the
+    whole traceback.
+    """
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.summary import summarize_run
 
@@ -104,6 +109,7 @@ def show(
 
 def metrics(
     run_name: RunArgument,
+    *,
     csv: Annotated[bool, typer.Option("--csv", help="Print every record as CSV, for people and for pandas.")] = False,
     ghosts: Annotated[
         bool, typer.Option("--ghosts", help="With --csv: also what a later attempt trained again.")
@@ -111,13 +117,20 @@ def metrics(
     stream: Annotated[
         list[str] | None,
         typer.Option(
-            "--stream", metavar="NAME", help="Only this stream, such as train, validation or system.", show_default=False
+            "--stream",
+            metavar="NAME",
+            help="Only this stream, such as train, validation or system.",
+            show_default=False,
         ),
     ] = None,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print a run's metrics: latest, lowest and highest value of each, or every record as CSV."""
+    """Print a run's metrics.
+
+    Latest, lowest and highest value of each; or, with --csv, every record. Of a step that was trained twice, the latest
+    attempt counts.
+    """
     from relight.cli.metric_table import HEAD, check_streams, summarize_metrics
     from relight.metrics.csv import write_csv
     from relight.runs.catalog import find_run, runs_folder
@@ -142,6 +155,7 @@ def metrics(
 
 def logs(
     run_name: RunArgument,
+    *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 1000,
     attempt: Annotated[
@@ -151,7 +165,10 @@ def logs(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the end of what a run's trainer wrote to stdout and stderr."""
+    """Print what a run's trainer wrote.
+
+    The end of its stdout and stderr.
+    """
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.log import follow_log, read_log_tail, tail_offset
 

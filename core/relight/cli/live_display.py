@@ -37,11 +37,13 @@ def draw_progress(summary: RunSummary, progress: Progress) -> Group:
         bars.add_row("overall", _bar(summary.step, summary.steps_total), f"{summary.step}/{summary.steps_total} steps")
     else:
         bars.add_row("overall", _bar(0, None), count(summary.step, "step"))
-    return Group(Text(_word_state(summary, progress), style="bold", no_wrap=True), bars, _values(summary), _safety(summary))
+    return Group(
+        Text(_word_state(summary, progress), style="bold", no_wrap=True), bars, _values(summary), _safety(summary)
+    )
 
 
 class LiveDisplay:
-    """Bars at the bottom of the terminal; `say` writes a line above them. A context manager: it gives the cursor back."""
+    """Bars at the bottom of the terminal; `say` writes a line above them. Leaving it gives the cursor back."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = Console(highlight=False) if console is None else console

@@ -18,7 +18,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with stable
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set one option of the task; `relight tasks TASK` lists them.",
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one option of the task; `relight tasks TASK` lists them.",
         show_default=False,
     ),
 ]

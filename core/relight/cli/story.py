@@ -129,4 +129,6 @@ class RunStory:
         if failure is None:
             return [Line("checkpoint", "Checkpoints are saved again.")] if self.summary.status.is_live else []
         risk = word_risk(self.summary)
-        return [Line("trouble", f"Checkpoints fail, training goes on: {failure}" + (f" At risk: {risk}." if risk else ""))]
+        return [
+            Line("trouble", f"Checkpoints fail, training goes on: {failure}" + (f" At risk: {risk}." if risk else ""))
+        ]

@@ -1,4 +1,4 @@
-"""From TASK and its options, as typed, to a task that can be launched; whatever is wrong is said before a run exists."""
+"""From TASK and its options, as typed, to a task that can be launched; what is wrong is said before a run exists."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def prepare_task(
     reference = find_task(text)
     if arguments:
         raise UsageError(
-            f"{reference.name} takes no arguments, and got {' '.join(arguments)!r}: set its options with --set KEY=VALUE."
+            f"{reference.name} takes no arguments, and got {' '.join(arguments)!r}: "
+            "set its options with --set KEY=VALUE."
         )
     if python is not None:
         raise UsageError(
-            f"--python is for training scripts; {reference.name} is trained by the Python that runs Relight, {sys.executable}."
+            f"--python is for training scripts; {reference.name} is trained by the Python of Relight, {sys.executable}."
         )
     return validate_config(reference, assignments)
 

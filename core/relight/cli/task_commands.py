@@ -30,7 +30,10 @@ def tasks(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the built-in tasks, or the options of one task: what `--set` takes, with default, bounds and help."""
+    """List what can be trained, or a task's options.
+
+    The options are what `--set` takes: each with its default, its help and its bounds.
+    """
     from relight.cli.task_argument import find_task
     from relight.tasks.reference import describe_task, list_tasks
 

@@ -29,7 +29,10 @@ from relight.runs.records import AttemptStart
 RestartsOption = Annotated[
     int,
     typer.Option(
-        "--restarts", metavar="N", min=0, help="Restart a crashed trainer by itself, up to N times, from its checkpoint."
+        "--restarts",
+        metavar="N",
+        min=0,
+        help="Restart a crashed trainer by itself, up to N times, from its checkpoint.",
     ),
 ]
 
@@ -65,6 +68,7 @@ def run(
         str,
         typer.Argument(metavar="TASK", help="A built-in task, such as digits, or FILE.py:Class.", show_default=False),
     ],
+    *,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- ARGUMENTS]", help="Arguments of a training script.", show_default=False),
@@ -105,6 +109,7 @@ def run(
 
 def stop(
     run_name: RunArgument,
+    *,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for a step edge, save nothing more.")] = False,
     grace_s: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", min=0, help="End it by force after this long.")
@@ -112,7 +117,10 @@ def stop(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Stop a run at its next step edge, with a checkpoint, and wait until it has ended."""
+    """Stop a run, with a checkpoint.
+
+    It ends at its next step edge; waits until it has.
+    """
     from relight.cli.ending import word_ending
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.summary import summarize_run
@@ -130,10 +138,14 @@ def stop(
 
 def resume(
     run_name: RunArgument,
+    *,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="STEP|best", help="Checkpoint to go on from; else the newest good one.", show_default=False
+            "--from",
+            metavar="STEP|best",
+            help="Checkpoint to go on from; else the newest good one.",
+            show_default=False,
         ),
     ] = None,
     restarts: Annotated[
@@ -144,7 +156,9 @@ def resume(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Bring a dead run back, in the exact state of its checkpoint, and watch it until it ends.
+    """Bring a dead run back, exactly as it was.
+
+    Goes on from its newest good checkpoint, and watches it until it ends.
 
     Says which checkpoint that is, which damaged ones were passed over and why, and how many steps are done again.
     """
@@ -161,6 +175,7 @@ def resume(
 
 def branch(
     run_name: RunArgument,
+    *,
     from_: Annotated[
         str, typer.Option("--from", metavar="STEP|best", help="Checkpoint to start from.", show_default=False)
     ],
@@ -170,7 +185,10 @@ def branch(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Start a new run from a checkpoint of another, with a changed config."""
+    """Start a new run from another's checkpoint.
+
+    With a changed config; the parent and what was changed are recorded.
+    """
     from relight.cli.task_argument import prepare_changes
     from relight.runs.catalog import find_run, runs_folder
     from relight.supervision.branch import branch_run
@@ -217,7 +235,9 @@ def _word_start(layout: RunLayout, attempt: int, *, reached: int) -> list[str]:
     lines += start.notes
     if reached > start.from_step:
         again = count(reached - start.from_step, "step")
-        lines.append(f"It had reached step {reached}: {again} {'is' if reached - start.from_step == 1 else 'are'} done again.")
+        lines.append(
+            f"It had reached step {reached}: {again} {'is' if reached - start.from_step == 1 else 'are'} done again."
+        )
     return lines
 
 

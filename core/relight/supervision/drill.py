@@ -124,7 +124,7 @@ def drill(
     timeout_s: float = 600.0,
     tell: Tell = lambda text: None,
 ) -> DrillReport:
-    """Hold the drill with `task` in a temporary runs folder inside `folder` (else the system's), which is removed after.
+    """Hold the drill with `task`, in a temporary runs folder inside `folder` (else the system's).
 
     `timeout_s` bounds the wait for each of: the first checkpoint, and the end of either run. Raises `DrillFailed` when
     the training itself does not get through.
@@ -142,7 +142,9 @@ def drill(
         if plan["max_steps"] < steps * _MORE_STEPS**attempt:
             break
         tell("It was over before it could be killed; once more, with more steps.")
-    raise DrillFailed(f"{task.name} is over before it can be killed: give it more to do, with --set epochs=… or --steps.")
+    raise DrillFailed(
+        f"{task.name} is over before it can be killed: give it more to do, with --set epochs=… or --steps."
+    )
 
 
 @dataclass(frozen=True)
@@ -415,7 +417,7 @@ def _read_manifest(info: CheckpointInfo) -> Manifest:
 
 
 def _read_train_metrics(layout: RunLayout) -> dict[int, dict[str, float]]:
-    """Values by step and name; of several attempts the latest one that has the step. Without rates, which are the clock's."""
+    """Values by step and name, of the latest attempt that has the step; without rates, which are the clock's."""
     by_step: dict[int, dict[str, float]] = {}
     for path in sorted(layout.metrics.iterdir()):
         if parse_file_name(path.name) is None:

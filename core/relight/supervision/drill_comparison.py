@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def find_metric_difference(
     for step in sorted(resumed.keys() & twin.keys()):
         for name in sorted(resumed[step].keys() & twin[step].keys()):
             mine, other = resumed[step][name], twin[step][name]
-            if struct.pack("<d", mine) != struct.pack("<d", other) and not (mine != mine and other != other):
+            if struct.pack("<d", mine) != struct.pack("<d", other) and not (math.isnan(mine) and math.isnan(other)):
                 return step, StateDifference("metric", name, f"{mine!r} after the resume, {other!r} without it")
     return None
 
@@ -99,9 +100,10 @@ def explain_difference(
     """
     if step <= resumed_from or (metric_step is not None and metric_step <= resumed_from):
         return (
-            "Two uninterrupted runs differ as well, so this is no matter of resuming: the training is not deterministic. "
-            "Likely a random number that does not come from the run's seed (time, hash order, a generator of one's own), "
-            "or a GPU kernel that adds in any order; torch.use_deterministic_algorithms(True) names such kernels."
+            "Two uninterrupted runs differ as well, so this is no matter of resuming: the training is not "
+            "deterministic. Likely a random number that does not come from the run's seed (the clock, hash order, a "
+            "generator of one's own), or a GPU kernel that adds in any order, which "
+            "torch.use_deterministic_algorithms(True) names."
         )
     first_epoch_edge = _next_epoch_edge(resumed_from, steps_per_epoch)
     if metric_step is not None and metric_step == resumed_from + 1:
@@ -178,8 +180,8 @@ def _compare_states(resumed: Manifest, twin: Manifest) -> Iterator[StateDifferen
     ours = dict(_flatten(msgspec.json.decode(canonical_json(resumed.state))))
     theirs = dict(_flatten(msgspec.json.decode(canonical_json(twin.state))))
     if (resumed.step, resumed.epoch) != (twin.step, twin.epoch):
-        detail = f"step {resumed.step}, epoch {resumed.epoch} after the resume, step {twin.step}, epoch {twin.epoch} without it"
-        yield StateDifference("counter", "step", detail)
+        mine, other = f"step {resumed.step}, epoch {resumed.epoch}", f"step {twin.step}, epoch {twin.epoch}"
+        yield StateDifference("counter", "step", f"{mine} after the resume, {other} without it")
     for path in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(path, _MISSING), theirs.get(path, _MISSING)
         if mine != other:

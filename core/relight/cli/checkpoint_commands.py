@@ -1,0 +1,243 @@
+"""`checkpoints`, `export`, `verify`, `digest` and `pin`: what a run has saved."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relight.cli.options import KEEPING, JsonOption, RunArgument, RunsOption, examples
+from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
+from relight.cli.wording import count, describe_age, describe_bytes, describe_value
+
+if TYPE_CHECKING:
+    from relight.checkpoints.listing import CheckpointInfo
+    from relight.checkpoints.store import CheckpointStore
+    from relight.cli.run_check import RunCheck
+    from relight.runs.layout import RunLayout
+
+WhichOption = Annotated[str, typer.Option("--which", metavar="best|latest|STEP", help="Which checkpoint.")]
+
+
+class WeightsFormat(StrEnum):
+    """Formats of exported weights."""
+
+    safetensors = "safetensors"
+    pth = "pth"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(
+        "checkpoints",
+        rich_help_panel=KEEPING,
+        epilog=examples("relight checkpoints digits-k3f9", "relight checkpoints digits-k3f9 --json"),
+    )(checkpoints)
+    app.command(
+        "export",
+        rich_help_panel=KEEPING,
+        epilog=examples(
+            "relight export digits-k3f9", "relight export digits-k3f9 --which latest --format pth --out digits.pth"
+        ),
+    )(export)
+    app.command("verify", rich_help_panel=KEEPING, epilog=examples("relight verify digits-k3f9"))(verify)
+    app.command("digest", rich_help_panel=KEEPING, epilog=examples("relight digest digits-k3f9 --which latest"))(digest)
+    app.command(
+        "pin",
+        rich_help_panel=KEEPING,
+        epilog=examples("relight pin digits-k3f9 138", "relight pin digits-k3f9 138 --off"),
+    )(pin)
+
+
+def checkpoints(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
+    """List a run's checkpoints.
+
+    The oldest first: step, why each was made, its labels, the value of the best metric, and its size.
+    """
+    from relight.runs.summary import read_run_record
+
+    layout, store = _open_store(run_name, runs)
+    record = read_run_record(layout)
+    listing = store.list(higher_is_better=record.higher_is_better)
+    if json:
+        say_json([_facts(info) for info in listing.checkpoints])
+    elif listing.checkpoints:
+        now_s = time.time()
+        score = (record.best_metric or "score").upper()
+        head = ("STEP", "EPOCH", "REASON", "LABELS", score, "SIZE", "MADE", "VERIFIED")
+        rows = [
+            (
+                str(info.step),
+                str(info.epoch),
+                info.reason,
+                " ".join(info.labels) or "-",
+                describe_value(info.score),
+                describe_bytes(info.bytes),
+                describe_age(info.time_s, now_s=now_s),
+                "yes" if info.verified else "not yet",
+            )
+            for info in listing.checkpoints
+        ]
+        say_lines(lay_out_columns(head, rows, right=("STEP", "EPOCH", score, "SIZE")))
+    else:
+        say(f"{layout.run_id} has no checkpoint yet.")
+    for entry in listing.damaged:
+        say_error(f"{entry.path} is damaged: {entry.reason}")
+
+
+def export(
+    run_name: RunArgument,
+    *,
+    which: WhichOption = "best",
+    weights_format: Annotated[
+        WeightsFormat, typer.Option("--format", help="safetensors opens everywhere; pth is a PyTorch state dict.")
+    ] = WeightsFormat.safetensors,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Else the run's folder exports/.", show_default=False),
+    ] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Export the weights of a checkpoint.
+
+    Prints the file, its SHA-256 and its format.
+    """
+    from relight.checkpoints.export import export_weights
+
+    layout, store = _open_store(run_name, runs)
+    info = _find(layout, store, which)
+    path = out or layout.exports / f"{layout.run_id}-step{info.step}.{weights_format}"
+    exported = export_weights(store, info, path.absolute(), format=weights_format.value)
+    facts = {
+        "run": layout.run_id,
+        "step": info.step,
+        "path": str(exported.path),
+        "sha256": exported.sha256,
+        "format": weights_format.value,
+        "bytes": exported.bytes,
+        "card": str(exported.card),
+    }
+    if json:
+        say_json(facts)
+        return
+    say(str(exported.path))
+    say(f"SHA-256 {exported.sha256}")
+    say(f"{weights_format.value}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
+
+
+def verify(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
+    """Read every byte of a run, to find damage.
+
+    Changes nothing. Lists each damaged file; the exit code is 1 when there is one.
+    """
+    from relight.cli.run_check import check_run
+    from relight.runs.catalog import find_run, runs_folder
+
+    layout = find_run(runs_folder(runs), run_name)
+    check = _check_with_progress(layout) if is_terminal() and not json else check_run(layout)
+    if json:
+        say_json(check)
+    else:
+        _say_check(check)
+    if check.damaged:
+        raise typer.Exit(1)
+
+
+def digest(
+    run_name: RunArgument, which: WhichOption = "latest", runs: RunsOption = None, json: JsonOption = False
+) -> None:
+    """Print one hash over a whole training state.
+
+    Over every tensor, counter, random number generator and the data position of a checkpoint: two runs that computed
+    the same have the same one.
+    """
+    layout, store = _open_store(run_name, runs)
+    info = _find(layout, store, which)
+    value = store.digest(info)
+    if json:
+        say_json({"run": layout.run_id, "step": info.step, "sequence": info.sequence, "digest": value})
+    else:
+        say(value)
+
+
+def pin(
+    run_name: RunArgument,
+    step: Annotated[
+        str, typer.Argument(metavar="STEP", help="Step of the checkpoint, or best, or latest.", show_default=False)
+    ],
+    off: Annotated[bool, typer.Option("--off", help="Take the pin away.")] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Keep a checkpoint for good.
+
+    Old checkpoints are removed as new ones become durable; a pinned one stays.
+    """
+    layout, store = _open_store(run_name, runs)
+    info = store.pin(_find(layout, store, step), on=not off)
+    if json:
+        say_json(_facts(info))
+    elif off:
+        say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned no longer.")
+    else:
+        say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned.")
+
+
+def _open_store(run_name: str, runs: Path | None) -> tuple[RunLayout, CheckpointStore]:
+    from relight.checkpoints.store import CheckpointStore
+    from relight.runs.catalog import find_run, runs_folder
+
+    layout = find_run(runs_folder(runs), run_name)
+    return layout, CheckpointStore(layout.checkpoints)
+
+
+def _find(layout: RunLayout, store: CheckpointStore, which: str) -> CheckpointInfo:
+    from relight.runs.summary import read_run_record
+
+    record = read_run_record(layout)
+    return store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+
+
+def _facts(info: CheckpointInfo) -> dict[str, Any]:
+    """A checkpoint as `checkpoints --json` has it; the keys are a contract."""
+    return {
+        "step": info.step,
+        "epoch": info.epoch,
+        "sequence": info.sequence,
+        "reason": info.reason,
+        "labels": list(info.labels),
+        "metrics": info.metrics,
+        "score": info.score,
+        "bytes": info.bytes,
+        "new_bytes": info.new_bytes,
+        "time": info.time_s,
+        "verified": info.verified,
+        "attempt": info.attempt,
+        "path": str(info.path),
+    }
+
+
+def _check_with_progress(layout: RunLayout) -> RunCheck:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from relight.cli.run_check import check_run
+
+    with Progress("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn(), transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        return check_run(layout, on_progress=lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def _say_check(check: RunCheck) -> None:
+    for damage in check.damaged:
+        named = damage.reason if damage.path in damage.reason else f"{damage.path}: {damage.reason}"
+        say(f"damaged: {named}")
+    saved = f"{count(check.checkpoints, 'checkpoint')} ({describe_bytes(check.bytes)})"
+    read = f"{saved} and {count(check.files, 'other file')}"
+    if check.damaged:
+        say_error(f"{check.run}: {count(len(check.damaged), 'damaged file')}; {read} read.")
+    else:
+        say(f"{check.run} is whole: {read} read, every digest right.")

@@ -1,0 +1,94 @@
+"""`drill`: proves, before a long training, that a killed run comes back bit for bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relight.cli.options import MORE, JsonOption, RunsOption, SetOption, examples
+from relight.cli.output import say, say_error, say_json
+from relight.cli.wording import count, describe_duration
+
+if TYPE_CHECKING:
+    from relight.supervision.drill import DrillReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(
+        "drill",
+        rich_help_panel=MORE,
+        epilog=examples("relight drill digits", "relight drill spiral.py:Spiral --set workers=2 --steps 100"),
+    )(drill)
+
+
+def drill(
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="A built-in task, such as digits, or FILE.py:Class.", show_default=False),
+    ],
+    *,
+    assignments: SetOption = None,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Steps to train.")] = 40,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long each training may take.")
+    ] = 600.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep both runs, to look at them.")] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Prove that a killed run of a task comes back bit for bit.
+
+    Trains a few steps, kills the trainer with -9 in mid-epoch, resumes, and compares with a run that nobody killed.
+
+    Says "bit-exact", or what differs first and why that usually happens; then the exit code is 1. Works in a temporary
+    runs folder, which is removed after.
+    """
+    from relight.cli.task_argument import prepare_task
+    from relight.runs.catalog import runs_folder
+    from relight.supervision.drill import drill as hold_drill
+
+    prepared = prepare_task(task, assignments or ())
+    folder = runs_folder(runs)
+    report = hold_drill(
+        prepared.reference,
+        config=prepared.config,
+        best_metric=prepared.best_metric,
+        higher_is_better=prepared.higher_is_better,
+        steps=steps,
+        folder=folder if folder.is_dir() else None,
+        keep=keep,
+        timeout_s=timeout_s,
+        tell=(lambda text: None) if json else say,
+    )
+    if json:
+        say_json(report)
+    else:
+        _say_report(report)
+    if not report.bit_exact:
+        raise typer.Exit(1)
+
+
+def _say_report(report: DrillReport) -> None:
+    lost = report.killed_at_step - report.resumed_from_step
+    state = f"{count(report.tensors_compared, 'tensor')} and all other state"
+    compared = f"{state} at {count(report.checkpoints_compared, 'step')}"
+    compared += f", logged values at {count(report.metric_steps_compared, 'step')}"
+    if report.bit_exact:
+        say(f"bit-exact: {report.task} came back from kill -9 as if nothing had happened.")
+        say(f"Compared {compared}; {count(lost, 'step')} trained again; took {describe_duration(report.duration_s)}.")
+        say(f"Digest {report.digest}")
+        if not report.mid_epoch:
+            say("Its epochs are so short that it was killed at the edge of one.")
+    else:
+        first = report.first_difference
+        say_error(f"{report.task} is not bit-exact after a kill -9 at step {report.killed_at_step}.")
+        if first is not None:
+            say(f"First difference: {first.part} {first.name}, at step {first.step}: {first.detail}")
+            say(first.cause)
+            if first.others:
+                say(f"{count(first.others, 'other thing')} differ at that step, too.")
+        say(f"Compared {compared}.")
+    if report.folder is not None:
+        say(f"Both runs are kept: relight list --runs {report.folder}")

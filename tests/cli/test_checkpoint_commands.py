@@ -1,0 +1,143 @@
+"""`checkpoints`, `digest`, `pin`, `verify` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from relight.runs.layout import RunLayout
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Ask, RunMaker
+
+KEYS = {"step", "epoch", "sequence", "reason", "labels", "metrics", "bytes", "time", "verified", "path"}
+
+
+def _read_tree(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a folder with its bytes and its time of change."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def _spoil_pack(layout: RunLayout, index: int = 0) -> Path:
+    """Turn one bit in the last byte of a pack: a tensor's."""
+    pack = sorted(layout.checkpoints.glob("packs/*.safetensors"))[index]
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+    return pack
+
+
+def test_checkpoints_json_has_the_keys_of_the_contract_oldest_first(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    listed = ask("checkpoints", layout.run_id, "--json").json
+    assert [entry["step"] for entry in listed] == [10, 20]
+    assert all(entry.keys() >= KEYS for entry in listed)
+    assert [entry["labels"] for entry in listed] == [[], ["best"]]
+    assert listed[1]["metrics"] == {"validation/accuracy": 0.95}
+    assert Path(listed[1]["path"]).is_file()
+
+
+def test_the_table_of_checkpoints_names_the_metric_that_best_means(ask: Ask, make_run: RunMaker) -> None:
+    head, first, second = ask("checkpoints", make_run().run_id).stdout.splitlines()
+    assert head.split()[:5] == ["STEP", "EPOCH", "REASON", "LABELS", "VALIDATION/ACCURACY"]
+    assert first.split()[:5] == ["10", "1", "periodic", "-", "0.9"]
+    assert second.split()[:5] == ["20", "2", "periodic", "best", "0.95"]
+
+
+def test_a_run_without_checkpoints_says_so(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=5)
+    assert ask("checkpoints", layout.run_id).stdout == f"{layout.run_id} has no checkpoint yet.\n"
+    assert ask("checkpoints", layout.run_id, "--json").json == []
+    answer = ask("digest", layout.run_id)
+    assert answer.exit_code == 2
+    assert "no checkpoint" in answer.error
+
+
+def test_equal_states_have_one_digest_and_others_another(ask: Ask, make_run: RunMaker) -> None:
+    one, two = make_run("one"), make_run("two")
+    digests = [ask("digest", layout.run_id, "--json").json for layout in (one, two)]
+    assert digests[0]["digest"] == digests[1]["digest"]
+    assert digests[0]["step"] == 20
+    assert ask("digest", one.run_id, "--which", "10").stdout.strip() not in ("", digests[0]["digest"])
+    make_run.commit(two, step=20, value=8)
+    assert ask("digest", two.run_id).stdout.strip() != digests[0]["digest"]
+
+
+def test_best_and_latest_can_be_named(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    make_run.commit(layout, step=30, score=0.5)
+    assert ask("digest", layout.run_id, "--which", "best", "--json").json["step"] == 20
+    assert ask("digest", layout.run_id, "--which", "latest", "--json").json["step"] == 30
+
+
+def test_a_step_without_checkpoint_is_usage_and_says_which_there_are(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    for arguments in (("digest", layout.run_id, "--which", "11"), ("pin", layout.run_id, "11")):
+        answer = ask(*arguments)
+        assert answer.exit_code == 2
+        assert "10, 20" in answer.error
+
+
+def test_a_pin_stays_until_it_is_taken_away(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    assert ask("pin", layout.run_id, "10").exit_code == 0
+    assert "pinned" in ask("checkpoints", layout.run_id, "--json").json[0]["labels"]
+    assert ask("pin", layout.run_id, "10", "--off", "--json").json["labels"] == []
+    assert ask("checkpoints", layout.run_id, "--json").json[0]["labels"] == []
+
+
+def test_verify_of_a_whole_run_says_so_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    before = _read_tree(layout.folder)
+    answer = ask("verify", layout.run_id)
+    assert answer.exit_code == 0
+    assert answer.stdout.startswith(f"{layout.run_id} is whole: 2 checkpoints")
+    assert _read_tree(layout.folder) == before
+
+
+def test_verify_lists_each_damaged_file_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    pack = _spoil_pack(layout)
+    layout.attempt(1).exit.write_text('{"version": 1, "att')
+    before = _read_tree(layout.folder)
+    answer = ask("verify", layout.run_id)
+    assert answer.exit_code == 1
+    damaged = [line for line in answer.stdout.splitlines() if line.startswith("damaged: ")]
+    assert len(damaged) == 2
+    assert any(str(layout.attempt(1).exit) in line for line in damaged)
+    assert any(str(pack) in line for line in damaged)
+    assert "2 damaged files" in answer.error
+    assert _read_tree(layout.folder) == before
+    report = ask("verify", layout.run_id, "--json")
+    assert report.exit_code == 1
+    assert {entry["path"] for entry in report.json["damaged"]} == {str(pack), str(layout.attempt(1).exit)}
+
+
+@pytest.mark.parametrize("damage", ["manifest", "pack gone", "run.json", "metrics"])
+def test_verify_finds_damage_wherever_it_is(ask: Ask, make_run: RunMaker, damage: str) -> None:
+    layout = make_run()
+    if damage == "manifest":
+        path = min(layout.checkpoints.glob("manifests/*.json"))
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "pack gone":
+        max(layout.checkpoints.glob("packs/*")).unlink()
+    elif damage == "run.json":
+        layout.record.write_text("")
+    else:
+        next(layout.metrics.iterdir()).write_bytes(b"rubbish\n")
+    answer = ask("verify", layout.run_id)
+    assert answer.exit_code == 1
+    assert len(answer.stdout.splitlines()) == 1
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_damaged_checkpoint_is_told_beside_the_good_ones(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    manifest = min(layout.checkpoints.glob("manifests/*.json"))
+    manifest.write_bytes(b"")
+    answer = ask("checkpoints", layout.run_id)
+    assert answer.exit_code == 0
+    assert len(answer.stdout.splitlines()) == 2
+    assert str(manifest) in answer.error

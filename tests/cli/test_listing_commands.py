@@ -1,0 +1,189 @@
+"""`list`, `show`, `metrics` and `logs`: what a person and a script learn about runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from relight.metrics.writer import MetricWriter
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Ask, RunMaker
+
+SHOW_KEYS = {
+    "run", "name", "status", "reason", "attempt", "step", "epoch", "steps_total", "durable_step", "work_at_risk_s",
+    "work_at_risk_steps", "best", "metrics", "pids", "path",
+}  # fmt: skip
+
+
+def test_no_runs_is_a_sentence_with_a_next_step(ask: Ask, runs: Path) -> None:
+    answer = ask("list")
+    assert answer.exit_code == 0
+    assert answer.stdout == f"There are no runs in {runs} yet. Start one: relight run digits\n"
+    assert ask("list", "--json").json == []
+
+
+def test_the_list_shows_status_progress_best_and_risk_newest_first(ask: Ask, make_run: RunMaker) -> None:
+    first = make_run("first")
+    second = make_run("second", outcome=None, step=23)
+    answer = ask("list")
+    head, *rows = answer.stdout.splitlines()
+    assert head.split() == ["RUN", "STATUS", "PROGRESS", "BEST", "AT", "RISK", "UPDATED"]
+    assert [row.split()[0] for row in rows] == [second.run_id, first.run_id]
+    assert rows[0].split()[1:7] == ["running", "23/40", "57%", "0.95", "validation/accuracy", "3"]
+    assert rows[1].split()[1:7] == ["finished", "20/20", "100%", "0.95", "validation/accuracy", "-"]
+
+
+def test_a_damaged_run_is_listed_and_hides_no_other(ask: Ask, make_run: RunMaker) -> None:
+    good, bad = make_run("good"), make_run("bad")
+    bad.record.write_text("{")
+    answer = ask("list")
+    assert answer.exit_code == 0
+    assert good.run_id in answer.stdout
+    assert f"{bad.run_id}" in answer.stdout
+    assert "run.json" in answer.error
+    entries = {entry["run"]: entry for entry in ask("list", "--json").json}
+    assert entries[bad.run_id]["status"] == "damaged"
+    assert "run.json" in entries[bad.run_id]["reason"]
+    assert entries[bad.run_id].keys() == entries[good.run_id].keys() >= SHOW_KEYS
+
+
+def test_show_json_has_the_keys_of_the_contract(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=23)
+    shown = ask("show", layout.run_id, "--json").json
+    assert shown.keys() >= SHOW_KEYS
+    assert shown["pids"].keys() == {"supervisor", "trainer", "writer"}
+    assert shown["pids"]["writer"] is None
+    assert shown["best"] == {"step": 20, "metric": "validation/accuracy", "value": 0.95}
+    assert (shown["status"], shown["step"], shown["durable_step"], shown["work_at_risk_steps"]) == (
+        "running",
+        23,
+        20,
+        3,
+    )
+    assert shown["metrics"]["validation/accuracy"] == pytest.approx(0.95)
+    assert shown["path"] == str(layout.folder)
+
+
+def test_a_run_is_found_by_id_name_or_unique_prefix(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run("trial")
+    make_run("other")
+    for name in (layout.run_id, "trial", "tri"):
+        assert ask("show", name, "--json").json["run"] == layout.run_id
+
+
+def test_an_unknown_run_is_wrong_usage_and_names_the_nearest(ask: Ask, make_run: RunMaker) -> None:
+    make_run("trial")
+    answer = ask("show", "trail")
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert "trial" in answer.error
+
+
+def test_show_says_everything_that_a_person_asks_first(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=23)
+    facts = dict(line.split("  ", 1) for line in ask("show", layout.run_id).stdout.splitlines())
+    facts = {name.strip(): text.strip() for name, text in facts.items()}
+    assert facts["status"] == "running"
+    assert facts["progress"] == "23/40 57%, 2 steps/s, 8.5 s left"
+    assert facts["best"] == "validation/accuracy 0.95 at step 20"
+    assert facts["saved"] == "up to step 20"
+    assert facts["at risk"].startswith("3 steps, ")
+    assert facts["folder"] == str(layout.folder)
+
+
+def test_show_has_the_whole_traceback_of_a_crash(ask: Ask, make_run: RunMaker) -> None:
+    traceback = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no\n'
+    layout = make_run(outcome="crashed", reason="ValueError: no", error="ValueError: no", traceback=traceback)
+    answer = ask("show", layout.run_id)
+    assert answer.exit_code == 0
+    assert answer.stdout.endswith(traceback)
+    assert "status" in answer.stdout and "crashed: ValueError: no" in answer.stdout
+
+
+def test_metrics_are_one_row_each_without_the_machine(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    machine = MetricWriter(layout.metrics, stream="system", attempt=1)
+    machine.log(1, {"cpu_percent": 50.0})
+    machine.close()
+    rows = {row["metric"]: row for row in ask("metrics", layout.run_id, "--json").json}
+    assert rows.keys() == {"train/loss", "train/lr", "validation/accuracy"}
+    assert rows["train/loss"] == {
+        "metric": "train/loss", "latest": 1.05, "step": 20, "lowest": 1.05, "highest": 2.0, "records": 20,
+    }  # fmt: skip
+    assert [row["metric"] for row in ask("metrics", layout.run_id, "--stream", "system", "--json").json] == [
+        "system/cpu_percent"
+    ]
+    table = ask("metrics", layout.run_id).stdout.splitlines()
+    assert table[0].split() == ["METRIC", "LATEST", "AT", "STEP", "LOWEST", "HIGHEST", "RECORDS"]
+    assert table[1].split() == ["train/loss", "1.05", "20", "1.05", "2", "20"]
+
+
+def test_a_metric_that_was_never_finite_has_no_lowest(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    writer = MetricWriter(layout.metrics, stream="mine", attempt=1)
+    writer.log(1, {"x": math.nan})
+    writer.close()
+    (row,) = ask("metrics", layout.run_id, "--stream", "mine", "--json").json
+    assert (row["latest"], row["lowest"], row["highest"]) == (None, None, None)
+
+
+def test_csv_has_each_step_once_and_ghosts_only_when_asked(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    make_run.log_metrics(layout, attempt=2, steps=range(15, 21))
+    rows = list(csv.DictReader(io.StringIO(ask("metrics", layout.run_id, "--csv", "--stream", "train").stdout)))
+    assert [int(row["step"]) for row in rows] == list(range(1, 21))
+    assert [row["attempt"] for row in rows] == ["1"] * 14 + ["2"] * 6
+    assert float(rows[19]["train/loss"]) == 1 / 20 + 2
+    with_ghosts = ask("metrics", layout.run_id, "--csv", "--ghosts", "--stream", "train").stdout
+    rows = list(csv.DictReader(io.StringIO(with_ghosts)))
+    assert sum(row["ghost"] == "1" for row in rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--ghosts",), "--csv"),
+        (("--csv", "--json"), "one of them"),
+        (("--stream", "trian"), "train, validation"),
+    ],
+)
+def test_metrics_asked_wrongly_is_usage(ask: Ask, make_run: RunMaker, arguments: tuple[str, ...], said: str) -> None:
+    layout = make_run()
+    answer = ask("metrics", layout.run_id, *arguments)
+    assert answer.exit_code == 2
+    assert said in answer.error
+
+
+def test_logs_prints_the_last_lines_of_the_latest_attempt(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    assert ask("logs", layout.run_id, "-n", "2").stdout == "line 29\nline 30\n"
+    assert len(ask("logs", layout.run_id).stdout.splitlines()) == 30
+    answer = ask("logs", layout.run_id, "--lines", "1", "--json").json
+    assert answer == {
+        "run": layout.run_id, "attempt": 1, "path": str(layout.attempt(1).log), "lines": ["line 30"],
+    }  # fmt: skip
+
+
+def test_logs_of_an_attempt_that_is_not_there_says_which_are(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    answer = ask("logs", layout.run_id, "--attempt", "7")
+    assert answer.exit_code == 2
+    assert "no attempt 7" in answer.error
+
+
+def test_following_the_log_of_a_dead_run_ends_by_itself(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    with layout.attempt(1).log.open("a") as log:
+        log.write("unfinished")
+    assert ask("logs", layout.run_id, "-f", "-n", "1").stdout.endswith("unfinished")
+
+
+def test_bytes_that_are_no_text_do_not_stop_the_log(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    layout.attempt(1).log.write_bytes(b"ok\n\xff\xfe\n10%\r20%\rdone\n")
+    assert ask("logs", layout.run_id).stdout.splitlines() == ["ok", "\ufffd\ufffd", "done"]

@@ -1,0 +1,31 @@
+"""What is printed, and where."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from relight.cli.output import lay_out_columns, say_error, say_json
+
+
+def test_columns_are_aligned_and_have_no_trailing_blanks() -> None:
+    lines = lay_out_columns(("RUN", "N"), [("a", "1"), ("longer", "200")], right=("N",))
+    assert lines == ["RUN       N", "a         1", "longer  200"]
+
+
+def test_a_table_without_rows_is_its_head() -> None:
+    assert lay_out_columns(("RUN", "N"), []) == ["RUN  N"]
+
+
+def test_an_error_is_one_line_on_stderr_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    say_error("The file\n  is gone:\tput it back.\n")
+    captured = capsys.readouterr()
+    assert captured.err == "relight: The file is gone: put it back.\n"
+    assert captured.out == ""
+
+
+def test_json_has_null_for_what_json_has_no_number_for(capsys: pytest.CaptureFixture[str]) -> None:
+    say_json({"loss": math.nan, "best": math.inf, "name": "ü"})
+    out = capsys.readouterr().out
+    assert msgspec.json.decode(out) == {"loss": None, "best": None, "name": "ü"}
