@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ STEP_S = 0.05
 layout = RunLayout(Path(os.environ["RELIGHT_RUN_FOLDER"]))
 attempt = layout.attempt(int(os.environ["RELIGHT_ATTEMPT"]))
 lifeline = int(os.environ["RELIGHT_LIFELINE_FD"])
-asked_to_end = False
+asked_to_end = threading.Event()
 
 
 def say(outcome: str, step: int, **more: str) -> None:
@@ -33,8 +34,7 @@ def say(outcome: str, step: int, **more: str) -> None:
 
 
 def note_signal(number: int, frame: object) -> None:
-    global asked_to_end
-    asked_to_end = True
+    asked_to_end.set()
 
 
 def lost_supervisor() -> bool:
@@ -48,12 +48,18 @@ def train(steps: int, *, heeds_stops: bool = True, crash_at: int | None = None) 
         progress.write(Progress(step=step, steps_total=steps, phase="training", time_s=time.time()))
         print(f"step {step}", flush=True)
         if step == crash_at:
-            say("crashed", step, error="ValueError: no", reason="ValueError: no", traceback="Traceback ...\nValueError: no")
+            say(
+                "crashed",
+                step,
+                error="ValueError: no",
+                reason="ValueError: no",
+                traceback="Traceback ...\nValueError: no",
+            )
             return 3
         if lost_supervisor():
             say("stopped", step, reason="Its supervisor died.")
             return 130
-        if heeds_stops and (asked_to_end or read_stop_request(layout, attempt=attempt.number)):
+        if heeds_stops and (asked_to_end.is_set() or read_stop_request(layout, attempt=attempt.number)):
             say("stopped", step, reason="Stopped by request.")
             return 130
     progress.write(Progress(step=steps, steps_total=steps, phase="finished", time_s=time.time()))
@@ -91,7 +97,7 @@ def main(behaviour: str, argument: str = "") -> int:
             Path(argument).write_text(str(child.pid))
             return train(10_000)
         case "environment":
-            print(os.getcwd(), sys.argv, flush=True)
+            print(Path.cwd(), sys.argv, flush=True)
             print("to stderr", file=sys.stderr, flush=True)
             os.write(1, b"straight to the descriptor\n")
             return train(1)

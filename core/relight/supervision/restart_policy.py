@@ -45,7 +45,7 @@ def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     if alike >= SAME_STEP_LIMIT or (same_error and alike >= SAME_ERROR_LIMIT):
         return RestartDecision(
             restart=False,
-            reason=f"It crashed at step {last.exit.step} {alike} times in a row, so it was not restarted again.",
+            reason=f"It crashed {alike} times in a row at step {last.exit.step}, so it was not restarted again.",
         )
     delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**done)
     return RestartDecision(

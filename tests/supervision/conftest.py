@@ -1,0 +1,150 @@
+"""Runs of a stand-in trainer under a real supervisor; nothing that they start outlives its test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import AttemptLayout, RunLayout
+from relight.runs.process_identity import is_alive
+from relight.runs.progress import read_progress
+from relight.runs.record_file import read_record, read_record_if_there
+from relight.runs.records import AttemptExit, AttemptProcesses, ProcessIdentity, TaskReference
+from relight.runs.summary import RunSummary, summarize_run
+from relight.supervision.launch import Launched, launch_run, resume_run
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+
+def wait_for(what: Callable[[], T | None], *, timeout_s: float = TIMEOUT_S, why: object = "") -> T:
+    """The first answer that is true."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = what()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"nothing happened within {timeout_s} s {why}"
+        time.sleep(0.01)
+
+
+def stand_in(*arguments: str) -> list[str]:
+    """The command of a stand-in trainer."""
+    return [sys.executable, "-P", str(STAND_IN), *arguments]
+
+
+class Lab:
+    """A runs folder, with what a test wants to know of its runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def launch(self, *arguments: str, **more: Any) -> Launched:
+        task = TaskReference(kind="builtin", name="digits", working_folder=more.pop("working_folder", None))
+        command = more.pop("command", None) or stand_in(*arguments)
+        return launch_run(
+            self.folder, task=task, config={}, best_metric=None, higher_is_better=True, command=command, **more
+        )
+
+    def resume(self, layout: RunLayout, *arguments: str, **more: Any) -> Launched:
+        return resume_run(layout, command=stand_in(*arguments), **more)
+
+    def processes(self, layout: RunLayout, number: int | None = None) -> AttemptProcesses:
+        """Supervisor and trainer of the newest attempt, once both are on record."""
+        attempt = layout.attempt(number or layout.latest_attempt())
+
+        def find() -> AttemptProcesses | None:
+            found = read_record_if_there(attempt.processes, AttemptProcesses)
+            return found if found is not None and found.trainer is not None else None
+
+        return wait_for(find, why=self.describe(layout))
+
+    def trainer(self, layout: RunLayout) -> int:
+        trainer = self.processes(layout).trainer
+        assert trainer is not None
+        return trainer.pid
+
+    def wait_for_step(self, layout: RunLayout, step: int) -> None:
+        def there() -> bool:
+            progress = read_progress(layout.attempt(layout.latest_attempt()).progress)
+            return progress is not None and progress.step >= step
+
+        wait_for(there, why=self.describe(layout))
+
+    def wait_for_exit(
+        self, layout: RunLayout, number: int | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> AttemptExit:
+        attempt = layout.attempt(number or layout.latest_attempt())
+        wait_for(attempt.exit.exists, timeout_s=timeout_s, why=self.describe(layout))
+        return read_record(attempt.exit, AttemptExit)
+
+    def wait_until_free(self, layout: RunLayout) -> None:
+        """Until supervisor and trainer of the newest attempt are gone."""
+        processes = read_record(layout.attempt(layout.latest_attempt()).processes, AttemptProcesses)
+        wait_for(lambda: not is_alive(processes.supervisor) and not is_alive(processes.trainer))
+
+    def summary(self, layout: RunLayout) -> RunSummary:
+        return summarize_run(layout)
+
+    def describe(self, layout: RunLayout) -> str:
+        attempt = layout.attempt(layout.latest_attempt())
+        return "".join(
+            f"\n== {path.name}\n{_text(path)}" for path in (attempt.log, attempt.supervisor_log, attempt.exit)
+        )
+
+    def end_everything(self) -> None:
+        """Kill what still lives: supervisors first, or they would restart their trainers."""
+        for layout in list_layouts(self.folder) if self.folder.exists() else []:
+            for number in layout.list_attempts():
+                for identity in reversed(_identities(layout.attempt(number))):
+                    if is_alive(identity):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(os.getpgid(identity.pid), signal.SIGKILL)
+
+
+def _identities(attempt: AttemptLayout) -> list[ProcessIdentity]:
+    found: list[ProcessIdentity] = []
+    with contextlib.suppress(Exception):
+        processes = read_record(attempt.processes, AttemptProcesses)
+        found += [identity for identity in (processes.trainer, processes.supervisor) if identity is not None]
+    with contextlib.suppress(Exception):
+        found.append(read_record(attempt.writer, ProcessIdentity))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[-2000:]
+    except OSError:
+        return "-"
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    """Whether that process lives; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path / "a 0'; echo x ünï")
+    yield made
+    made.end_everything()

@@ -1,0 +1,130 @@
+"""How an attempt ended, in words."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from relight.runs.progress import Progress
+from relight.runs.records import AttemptExit, Outcome, TrainerOutcome
+from relight.supervision.exit_record import OutOfMemory, ProcessEnd, StopAsked, describe_exit
+
+GIB = 2**30
+
+
+def describe(
+    end: ProcessEnd,
+    *,
+    outcome: TrainerOutcome | None = None,
+    progress: Progress | None = None,
+    stop: StopAsked | None = None,
+    out_of_memory: OutOfMemory | None = None,
+) -> AttemptExit:
+    return describe_exit(2, end, outcome=outcome, progress=progress, stop=stop, out_of_memory=out_of_memory, time_s=1.0)
+
+
+def told(outcome: Outcome, *, step: int = 5, reason: str = "", error: str | None = None) -> TrainerOutcome:
+    return TrainerOutcome(outcome=outcome, step=step, reason=reason, error=error, traceback=error and "Traceback")
+
+
+def test_a_finished_trainer_finished() -> None:
+    record = describe(ProcessEnd(exit_code=0), outcome=told("finished", step=9), progress=Progress(step=9))
+    assert (record.attempt, record.outcome, record.step, record.exit_code, record.signal) == (2, "finished", 9, 0, None)
+
+
+def test_a_crash_that_the_trainer_told_of_keeps_its_whole_traceback() -> None:
+    record = describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="ValueError: no"))
+    assert (record.outcome, record.reason, record.error) == ("crashed", "ValueError: no", "ValueError: no")
+    assert record.traceback == "Traceback"
+
+
+def test_killed_without_evidence_says_who_may_have_done_it() -> None:
+    record = describe(ProcessEnd(signal="SIGKILL"), progress=Progress(step=7))
+    assert record.outcome == "crashed"
+    assert record.signal == "SIGKILL"
+    assert record.step == 7
+    assert (
+        record.reason
+        == "Killed by SIGKILL; if nobody sent it, the kernel's out-of-memory killer may have: see `dmesg`."
+    )
+
+
+def test_killed_for_memory_names_limit_and_peak() -> None:
+    record = describe(ProcessEnd(signal="SIGKILL", peak_memory_bytes=3 * GIB), out_of_memory="group")
+    assert "reached its memory limit" in record.reason
+    assert record.reason.endswith("It had used 3.0 GiB at its peak.")
+
+
+def test_memory_running_out_elsewhere_on_the_machine_is_only_likely() -> None:
+    assert "most likely" in describe(ProcessEnd(signal="SIGKILL"), out_of_memory="machine").reason
+
+
+def test_an_exception_while_memory_ran_out_mentions_that() -> None:
+    outcome = told("crashed", error="RuntimeError: DataLoader worker (pid 9) is killed by signal: Killed.")
+    record = describe(ProcessEnd(exit_code=3), outcome=outcome, out_of_memory="group")
+    assert "out-of-memory killer" in record.reason
+    assert record.error == outcome.error
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGTERM", "SIGILL", "SIGXCPU"])
+def test_each_usual_signal_is_explained(name: str) -> None:
+    record = describe(ProcessEnd(signal=name))
+    assert record.outcome == "crashed"
+    assert record.reason.startswith(f"Ended by {name}: ")
+
+
+def test_an_unusual_signal_is_named() -> None:
+    assert describe(ProcessEnd(signal="signal 35")).reason == "Ended by signal 35."
+
+
+def test_exit_code_zero_before_the_end_is_a_crash() -> None:
+    record = describe(ProcessEnd(exit_code=0), progress=Progress(step=3, steps_total=10, phase="training"))
+    assert record.outcome == "crashed"
+    assert "step 3 of 10" in record.reason
+    assert "sys.exit()" in record.reason
+
+
+def test_exit_code_zero_at_the_end_is_finished_even_when_the_last_word_is_missing() -> None:
+    progress = Progress(step=10, steps_total=10, phase="finished")
+    assert describe(ProcessEnd(exit_code=0), progress=progress).outcome == "finished"
+
+
+def test_an_unknown_exit_code_points_at_the_log() -> None:
+    record = describe(ProcessEnd(exit_code=7))
+    assert record.outcome == "crashed"
+    assert "exit code 7" in record.reason
+
+
+@pytest.mark.parametrize("end", [ProcessEnd(signal="SIGKILL"), ProcessEnd(signal="SIGTERM"), ProcessEnd(exit_code=1)])
+def test_once_a_person_asked_to_stop_it_is_stopped_whatever_it_took(end: ProcessEnd) -> None:
+    record = describe(end, stop=StopAsked(sent=(signal.SIGTERM, signal.SIGKILL)), progress=Progress(step=4))
+    assert record.outcome == "stopped"
+    assert "had to be killed at step 4" in record.reason
+
+
+def test_an_error_that_the_escalation_caused_is_a_stop_with_that_error() -> None:
+    record = describe(
+        ProcessEnd(exit_code=3), outcome=told("crashed", error="E"), stop=StopAsked(sent=(signal.SIGTERM,))
+    )
+    assert record.outcome == "stopped"
+    assert record.error == "E"
+
+
+def test_an_error_of_its_own_while_stopping_is_a_crash() -> None:
+    assert describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="E"), stop=StopAsked()).outcome == "crashed"
+
+
+def test_finishing_beats_a_stop_that_came_too_late() -> None:
+    record = describe(ProcessEnd(exit_code=0), outcome=told("finished"), stop=StopAsked())
+    assert record.outcome == "finished"
+
+
+def test_a_signal_while_closing_down_does_not_undo_the_outcome() -> None:
+    record = describe(ProcessEnd(signal="SIGSEGV"), outcome=told("finished"))
+    assert record.outcome == "finished"
+    assert record.reason == "While closing down it was ended by SIGSEGV."
+
+
+def test_the_step_is_the_furthest_that_anybody_told() -> None:
+    assert describe(ProcessEnd(signal="SIGKILL"), outcome=told("stopped", step=3), progress=Progress(step=8)).step == 8

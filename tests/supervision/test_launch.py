@@ -1,0 +1,136 @@
+"""Starting a new run: once per token, or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from relight.errors import RelightError
+from relight.runs.catalog import list_layouts
+from relight.runs.record_file import read_record
+from relight.runs.records import AttemptStart, RunRecord
+from relight.runs.status import RunStatus
+from relight.supervision.launch import Launched
+from supervision.conftest import STAND_IN, Lab, stand_in, wait_for
+
+pytestmark = pytest.mark.processes
+
+_LAUNCH = """
+import sys
+from pathlib import Path
+from relight.runs.records import TaskReference
+from relight.supervision.launch import launch_run
+launched = launch_run(Path(sys.argv[1]), task=TaskReference(kind="builtin", name="digits"), config={},
+    best_metric=None, higher_is_better=True, token=sys.argv[2], command=sys.argv[3:])
+print(launched.layout.run_id, launched.created)
+"""
+
+
+def test_a_launch_returns_when_the_run_is_under_way(lab: Lab) -> None:
+    launched = lab.launch("train", "10000", name="My run", max_restarts=2)
+    assert launched.created
+    assert launched.attempt == 1
+    assert lab.summary(launched.layout).status in (RunStatus.QUEUED, RunStatus.RUNNING)
+    assert lab.summary(launched.layout).pids.supervisor is not None
+    start = read_record(launched.layout.attempt(1).start, AttemptStart)
+    assert (start.reason, start.from_sequence, start.max_restarts) == ("launch", None, 2)
+    assert read_record(launched.layout.record, RunRecord).name == "My run"
+
+
+def test_the_same_token_again_is_the_same_run_started_once(lab: Lab) -> None:
+    first = lab.launch("train", "10000", token="click")
+    second = lab.launch("train", "10000", token="click")
+    assert (first.created, second.created) == (True, False)
+    assert first.layout == second.layout
+    assert first.layout.list_attempts() == [1]
+
+
+def test_a_double_click_from_many_threads_starts_one_run(lab: Lab) -> None:
+    results: list[Launched] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(lab.launch("train", "10000", token="click"))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(launched.created for launched in results) == [False] * 5 + [True]
+    assert len({launched.layout for launched in results}) == 1
+    assert len(list_layouts(lab.folder)) == 1
+    assert results[0].layout.list_attempts() == [1]
+
+
+def test_two_launchers_in_two_processes_with_one_token_start_one_run(lab: Lab) -> None:
+    command = [sys.executable, "-P", "-c", _LAUNCH, str(lab.folder), "click", *stand_in("train", "10000")]
+    launchers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [launcher.communicate(timeout=60)[0].split() for launcher in launchers]
+    assert sorted(created for _, created in answers) == ["False", "False", "True"]
+    assert len({run for run, _ in answers}) == 1
+    assert list_layouts(lab.folder)[0].list_attempts() == [1]
+
+
+def test_without_a_token_two_launches_are_two_runs(lab: Lab) -> None:
+    assert lab.launch("train", "10000").layout != lab.launch("train", "10000").layout
+
+
+def test_a_launch_whose_launcher_died_halfway_is_finished_by_the_next_with_that_token(lab: Lab) -> None:
+    from relight.runs.catalog import create_run
+    from relight.runs.records import TaskReference
+
+    create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}, token="click")
+    launched = lab.launch("train", "10000", token="click")
+    assert launched.created
+    lab.wait_for_step(launched.layout, 1)
+
+
+def test_the_trainer_lives_on_when_its_launcher_is_killed(lab: Lab) -> None:
+    command = [sys.executable, "-P", "-c", _LAUNCH + "import time; time.sleep(600)", str(lab.folder), "click"]
+    launcher = subprocess.Popen([*command, *stand_in("train", "10000")], start_new_session=True)
+    try:
+        wait_for(lambda: lab.folder.exists() and list_layouts(lab.folder))
+        layout = list_layouts(lab.folder)[0]
+        lab.wait_for_step(layout, 1)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    lab.wait_for_step(layout, 8)
+    assert lab.summary(layout).status is RunStatus.RUNNING
+
+
+def test_the_trainer_works_in_the_folder_of_the_launch(lab: Lab, tmp_path: Path) -> None:
+    from relight.runs.records import TaskReference
+    from relight.supervision.trainer_command import build_trainer_command
+
+    launched = lab.launch("train", "1")
+    record = RunRecord(
+        run="r",
+        name="r",
+        created_s=0.0,
+        task=TaskReference(kind="file", name="a.py:A", path=str(STAND_IN), working_folder=str(tmp_path)),
+    )
+    command = build_trainer_command(launched.layout, 3, record)
+    assert command.folder == tmp_path
+    assert command.arguments[-2:] == (str(launched.layout.folder), "3")
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_error_and_no_run(lab: Lab, tmp_path: Path) -> None:
+    lab.folder.write_text("no folder")
+    with pytest.raises(RelightError, match="No run can be created"):
+        lab.launch("train")
+    lab.folder.unlink()
+
+
+def test_a_supervisor_that_cannot_start_is_told_and_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # then no Python starts
+    with pytest.raises(RelightError, match="supervisor of run"):
+        lab.launch("train")
+    monkeypatch.delenv("PYTHONHOME")
+    (layout,) = list_layouts(lab.folder)
+    summary = lab.summary(layout)
+    assert summary.status is RunStatus.CRASHED
+    assert "could not be started" in summary.reason
+    assert lab.resume(layout, "train", "1").attempt == 2

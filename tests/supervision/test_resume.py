@@ -1,0 +1,187 @@
+"""Bringing a dead run back: once, from the right place, and never beside a living one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from relight.errors import RelightError, RunBusy
+from relight.runs.layout import RunLayout
+from relight.runs.lock import is_locked
+from relight.runs.process_identity import is_alive
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import AttemptStart, StopRequest
+from relight.runs.status import RunStatus
+from relight.supervision import orphans
+from relight.supervision.launch import Launched
+from supervision.conftest import Lab, kill, lives, wait_for
+
+pytestmark = pytest.mark.processes
+
+
+def dead_run(lab: Lab, *arguments: str) -> RunLayout:
+    """A run whose trainer was killed."""
+    layout = lab.launch(*(arguments or ("train", "10000"))).layout
+    lab.wait_for_step(layout, 1)
+    kill(lab.trainer(layout))
+    lab.wait_for_exit(layout)
+    return layout
+
+
+def test_a_killed_run_trains_again_in_the_next_attempt(lab: Lab) -> None:
+    layout = dead_run(lab)
+    launched = lab.resume(layout, "train", "3")
+    assert (launched.attempt, launched.created) == (2, True)
+    start = read_record(layout.attempt(2).start, AttemptStart)
+    assert (start.reason, start.from_sequence, start.from_step) == ("resume", None, 0)
+    assert lab.wait_for_exit(layout, 2).outcome == "finished"
+
+
+def test_a_run_that_is_being_trained_is_refused_at_once_with_its_pid(lab: Lab) -> None:
+    layout = lab.launch("train", "10000").layout
+    lab.wait_for_step(layout, 1)
+    begun = time.monotonic()
+    with pytest.raises(RunBusy, match=f"pid {lab.trainer(layout)}"):
+        lab.resume(layout, "train")
+    assert time.monotonic() - begun < 5.0
+    assert layout.list_attempts() == [1]
+
+
+def test_a_finished_run_has_nothing_to_resume(lab: Lab) -> None:
+    layout = lab.launch("train", "1").layout
+    lab.wait_for_exit(layout)
+    with pytest.raises(RelightError, match="has finished"):
+        lab.resume(layout, "train")
+
+
+def test_of_two_resumes_at_once_one_starts_and_the_other_is_told(lab: Lab) -> None:
+    layout = dead_run(lab)
+    results: list[Launched | RunBusy] = []
+
+    def resume() -> None:
+        try:
+            results.append(lab.resume(layout, "train", "10000"))
+        except RunBusy as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=resume) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    started = [result for result in results if isinstance(result, Launched)]
+    assert len(results) == 5
+    assert [launched.attempt for launched in started] == [2]
+    assert layout.list_attempts() == [1, 2]
+
+
+def test_the_same_token_again_is_the_attempt_that_it_started(lab: Lab) -> None:
+    layout = dead_run(lab)
+    results: list[Launched] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(lab.resume(layout, "train", "10000", token="click")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(launched.created for launched in results) == [False, False, False, True]
+    assert {launched.attempt for launched in results} == {2}
+    assert lab.resume(layout, "train", token="click") == Launched(layout, 2, created=False)
+
+
+def test_a_resume_right_after_the_supervisor_was_killed_waits_for_the_trainer_to_end(lab: Lab) -> None:
+    layout = lab.launch("train", "10000").layout
+    lab.wait_for_step(layout, 1)
+    processes = lab.processes(layout)
+    kill(processes.supervisor.pid)
+    launched = lab.resume(layout, "train", "10000")
+    assert launched.attempt == 2
+    assert not is_alive(processes.trainer)
+
+
+def test_an_orphan_that_ignores_its_life_line_is_killed(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "LIFELINE_S", 0.5)
+    ready = tmp_path / "ready"
+    layout = lab.launch("undead", str(ready)).layout
+    processes = lab.processes(layout)
+    wait_for(ready.exists)
+    kill(processes.supervisor.pid)
+    assert lab.resume(layout, "train", "10000").attempt == 2
+    assert not is_alive(processes.trainer)
+
+
+def test_workers_of_a_trainer_killed_with_its_supervisor_do_not_block_a_resume(lab: Lab, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    layout = lab.launch("workers", str(note)).layout
+    lab.wait_for_step(layout, 1)
+    processes = lab.processes(layout)
+    assert processes.trainer is not None
+    worker = int(note.read_text())
+    os.kill(processes.supervisor.pid, signal.SIGSTOP)  # it must not see its trainer end
+    kill(processes.trainer.pid)
+    kill(processes.supervisor.pid)
+    wait_for(lambda: not is_alive(processes.supervisor))
+    assert lives(worker)
+    assert is_locked(layout)
+    assert lab.resume(layout, "train", "10000").attempt == 2
+    assert not lives(worker)
+
+
+def test_the_restarts_allowed_are_kept_unless_given(lab: Lab) -> None:
+    layout = lab.launch("train", "10000", max_restarts=4).layout
+    lab.wait_for_step(layout, 1)
+    from relight.supervision.stop import stop_run
+
+    stop_run(layout, wait_s=30)
+    lab.resume(layout, "train", "10000")
+    assert read_record(layout.attempt(2).start, AttemptStart).max_restarts == 4
+
+
+def test_a_stop_request_of_an_earlier_attempt_does_not_stop_the_next(lab: Lab) -> None:
+    layout = dead_run(lab)
+    write_record(layout.stop_request, StopRequest(attempt=2, time_s=0.0))  # even one that names it
+    lab.resume(layout, "train", "5")
+    assert lab.wait_for_exit(layout, 2).outcome == "finished"
+
+
+def test_temporary_files_that_a_kill_left_are_cleared_when_they_are_old(lab: Lab) -> None:
+    layout = dead_run(lab)
+    old = layout.attempts / ".0007-abcd.tmp"
+    old.mkdir()
+    (old / "start.json").touch()
+    os.utime(old, (0, 0))
+    young = layout.folder / ".stop.json.1-ab.tmp"
+    young.touch()
+    lab.resume(layout, "train", "10000")
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_run_that_was_created_but_never_started_can_be_resumed(lab: Lab) -> None:
+    from relight.runs.catalog import create_run
+    from relight.runs.records import TaskReference
+
+    layout = create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}).layout
+    assert lab.resume(layout, "train", "2").attempt == 1
+    assert lab.wait_for_exit(layout).outcome == "finished"
+
+
+@pytest.mark.parametrize("name", ["start", "processes", "exit", "outcome", "progress"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"\0\xff garbage"])
+def test_damage_to_any_file_of_the_last_attempt_does_not_prevent_a_resume(lab: Lab, name: str, damage: bytes) -> None:
+    layout = lab.launch("crash", "1").layout
+    lab.wait_for_exit(layout)
+    lab.wait_until_free(layout)
+    getattr(layout.attempt(1), name).write_bytes(damage)
+    assert lab.resume(layout, "train", "1").attempt == 2
+    assert lab.wait_for_exit(layout, 2).outcome == "finished"
+    assert lab.summary(layout).status is RunStatus.FINISHED
