@@ -51,8 +51,8 @@ def commit_snapshot(
     operations: FileOperations,
     parent: Manifest | None,
     expected_digests: Mapping[str, str] | None = None,
-) -> Manifest:
-    """Write a checkpoint; when this returns it is durable.
+) -> tuple[Manifest, int]:
+    """Write a checkpoint and return its manifest with the length of that file; it is durable then.
 
     `buffers` are flat views of bytes, one for each tensor of `snapshot`. A tensor that `parent` has with the same type,
     shape and digest is shared, not written. Raises `SaveError` when the file system refuses, with everything from
@@ -116,10 +116,11 @@ def commit_snapshot(
             tensors=tuple(entries),
             state=snapshot.state,
         )
-        _write_manifest(manifest, name, layout, operations)
+        text = encode_manifest(manifest)
+        write_new_file(layout.manifests / name.manifest, text, layout=layout, operations=operations)
     except OSError as error:
         raise SaveError(_explain(error, snapshot, layout)) from error
-    return manifest
+    return manifest, len(text)
 
 
 def _hash_all(buffers: Sequence[memoryview]) -> list[str]:
@@ -203,10 +204,6 @@ def _write_pack(
         raise
     header_digest = xxhash.xxh3_128_hexdigest(plan.header)
     return PackEntry(name.pack, plan.bytes, len(plan.header), header_digest), plan.offsets
-
-
-def _write_manifest(manifest: Manifest, name: CheckpointName, layout: StoreLayout, operations: FileOperations) -> None:
-    write_new_file(layout.manifests / name.manifest, encode_manifest(manifest), layout=layout, operations=operations)
 
 
 def write_new_file(path: Path, data: bytes, *, layout: StoreLayout, operations: FileOperations) -> None:

@@ -9,5 +9,9 @@ class UnsupportedState(UsageError):
     """The training state holds something that a checkpoint cannot represent; the message names its owner."""
 
 
+class ExportError(RelightError):
+    """Weights could not be exported; whatever lay under that name before still does."""
+
+
 class SaveError(RelightError):
     """A checkpoint could not be written. Whatever was durable before still is; training may go on."""

@@ -78,6 +78,10 @@ class CheckpointReader:
         entry = self._entries[name]
         return TensorSpec(entry.name, entry.dtype, entry.shape, entry.bytes)
 
+    def digest(self, name: str) -> str:
+        """What the tensor's bytes must hash to (xxh3-128)."""
+        return self._entries[name].digest
+
     def read(self, name: str) -> bytearray:
         """The bytes of a tensor, in memory of their own."""
         data = bytearray(self._entries[name].bytes)
@@ -94,6 +98,22 @@ class CheckpointReader:
             part = view[begin : begin + _CHUNK_BYTES]
             self._read(entry.pack, part, entry.offset + begin, entry.name)
             hasher.update(part)
+        if hasher.hexdigest() != entry.digest:
+            raise self._mismatch(entry)
+
+    def read_chunks(self, name: str) -> Iterator[memoryview]:
+        """The bytes of a tensor piece by piece, each valid until the next is asked for.
+
+        Whether the digest is right is known, and `DamagedCheckpoint` raised, only after the last one.
+        """
+        entry = self._entries[name]
+        scratch = memoryview(bytearray(min(entry.bytes, _CHUNK_BYTES)))
+        hasher = xxhash.xxh3_128()
+        for begin in range(0, entry.bytes, _CHUNK_BYTES):
+            part = scratch[: min(_CHUNK_BYTES, entry.bytes - begin)]
+            self._read(entry.pack, part, entry.offset + begin, entry.name)
+            hasher.update(part)
+            yield part
         if hasher.hexdigest() != entry.digest:
             raise self._mismatch(entry)
 

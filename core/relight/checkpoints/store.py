@@ -147,6 +147,7 @@ class CheckpointStore:
         try:
             self._make_folders()
             listing = self.list()
+            name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
         except OSError as error:
             raise SaveError(
                 f"The checkpoint at step {snapshot.step} was not saved: {error.strerror or error} "
@@ -155,19 +156,17 @@ class CheckpointStore:
         for info in listing.checkpoints:
             if (info.step, info.name.token) == (snapshot.step, snapshot.token):
                 return info
-        parent = self._read_parent(listing)
-        name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
-        manifest = commit_snapshot(
+        manifest, manifest_bytes = commit_snapshot(
             snapshot,
             flat,
             name=name,
             layout=self.layout,
             operations=self._operations,
-            parent=parent,
+            parent=self._read_parent(listing),
             expected_digests=expected_digests,
         )
         path = self.layout.manifests / name.manifest
-        return _describe(manifest, path, path.stat().st_size, frozenset())
+        return _describe(manifest, path, manifest_bytes, frozenset())
 
     def read_manifest(self, info: CheckpointInfo) -> Manifest:
         """The whole manifest of a checkpoint."""
