@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 _OUTSIDE_SHARE = 8
 """What lies outside of a zoomed range gets this fraction of the points on each side."""
-_SMOOTHED_SHARE = 50
+_SMOOTHED_SHARE = 150
 """A smoothed value looks back over about this fraction of the whole curve."""
 _FEWEST = 16
 

@@ -57,7 +57,7 @@ export function formatWithUnit(value, unit) {
 /** Formats by the name that Python gives ("auto" goes by the value). */
 export function formatAs(value, format) {
   if (value === null || value === undefined) return '–'
-  if (typeof value === 'string') return value
+  if (typeof value === 'string') return format === 'status' ? value.charAt(0).toUpperCase() + value.slice(1) : value
   switch (format) {
     case 'integer':
       return formatInteger(value)

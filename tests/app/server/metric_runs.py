@@ -1,0 +1,42 @@
+"""Run folders that hold little but metrics, for tests of what the server makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from relight.metrics.writer import MetricWriter
+from relight.runs.catalog import create_run
+from relight.runs.layout import RunLayout
+from relight.runs.process_identity import current_process
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptProcesses, AttemptStart, TaskReference
+
+
+def make_run(folder: Path, name: str = "digits") -> RunLayout:
+    """A run without an attempt."""
+    return create_run(folder, task=TaskReference(kind="builtin", name="digits"), config={}, name=name).layout
+
+
+def begin_attempt(layout: RunLayout, number: int, *, from_step: int = 0, time_s: float) -> None:
+    """An attempt that this very process trains: it shows as running."""
+    attempt = layout.attempt(number)
+    attempt.folder.mkdir(parents=True)
+    reason = "launch" if number == 1 else "resume"
+    write_record(attempt.start, AttemptStart(attempt=number, time_s=time_s, reason=reason, from_step=from_step))
+    write_record(attempt.processes, AttemptProcesses(supervisor=current_process(), trainer=current_process()))
+
+
+def log_rows(
+    layout: RunLayout,
+    rows: Iterable[tuple[int, Mapping[str, float]]],
+    *,
+    stream: str = "train",
+    attempt: int = 1,
+    begin_s: float = 1_000.0,
+) -> None:
+    """Log rows of (step, values), a second apart."""
+    writer = MetricWriter(layout.metrics, stream=stream, attempt=attempt)
+    for number, (step, values) in enumerate(rows):
+        writer.log(step, values, time_s=begin_s + number)
+    writer.close()
