@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from relight.training.attempt import close_in_children, run_attempt
+from relight.training.log_streams import tolerate_write_errors
 
 
 def main(arguments: list[str]) -> int:
@@ -29,9 +30,8 @@ def _forget_working_folder() -> None:
 
 
 def _set_up_output() -> None:
-    """Write line by line, whatever the characters: both streams are one log file that people follow."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    """Write line by line, whatever the characters and the disk: both streams are one log file that people follow."""
+    tolerate_write_errors()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("relight")

@@ -1,0 +1,55 @@
+"""Output that never stops a training: what the log cannot take (a full disk, a lost share) is dropped."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+
+class TolerantFile(io.RawIOBase):
+    """Writes to a descriptor; an error of the file system costs the text, not the training.
+
+    `print` and `logging` then work again as soon as there is room. The first words after a gap say that there was one.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._dropped = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any, /) -> int:
+        """Write what can be written; always says that all of it was."""
+        view = memoryview(data).cast("B")
+        count = len(view)
+        try:
+            if self._dropped:
+                note = f"[{self._dropped} bytes of output are missing here: the log could not be written.]\n"
+                os.write(self._descriptor, note.encode())
+                self._dropped = 0
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            self._dropped += len(view)
+        return count
+
+
+def tolerate_write_errors() -> None:
+    """Replace `sys.stdout` and `sys.stderr` by streams that write line by line and never raise.
+
+    Any character can be written, and lines of both streams keep their order in the one log file.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        # A buffer of one write: text reaches the file at once, and nothing is left to fail at the end of the process.
+        buffer = io.BufferedWriter(TolerantFile(descriptor), buffer_size=1)
+        stream = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
