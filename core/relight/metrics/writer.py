@@ -119,11 +119,12 @@ class _Part:
             self._fail(error)
             return False
         self._not_before = 0.0
+        if self._dropped:
+            _LOG.warning("Metrics of %r: %d records were lost while nothing could be written.", *self._lost())
         return True
 
     def close(self) -> None:
-        if self._written or len(self._pending) > 0:
-            self.flush()
+        self.flush()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -138,6 +139,10 @@ class _Part:
                 return
             except FileExistsError:
                 part += 1
+
+    def _lost(self) -> tuple[str, int]:
+        count, self._dropped = self._dropped, 0
+        return self._header.stream, count
 
     def _fail(self, error: OSError) -> None:
         self._not_before = time.monotonic() + RETRY_S
