@@ -1,0 +1,69 @@
+"""A dashboard that serves `page.py`, and a real browser that looks at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.app.served_dashboard import ServedDashboard
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    names = [os.environ.get("RELIGHT_CHROMIUM", ""), "chromium", "google-chrome", "chromium-browser"]
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("there is no Chromium; `make test` installs one")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of `dashboard`."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def dashboard(runs: Path) -> Iterator[ServedDashboard]:
+    """A dashboard over `runs` that shows `page.py`."""
+    with ServedDashboard(runs, script=Path(__file__).with_name("page.py")) as served:
+        yield served
+
+
+@pytest.fixture
+def problems() -> list[str]:
+    """What the browser complained of; a test that expects none says so."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, dashboard: ServedDashboard, problems: list[str]) -> Iterator[Callable[..., Page]]:
+    """Opens the page of a run in a browser of its own, and waits until its charts are drawn."""
+    contexts = []
+
+    def open_run(run: str, *, served: ServedDashboard | None = None, color_scheme: str = "dark") -> Page:
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 1100}, color_scheme=color_scheme, timezone_id="America/St_Johns"
+        )  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        page.goto(f"{(served or dashboard).link}&run={run}")
+        page.wait_for_selector(".st-key-cpu .relight-chart[data-points]", timeout=60_000)
+        page.wait_for_selector(".st-key-loss .relight-chart[data-points]")
+        return page
+
+    yield open_run
+    for context in contexts:
+        context.close()
