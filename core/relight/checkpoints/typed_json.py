@@ -226,6 +226,10 @@ def _text(payload: Any) -> str:
     return payload
 
 
+def _decode_complex(real: float, imag: float) -> complex:
+    return complex(real, imag)
+
+
 def _decode_enum(payload: Any, depth: int) -> Any:
     type_name, name = (_text(part) for part in payload)
     module, _, qualified = type_name.partition(":")
@@ -269,7 +273,7 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "$deque": _decode_deque,
     "$int": lambda payload, depth: int(_text(payload)),
     "$float": lambda payload, depth: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[payload],
-    "$complex": lambda payload, depth: complex(*_items(payload, depth)),
+    "$complex": lambda payload, depth: _decode_complex(*_items(payload, depth)),
     "$bytes": lambda payload, depth: _from_base64(_text(payload)),
     "$bytearray": lambda payload, depth: bytearray(_from_base64(_text(payload))),
     "$text": lambda payload, depth: _from_base64(_text(payload)).decode("utf-8", "surrogatepass"),

@@ -1,0 +1,50 @@
+"""Small snapshots for the tests: what a training run hands to the store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relight.checkpoints.dtypes import count_bytes
+from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+
+
+def make_tensor(name: str, dtype: str, shape: tuple[int, ...], *, seed: int) -> tuple[TensorSpec, memoryview]:
+    """A tensor with bytes that depend on `seed` alone."""
+    nbytes = count_bytes(dtype, shape)
+    return TensorSpec(name, dtype, shape, nbytes), memoryview(bytearray(random.Random(seed).randbytes(nbytes)))
+
+
+def make_snapshot(
+    step: int,
+    *,
+    frozen: int = 0,
+    trained: int = 300,
+    score: float | None = None,
+    metrics: Mapping[str, float] | None = None,
+    state: Any = None,
+    extra: Sequence[tuple[TensorSpec, memoryview]] = (),
+    **others: Any,
+) -> tuple[SnapshotHeader, list[memoryview]]:
+    """A snapshot at `step`: `frozen` numbers that never change, `trained` ones that always do."""
+    tensors = [
+        make_tensor("model.head.weight", "F32", (trained,), seed=step),
+        make_tensor("model.head.bias", "BF16", (3, 2), seed=step + 10_000),
+        make_tensor("optimizer.head.weight.step", "I64", (), seed=step + 20_000),
+        *extra,
+    ]
+    if frozen:
+        tensors.append(make_tensor("model.backbone.weight", "F32", (frozen,), seed=7))
+    header = SnapshotHeader(
+        step=step,
+        epoch=step // 10,
+        reason=others.pop("reason", "periodic"),
+        time_s=others.pop("time_s", 1_700_000_000.0 + step),
+        tensors=[spec for spec, _ in tensors],
+        state={"step": step, "weight": TensorRef("model.head.weight")} if state is None else state,
+        metrics=dict(metrics or {"train/loss": 1.0 / step}),
+        score=score,
+        **others,
+    )
+    return header, [data for _, data in tensors]
