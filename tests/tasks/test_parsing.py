@@ -24,7 +24,7 @@ class Config(TaskConfig):
     flip: bool = option(False, "Flip.")
     sizes: tuple[int, ...] = option((1, 2), "Sizes.")
     mixed: int | str = option("a", "Number or text.")
-    folder: Path = option(Path("."), "Folder.")
+    folder: Path = option(Path(), "Folder.")
 
     @field_validator("folder")
     @classmethod
@@ -101,7 +101,6 @@ def test_an_unknown_key_that_is_near_to_nothing_gets_all_names() -> None:
         ("flip=maybe", "flip=maybe must be true or false."),
         ("heads=3", "heads=3 is not possible: it must be one of 1, 2, 4."),
         ("optimizer=adm", "optimizer=adm is not possible: it must be one of adamw, adam, sgd. Did you mean 'adam'?"),
-        ("device=gpu", "device=gpu is not valid: auto takes CUDA, then MPS, then the CPU; or name one: cpu, mps, cuda, cuda:1."),
         ("sizes=3,4", "sizes=3,4 must be JSON, such as [1, 2]."),
         ("folder=/", "folder=/: the root folder is too large."),
         ("heads=4", "width=6 must be a multiple of heads=4."),
@@ -109,6 +108,12 @@ def test_an_unknown_key_that_is_near_to_nothing_gets_all_names() -> None:
 )  # fmt: skip
 def test_a_wrong_value_gets_one_sentence(assignment: str, sentence: str) -> None:
     assert explain("width=6", assignment) == sentence
+
+
+def test_a_wrong_device_gets_the_help_of_its_field() -> None:
+    assert explain("device=gpu") == (
+        "device=gpu is not valid: auto takes CUDA, then MPS, then the CPU; or name one: cpu, mps, cuda, cuda:1."
+    )
 
 
 def test_a_wrong_element_of_a_list_names_the_key() -> None:

@@ -155,17 +155,14 @@ def test_weird_names_are_pictures_like_any_other(tmp_path: Path) -> None:
     weird = ["a 0/x.jpg", "a'; echo x/ü=ü.png", "line\nbreak/é\t.jpg", "-rf/x..jpg.png", "日本/%s{}.bmp"]
     for name in weird:
         fill(tmp_path, name, f"{name}.jpg")
-    raw = os.fsencode(tmp_path) + b"/bytes-\xff"
-    os.mkdir(raw)
-    for name in (b"1-\xfe.jpg", b"2.jpg"):
-        with open(raw + b"/" + name, "wb"):
-            pass
+    raw = tmp_path / os.fsdecode(b"bytes-\xff")
+    fill(raw, os.fsdecode(b"1-\xfe.jpg"), "2.jpg")
     folder = scan_pictures(tmp_path)
     assert len(folder.classes) == 6
     assert len(folder.pictures) == 12
     assert all((tmp_path / picture.path).exists() for picture in folder.pictures)
     split_pictures(folder.pictures, share=0.5)
-    os.unlink(raw + b"/2.jpg")
+    (raw / "2.jpg").unlink()
     assert "bytes-\\udcff has one picture only" in explain(tmp_path)
 
 

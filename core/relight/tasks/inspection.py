@@ -15,8 +15,8 @@ import msgspec
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import TaskReference
 
-ANSWER_WITHIN_S = 120.0  # importing torch takes seconds, on a cold or busy machine many
-_GRACE_S = 5.0
+IMPORT_WITHIN_S = 60.0  # the person's file alone
+TORCH_WITHIN_S = 120.0  # and torch before it: seconds, on a cold or busy machine many
 _ERRORS: dict[str, type[RelightError]] = {"config": ConfigError, "device": DeviceError}
 
 
@@ -39,11 +39,12 @@ def inspect_task(
     *,
     config: Mapping[str, Any] | None = None,
     check: bool = False,
-    timeout_s: float = ANSWER_WITHIN_S,
+    timeout_s: float = IMPORT_WITHIN_S,
 ) -> Inspection:
     """Import the task in a child process and say what it is; with `config`, validate that too.
 
-    `check` looks whether the device that the config asks for is there. Raises `ConfigError`, `DeviceError`, or
+    `check` looks whether the device that the config asks for is there; `timeout_s` is what the person's file may take
+    to import. Raises `ConfigError`, `DeviceError`, or
     `TaskError` with the whole traceback of the person's code.
     """
     target = f"{reference.path}:{reference.class_name}" if reference.path else reference.name
@@ -55,7 +56,7 @@ def inspect_task(
     if check:
         command.append("--check")
     given = b"" if config is None else json.dumps(dict(config)).encode()
-    code, out, said = _ask(command, given, timeout_s=timeout_s + _GRACE_S)
+    code, out, said = _ask(command, given, timeout_s=timeout_s + TORCH_WITHIN_S)
     return _read_answer(reference.name, code, out, said)
 
 

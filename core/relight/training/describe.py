@@ -104,7 +104,7 @@ def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="a config to validate, as JSON; - reads it from stdin")
     parser.add_argument("--check", action="store_true", help="look whether the config's device is there")
     parser.add_argument("--working-folder", help="a folder to import from as well, after all others")
-    parser.add_argument("--timeout", type=float, default=0.0, help="give up after this many seconds; 0 means never")
+    parser.add_argument("--timeout", type=float, default=0.0, help="seconds that the file may take; 0 means any")
     return parser.parse_args(arguments)
 
 

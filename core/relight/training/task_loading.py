@@ -48,7 +48,7 @@ def _load_builtin(name: str) -> type[Task]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import `path` under a name by which its classes can be found again, and turn what goes wrong into one sentence."""
+    """Import `path` under a name by which its classes can be found again; what goes wrong becomes one sentence."""
     folder = str(path.parent)
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
@@ -123,6 +123,8 @@ def _pick_class(module: ModuleType, name: str, path: Path) -> type[Task]:
     config_class = task.Config
     if not inspect.isclass(config_class) or not issubclass(config_class, TaskConfig):
         raise TaskError(f"'{name}.Config' in {path} must be a subclass of relight.TaskConfig.")
+    if not isinstance(task.best_metric, str) or not task.best_metric:
+        raise TaskError(f"'{name}.best_metric' in {path} must name one of the metrics that step() returns.")
     return task
 
 
@@ -136,7 +138,10 @@ def _explain(error: BaseException, path: Path) -> str:
         where = Path(error.filename).name if error.filename else path.name
         return f"{where} has a syntax error in line {error.lineno}: {error.msg}. Correct it and launch again."
     if isinstance(error, SystemExit):
-        return f"{path.name} ends Python when it is imported (exit code {error.code}): move that under `if __name__ == '__main__':`."
+        return (
+            f"{path.name} ends Python when it is imported (exit code {error.code}): "
+            "move that under `if __name__ == '__main__':`."
+        )
     line = _last_line_in(error.__traceback__, path)
     where = f"{path.name}, line {line}" if line else path.name
     if isinstance(error, ModuleNotFoundError) and error.name:
