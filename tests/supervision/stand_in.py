@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from relight.runs.layout import RunLayout
+from relight.runs.process_identity import identify_process
 from relight.runs.progress import Progress, ProgressFile
 from relight.runs.record_file import write_record
 from relight.runs.records import TrainerOutcome
@@ -96,6 +97,16 @@ def main(behaviour: str, argument: str = "") -> int:
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock_fd(),))
             Path(argument).write_text(str(child.pid))
             return train(10_000)
+        case "writer":  # one that is not done yet when the trainer of the first attempt dies
+            if attempt.number == 1:
+                script = "import sys, time; time.sleep(1.5); open(sys.argv[1], 'w').close()"
+                child = subprocess.Popen(
+                    [sys.executable, "-c", script, argument], pass_fds=(lock_fd(),), start_new_session=True
+                )
+                write_record(attempt.writer, identify_process(child.pid))
+                time.sleep(0.2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train(3)
         case "environment":
             print(Path.cwd(), sys.argv, flush=True)
             print("to stderr", file=sys.stderr, flush=True)

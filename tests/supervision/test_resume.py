@@ -136,6 +136,16 @@ def test_workers_of_a_trainer_killed_with_its_supervisor_do_not_block_a_resume(l
     assert not lives(worker)
 
 
+def test_a_resume_waits_until_the_writer_of_a_killed_trainer_is_done(lab: Lab, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    layout = lab.launch("writer", str(done)).layout
+    assert lab.wait_for_exit(layout).signal == "SIGKILL"
+    assert not done.exists()
+    assert lab.summary(layout).pids.writer is not None
+    assert lab.resume(layout, "train", "2").attempt == 2
+    assert done.exists()
+
+
 def test_the_restarts_allowed_are_kept_unless_given(lab: Lab) -> None:
     layout = lab.launch("train", "10000", max_restarts=4).layout
     lab.wait_for_step(layout, 1)

@@ -195,6 +195,21 @@ def test_a_crash_is_restarted_and_the_next_attempt_says_why(lab: Lab) -> None:
     assert layout.latest_attempt() == 2
 
 
+@pytest.mark.parametrize("on_record", [True, False])
+def test_a_restart_waits_until_the_writer_of_the_dead_trainer_is_done(
+    lab: Lab, tmp_path: Path, on_record: bool
+) -> None:
+    done = tmp_path / "done"
+    layout = lab.launch("writer", str(done), max_restarts=1).layout
+    if not on_record:
+        wait_for(layout.attempt(1).writer.exists)
+        layout.attempt(1).writer.unlink()
+    assert lab.wait_for_exit(layout, 1).outcome == "crashed"
+    assert not done.exists()
+    wait_for(lambda: layout.latest_attempt() == 2)
+    assert done.exists()
+
+
 def test_the_same_error_at_the_same_step_is_not_restarted_for_ever(lab: Lab) -> None:
     layout = lab.launch("crash", "2", max_restarts=10).layout
     record = lab.wait_for_exit(layout, 2)

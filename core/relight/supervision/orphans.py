@@ -67,18 +67,28 @@ class Leftovers:
         return read_or_none(self._attempt.processes, AttemptProcesses)
 
 
-def _find_workers(layout: RunLayout, *, group: int) -> list[int]:
-    """Processes of a dead trainer's group that hold the run's lock open: its data loader workers, and nobody else."""
+def find_lock_holders(layout: RunLayout) -> list[int]:
+    """Pids of all processes but this one that have the run's lock open, as far as this user may look at them."""
     import psutil
 
     lock = os.path.realpath(layout.lock)
     found: list[int] = []
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and any(file.path == lock for file in process.open_files()):
+            if process.pid != os.getpid() and any(file.path == lock for file in process.open_files()):
                 found.append(process.pid)
         except (psutil.Error, OSError):
             continue
+    return found
+
+
+def _find_workers(layout: RunLayout, *, group: int) -> list[int]:
+    """Holders of the lock in a dead trainer's process group: its data loader workers, and nobody else."""
+    found: list[int] = []
+    for pid in find_lock_holders(layout):
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group:
+                found.append(pid)
     return found
 
 

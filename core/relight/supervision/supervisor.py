@@ -31,6 +31,7 @@ from relight.supervision.exit_record import StopAsked, describe_exit
 from relight.supervision.history import PastAttempt, read_history, read_or_none
 from relight.supervision.inbox import SignalInbox
 from relight.supervision.memory_pressure import OutOfMemoryWatch
+from relight.supervision.orphans import find_lock_holders
 from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
 from relight.supervision.trainer_command import TrainerCommand, build_trainer_command
@@ -163,9 +164,7 @@ class Supervisor:
 
     def _begin_restart(self, decision: RestartDecision) -> bool:
         """Begin the next attempt of the same run; False when it cannot be, or must not be any more."""
-        writer = read_or_none(self._attempt.writer, ProcessIdentity)
-        while is_alive(writer) and not self._escalation.requested:
-            self._listen(POLL_S)
+        self._wait_for_writer()
         if self._escalation.requested:
             return False
         from relight.supervision.checkpoint_choice import choose_checkpoint
@@ -192,6 +191,15 @@ class Supervisor:
         self._attempt = attempt
         self._write_processes(None)
         return True
+
+    def _wait_for_writer(self) -> None:
+        """Wait, unless a stop comes, until nobody makes the dead trainer's last checkpoint durable any more."""
+        writer = read_or_none(self._attempt.writer, ProcessIdentity)
+        while is_alive(writer) and not self._escalation.requested:
+            self._listen(POLL_S)
+        # A writer that replaced a dead one may not be on record; it holds the lock, as we do.
+        while not self._escalation.requested and find_lock_holders(self._layout):
+            self._listen(POLL_S)
 
     def _ended_early(self, outcome: Outcome, reason: str) -> AttemptExit:
         start = read_or_none(self._attempt.start, AttemptStart)
