@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from relight.checkpoints.export import export_weights
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
 from relight.tasks.reference import resolve_task, validate_config
-
 from relight_app.engine import Engine
 from relight_app.jobs import Job
 from relight_app.problems import Problem, explain
@@ -78,7 +76,7 @@ def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str
     if not job.wait(_PATIENCE_S):
         return Outcome(run, pending=True)
     engine.jobs.forget(("resume", run))
-    return _result(job)
+    return outcome_of(job)
 
 
 def resume_job(engine: Engine, run: str) -> Job | None:
@@ -100,6 +98,8 @@ def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) 
     """Export weights in the background: "best", "latest" or a step. `export_job` tells what became of it."""
 
     def work() -> Path:
+        from relight.checkpoints.export import export_weights
+
         record = engine.read_record(run)
         store = engine.open_store(run)
         info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
@@ -128,6 +128,14 @@ def pin(engine: Engine, run: str, *, step: int, on: bool) -> Outcome:
     return _try(engine, work)
 
 
+def outcome_of(job: Job) -> Outcome:
+    """What came of a resume that has ended."""
+    if job.error is not None:
+        return Outcome(problem=explain(job.error))
+    assert isinstance(job.result, Outcome)
+    return job.result
+
+
 def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:
     try:
         return work()
@@ -135,10 +143,3 @@ def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:
         return Outcome(problem=explain(error))
     finally:
         engine.memo.forget()
-
-
-def _result(job: Job) -> Outcome:
-    if job.error is not None:
-        return Outcome(problem=explain(job.error))
-    assert isinstance(job.result, Outcome)
-    return job.result

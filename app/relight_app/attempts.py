@@ -44,7 +44,9 @@ def list_attempts(layout: RunLayout, *, status: RunStatus, reason: str) -> list[
 
 
 def _view_attempt(attempt: AttemptLayout, *, status: RunStatus | None, reason: str) -> AttemptView:
-    start, exit, damaged = None, None, ()
+    start: AttemptStart | None = None
+    exit: AttemptExit | None = None
+    damaged: tuple[str, ...] = ()
     try:
         start = read_record_if_there(attempt.start, AttemptStart)
         exit = read_record_if_there(attempt.exit, AttemptExit)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from tsdownsample import MinMaxLTTBDownsampler
 
-from relight_app.formats import short_metric, title_metric
+from relight_app.formats import is_share, short_metric, title_metric
 from relight_app.live.chart import LiveSeries
 from relight_app.markup import Markup, tag
 
 SPARK_POINTS = 48
-_SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 132.0, 30.0, 2.0
+_SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 112.0, 30.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ def thin_out(values: npt.NDArray[np.float64], *, points: int) -> list[float]:
     """About `points` values of a long curve, the peaks and dips among them: each is the extreme of its stretch."""
     if len(values) <= points:
         return [float(value) for value in values]
-    chosen = MinMaxLTTBDownsampler().downsample(np.ascontiguousarray(values), n_out=points)
+    chosen = MinMaxLTTBDownsampler().downsample(  # type: ignore[no-untyped-call]
+        np.ascontiguousarray(values), n_out=points
+    )
     return [float(value) for value in values[chosen]]
 
 
@@ -97,6 +99,7 @@ def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> li
         ChartPlan(
             key=f"chart-{column}",
             title=title_metric(column),
+            unit="ratio" if is_share(column) else None,
             series=tuple(_learning_series(name) for name in sorted(columns[column], key=_stream_rank)),
         )
         for column in ranked
@@ -111,8 +114,8 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
         plans.append(
             _machine_chart(
                 "cpu", "CPU", "%",
-                _machine_series("cpu_percent", "this run (100 is one processor)", "chart1"),
-                _machine_series("machine_cpu_percent", "whole machine", "gray"),
+                _machine_series("cpu_percent", "this run", "chart1"),
+                _machine_series("machine_cpu_percent", "machine", "gray"),
             )
         )  # fmt: skip
     if "system/memory_bytes" in available:
@@ -120,7 +123,7 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
             _machine_chart(
                 "memory", "Memory", "B",
                 _machine_series("memory_bytes", "this run", "chart3"),
-                _machine_series("machine_memory_bytes", "whole machine", "gray"),
+                _machine_series("machine_memory_bytes", "machine", "gray"),
             )
         )  # fmt: skip
     card = 0
@@ -136,7 +139,7 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
             _machine_chart(
                 f"gpu{card}-memory", f"GPU {card} memory", "B",
                 _machine_series(f"gpu{card}_process_memory_bytes", "this run", "chart3"),
-                _machine_series(f"gpu{card}_memory_bytes", "whole card", "gray"),
+                _machine_series(f"gpu{card}_memory_bytes", "card", "gray"),
             )
         )  # fmt: skip
         card += 1

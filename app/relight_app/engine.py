@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from relight.checkpoints.listing import CheckpointListing, with_best_label
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.reader import read_names
@@ -21,7 +22,6 @@ from relight.runs.records import RunRecord, StopRequest
 from relight.runs.stop_request import read_stop_request
 from relight.runs.summary import RunListing, RunSummary, list_runs, read_run_record, summarize_run
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
-
 from relight_app.attempts import AttemptView, list_attempts
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs
@@ -131,6 +131,29 @@ class Engine:
         found = [file for path in paths if (file := _read_export(path)) is not None]
         return sorted(found, key=lambda file: -file.time_s)
 
+    def read_device(self, run: RunSummary) -> str | None:
+        """What the newest attempt trains on, as its trainer wrote it down; None before that."""
+        path = RunLayout(Path(run.path)).attempt(run.attempt).environment
+
+        def read() -> str | None:
+            try:
+                environment = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            except (OSError, msgspec.MsgspecError):
+                return None
+            device = environment.get("device_name") or environment.get("device")
+            return device if isinstance(device, str) else None
+
+        return self.memo.recent(("device", run.run, run.attempt), read, max_age_s=1.0)
+
+    def default_config(self, record: RunRecord) -> dict[str, Any]:
+        """The defaults of a built-in task's config; nothing for a task in a file, which is not imported for this."""
+        if record.task.kind != "builtin":
+            return {}
+        for task in list_tasks():
+            if task.name == record.task.name:
+                return {field.name: field.default for field in task.fields}
+        return {}
+
     def list_tasks(self) -> list[TaskDescription]:
         """The tasks that ship with Relight."""
         return list_tasks()
@@ -195,4 +218,3 @@ def _read_export(path: Path) -> ExportFile | None:
         step=step if isinstance(step, int) else None,
         sha256=sha256 if isinstance(sha256, str) else None,
     )
-

@@ -20,6 +20,7 @@ __all__ = [
     "describe_age",
     "describe_bytes",
     "describe_duration",
+    "describe_eta",
     "describe_metric",
     "describe_moment",
     "describe_percent",
@@ -72,6 +73,17 @@ def describe_risk(seconds: float | None, steps: int | None, *, alive: bool) -> s
     if not seconds:
         return count(steps, "step")
     return f"{describe_duration(seconds)}, {count(steps, 'step')}"
+
+
+def describe_eta(seconds: float) -> str:
+    """Say a time to come in one unit, since it is a guess: "45 s", "12 min", "3.5 h", "2 d"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36_000:
+        return f"{seconds / 3_600:.1f} h"
+    return f"{seconds / 3_600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
 
 
 def describe_percent(share: float | None) -> str:

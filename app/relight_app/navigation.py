@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.navigation.page import Page
+
+_ASSETS = Path(__file__).parent / "assets"
+_STYLE = Path(__file__).parent / "theme" / "page.css"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,13 @@ PAGES: dict[str, PageInfo] = {
         PageInfo("run", "run", "Run", ":material/monitoring:", hidden=True),
     )
 }
+
+
+def set_up_page() -> None:
+    """What every page has: icon, logo, width and the few rules of style that the theme cannot give."""
+    st.set_page_config(page_title="Relight", page_icon=str(_ASSETS / "icon.svg"), layout="wide")
+    st.logo(str(_ASSETS / "logo.svg"), size="large")
+    st.html(_STYLE)
 
 
 def build_pages() -> list[Page]:

@@ -16,6 +16,7 @@ from relight_app.formats import (
     describe_age,
     describe_bytes,
     describe_duration,
+    describe_eta,
     describe_metric,
     describe_moment,
     describe_risk,
@@ -193,9 +194,9 @@ def sort_runs(runs: Iterable[RunSummary]) -> list[RunSummary]:
 
 def describe_progress(run: RunSummary) -> tuple[float | None, str]:
     """A share of one (None when the end is not known), and the words beside the bar."""
-    words = [f"{run.step:,} / {run.steps_total:,} steps" if run.steps_total else count(run.step, "step")]
+    words = [f"{run.step:,} / {run.steps_total:,}" if run.steps_total else count(run.step, "step")]
     if run.eta_s is not None and RunStatus(run.status).is_live:
-        words.append(f"{describe_duration(run.eta_s)} left")
+        words.append(f"{describe_eta(run.eta_s)} left")
     elif run.epochs:
         words.insert(0, f"epoch {min(run.epoch + 1, run.epochs)} of {run.epochs}")
     return (min(1.0, run.step / run.steps_total) if run.steps_total else None), " · ".join(words)
@@ -223,7 +224,7 @@ def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None, now_s: 
         tag(
             "td",
             describe_metric(best.metric, best.value) if best else tag("span", "–", class_="muted"),
-            tag("div", f"{title_metric(best.metric).lower()}, step {best.step:,}", class_="sub") if best else None,
+            tag("div", f"{short_metric(best.metric)}, step {best.step:,}", class_="sub") if best else None,
             class_="best nowrap",
         ),
         tag(
@@ -286,12 +287,8 @@ def _metric_columns(checkpoints: Sequence[CheckpointInfo], best_metric: str | No
     return ([best_metric] if best_metric else []) + ranked[:3]
 
 
-def _checkpoint_row(
-    info: CheckpointInfo, metrics: Sequence[str], resume_refusal: str | None, now_s: float
-) -> Markup:
-    labels = [
-        tag("span", label, class_=f"badge {_LABELS.get(label, '')}") for label in info.labels
-    ]
+def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal: str | None, now_s: float) -> Markup:
+    labels = [tag("span", label, class_=f"badge {_LABELS.get(label, '')}") for label in info.labels]
     verified = (
         tag("span", icon("verified"), "verified", class_="badge", title="Read back from the disk, every digest right")
         if info.verified
@@ -327,12 +324,11 @@ def _checkpoint_metric(info: CheckpointInfo, name: str) -> str:
 
 def _checkpoint_menu(info: CheckpointInfo, resume_refusal: str | None) -> list[Markup]:
     pinned = "pinned" in info.labels
-    items = [
+    return [
         _menu_item("Resume from here", "resume", info.step, refusal=resume_refusal),
         _menu_item("Export these weights", "export", info.step),
         _menu_item("Unpin" if pinned else "Pin, never to be removed", "unpin" if pinned else "pin", info.step),
     ]
-    return items
 
 
 def _menu_item(label: str, action: str, step: int, *, refusal: str | None = None) -> Markup:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 from streamlit.components.v2 import component
+from streamlit.errors import StreamlitAPIException
 
 from relight_app.markup import Markup
 from relight_app.navigation import go_to
@@ -16,7 +17,13 @@ from relight_app.navigation import go_to
 _FOLDER = Path(__file__).parent
 
 
-def view(content: Markup, *, key: str, on_action: Callable[[str, Any], None] | None = None) -> None:
+def view(
+    content: Markup,
+    *,
+    key: str,
+    on_action: Callable[[str, Any], None] | None = None,
+    width: Literal["stretch", "content"] = "stretch",
+) -> None:
     """Show `content`.
 
     An element with `data-page` (and `data-query`, JSON) opens that page without a reload; one with `data-action` (and
@@ -29,18 +36,34 @@ def view(content: Markup, *, key: str, on_action: Callable[[str, Any], None] | N
         if asked is not None and on_action is not None:
             on_action(str(asked["name"]), asked.get("value"))
 
-    result = _mount()(
-        key=key, data={"html": str(content), "now": time.time()}, on_action_change=act, on_open_change=lambda: None
+    result = _mount(
+        key=key,
+        data={"html": str(content), "now": time.time()},
+        width=width,
+        on_action_change=act,
+        on_open_change=lambda: None,
     )
     if result.open is not None:
         go_to(str(result.open["page"]), **{name: str(value) for name, value in result.open["query"].items()})
 
 
-def _mount() -> Callable[..., Any]:
-    # Registering the same text again is free, and a cache would outlive a reload of the files in development.
-    return component(
-        "relight_view",
-        html="<div class='view'>\n</div>",
-        css=(_FOLDER / "view.css").read_text(encoding="utf-8"),
-        js=(_FOLDER / "view.js").read_text(encoding="utf-8"),
+_registered: list[Callable[..., Any]] = []
+
+
+def _mount(**arguments: Any) -> Any:
+    """Put the component on the page; it is registered once for each Streamlit runtime (a test has several)."""
+    try:
+        if _registered:
+            return _registered[-1](**arguments)
+    except StreamlitAPIException as error:
+        if getattr(error, "error_id", None) != "bidi-component-not-registered":
+            raise
+    _registered.append(
+        component(
+            "relight_view",
+            html="<div class='view'>\n</div>",
+            css=(_FOLDER / "view.css").read_text(encoding="utf-8"),
+            js=(_FOLDER / "view.js").read_text(encoding="utf-8"),
+        )
     )
+    return _registered[-1](**arguments)

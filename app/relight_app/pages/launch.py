@@ -1,0 +1,153 @@
+"""Starting a new run: a task, its config as a form, and the button."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from relight.errors import RelightError
+from relight.tasks.fields import ConfigField
+from relight.tasks.reference import TaskDescription
+from relight_app import actions
+from relight_app.engine import Engine, current_engine
+from relight_app.launch_form import (
+    build_command,
+    changed_values,
+    explain_field,
+    first_value,
+    group_fields,
+    label_field,
+    step_of,
+)
+from relight_app.navigation import go_to
+from relight_app.problems import explain
+from relight_app.widgets.notice import show_problem
+
+_OWN = "file"
+_OPEN_GROUPS = ("Task", "Optimisation")
+
+
+def render() -> None:
+    """Draw the page."""
+    launched = st.session_state.pop("launched", None)
+    if launched is not None:
+        go_to("run", id=launched)
+    engine = current_engine()
+    st.title("Launch", anchor=False)
+    task = _choose_task(engine)
+    if task is None:
+        return
+    st.caption(f"{task.summary} `best` is decided by {task.best_metric}.")
+    given = _repeated_config(engine)
+    values = _show_fields(task, given)
+    _show_launch(engine, task, values)
+
+
+def _choose_task(engine: Engine) -> TaskDescription | None:
+    tasks = {task.name: task for task in engine.list_tasks()}
+    chosen = st.segmented_control(
+        "Task", [*tasks, _OWN], default=next(iter(tasks)), required=True, key="task", bind="query-params",
+        format_func=lambda name: tasks[name].title if name in tasks else "Your own file",
+    )  # fmt: skip
+    if chosen in tasks:
+        return tasks[str(chosen)]
+    text = st.text_input(
+        "Task file and class", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
+        help="A Python file with a subclass of `relight.Task`. A relative path starts where the dashboard was started.",
+    )  # fmt: skip
+    if not text:
+        st.caption(
+            "Write FILE.py:Class. The file is imported in a process of its own, and its config becomes the form."
+        )
+        return None
+    try:
+        with st.spinner("Importing the file…"):
+            return engine.describe_task(text)
+    except RelightError as error:
+        show_problem(explain(error), key="task-problem")
+        return None
+
+
+def _repeated_config(engine: Engine) -> Mapping[str, Any]:
+    """The config of the run that the address asks to repeat."""
+    repeated = st.query_params.get("from")
+    if not repeated:
+        return {}
+    try:
+        return engine.read_record(repeated).config
+    except RelightError as error:
+        show_problem(explain(error), key="repeat-problem")
+        return {}
+
+
+def _show_fields(task: TaskDescription, given: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for group, fields in group_fields(task.fields).items():
+        if group in _OPEN_GROUPS:
+            with st.container(border=True, key=f"group-{group}"):
+                st.subheader(group, anchor=False)
+                values |= _show_group(task, fields, given)
+        else:
+            with st.expander(group):
+                values |= _show_group(task, fields, given)
+    return values
+
+
+def _show_group(task: TaskDescription, fields: Sequence[ConfigField], given: Mapping[str, Any]) -> dict[str, Any]:
+    with st.grid(4, min_column_width=190, gap="small"):
+        return {field.name: _show_field(field, first_value(field, given=given), task.name) for field in fields}
+
+
+def _show_field(field: ConfigField, value: Any, task: str) -> Any:
+    """One widget. It takes any number: what is out of bounds is told by the engine, in the command line's words."""
+    label, key, help_text = label_field(field), f"config-{task}-{field.name}", explain_field(field)
+    if field.type == "choice":
+        index = field.choices.index(value) if value in field.choices else 0
+        return st.selectbox(label, field.choices, index=index, key=key, help=help_text)
+    if field.type == "bool":
+        return st.selectbox(
+            label, (True, False), index=0 if value else 1, key=key, help=help_text,
+            format_func=lambda on: "Yes" if on else "No",
+        )  # fmt: skip
+    if field.type in ("int", "float"):
+        return st.number_input(
+            label, value=value, step=step_of(field), format="%d" if field.type == "int" else "%g", key=key,
+            help=help_text,
+        )  # fmt: skip
+    return st.text_input(label, value=value or "", key=key, help=help_text, placeholder=str(field.default or ""))
+
+
+def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any]) -> None:
+    with st.container(border=True, key="group-launch"):
+        with st.grid(4, min_column_width=190, gap="small"):
+            name = st.text_input(
+                "Name", key="run-name", max_chars=200, placeholder=task.name, help="What the lists show."
+            )
+            restarts = st.number_input(
+                "Restarts by itself", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
+                help="After a crash the run goes on from its last checkpoint, at most this many times.",
+            )  # fmt: skip
+        changed = changed_values(task.fields, values)
+        st.code(build_command(task.name, changed, name=name, max_restarts=restarts), language="bash", wrap_lines=True)
+        # Minted when the button is drawn: however often it is pressed, one run follows.
+        token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
+        st.button(
+            "Launch", type="primary", icon=":material/rocket_launch:", key="launch", on_click=_launch,
+            args=(engine, task.name, changed, name, token, restarts),
+        )  # fmt: skip
+    problem = st.session_state.get("launch-problem")
+    if problem is not None and problem[0] == (task.name, changed):
+        show_problem(problem[1], key="launch-problem")
+
+
+def _launch(engine: Engine, task: str, changed: Mapping[str, Any], name: str, token: str, restarts: int) -> None:
+    outcome = actions.launch(engine, task=task, config=changed, name=name, token=token, max_restarts=restarts)
+    if outcome.problem is not None:
+        st.session_state["launch-problem"] = ((task, dict(changed)), outcome.problem)
+        return
+    st.session_state.pop("launch-problem", None)
+    st.session_state.pop("launch-token", None)
+    st.session_state["launched"] = outcome.run

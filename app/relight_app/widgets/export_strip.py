@@ -1,0 +1,83 @@
+"""The strip of exported weights: what is being written, and links that stream what is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight_app.engine import ExportFile
+from relight_app.formats import describe_age, describe_bytes, describe_moment
+from relight_app.icons import icon
+from relight_app.jobs import Job
+from relight_app.markup import Markup, tag
+from relight_app.problems import explain
+from relight_app.server.urls import download_url
+from relight_app.widgets.notice import build_problem
+
+
+def build_export_strip(
+    exports: Sequence[ExportFile], *, run: str, job: Job | None, best: CheckpointInfo | None, now_s: float
+) -> Markup | None:
+    """What is being exported, why that failed, and the newest export with its Download link. None without any."""
+    parts: list[Markup] = []
+    if job is not None and job.state == "running":
+        parts.append(
+            tag(
+                "div",
+                tag("span", class_="spinner", aria_hidden="true"),
+                tag("span", "Exporting: the weights are read, checked against their digests and written."),
+                class_="notice plain row",
+                role="status",
+            )
+        )
+    elif job is not None and job.error is not None:
+        parts.append(build_problem(explain(job.error), key="export"))
+    if exports:
+        newest = _newest(exports, job)
+        parts.append(_build_ready(newest, exports, run=run, best=best, now_s=now_s))
+    return tag("div", parts, class_="stack") if parts else None
+
+
+def _newest(exports: Sequence[ExportFile], job: Job | None) -> ExportFile:
+    """The one that was asked for last: an export that was there already is not written again."""
+    if job is not None and isinstance(job.result, Path):
+        for file in exports:
+            if file.path == job.result:
+                return file
+    return exports[0]
+
+
+def _build_ready(
+    file: ExportFile, exports: Sequence[ExportFile], *, run: str, best: CheckpointInfo | None, now_s: float
+) -> Markup:
+    facts = [describe_bytes(file.bytes)]
+    if file.step is not None and best is not None:
+        facts.append(
+            "the best so far" if file.step == best.step else f"step {file.step:,}; step {best.step:,} is better"
+        )
+    others = [other for other in exports if other is not file][:6]
+    return tag(
+        "div",
+        tag("span", file.name, class_="mono"),
+        tag("span", " · ".join(facts), class_="sub"),
+        tag("span", f"sha256 {file.sha256[:12]}…", class_="sub mono", title=file.sha256) if file.sha256 else None,
+        tag(
+            "span", "exported ",
+            tag("time", describe_age(file.time_s, now_s=now_s), data_s=f"{file.time_s:.1f}",
+                title=describe_moment(file.time_s)),
+            class_="sub",
+        ),
+        tag("a", icon("download"), "Download", class_="button solid push", href=download_url(run, file.name),
+            download=file.name),
+        tag(
+            "div", "Earlier: ",
+            [
+                [", " if index else "", tag("a", other.name, class_="link mono", href=download_url(run, other.name),
+                                            download=other.name)]
+                for index, other in enumerate(others)
+            ],
+            class_="sub whole",
+        ) if others else None,
+        class_="notice plain row",
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""Sentences that must not be missed: problems with their whole traceback, failures to save."""
+
+from __future__ import annotations
+
+from relight_app.markup import Markup, tag
+from relight_app.problems import Problem
+from relight_app.widgets.view import view
+
+
+def show_problem(problem: Problem, *, key: str) -> None:
+    """Show what went wrong."""
+    view(build_problem(problem, key=key), key=key)
+
+
+def build_problem(problem: Problem, *, key: str) -> Markup:
+    """What went wrong, with its traceback where there is one."""
+    return tag(
+        "div",
+        tag("div", problem.sentence),
+        build_traceback(problem.traceback, key=f"{key}-traceback") if problem.traceback else None,
+        class_="notice bad",
+        role="alert",
+    )
+
+
+def build_traceback(text: str, *, key: str, is_open: bool = True) -> Markup:
+    """A whole traceback that can be folded and copied."""
+    return tag(
+        "details",
+        tag("summary", "Traceback"),
+        tag(
+            "div",
+            tag("button", "Copy", type="button", class_="button small", data_copy=key),
+            tag("pre", text.strip("\n"), class_="text", id=key, tabindex="0", aria_label="Traceback"),
+            class_="copyable",
+        ),
+        open=is_open,
+    )

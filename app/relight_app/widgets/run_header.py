@@ -1,0 +1,103 @@
+"""What stands at the head of a run's page: who it is, and what a person must know before anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from relight.checkpoints.listing import DamagedEntry
+from relight.runs.records import RunRecord
+from relight.runs.status import RunStatus
+from relight.runs.summary import RunSummary
+from relight_app.formats import count, describe_age, describe_duration, describe_moment, describe_risk
+from relight_app.markup import Markup, tag
+from relight_app.navigation import address
+from relight_app.tables import build_pill
+from relight_app.widgets.notice import build_traceback
+
+
+def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, now_s: float) -> Markup:
+    """Status, id, task, device, attempt and parent in one line."""
+    parent = None
+    if record.parent is not None:
+        parent = tag(
+            "a", f"branched from {record.parent.run} at step {record.parent.step:,}", class_="badge link",
+            href=address("run", id=record.parent.run), data_page="run",
+            data_query=json.dumps({"id": record.parent.run}),
+        )  # fmt: skip
+    began = run.started_s or run.created_s
+    return tag(
+        "div",
+        build_pill(run.status),
+        tag("span", run.run, class_="badge mono"),
+        tag("span", run.task, class_="badge") if run.task != run.name else None,
+        tag("span", device, class_="badge") if device else None,
+        tag("span", f"attempt {run.attempt}", class_=f"badge {'on' if run.attempt > 1 else ''}") if run.attempt else None,
+        parent,
+        tag("span", *_phase(run), class_="sub"),
+        tag(
+            "span", "started ",
+            tag("time", describe_age(began, now_s=now_s), data_s=f"{began:.1f}", title=describe_moment(began)),
+            class_="sub",
+        ),
+        tag("span", f"trained for {describe_duration(run.work_s)}", class_="sub") if run.work_s >= 1 else None,
+        tag("span", f"pid {run.pids.trainer}", class_="sub") if run.pids.trainer else None,
+        class_="row",
+    )  # fmt: skip
+
+
+def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry], now_s: float) -> Markup | None:
+    """Why it died and what that costs; that saving fails; what a resume passed over. None when all is well."""
+    parts = [_death(run), _saving_failure(run), _notes(run, damaged)]
+    parts = [part for part in parts if part is not None]
+    return tag("div", parts, class_="stack") if parts else None
+
+
+def _phase(run: RunSummary) -> list[str]:
+    if run.phase in (None, "training", "finished"):
+        return []
+    return [{"starting": "starting: the trainer loads", "validating": "validating", "saving": "saving"}[str(run.phase)]]
+
+
+def _death(run: RunSummary) -> Markup | None:
+    if run.status not in (RunStatus.CRASHED, RunStatus.INTERRUPTED):
+        return None
+    reason = run.error or run.reason or "Nobody knows why."
+    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps, alive=False)
+    lost = f"{risk} lost." if run.work_at_risk_steps else "Nothing was lost."
+    where = f"A resume goes on from step {run.durable_step:,}." if run.durable_step else "A resume starts at step 0."
+    return tag(
+        "div",
+        tag("div", tag("strong", reason)),
+        tag("div", f"{lost[:1].upper()}{lost[1:]} {where}", class_="muted"),
+        build_traceback(run.traceback, key="run-traceback") if run.traceback else None,
+        class_=f"notice {run.status}",
+        role="status",
+    )
+
+
+def _saving_failure(run: RunSummary) -> Markup | None:
+    if not run.saving_failure:
+        return None
+    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps, alive=True)
+    return tag(
+        "div",
+        tag("strong", "Checkpoints cannot be saved. "),
+        run.saving_failure,
+        tag("div", f"At risk now: {risk}, and growing. Saving is tried again by itself.", class_="muted"),
+        class_="notice bad",
+        role="alert",
+    )
+
+
+def _notes(run: RunSummary, damaged: Sequence[DamagedEntry]) -> Markup | None:
+    sentences = [*run.notes, *(f"{entry.path.name}: {entry.reason}" for entry in damaged)]
+    if not sentences:
+        return None
+    return tag(
+        "div",
+        [tag("div", sentence) for sentence in sentences[:8]],
+        tag("div", f"… and {count(len(sentences) - 8, 'more note')}", class_="muted") if len(sentences) > 8 else None,
+        class_="notice warn",
+        role="status",
+    )

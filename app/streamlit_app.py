@@ -1,0 +1,10 @@
+"""The dashboard's entry: page set-up and navigation, nothing else. `python -m relight_app` serves it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from relight_app.navigation import build_pages, set_up_page
+
+set_up_page()
+st.navigation(build_pages(), position="top").run()
