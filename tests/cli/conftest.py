@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
+
 from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
@@ -30,7 +32,6 @@ from relight.runs.records import (
     SavingState,
     TaskReference,
 )
-from typer.testing import CliRunner
 
 RELIGHT = Path(sys.executable).parent / "relight"
 

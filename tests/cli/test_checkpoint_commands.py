@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from relight.runs.layout import RunLayout
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from relight.metrics.writer import MetricWriter
 
 if TYPE_CHECKING:

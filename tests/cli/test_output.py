@@ -6,6 +6,7 @@ import math
 
 import msgspec
 import pytest
+
 from relight.cli.output import lay_out_columns, say_error, say_json
 
 

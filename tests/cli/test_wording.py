@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from relight.cli.wording import count, describe_age, describe_bytes, describe_duration, describe_rate, describe_value
 
 
@@ -67,8 +68,15 @@ def test_values_have_four_digits_and_say_nan() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "text"),
-    [(0, ""), (math.nan, ""), (0.31, "3.2 s/step"), (3.217, "3.22 steps/s"), (142.4, "142 steps/s"), (16_400, "16,400 steps/s")],
-)  # fmt: skip
+    [
+        (0, ""),
+        (math.nan, ""),
+        (0.31, "3.2 s/step"),
+        (3.217, "3.22 steps/s"),
+        (142.4, "142 steps/s"),
+        (16_400, "16,400 steps/s"),
+    ],
+)
 def test_slow_rates_are_told_as_seconds_a_step(rate: float, text: str) -> None:
     assert describe_rate(rate) == text
 

@@ -49,9 +49,12 @@ def word_ending(summary: RunSummary, *, suffix: str = "") -> list[str]:
 
 
 def _word_outcome(summary: RunSummary) -> str:
-    where = f"at step {summary.step}" + (f" of {summary.steps_total}" if summary.steps_total else "")
-    reason = f" {summary.reason.rstrip('.')}." if summary.reason else ""
-    return f"{summary.run} {summary.status} {where}.{reason}"
+    where = f" at step {summary.step}" + (f" of {summary.steps_total}" if summary.steps_total else "")
+    if summary.status is RunStatus.FINISHED or not summary.reason:
+        return f"{summary.run} {summary.status}{where}."
+    if f"step {summary.step}" in summary.reason:
+        where = ""
+    return f"{summary.run} {summary.status}{where}: {summary.reason}"
 
 
 def _word_loss(summary: RunSummary) -> str:

@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
-
-import typer
+from collections.abc import Callable
 
 from relight.cli.ending import CRASHED, choose_exit_code, has_ended, word_ending
+from relight.cli.interruptions import Interruptions
 from relight.cli.output import is_terminal, say, say_error, say_json
 from relight.cli.story import Line, RunStory
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
 from relight.runs.status import RunStatus
 
-_TERMINAL_POLL_S, _PIPE_POLL_S = 0.1, 0.2
+_POLL_S = 0.2
 _AFTERMATH_S = 30.0
 """How long to wait for a supervisor whose trainer has ended and that was not asked to restart it."""
-_TERMINATED = 128 + signal.SIGTERM
-
-
-class Interruptions:
-    """Ctrl-C as a count: the loop decides what the first and the second mean."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Count SIGINT instead of dying of it; SIGTERM leaves in order. What was set before comes back."""
-
-        def interrupt(_number: int, _frame: FrameType | None) -> None:
-            self.count += 1
-
-        def terminate(_number: int, _frame: FrameType | None) -> None:
-            raise typer.Exit(_TERMINATED)
-
-        before = {signal.SIGINT: signal.signal(signal.SIGINT, interrupt)}
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def follow_run(
-    layout: RunLayout, *, attempt: int, suffix: str = "", json: bool = False, stop_on_interrupt: bool = True
+    layout: RunLayout,
+    *,
+    attempt: int,
+    suffix: str = "",
+    json: bool = False,
+    stop_on_interrupt: bool = True,
+    interruptions: Interruptions | None = None,
 ) -> int:
     """Show the run from attempt `attempt` on until it ends; returns the exit code.
 
     With `json`, stdout gets one object at the end, as `relight show --json` prints it. The first Ctrl-C asks the run to
     stop at its next step edge, the second to stop now; without `stop_on_interrupt` it only ends the watching.
+    `interruptions` may have counted some already, while the run was being launched.
     """
     story = RunStory(layout, attempt)
-    interruptions = Interruptions()
+    interruptions = Interruptions() if interruptions is None else interruptions
     with interruptions.watch():
         if json:
             _watch(story, interruptions, stop_on_interrupt=stop_on_interrupt, say_line=_say_nothing, show=None)
@@ -120,7 +97,7 @@ def _watch(
                 say_line(Line("end", f"{summary.run} goes on without you watching."))
                 return
             say_line(Line("trouble", _ask_to_stop(story.layout, now=heard > 1)))
-        time.sleep(_TERMINAL_POLL_S if show is not None else _PIPE_POLL_S)
+        time.sleep(_POLL_S)
 
 
 def _ask_to_stop(layout: RunLayout, *, now: bool) -> str:

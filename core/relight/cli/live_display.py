@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from relight.runs.summary import RunSummary
 
 _STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": ""}
+_PHASES = {
+    "starting": "is starting",
+    "training": "trains",
+    "validating": "validates",
+    "saving": "saves",
+    "finished": "is done, closing down",
+}
 _SHOWN = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
 
 
@@ -72,27 +79,28 @@ def _bar(done: int, total: int | None) -> ProgressBar:
 
 
 def _word_state(summary: RunSummary, progress: Progress) -> str:
-    state = summary.phase or summary.status
-    parts = [summary.run, "waiting for the trainer" if summary.status == "queued" else str(state)]
+    state = _PHASES[summary.phase] if summary.phase else "waits for its trainer"
+    parts = [f"{summary.run} {state}"]
     if summary.attempt > 1:
         parts.append(f"attempt {summary.attempt}")
     rate = describe_rate(progress.rate)
     if rate:
         parts.append(rate)
-    if summary.eta_s is not None:
+    if summary.eta_s:
         parts.append(f"{describe_duration(summary.eta_s)} left")
     return "  ".join(parts)
 
 
 def _values(summary: RunSummary) -> Text:
-    best = word_best(summary)
     shown = [f"{name} {describe_value(summary.metrics[name])}" for name in _SHOWN if name in summary.metrics]
-    return Text("  ".join([*shown, *([f"best {best}"] if best else [])]), no_wrap=True, overflow="ellipsis")
+    return Text("  ".join(shown), no_wrap=True, overflow="ellipsis")
 
 
 def _safety(summary: RunSummary) -> Text:
+    best = word_best(summary)
     if summary.saving_failure:
         return Text(f"not saved: {summary.saving_failure}", style="bold red", no_wrap=True, overflow="ellipsis")
     safe = "nothing saved yet" if summary.durable_step is None else f"saved up to step {summary.durable_step}"
     risk = word_risk(summary)
-    return Text(f"{safe}, at risk {risk}" if risk else safe, style="dim", no_wrap=True, overflow="ellipsis")
+    parts = [f"best {best}" if best else "", safe, f"at risk {risk}" if risk else ""]
+    return Text("  ".join(filter(None, parts)), style="dim", no_wrap=True, overflow="ellipsis")

@@ -8,7 +8,7 @@ from typing import Literal
 from relight.checkpoints.listing import newest_durable
 from relight.cli.summary_wording import word_checkpoint, word_risk
 from relight.cli.wording import describe_duration, describe_rate, describe_value
-from relight.metrics.tail import MetricRow, MetricTail
+from relight.metrics.tail import MetricTail
 from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress, read_progress
 from relight.runs.summary import RunSummary, summarize_run
@@ -80,7 +80,7 @@ class RunStory:
                 self._train = {name: value for name, value in row.values.items() if name in _TOLD}
             elif row.stream == "validation":
                 self._validates = True
-                lines.append(Line("epoch", self._word_epoch(self._epoch_at(row), row.step, row.values)))
+                lines.append(Line("epoch", self._word_epoch(self._epoch_at(row.step), row.step, row.values)))
         epoch = self.progress.epoch
         if epoch > self._told_epoch:
             if self._told_epoch and not self._validates:
@@ -88,16 +88,16 @@ class RunStory:
             self._told_epoch = epoch
         return lines
 
-    def _epoch_at(self, row: MetricRow) -> int:
-        """How many epochs are done at a row, counting the one that it ends."""
-        progress = self.progress
-        steps_per_epoch = progress.steps_total / progress.epochs if progress.epochs else 0
-        if progress.batches and progress.step:
-            per_batch = (progress.step - 0) / max(1, progress.epoch * progress.batches + progress.batch)
-            steps_per_epoch = per_batch * progress.batches
+    def _epoch_at(self, step: int) -> int:
+        """How many epochs are done at `step`, counting the one that it ends or was cut short in."""
+        accumulate = self.summary.config.get("accumulate", 1)
+        steps_per_epoch = (
+            -(-self.progress.batches // accumulate) if isinstance(accumulate, int) and accumulate > 0 else 0
+        )
         if steps_per_epoch <= 0:
-            return progress.epoch
-        return max(1, min(progress.epochs or 1, round(row.step / steps_per_epoch + 0.499)))
+            return self.progress.epoch
+        epoch = -(-step // steps_per_epoch)
+        return min(epoch, self.progress.epochs) if self.progress.epochs else epoch
 
     def _word_epoch(self, epoch: int, step: int, validation: dict[str, float]) -> str:
         progress = self.progress

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,12 @@ from relight.cli.options import (
 )
 from relight.cli.output import say, say_json
 from relight.cli.wording import count
-from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart
+
+if TYPE_CHECKING:
+    from relight.cli.interruptions import Interruptions
+    from relight.runs.layout import RunLayout
+    from relight.runs.records import AttemptStart
+    from relight.supervision.attempt import Launched
 
 RestartsOption = Annotated[
     int,
@@ -88,23 +91,25 @@ def run(
 
     The run lives in processes of its own: a closed terminal ends nothing. Ctrl-C asks it to stop with a checkpoint.
     """
+    from relight.cli.interruptions import Interruptions
     from relight.cli.task_argument import prepare_task
     from relight.runs.catalog import runs_folder
     from relight.supervision.launch import launch_run
 
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
-    launched = launch_run(
-        runs_folder(runs),
-        task=prepared.reference,
-        config=prepared.config,
-        best_metric=prepared.best_metric,
-        higher_is_better=prepared.higher_is_better,
-        name=name,
-        max_restarts=restarts,
-    )
-    layout = launched.layout
-    _tell([f"{layout.run_id} starts in {layout.folder}"], json=json)
-    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+    interruptions = Interruptions()
+    with interruptions.watch():  # a Ctrl-C that comes this instant must not leave a run that nobody knows of
+        launched = launch_run(
+            runs_folder(runs),
+            task=prepared.reference,
+            config=prepared.config,
+            best_metric=prepared.best_metric,
+            higher_is_better=prepared.higher_is_better,
+            name=name,
+            max_restarts=restarts,
+        )
+        _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
+    _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
 
 def stop(
@@ -170,7 +175,7 @@ def resume(
     reached = summarize_run(layout).step
     launched = resume_run(layout, from_=from_, max_restarts=restarts)
     _tell(_word_start(layout, launched.attempt, reached=reached), json=json)
-    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+    _watch(launched, runs=runs, detach=detach, json=json)
 
 
 def branch(
@@ -197,25 +202,29 @@ def branch(
     changes = prepare_changes(parent, assignments or ())
     launched = branch_run(parent, from_=from_, config_changes=changes, name=name)
     layout = launched.layout
-    step = read_record(layout.attempt(launched.attempt).start, AttemptStart).from_step
+    step = _read_start(layout, launched.attempt).from_step
     told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
     _tell([told, *launched.notes], json=json)
-    _watch(layout, attempt=launched.attempt, runs=runs, detach=detach, json=json)
+    _watch(launched, runs=runs, detach=detach, json=json)
 
 
-def _watch(layout: RunLayout, *, attempt: int, runs: Path | None, detach: bool, json: bool) -> None:
+def _watch(
+    launched: Launched, *, runs: Path | None, detach: bool, json: bool, interruptions: Interruptions | None = None
+) -> None:
     """Follow the attempt to its end and exit with its code, or say how to find it again when it is to be left alone."""
+    layout, suffix = launched.layout, _suffix(runs)
     if not detach:
         from relight.cli.following import follow_run
 
-        raise typer.Exit(follow_run(layout, attempt=attempt, suffix=_suffix(runs), json=json))
+        code = follow_run(layout, attempt=launched.attempt, suffix=suffix, json=json, interruptions=interruptions)
+        raise typer.Exit(code)
     if json:
         from relight.runs.summary import summarize_run
 
         say_json(summarize_run(layout))
     else:
-        say(f"Look: relight show {layout.run_id}{_suffix(runs)}")
-        say(f"Stop: relight stop {layout.run_id}{_suffix(runs)}")
+        say(f"Look: relight show {layout.run_id}{suffix}")
+        say(f"Stop: relight stop {layout.run_id}{suffix}")
 
 
 def _tell(lines: Iterable[str], *, json: bool) -> None:
@@ -227,18 +236,23 @@ def _tell(lines: Iterable[str], *, json: bool) -> None:
 
 def _word_start(layout: RunLayout, attempt: int, *, reached: int) -> list[str]:
     """Say from which checkpoint an attempt goes on, what was passed over, and what is done again."""
-    start = read_record(layout.attempt(attempt).start, AttemptStart)
+    start = _read_start(layout, attempt)
     if start.from_sequence is None:
-        lines = [f"{layout.run_id} starts again from the beginning (attempt {attempt}): it has no checkpoint."]
+        lines = [f"{layout.run_id} starts again from the beginning (attempt {attempt})."]
     else:
         lines = [f"{layout.run_id} resumes from its checkpoint at step {start.from_step} (attempt {attempt})."]
     lines += start.notes
-    if reached > start.from_step:
-        again = count(reached - start.from_step, "step")
-        lines.append(
-            f"It had reached step {reached}: {again} {'is' if reached - start.from_step == 1 else 'are'} done again."
-        )
+    again = reached - start.from_step
+    if again > 0:
+        lines.append(f"It had reached step {reached}, so {count(again, 'step')} in all must be done again.")
     return lines
+
+
+def _read_start(layout: RunLayout, attempt: int) -> AttemptStart:
+    from relight.runs.record_file import read_record
+    from relight.runs.records import AttemptStart
+
+    return read_record(layout.attempt(attempt).start, AttemptStart)
 
 
 def _suffix(runs: Path | None) -> str:
