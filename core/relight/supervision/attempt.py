@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relight.errors import RelightError
+from relight.errors import RelightError, RunBusy
 from relight.runs.durable_file import sync_folder
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.lock import RunLock
@@ -25,7 +25,10 @@ from relight.runs.stop_request import clear_stop_request
 READY_TIMEOUT_S = 60.0
 """How long a launcher waits for word from the supervisor. On a machine that slow it may still come up later."""
 
+TWIN_WAIT_S = 60.0
+"""How long a launch waits for another one with the same token, which may be copying a large checkpoint."""
 _LEFTOVER_AGE_S = 3600.0
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,31 @@ def start_attempt(
     finally:
         if own is not None:
             own.release()
+
+
+def start_first_attempt(
+    layout: RunLayout, prepare: Callable[[], AttemptStart], *, command: Sequence[str] | None = None
+) -> Launched:
+    """Start a new run's first attempt, unless somebody else with the same token does or did; then wait until it has.
+
+    `prepare` runs with the run's lock held, and only by the one who starts the attempt.
+    """
+    deadline = time.monotonic() + TWIN_WAIT_S
+    while layout.latest_attempt() == 0:
+        try:
+            with RunLock.acquire(layout) as lock:
+                if layout.latest_attempt():
+                    break
+                start = prepare()
+                start_attempt(layout, start, lock=lock, command=command)
+                return Launched(layout, start.attempt, created=True, notes=start.notes)
+        except FileExistsError:
+            break
+        except RunBusy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
+    return Launched(layout, layout.latest_attempt(), created=False)
 
 
 def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:

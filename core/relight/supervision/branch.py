@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.errors import RelightError, RunBusy
+from relight.errors import RelightError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart, Parent, TaskReference
 from relight.runs.summary import read_run_record
-from relight.supervision.attempt import Launched, start_attempt
+from relight.supervision.attempt import Launched, start_first_attempt
 from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint
 
 Validate = Callable[[TaskReference, Mapping[str, Any]], dict[str, Any]]
 """From a task and a config as given to the complete config; raises ConfigError."""
-
-_TWIN_WAIT_S = 60.0
 
 
 def branch_run(
@@ -66,22 +62,15 @@ def branch_run(
         token=token,
         parent=parent,
     )
-    try:
-        lock = RunLock.acquire(child, timeout_s=_TWIN_WAIT_S)
-    except RunBusy:
-        if child.latest_attempt():
-            return Launched(child, child.latest_attempt(), created=False)
-        raise
-    with lock:
-        if child.latest_attempt():
-            return Launched(child, child.latest_attempt(), created=False)
+
+    def prepare() -> AttemptStart:
         try:
             copied = _copy(layout, info, child)
         except (OSError, RelightError):
             if created:
                 shutil.rmtree(child.folder, ignore_errors=True)
             raise
-        start = AttemptStart(
+        return AttemptStart(
             attempt=1,
             time_s=time.time(),
             reason="branch",
@@ -91,9 +80,8 @@ def branch_run(
             max_restarts=max_restarts,
             token=token,
         )
-        with contextlib.suppress(FileExistsError):
-            start_attempt(child, start, lock=lock, command=command)
-        return Launched(child, 1, created=True, notes=notes)
+
+    return start_first_attempt(child, prepare, command=command)
 
 
 def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout) -> CheckpointInfo:

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relight.errors import RunBusy
 from relight.runs.catalog import create_run
-from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, TaskReference
-from relight.supervision.attempt import Launched, start_attempt
+from relight.supervision.attempt import Launched, start_attempt, start_first_attempt
 from relight.supervision.branch import branch_run
 from relight.supervision.resume import resume_run
 
 __all__ = ["Launched", "branch_run", "launch_run", "resume_run", "start_attempt"]
-
-_TWIN_WAIT_S = 30.0
-_POLL_S = 0.05
 
 
 def launch_run(
@@ -49,20 +44,4 @@ def launch_run(
         token=token,
     )
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
-    return _start_once(layout, start, command=command)
-
-
-def _start_once(layout: RunLayout, start: AttemptStart, *, command: Sequence[str] | None) -> Launched:
-    """Start the first attempt, unless a launch with the same token does or did; then wait until it has."""
-    deadline = time.monotonic() + _TWIN_WAIT_S
-    while layout.latest_attempt() == 0:
-        try:
-            start_attempt(layout, start, command=command)
-            return Launched(layout, 1, created=True)
-        except FileExistsError:
-            break
-        except RunBusy:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_POLL_S)
-    return Launched(layout, layout.latest_attempt(), created=False)
+    return start_first_attempt(layout, lambda: start, command=command)

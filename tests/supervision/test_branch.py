@@ -1,0 +1,187 @@
+"""Branching: a child run with its own copy of the checkpoint, and a parent that keeps its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError
+from relight.runs.catalog import create_run, list_layouts
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import AttemptStart, RunRecord, TaskReference
+from relight.supervision.branch import branch_run
+from relight.supervision.checkpoint_choice import choose_checkpoint
+from supervision.conftest import Lab, stand_in
+
+pytestmark = pytest.mark.processes
+
+
+def commit(layout: RunLayout, step: int, *, score: float | None = None) -> CheckpointInfo:
+    """A checkpoint with a tensor that changes and one that every checkpoint shares."""
+    tensors = [TensorSpec("model.w", "F32", (4,), 16), TensorSpec("model.frozen", "U8", (3,), 3)]
+    state = {"step": step, 7: (float("inf"), b"x"), "w": TensorRef("model.w"), "frozen": TensorRef("model.frozen")}
+    header = SnapshotHeader(
+        step=step, epoch=0, reason="periodic", time_s=1.0 * step, tensors=tensors, state=state, score=score
+    )
+    return CheckpointStore(layout.checkpoints).commit(header, [memoryview(bytes([step] * 16)), memoryview(b"abc")])
+
+
+def accept(task: TaskReference, config: Mapping[str, Any]) -> dict[str, Any]:
+    if "wrong" in config:
+        raise ConfigError("There is no 'wrong'.")
+    return dict(config)
+
+
+@pytest.fixture
+def parent(lab: Lab) -> RunLayout:
+    """A run with checkpoints of steps 10, 20 (the best) and 30."""
+    layout = create_run(
+        lab.folder,
+        task=TaskReference(kind="builtin", name="digits"),
+        config={"lr": 0.1, "epochs": 3},
+        best_metric="validation/accuracy",
+        name="Parent",
+    ).layout
+    for step, score in ((10, 0.5), (20, 0.9), (30, 0.7)):
+        commit(layout, step, score=score)
+    return layout
+
+
+def flip_a_byte(layout: RunLayout, info: CheckpointInfo) -> None:
+    pack = layout.checkpoints / "packs" / info.name.pack
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+
+
+def branch(layout: RunLayout, from_: str | int = "best", **more: Any) -> Any:
+    changes = more.pop("config_changes", {"lr": 0.01})
+    return branch_run(
+        layout, from_=from_, config_changes=changes, validate=accept, command=stand_in("train", "10000"), **more
+    )
+
+
+def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayout) -> None:
+    child = branch(parent).layout
+    store, own = CheckpointStore(parent.checkpoints), CheckpointStore(child.checkpoints)
+    (copied,) = own.list().checkpoints
+    original = store.find(20)
+    assert own.digest(copied) == store.digest(original)
+    assert (copied.step, copied.score, copied.time_s, copied.reason) == (20, 0.9, 20.0, "periodic")
+    assert not own.verify().damaged
+    assert choose_checkpoint(child, None).sequence == copied.sequence
+    shutil.rmtree(parent.folder)
+    assert not own.verify().damaged
+
+
+def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunLayout) -> None:
+    launched = branch(parent, 10, name="Child", max_restarts=2)
+    record = read_record(launched.layout.record, RunRecord)
+    assert record.parent is not None
+    assert (record.name, record.parent.run, record.parent.step, record.parent.sequence) == (
+        "Child",
+        parent.run_id,
+        10,
+        1,
+    )
+    assert record.parent.changes == {"lr": (0.1, 0.01)}
+    assert record.config == {"lr": 0.01, "epochs": 3}
+    assert record.best_metric == "validation/accuracy"
+    start = read_record(launched.layout.attempt(1).start, AttemptStart)
+    assert (start.reason, start.from_sequence, start.from_step, start.max_restarts) == ("branch", 1, 10, 2)
+
+
+def test_the_parent_keeps_the_checkpoint_for_good(lab: Lab, parent: RunLayout) -> None:
+    branch(parent, 10)
+    assert CheckpointStore(parent.checkpoints).find(10).labels == ("parent",)
+
+
+def test_the_same_token_again_is_the_same_branch(lab: Lab, parent: RunLayout) -> None:
+    first, second = branch(parent, token="click"), branch(parent, token="click")
+    assert (first.created, second.created) == (True, False)
+    assert first.layout == second.layout
+    assert len(list_layouts(lab.folder)) == 2
+
+
+@pytest.mark.parametrize(
+    ("from_", "changes", "error"),
+    [(15, {}, CheckpointNotFound), ("20", {"wrong": 1}, ConfigError), ("sideways", {}, CheckpointNotFound)],
+)
+def test_a_branch_that_cannot_be_leaves_no_run(
+    lab: Lab, parent: RunLayout, from_: str | int, changes: dict[str, Any], error: type[RelightError]
+) -> None:
+    with pytest.raises(error):
+        branch(parent, from_, config_changes=changes)
+    assert list_layouts(lab.folder) == [parent]
+    assert all("parent" not in info.labels for info in CheckpointStore(parent.checkpoints).list().checkpoints)
+
+
+def test_a_branch_that_cannot_be_copied_leaves_no_run_and_no_label(
+    lab: Lab, parent: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*arguments: Any, **more: Any) -> Any:
+        raise RelightError("No space left on device.")
+
+    monkeypatch.setattr("relight.supervision.branch.copy_checkpoint", full_disk)
+    with pytest.raises(RelightError, match="No space left"):
+        branch(parent)
+    assert list_layouts(lab.folder) == [parent]
+    assert "parent" not in CheckpointStore(parent.checkpoints).find(20).labels
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_latest_passes_over_it(lab: Lab, parent: RunLayout) -> None:
+    flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
+    with pytest.raises(DamagedCheckpoint, match="step 30"):
+        branch(parent, 30)
+    launched = branch(parent, "latest")
+    assert read_record(launched.layout.record, RunRecord).parent.step == 20
+    assert "step 30 was passed over" in launched.notes[0]
+    assert len(CheckpointStore(parent.checkpoints).list().checkpoints) == 3  # a parent may be training: nothing moves
+
+
+def test_a_resume_takes_the_newest_whole_checkpoint_and_tells_what_it_costs(lab: Lab, parent: RunLayout) -> None:
+    flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
+    choice = choose_checkpoint(parent, "latest")
+    assert (choice.sequence, choice.step) == (2, 20)
+    assert choice.notes[0].startswith("The checkpoint of step 30 was passed over: Tensor ")
+    assert choice.notes[1] == "Training goes on from the checkpoint of step 20; that costs 10 steps."
+    assert [info.step for info in CheckpointStore(parent.checkpoints).list().checkpoints] == [10, 20]
+
+
+def test_a_resume_without_any_whole_checkpoint_begins_anew_and_says_so(lab: Lab, parent: RunLayout) -> None:
+    for pack in (parent.checkpoints / "packs").iterdir():
+        pack.write_bytes(b"")
+    choice = choose_checkpoint(parent, None)
+    assert (choice.sequence, choice.step) == (None, 0)
+    assert "from the beginning" in choice.notes[-1]
+
+
+@pytest.mark.parametrize(("wanted", "step"), [("best", 20), (10, 10), ("10", 10), ("latest", 30), (None, 30)])
+def test_each_way_to_name_a_checkpoint_finds_it(
+    lab: Lab, parent: RunLayout, wanted: str | int | None, step: int
+) -> None:
+    choice = choose_checkpoint(parent, wanted)
+    assert (choice.step, choice.notes) == (step, ())
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent: RunLayout) -> None:
+    flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(20))
+    with pytest.raises(DamagedCheckpoint, match=r"step 20 .* is damaged: Tensor "):
+        choose_checkpoint(parent, "best")
+    (parent.checkpoints / "packs" / CheckpointStore(parent.checkpoints).find(10).name.pack).unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"step 10 .* is missing"):
+        choose_checkpoint(parent, 10)
+
+
+def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
+    layout = create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}).layout
+    assert choose_checkpoint(layout, None).sequence is None
+    with pytest.raises(CheckpointNotFound):
+        choose_checkpoint(layout, "best")
