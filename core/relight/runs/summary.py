@@ -138,12 +138,12 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
     progress = read_progress(attempt.progress) if evidence.attempt else None
     saving = damage.read(attempt.saving, SavingState) if evidence.attempt else None
     known = progress or _earlier_progress(layout, evidence.attempt) or Progress()
-    newest = newest_durable(layout.checkpoints)
+    newest_step = _newest_durable_step(layout)
     live = report.status.is_live
     risk = measure_work_at_risk(
         progress,
         saving,
-        newest_step=newest[1] if newest is not None else None,
+        newest_step=newest_step,
         from_step=evidence.start.from_step if evidence.start is not None else 0,
         live=live,
         now_s=now_s,
@@ -181,6 +181,14 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
     )
+
+
+def _newest_durable_step(layout: RunLayout) -> int | None:
+    try:
+        newest = newest_durable(layout.checkpoints)
+    except OSError:
+        return None
+    return newest[1] if newest is not None else None
 
 
 def _earlier_progress(layout: RunLayout, attempt: int) -> Progress | None:
