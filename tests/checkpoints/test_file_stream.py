@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from relight.checkpoints import file_stream
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.file_stream import FileStream, address_of, merge_adjacent

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from relight.checkpoints.manifest import (
     LaterVersion,
     Manifest,

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.pack import lay_out, order_for_pack, plan_pack
 from relight.checkpoints.snapshot import TensorSpec, check_tensors
-from safetensors import safe_open
 
 
 def spec(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec:

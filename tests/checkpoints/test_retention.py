@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from relight.checkpoints.file_names import CheckpointName
 from relight.checkpoints.listing import CheckpointInfo, find_best
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
-
 from tests.checkpoints.snapshots import make_snapshot
 
 

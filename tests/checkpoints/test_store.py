@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+
 from relight.checkpoints.dtypes import ITEM_BYTES
 from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.listing import newest_durable
@@ -19,8 +21,6 @@ from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, DamagedCheckpoint
-from safetensors import safe_open
-
 from tests.checkpoints.snapshots import make_snapshot, make_tensor
 
 
@@ -115,7 +115,7 @@ def test_of_two_checkpoints_at_one_step_the_newer_is_found(store: CheckpointStor
 
 
 def test_find_gives_latest_best_or_a_step_and_else_says_what_there_is(store: CheckpointStore) -> None:
-    with pytest.raises(CheckpointNotFound, match="no checkpoint in .* yet"):
+    with pytest.raises(CheckpointNotFound, match=r"no checkpoint in .* yet"):
         store.find("latest")
     for step, score in ((1, None), (2, 0.9), (3, float("nan")), (4, 0.9), (5, 0.1)):
         store.commit(*make_snapshot(step, score=score))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.typed_json import EnumValue, canonical_json, decode_state, encode_state

@@ -120,7 +120,8 @@ class CheckpointReader:
     def check(self, *, on_read: OnRead | None = None) -> list[tuple[Path, str]]:
         """Read everything and compare it with its digests: (pack, sentence) for every damage. Changes nothing."""
         damaged: list[tuple[Path, str]] = []
-        scratch = memoryview(bytearray(_CHUNK_BYTES))
+        largest = max((pack.bytes for pack in self.manifest.packs), default=0)
+        scratch = memoryview(bytearray(min(largest, _CHUNK_BYTES)))
         for index, pack in enumerate(self.manifest.packs):
             try:
                 self._check_header(index, pack, scratch)

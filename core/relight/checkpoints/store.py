@@ -186,12 +186,20 @@ class CheckpointStore:
         """The state digest: equal for two checkpoints that hold the same training state."""
         return state_digest(self.read_manifest(info))
 
-    def check(self, info: CheckpointInfo, *, on_read: Callable[[int], None] | None = None) -> Sequence[DamagedEntry]:
-        """Read every byte of a checkpoint and compare it with its digest. Empty when all is well; changes nothing."""
+    def check(
+        self, info: CheckpointInfo, *, from_disk: bool = False, on_read: Callable[[int], None] | None = None
+    ) -> Sequence[DamagedEntry]:
+        """Read every byte of a checkpoint and compare it with its digest. Empty when all is well; changes nothing.
+
+        With `from_disk` the kernel is asked to drop its own copies before and after, so that the disk itself answers.
+        """
         try:
             with self.open(info) as reader:
+                if from_disk:
+                    reader.forget_cached()
                 found = reader.check(on_read=on_read)
-                reader.forget_cached()
+                if from_disk:
+                    reader.forget_cached()
         except DamagedCheckpoint as error:
             return [DamagedEntry(info.path, str(error), isinstance(error, LaterVersion))]
         return [DamagedEntry(path, reason) for path, reason in found]
@@ -249,7 +257,7 @@ class CheckpointStore:
                 on_progress(done, total)
 
         for info in listing.checkpoints:
-            damaged.extend(entry for entry in self.check(info, on_read=report) if entry not in damaged)
+            damaged.extend(entry for entry in self.check(info, from_disk=True, on_read=report) if entry not in damaged)
         problem = self._find_format_problem()
         if problem is not None:
             damaged.append(problem)

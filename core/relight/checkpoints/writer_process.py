@@ -216,7 +216,7 @@ class Writer:
             _log.error(sentence)
 
     def _verify(self, info: CheckpointInfo, store: CheckpointStore) -> None:
-        damaged = store.check(info)
+        damaged = store.check(info, from_disk=True)
         if not damaged:
             store.mark_verified(info)
             self._say(SaidVerified(info.step, info.sequence))

@@ -1,0 +1,271 @@
+"""Damage: every kind in every file is found, nothing wrong is ever read, and the right older checkpoint is taken."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import DamagedCheckpoint
+from tests.checkpoints.snapshots import make_snapshot
+
+STEPS = 4
+PACK_BYTES = 20_000
+Damage = Callable[[Path, random.Random], bool]
+"""Harms a file; False when it left the bytes as they were."""
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with four checkpoints; the third and fourth share frozen weights with the second."""
+    folder = tmp_path_factory.mktemp("pristine") / "checkpoints"
+    store = CheckpointStore(folder)
+    for step in range(1, STEPS + 1):
+        frozen = 0 if step == 1 else 4000
+        store.commit(*make_snapshot(step, frozen=frozen, trained=2000, metrics={"train/loss": 1 / step}))
+    return folder
+
+
+@pytest.fixture
+def store(pristine: Path, tmp_path: Path) -> CheckpointStore:
+    shutil.copytree(pristine, tmp_path / "checkpoints")
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def flip_bit(path: Path, chance: random.Random) -> bool:
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+    return True
+
+
+def zero_block(path: Path, chance: random.Random) -> bool:
+    data = bytearray(path.read_bytes())
+    begin = chance.randrange(0, len(data), 4096)
+    length = len(data[begin : begin + 4096])
+    changed = any(data[begin : begin + 4096])
+    data[begin : begin + 4096] = bytes(length)
+    path.write_bytes(data)
+    return changed
+
+
+def truncate(path: Path, chance: random.Random) -> bool:
+    data = path.read_bytes()
+    path.write_bytes(data[: chance.randrange(len(data))])
+    return True
+
+
+def append(path: Path, chance: random.Random) -> bool:
+    path.write_bytes(path.read_bytes() + chance.randbytes(chance.randint(1, 5000)))
+    return True
+
+
+def replace_with_garbage(path: Path, chance: random.Random) -> bool:
+    path.write_bytes(chance.randbytes(path.stat().st_size))
+    return True
+
+
+def empty(path: Path, chance: random.Random) -> bool:
+    path.write_bytes(b"")
+    return True
+
+
+def delete(path: Path, chance: random.Random) -> bool:
+    path.unlink()
+    return True
+
+
+def swap_with_a_neighbour(path: Path, chance: random.Random) -> bool:
+    other = chance.choice([other for other in path.parent.iterdir() if other != path])
+    mine, theirs = path.read_bytes(), other.read_bytes()
+    path.write_bytes(theirs)
+    other.write_bytes(mine)
+    return True
+
+
+def make_stale(path: Path, chance: random.Random) -> bool:
+    older = sorted(path.parent.iterdir())[0]
+    if older == path:
+        return False
+    path.write_bytes(older.read_bytes())
+    return True
+
+
+def shift_a_byte(path: Path, chance: random.Random) -> bool:
+    data = path.read_bytes()
+    moved = data[1:] + data[:1]
+    path.write_bytes(moved)
+    return moved != data
+
+
+DAMAGES: list[Damage] = [
+    flip_bit, zero_block, truncate, append, replace_with_garbage, empty, delete, swap_with_a_neighbour, make_stale,
+    shift_a_byte,
+]  # fmt: skip
+
+
+def files_of(store: CheckpointStore) -> list[Path]:
+    return sorted([*store.layout.manifests.iterdir(), *store.layout.packs.iterdir()])
+
+
+def read_everything(store: CheckpointStore) -> dict[int, bool]:
+    """Step -> whether every tensor could be read; asserts that what could be read is right."""
+    readable = {}
+    for info in store.list().checkpoints:
+        header, buffers = make_snapshot(info.step, frozen=0 if info.step == 1 else 4000, trained=2000)
+        try:
+            with store.open(info) as reader:
+                assert reader.state == header.state
+                for spec, data in zip(header.tensors, buffers, strict=True):
+                    assert reader.read(spec.name) == data, "wrong bytes were read without an error"
+            readable[info.step] = True
+        except DamagedCheckpoint:
+            readable[info.step] = False
+    return readable
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
+    store: CheckpointStore, pristine: Path, damage: Damage
+) -> None:
+    chance = random.Random(damage.__name__)
+    rounds = {flip_bit: 12, zero_block: 4}.get(damage, 2)
+    trials = 0
+    for name in [path.relative_to(store.layout.folder) for path in files_of(store)]:
+        if damage is delete and name.parts[0] == "manifests":
+            continue  # Then there is no such checkpoint, and nothing that says there was.
+        for _ in range(rounds):
+            shutil.rmtree(store.layout.folder)
+            shutil.copytree(pristine, store.layout.folder)
+            if not damage(store.layout.folder / name, chance):
+                continue
+            trials += 1
+            fresh = CheckpointStore(store.layout.folder)
+            before = {path: path.read_bytes() for path in files_of(fresh)}
+            assert fresh.verify().damaged, f"{damage.__name__} of {name} was not found"
+            assert {path: path.read_bytes() for path in files_of(fresh)} == before, "verify changed something"
+            readable = read_everything(fresh)
+            whole = [step for step in range(1, STEPS + 1) if readable.get(step)]
+            good, passed = fresh.newest_good()
+            # A pack's header may be broken where all tensors can be read: it is passed over all the same.
+            assert (good.step if good else None) in (max(whole, default=None), *whole)
+            assert passed or (good is not None and good.step == STEPS)
+            assert all(readable.get(info.step, False) for info in [good] if info)
+            kept = {path.name for path in store.layout.folder.rglob("*") if path.is_file()}
+            assert {path.name for path in before} <= kept, "a damaged file was deleted"
+    assert trials >= 4
+
+
+def test_two_thousand_bit_flips_are_all_found(store: CheckpointStore) -> None:
+    class Cached(FileOperations):
+        def forget_cached(self, file: int) -> None:
+            """Reading from the disk each time would take long and prove no more."""
+
+    chance, cached = random.Random(0), Cached()
+    for path in files_of(store):
+        pristine = path.read_bytes()
+        for _ in range(2000 // len(files_of(store)) + 1):
+            flip_bit(path, chance)
+            assert CheckpointStore(store.layout.folder, operations=cached).verify().damaged
+        path.write_bytes(pristine)
+    assert not CheckpointStore(store.layout.folder).verify().damaged
+
+
+def test_damage_of_the_newest_costs_only_the_newest(store: CheckpointStore) -> None:
+    newest = store.find("latest")
+    flip_bit(store.layout.packs / newest.packs[0], random.Random(1))
+    good, passed = store.newest_good()
+    assert good is not None
+    assert (good.step, good.verified) == (3, True)
+    assert [(over.step, newest.packs[0] in over.reason) for over in passed] == [(4, True)]
+    assert {path.name for path in store.layout.quarantine.iterdir()} == {newest.path.name, newest.packs[0]}
+    assert [info.step for info in store.list().checkpoints] == [1, 2, 3]
+
+
+def test_damage_of_shared_bytes_costs_every_checkpoint_that_shares_them(store: CheckpointStore) -> None:
+    shared = store.layout.packs / store.find(2).name.pack
+    with store.open(store.find(2)) as reader:
+        entry = next(entry for entry in reader.manifest.tensors if entry.name == "model.backbone.weight")
+    data = bytearray(shared.read_bytes())
+    data[entry.offset] ^= 1
+    shared.write_bytes(data)
+    good, passed = store.newest_good()
+    assert good is not None
+    assert good.step == 1
+    assert [over.step for over in passed] == [4, 3, 2]
+    assert {path.name for path in store.layout.quarantine.iterdir()} >= {over.path.name for over in passed}
+    assert store.commit(*make_snapshot(9, frozen=4000, trained=2000)).sequence == 5
+    assert store.newest_good()[0] == store.find(9) or store.find(9).verified
+
+
+def test_a_shared_pack_stays_where_it_is_while_another_checkpoint_needs_it(store: CheckpointStore) -> None:
+    second = store.find(2)
+    second.path.write_bytes(b"garbage")
+    store.quarantine(second.name)
+    assert (store.layout.packs / second.name.pack).exists()
+    assert store.check(store.find(3)) == []
+
+
+def test_nothing_is_swept_while_a_manifest_cannot_be_read(store: CheckpointStore) -> None:
+    store.find(4).path.write_bytes(b"garbage")
+    packs = set(store.layout.packs.iterdir())
+    store.sweep()
+    assert set(store.layout.packs.iterdir()) == packs
+
+
+def test_a_checkpoint_of_a_later_version_is_passed_over_but_never_moved(store: CheckpointStore) -> None:
+    import msgspec
+
+    from relight.checkpoints.manifest import encode_manifest
+
+    newest = store.find("latest")
+    later = encode_manifest(msgspec.structs.replace(store.read_manifest(newest), version=2))
+    newest.path.write_bytes(later)
+    good, passed = store.newest_good()
+    assert good is not None
+    assert good.step == 3
+    assert "later Relight" in passed[0].reason
+    assert newest.path.read_bytes() == later
+
+
+def test_without_quarantine_nothing_is_moved(store: CheckpointStore) -> None:
+    flip_bit(store.layout.packs / store.find(4).packs[0], random.Random(1))
+    before = sorted(store.layout.folder.rglob("*"))
+    good, _ = store.newest_good(quarantine=False)
+    assert good is not None
+    assert good.step == 3
+    assert sorted(store.layout.folder.rglob("*")) == before
+
+
+def test_only_checkpoints_before_a_sequence_are_considered(store: CheckpointStore) -> None:
+    good, passed = store.newest_good(before_sequence=3)
+    assert good is not None
+    assert (good.sequence, list(passed)) == (2, [])
+
+
+def test_verify_reports_every_damaged_file_with_its_path(store: CheckpointStore) -> None:
+    first, last = store.find(1), store.find(4)
+    flip_bit(store.layout.packs / first.packs[0], random.Random(2))
+    truncate(last.path, random.Random(3))
+    store.layout.format.write_text("{}")
+    calls: list[tuple[int, int]] = []
+    report = store.verify(lambda done, total: calls.append((done, total)))
+    assert {entry.path for entry in report.damaged} == {
+        store.layout.packs / first.packs[0],
+        last.path,
+        store.layout.format,
+    }
+    assert report.checked == 3
+    assert calls[-1] == (report.bytes, report.bytes)
+
+
+def test_an_empty_or_missing_store_is_not_damaged(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "nothing")
+    assert store.newest_good() == (None, [])
+    assert store.verify().damaged == []
+    assert store.list().checkpoints == []
