@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from relight.checkpoints.export import export_weights
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
@@ -30,35 +31,35 @@ class Outcome:
     pending: bool = False
 
 
-def launch(
-    engine: Engine, *, task: str, config: Mapping[str, Any], name: str | None, token: str, max_restarts: int = 0
-) -> Outcome:
-    """Start a new run; the same `token` again starts none and names the same run."""
+@dataclass(frozen=True)
+class Request:
+    """A launch that somebody asked for. `config` has what differs from the task's defaults."""
+
+    task: str
+    config: Mapping[str, Any]
+    name: str
+    token: str
+    max_restarts: int = 0
+
+
+def launch(engine: Engine, request: Request) -> Outcome:
+    """Start a new run; the same token again starts none and names the same run."""
 
     def work() -> Outcome:
-        prepared = validate_config(resolve_task(task), config)
+        prepared = validate_config(resolve_task(request.task), request.config)
         launched = launch_run(
             engine.folder,
             task=prepared.reference,
             config=prepared.config,
             best_metric=prepared.best_metric,
             higher_is_better=prepared.higher_is_better,
-            name=name or None,
-            token=token,
-            max_restarts=max_restarts,
+            name=request.name or None,
+            token=request.token,
+            max_restarts=request.max_restarts,
         )
         return Outcome(launched.layout.run_id, launched.notes)
 
     return _try(engine, work)
-
-
-def check_config(*, task: str, config: Mapping[str, Any]) -> Problem | None:
-    """What `launch` would say about this config; None when nothing is wrong."""
-    try:
-        validate_config(resolve_task(task), config)
-    except Exception as error:
-        return explain(error)
-    return None
 
 
 def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str) -> Outcome:
@@ -98,8 +99,6 @@ def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) 
     """Export weights in the background: "best", "latest" or a step. `export_job` tells what became of it."""
 
     def work() -> Path:
-        from relight.checkpoints.export import export_weights
-
         record = engine.read_record(run)
         store = engine.open_store(run)
         info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)

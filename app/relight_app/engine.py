@@ -140,8 +140,8 @@ class Engine:
                 environment = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             except (OSError, msgspec.MsgspecError):
                 return None
-            device = environment.get("device_name") or environment.get("device")
-            return device if isinstance(device, str) else None
+            parts = [part for key in ("device", "gpu") if isinstance(part := environment.get(key), str)]
+            return ", ".join(parts) or None
 
         return self.memo.recent(("device", run.run, run.attempt), read, max_age_s=1.0)
 

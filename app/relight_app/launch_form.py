@@ -14,7 +14,7 @@ _WORDS = {"lr": "Learning rate", "cache_mb": "Cache, MB", "checkpoint_every_s": 
 
 
 def group_fields(fields: Iterable[ConfigField]) -> dict[str, list[ConfigField]]:
-    """Fields by group, in the order in which the form shows them; groups of the task's own come after the known ones."""
+    """Fields by group, in the order in which the form shows them; groups of the task's own come last."""
     groups: dict[str, list[ConfigField]] = {group: [] for group in _GROUPS}
     for field in fields:
         groups.setdefault(field.group, []).append(field)

@@ -170,7 +170,7 @@ def _process_row(row: GpuProcessRow) -> Markup:
 def _card(title: str, detail: str | None, *body: object) -> Markup:
     return tag(
         "section",
-        tag("header", tag("h3", title), tag("span", detail, class_="sub clip") if detail else None),
+        tag("header", tag("h2", title), tag("span", detail, class_="sub clip") if detail else None),
         tag("div", body, class_="body stack"),
         class_="card",
         aria_label=title,

@@ -1,4 +1,4 @@
-"""Pure builders of the lists: runs, checkpoints, attempts, config. From records of the engine to markup, no Streamlit."""
+"""Pure builders of the lists: runs, checkpoints, attempts, config. From the engine's records to markup."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from relight.errors import RelightError
 from relight.tasks.fields import ConfigField
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
+from relight_app.actions import Request
 from relight_app.engine import Engine, current_engine
+from relight_app.formats import title_metric
 from relight_app.launch_form import (
     build_command,
     changed_values,
@@ -40,7 +42,7 @@ def render() -> None:
     task = _choose_task(engine)
     if task is None:
         return
-    st.caption(f"{task.summary} `best` is decided by {task.best_metric}.")
+    st.caption(f"{task.summary} The best checkpoint is decided by {title_metric(task.best_metric).lower()}.")
     given = _repeated_config(engine)
     values = _show_fields(task, given)
     _show_launch(engine, task, values)
@@ -88,7 +90,7 @@ def _show_fields(task: TaskDescription, given: Mapping[str, Any]) -> dict[str, A
     for group, fields in group_fields(task.fields).items():
         if group in _OPEN_GROUPS:
             with st.container(border=True, key=f"group-{group}"):
-                st.subheader(group, anchor=False)
+                st.header(group, anchor=False)
                 values |= _show_group(task, fields, given)
         else:
             with st.expander(group):
@@ -132,21 +134,21 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
             )  # fmt: skip
         changed = changed_values(task.fields, values)
         st.code(build_command(task.name, changed, name=name, max_restarts=restarts), language="bash", wrap_lines=True)
+        problem = st.session_state.get("launch-problem")
+        if problem is not None and problem[0] == (task.name, changed):
+            show_problem(problem[1], key="launch-problem-shown")
         # Minted when the button is drawn: however often it is pressed, one run follows.
         token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
         st.button(
             "Launch", type="primary", icon=":material/rocket_launch:", key="launch", on_click=_launch,
-            args=(engine, task.name, changed, name, token, restarts),
+            args=(engine, Request(task.name, changed, name, token, restarts)),
         )  # fmt: skip
-    problem = st.session_state.get("launch-problem")
-    if problem is not None and problem[0] == (task.name, changed):
-        show_problem(problem[1], key="launch-problem")
 
 
-def _launch(engine: Engine, task: str, changed: Mapping[str, Any], name: str, token: str, restarts: int) -> None:
-    outcome = actions.launch(engine, task=task, config=changed, name=name, token=token, max_restarts=restarts)
+def _launch(engine: Engine, request: Request) -> None:
+    outcome = actions.launch(engine, request)
     if outcome.problem is not None:
-        st.session_state["launch-problem"] = ((task, dict(changed)), outcome.problem)
+        st.session_state["launch-problem"] = ((request.task, request.config), outcome.problem)
         return
     st.session_state.pop("launch-problem", None)
     st.session_state.pop("launch-token", None)

@@ -229,7 +229,7 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
                 if now.status.is_live
                 else "The run ended before the first one was durable. A resume starts again at step 0.",
             )
-        st.subheader("Checkpoints", anchor=False)
+        st.header("Checkpoints", anchor=False)
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
     busy = run.status.is_live or run.pids.writer is not None

@@ -32,7 +32,7 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, no
         tag("span", run.run, class_="badge mono"),
         tag("span", run.task, class_="badge") if run.task != run.name else None,
         tag("span", device, class_="badge") if device else None,
-        tag("span", f"attempt {run.attempt}", class_=f"badge {'on' if run.attempt > 1 else ''}") if run.attempt else None,
+        _attempt(run),
         parent,
         tag("span", *_phase(run), class_="sub"),
         tag(
@@ -51,6 +51,12 @@ def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry], now_s
     parts = [_death(run), _saving_failure(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
     return tag("div", parts, class_="stack") if parts else None
+
+
+def _attempt(run: RunSummary) -> Markup | None:
+    if not run.attempt:
+        return None
+    return tag("span", f"attempt {run.attempt}", class_="badge on" if run.attempt > 1 else "badge")
 
 
 def _phase(run: RunSummary) -> list[str]:
