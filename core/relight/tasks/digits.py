@@ -20,6 +20,10 @@ class DigitsConfig(TaskConfig):
         20, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
     )
 
+    threads: int = option(
+        1, "CPU threads of PyTorch; more than one only slows so small a model.", group="Hardware", ge=0, le=1024
+    )
+
 
 def check(config: DigitsConfig) -> None:
     """Raise `TaskError` when scikit-learn, which carries the scans, is not installed."""

@@ -1,0 +1,37 @@
+"""Pictures of the pages for README and docs, taken from real runs where RELIGHT_SCREENSHOTS names a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from playwright.sync_api import Page
+
+WIDTH, PHONE_WIDTH, HEIGHT = 1440, 390, 900
+
+
+def take_screenshots(page: Page, name: str) -> None:
+    """Write NAME-light.png and NAME-dark.png, and NAME-phone.png at 390 px; the page is left as it was."""
+    folder = os.environ.get("RELIGHT_SCREENSHOTS")
+    if not folder:
+        return
+    before = page.viewport_size
+    schemes: tuple[Literal["dark", "light"], ...] = ("dark", "light")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        _take(page, Path(folder) / f"{name}-{scheme}.png", width=WIDTH)
+    _take(page, Path(folder) / f"{name}-phone.png", width=PHONE_WIDTH)
+    if before:
+        page.set_viewport_size(before)
+
+
+def _take(page: Page, path: Path, *, width: int) -> None:
+    """One picture of the whole page: the part that scrolls is inside, so the window is made as high as it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.set_viewport_size({"width": width, "height": HEIGHT})
+    page.wait_for_timeout(1500)  # charts draw themselves anew after a change of size or colours
+    height = page.evaluate("document.querySelector('[data-testid=stMain]')?.scrollHeight ?? 0")
+    page.set_viewport_size({"width": width, "height": max(int(height), HEIGHT)})
+    page.wait_for_timeout(1000)
+    page.screenshot(path=path)

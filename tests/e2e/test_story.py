@@ -1,0 +1,80 @@
+"""The main job, clicked in a real browser: launch, watch, kill, see it dead, resume, finish, take the best weights home."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+from safetensors.torch import load_file
+from tests.e2e.conftest import Dashboard, wait_until
+from tests.e2e.screenshots import take_screenshots
+
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(600)]
+
+SHOWN_DEAD_S = 2.0
+SLACK_S = 1.0
+"""For the browser and this test's own polling on a machine with two busy cores."""
+
+
+def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard: Dashboard, tmp_path: Path) -> None:
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+    take_screenshots(page, "runs-empty")
+
+    launch_digits(page, epochs=12)
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    run = dashboard.only_run()
+    wait_until(lambda: (dashboard.show(run)["durable_step"] or 0) > 0, timeout_s=120, what="a first checkpoint")
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    take_screenshots(page, "run-running")
+
+    trainer = dashboard.show(run)["pids"]["trainer"]
+    killed_at = time.monotonic()
+    os.kill(trainer, signal.SIGKILL)
+    expect(page.get_by_text("Crashed", exact=True).first).to_be_visible(timeout=(SHOWN_DEAD_S + SLACK_S) * 1000)
+    assert time.monotonic() - killed_at < SHOWN_DEAD_S + SLACK_S
+    expect(page.get_by_text(re.compile("SIGKILL")).first).to_be_visible()
+    take_screenshots(page, "run-crashed")
+    lost = dashboard.show(run)
+    assert lost["status"] == "crashed"
+
+    page.get_by_role("button", name="Resume", exact=True).click()
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Finished", exact=True).first).to_be_visible(timeout=240_000)
+    shown = dashboard.show(run)
+    assert (shown["status"], shown["attempt"], shown["step"]) == ("finished", 2, shown["steps_total"])
+    assert shown["best"]["value"] >= 0.97
+
+    page.get_by_role("button", name="Export best weights", exact=True).click()
+    download_link = page.get_by_role("link", name="Download", exact=True)
+    expect(download_link).to_be_visible(timeout=60_000)
+    with page.expect_download() as download:
+        download_link.click()
+    weights = tmp_path / "best.safetensors"
+    download.value.save_as(weights)
+    tensors = load_file(weights)
+    assert sum(tensor.numel() for tensor in tensors.values() if tensor.dtype == torch.float32) > 10_000
+    take_screenshots(page, "run")
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(page.get_by_text(run).first).to_be_visible()
+    take_screenshots(page, "runs")
+    page.get_by_role("link", name="Machine", exact=True).click()
+    expect(page.get_by_role("heading", name="Machine", level=1)).to_be_visible()
+    take_screenshots(page, "machine")
+
+
+def launch_digits(page: Page, *, epochs: int) -> None:
+    """Go to the Launch page, set the epochs of `digits`, press the button, and arrive at the page of the run."""
+    page.get_by_role("link", name="Launch", exact=True).click()
+    expect(page.get_by_role("heading", name="Launch", level=1)).to_be_visible()
+    field = page.get_by_label("Epochs", exact=True)
+    field.fill(str(epochs))
+    field.press("Tab")
+    take_screenshots(page, "launch")
+    page.get_by_role("button", name="Launch", exact=True).click()
+    page.wait_for_url(re.compile(r"/run\?"))
