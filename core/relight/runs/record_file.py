@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from relight.runs.durable_file import write_durably
 from relight.runs.records import Record
 
 R = TypeVar("R", bound=Record)
+
+_CHUNK_BYTES = 64 << 10
 
 
 class _Version(msgspec.Struct):
@@ -26,7 +29,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     kind, written by a later version of Relight, or unreadable.
     """
     try:
-        data = path.read_bytes()
+        data = _read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
@@ -65,6 +68,18 @@ def decode_record(data: bytes, kind: type[R], *, path: Path) -> R:
     if record.version > _known_version(kind):
         raise _later_version(path, record.version)
     return record
+
+
+def _read_bytes(path: Path) -> bytes:
+    """As `Path.read_bytes`, in half the system calls: a listing of 200 runs reads more than a thousand records."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        chunks = [os.read(descriptor, _CHUNK_BYTES)]
+        while len(chunks[-1]) == _CHUNK_BYTES:
+            chunks.append(os.read(descriptor, _CHUNK_BYTES))
+        return b"".join(chunks)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache
