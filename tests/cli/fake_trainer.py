@@ -1,6 +1,6 @@
 """A trainer without torch: it takes steps, logs, saves, stops or crashes as it is told, in a process of its own.
 
-python fake_trainer.py RUN_FOLDER ATTEMPT STEPS [--from STEP] [--crash-at STEP] [--deaf] [--step-s SECONDS]
+python fake_trainer.py STEPS [--crash-at STEP] [--deaf] [--step-s SECONDS]    (folder and attempt: the environment)
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from relight.checkpoints.store import CheckpointStore
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress, ProgressFile
-from relight.runs.record_file import write_record
-from relight.runs.records import SavingState, TrainerOutcome
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import AttemptStart, SavingState, TrainerOutcome
 from relight.runs.stop_request import read_stop_request
 
 STEPS_PER_EPOCH = 10
@@ -28,16 +28,13 @@ STEPS_PER_EPOCH = 10
 def main() -> int:
     """Train; the exit code is the trainer's."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("run_folder", type=Path)
-    parser.add_argument("attempt", type=int)
     parser.add_argument("steps", type=int)
-    parser.add_argument("--from", dest="first_step", type=int, default=0)
     parser.add_argument("--crash-at", type=int, default=-1)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--step-s", type=float, default=0.02)
     options = parser.parse_args()
-    layout = RunLayout(options.run_folder)
-    number = max(options.attempt, layout.latest_attempt())
+    layout = RunLayout(Path(os.environ["RELIGHT_RUN_FOLDER"]))
+    number = int(os.environ["RELIGHT_ATTEMPT"])
     attempt = layout.attempt(number)
     if options.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -45,7 +42,8 @@ def main() -> int:
     validation = MetricWriter(layout.metrics, stream="validation", attempt=number)
     progress = ProgressFile(attempt.progress)
     started_s = time.time()
-    for step in range(options.first_step + 1, options.steps + 1):
+    first_step = read_record(attempt.start, AttemptStart).from_step
+    for step in range(first_step + 1, options.steps + 1):
         time.sleep(options.step_s)
         train.log(step, {"loss": 1 / step})
         progress.write(
@@ -58,13 +56,13 @@ def main() -> int:
                 batches=STEPS_PER_EPOCH,
                 time_s=time.time(),
                 started_s=started_s,
-                first_step=options.first_step,
+                first_step=first_step,
                 phase="finished" if step == options.steps else "training",
                 best_step=step // STEPS_PER_EPOCH * STEPS_PER_EPOCH or -1,
                 best_value=step / 1000,
             )
         )
-        if step == options.crash_at and number == options.attempt:
+        if step == options.crash_at and number == 1:
             try:
                 raise ValueError(f"no good at step {step}")
             except ValueError as error:

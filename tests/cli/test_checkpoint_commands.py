@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.numpy import load_file
 
 from relight.runs.layout import RunLayout
 
@@ -142,3 +144,48 @@ def test_a_damaged_checkpoint_is_told_beside_the_good_ones(ask: Ask, make_run: R
     assert answer.exit_code == 0
     assert len(answer.stdout.splitlines()) == 2
     assert str(manifest) in answer.error
+
+
+def test_export_prints_path_digest_and_format_and_writes_what_it_says(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    answer = ask("export", layout.run_id)
+    assert answer.exit_code == 0
+    path, sha256, what = answer.stdout.splitlines()
+    assert Path(path).parent == layout.exports
+    assert sha256 == f"SHA-256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+    assert what.startswith("safetensors, ")
+    assert f"step 20 of {layout.run_id}" in what
+    weights = load_file(path)
+    assert weights.keys() == {"weight"}
+    assert weights["weight"].tobytes() == bytes([7]) * 16
+    assert ask("checkpoints", layout.run_id, "--json").json[1]["labels"] == ["best", "exported"]
+
+
+def test_export_goes_where_it_is_told(ask: Ask, make_run: RunMaker, tmp_path: Path) -> None:
+    layout = make_run()
+    out = tmp_path / "my weights.safetensors"
+    facts = ask("export", layout.run_id, "--which", "10", "--out", str(out), "--json").json
+    assert facts["path"] == str(out)
+    assert (facts["run"], facts["step"], facts["format"]) == (layout.run_id, 10, "safetensors")
+    assert facts["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert facts["bytes"] == out.stat().st_size
+    assert Path(facts["card"]).is_file()
+
+
+def test_export_of_a_damaged_checkpoint_is_one_line_and_leaves_nothing(
+    ask: Ask, make_run: RunMaker, tmp_path: Path
+) -> None:
+    layout = make_run()
+    pack = min(layout.checkpoints.glob("packs/*"))
+    data = pack.read_bytes()
+    pack.write_bytes(data.replace(bytes([7]) * 16, bytes([7]) * 15 + b"x"))
+    answer = ask("export", layout.run_id, "--out", str(tmp_path / "out.safetensors"))
+    assert answer.exit_code == 1
+    assert "digest" in answer.error
+    assert not list(tmp_path.glob("*out.safetensors*"))
+
+
+def test_an_unknown_format_is_usage(ask: Ask, make_run: RunMaker) -> None:
+    answer = ask("export", make_run().run_id, "--format", "pkl")
+    assert answer.exit_code == 2
+    assert "safetensors" in answer.error

@@ -74,7 +74,6 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 def launch(runs: Path, *options: str, max_restarts: int = 0) -> RunLayout:
     """Start a run of the fake trainer."""
-    shell = f'exec "$0" "$1" "$(ls -d {_quote(runs)}/fake-*)" 1 "${{@:2}}"'
     return launch_run(
         runs,
         task=TaskReference(kind="builtin", name="fake"),
@@ -83,14 +82,8 @@ def launch(runs: Path, *options: str, max_restarts: int = 0) -> RunLayout:
         higher_is_better=True,
         name="fake",
         max_restarts=max_restarts,
-        command=["bash", "-c", shell, sys.executable, str(TRAINER), *options],
+        command=[sys.executable, "-P", str(TRAINER), *options],
     ).layout
-
-
-def _quote(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
 
 
 @pytest.fixture
@@ -142,9 +135,7 @@ def test_a_crash_shows_the_whole_traceback_what_was_lost_and_the_way_back(watch:
     code, out, err = watched.end()
     run = watched.layout.run_id
     assert code == 3
-    assert err == f"relight: {run} crashed at step 13 of 30: ValueError: no good at step 13\n".replace(
-        "crashed at step 13 of 30", "crashed"
-    )
+    assert err == f"relight: {run} crashed: ValueError: no good at step 13\n"
     assert "Traceback (most recent call last):" in out
     assert out.index("ValueError: no good at step 13") < out.index("The last checkpoint is at step 10: 3 steps")
     assert out.splitlines()[-1] == f"Resume: relight resume {run} --runs X"

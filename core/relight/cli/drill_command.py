@@ -83,7 +83,8 @@ def _say_report(report: DrillReport) -> None:
             say("Its epochs are so short that it was killed at the edge of one.")
     else:
         first = report.first_difference
-        say_error(f"{report.task} is not bit-exact after a kill -9 at step {report.killed_at_step}.")
+        killed = f"after a kill -9 at step {report.killed_at_step}"
+        say_error(f"{report.task} is not bit-exact {killed}, resumed from step {report.resumed_from_step}.")
         if first is not None:
             say(f"First difference: {first.part} {first.name}, at step {first.step}: {first.detail}")
             say(first.cause)

@@ -13,11 +13,20 @@ import msgspec
 from relight.checkpoints.manifest import Manifest, TensorEntry
 from relight.checkpoints.typed_json import canonical_json
 
-Part = Literal["data position", "generator", "schedule", "counter", "buffer", "tensor", "optimizer", "metric"]
+Part = Literal["data position", "generator", "schedule", "state", "buffer", "tensor", "optimizer", "metric"]
 
 ReadTensor = Callable[[str], bytes | bytearray | memoryview]
 
-_PARTS: tuple[Part, ...] = ("data position", "generator", "counter", "schedule", "buffer", "tensor", "optimizer")
+_PARTS: tuple[Part, ...] = (
+    "data position",
+    "generator",
+    "state",
+    "schedule",
+    "buffer",
+    "tensor",
+    "optimizer",
+    "metric",
+)
 """From cause to effect: a wrong batch changes every weight, so it is named before them."""
 
 _ITEM_FORMATS = {
@@ -33,6 +42,7 @@ _ITEM_FORMATS = {
 }
 
 _STATE_PARTS: tuple[tuple[tuple[str, ...], Part], ...] = (
+    (("best", "metric", "evaluation"), "metric"),
     (("rng", "random", "generator"), "generator"),
     (("data", "loader", "sampler", "position", "batch", "epoch", "permutation"), "data position"),
     (("schedule", "scheduler", "lr"), "schedule"),
@@ -128,7 +138,7 @@ _CAUSES: dict[str, str] = {
         "Likely random numbers are drawn where no checkpoint counts them: in __init__ of the model or the data set, in "
         "validation, or from a generator of the task's own."
     ),
-    "counter": "Likely a counter is kept outside of the state that is saved, such as a plain attribute of the task.",
+    "state": "Likely a counter is kept outside of the state that is saved, such as a plain attribute of the task.",
     "schedule": (
         "Likely the schedule was built anew instead of restored: a scheduler whose state_dict() leaves something out."
     ),
@@ -159,10 +169,11 @@ def _part_of_tensor(name: str) -> Part:
 
 def _part_of_state(path: str) -> Part:
     words = path.lower().replace("[", ".").replace("_", ".").split(".")
-    for keys, part in _STATE_PARTS:
-        if any(word.startswith(key) for word in words for key in keys):
-            return part
-    return "counter"
+    for word in words:
+        for keys, part in _STATE_PARTS:
+            if word.startswith(keys):
+                return part
+    return "state"
 
 
 def _compare_forms(mine: TensorEntry | None, other: TensorEntry | None) -> str:
@@ -181,7 +192,7 @@ def _compare_states(resumed: Manifest, twin: Manifest) -> Iterator[StateDifferen
     theirs = dict(_flatten(msgspec.json.decode(canonical_json(twin.state))))
     if (resumed.step, resumed.epoch) != (twin.step, twin.epoch):
         mine, other = f"step {resumed.step}, epoch {resumed.epoch}", f"step {twin.step}, epoch {twin.epoch}"
-        yield StateDifference("counter", "step", f"{mine} after the resume, {other} without it")
+        yield StateDifference("state", "step", f"{mine} after the resume, {other} without it")
     for path in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(path, _MISSING), theirs.get(path, _MISSING)
         if mine != other:

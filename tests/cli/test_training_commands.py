@@ -1,0 +1,195 @@
+"""`run`, `stop`, `resume` and `branch` with real trainings, and everything that keeps one from starting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Answer, Ask, RunMaker
+
+pytestmark = pytest.mark.usefixtures("end_runs")
+
+BROKEN = {
+    "syntax.py": "def f(:\n",
+    "raises.py": "import relight\n\ndef helper():\n    raise KeyError('lost')\n\nhelper()\n",
+    "empty.py": "import math\n",
+}
+
+
+def _wait(ask: Ask, run: str, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 120.0) -> dict[str, Any]:
+    """Poll `show --json` until it holds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        shown: dict[str, Any] = ask("show", run, "--json").json
+        if holds(shown):
+            return shown
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.05)
+
+
+@pytest.mark.processes
+def test_a_run_killed_with_9_is_resumed_and_finishes(relight: Ask, ask: Ask, runs: Path) -> None:
+    launched = relight(
+        "run",
+        "digits",
+        "--set",
+        "epochs=2",
+        "--set",
+        "checkpoint_every_steps=5",
+        "--name",
+        "My trial!",
+        "--detach",
+        "--json",
+    )
+    assert (launched.exit_code, launched.stderr) == (0, "")
+    run = launched.json["run"]
+    assert (runs / run / "run.json").is_file()
+    assert launched.json["status"] in ("queued", "running")
+    shown = _wait(ask, run, lambda shown: (shown["durable_step"] or 0) >= 5 and shown["pids"]["trainer"])
+    os.kill(shown["pids"]["trainer"], signal.SIGKILL)
+    killed_s = time.monotonic()
+    shown = _wait(ask, run, lambda shown: shown["status"] == "crashed")
+    assert time.monotonic() - killed_s < 2
+    assert "SIGKILL" in shown["reason"]
+
+    resumed = relight("resume", run)
+    assert (resumed.exit_code, resumed.stderr) == (0, "")
+    first, *rest = resumed.stdout.splitlines()
+    assert first.startswith(f"{run} resumes from its checkpoint at step ")
+    assert any(line.startswith("epoch 2/2  step 46/46  ") for line in rest)
+    assert rest[-3] == f"{run} finished at step 46 of 46."
+    assert rest[-1] == f"Best weights: relight export {run}"
+
+    again = relight("resume", run)
+    assert again.exit_code == 1
+    assert "finished" in again.error
+
+
+@pytest.mark.processes
+def test_a_stopped_run_has_lost_nothing_and_a_branch_goes_on_with_another_config(relight: Ask, ask: Ask) -> None:
+    run = relight("run", "digits", "--set", "epochs=500", "--detach", "--json").json["run"]
+    _wait(ask, run, lambda shown: shown["step"] >= 3)
+    stopped = relight("stop", run)
+    assert (stopped.exit_code, stopped.stderr) == (0, "")
+    shown = ask("show", run, "--json").json
+    assert (shown["status"], shown["durable_step"], shown["work_at_risk_steps"]) == ("stopped", shown["step"], 0)
+    assert stopped.stdout.splitlines()[-1] == f"Resume: relight resume {run}"
+
+    again = relight("stop", run)
+    assert again.exit_code == 1
+    assert "nothing to stop" in again.error
+
+    step = shown["step"]
+    branched = relight(
+        "branch", run, "--from", str(step), "--set", "lr=0.0001", "--set", f"max_steps={step + 2}", "--name", "child"
+    )
+    assert branched.exit_code == 0, branched
+    child = ask("show", "child", "--json").json
+    assert branched.stdout.startswith(f"{child['run']} branches from step {step} of {run} and starts in ")
+    assert (child["status"], child["step"]) == ("finished", step + 2)
+    assert (child["parent"]["run"], child["parent"]["step"]) == (run, step)
+    assert child["config"]["lr"] == 0.0001
+
+
+def test_a_resume_says_what_it_passed_over_why_and_what_that_costs(relight: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome="crashed", step=23, reason="Killed by SIGKILL.")
+    layout.attempt(1).processes.unlink()  # they would name this very process
+    newest = max(layout.checkpoints.glob("packs/*"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    answer = relight("resume", layout.run_id, "--detach")
+    assert answer.exit_code == 0, answer
+    lines = answer.stdout.splitlines()
+    assert lines[0] == f"{layout.run_id} resumes from its checkpoint at step 10 (attempt 2)."
+    assert any(newest.name in line and "bytes instead of" in line for line in lines)
+    assert any("costs 10 steps" in line for line in lines)
+    assert "It had reached step 23, so 13 steps in all must be done again." in lines
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(relight: Ask, make_run: RunMaker) -> None:
+    from relight.runs.lock import RunLock
+
+    layout = make_run(outcome=None)
+    with RunLock.acquire(layout):
+        answer = relight("resume", layout.run_id)
+    assert answer.exit_code == 1
+    assert f"pid {os.getpid()}" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (("digitz",), 2, "Did you mean 'digits'?"),
+        (("nowhere/task.py:Task",), 2, "no folder"),
+        (("digits", "--set", "epocs=3"), 2, "did you mean 'epochs'?"),
+        (("digits", "--set", "epochs=0"), 2, "at least 1"),
+        (("digits", "--set", "epochs=many"), 2, "whole number"),
+        (("digits", "--set", "epochs"), 2, "KEY=VALUE"),
+        (("digits", "--", "--lr", "3"), 2, "--set KEY=VALUE"),
+        (("digits", "--python", "/usr/bin/python3"), 2, "training scripts"),
+        (("digits", "--restarts", "-1"), 2, "--restarts"),
+        (("digits", "--set", "device=cuda:7"), 1, "device"),
+        (("images",), 1, ""),
+        ((), 2, "TASK"),
+    ],
+)
+def test_what_cannot_be_trained_gets_one_line_and_leaves_no_run(
+    relight: Ask, runs: Path, arguments: tuple[str, ...], exit_code: int, said: str
+) -> None:
+    answer = relight("run", *arguments)
+    assert said in answer.error
+    assert answer.exit_code in ({1, 2} if arguments == ("images",) else {exit_code})
+    assert answer.stdout == ""
+    assert not runs.exists() or not list(runs.iterdir())
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_broken_task_file_gets_one_line_and_its_own_traceback_whole(
+    relight: Ask, runs: Path, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(BROKEN[name])
+    answer = relight("run", f"{file}:Spiral")
+    assert answer.exit_code == 1
+    assert name in answer.error
+    if name == "raises.py":
+        assert "Traceback (most recent call last)" in answer.stdout
+        assert "in helper" in answer.stdout
+        assert "KeyError" in answer.error
+    assert not runs.exists()
+
+
+def test_a_training_script_is_refused_with_what_works_instead(relight: Ask, runs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("class Mine:\n    pass\n")
+    answer = relight("run", str(script), "--", "--lr", "3")
+    assert answer.exit_code == 2
+    assert "cannot launch" in answer.error
+    assert f"{script}:CLASS" in answer.error
+    assert not runs.exists()
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_line(relight: Ask, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer: Answer = relight("run", "digits", "--detach", "--runs", str(tmp_path / "file" / "runs"))
+    assert answer.exit_code == 1
+    assert "--runs" in answer.error
+
+
+def test_a_branch_with_a_wrong_key_is_refused_before_anything_is_made(
+    relight: Ask, runs: Path, make_run: RunMaker
+) -> None:
+    layout = make_run()
+    answer = relight("branch", layout.run_id, "--from", "best", "--set", "lrr=1")
+    assert answer.exit_code == 2
+    assert "'lr'" in answer.error
+    answer = relight("branch", layout.run_id, "--from", "11")
+    assert answer.exit_code == 2
+    assert "10, 20" in answer.error
+    assert [path.name for path in runs.iterdir()] == [layout.run_id]
