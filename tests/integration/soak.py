@@ -1,0 +1,319 @@
+"""Kills trainings at random moments, again and again, and proves that nothing is ever lost, doubled or different.
+
+    python tests/integration/soak.py --kills 25                    each of the victims, and a table of figures
+    python tests/integration/soak.py --kills 5 --victims writer --seed 3
+
+`make soak` runs the first; the tests in `test_soak.py` run a few kills of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relight.checkpoints.store import CheckpointStore
+from relight.metrics.series import read_series
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import RunLayout
+from relight.runs.lock import is_locked
+from relight.runs.process_identity import is_alive
+from relight.runs.record_file import read_record, read_record_if_there
+from relight.runs.records import AttemptProcesses, AttemptStart, ProcessIdentity
+from relight.runs.status import RunStatus
+from relight.runs.summary import RunSummary, summarize_run
+from relight.supervision.launch import launch_run, resume_run
+from relight.tasks.reference import resolve_task, validate_config
+
+TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"
+CONFIG = {
+    "epochs": 20,
+    "batch_size": 8,
+    "threads": 1,
+    "checkpoint_every_s": 0.3,
+    "samples": 320,
+    "nap_s": 0.006,
+    "device": "cpu",
+}
+VICTIMS = ("trainer", "supervisor", "both", "group", "writer")
+STATUS_WITHIN_S = 2.0
+PATIENCE_S = 120.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Figures:
+    """What one victim's kills gave. Times in seconds."""
+
+    victim: str
+    kills: int = 0
+    runs: int = 0
+    status_s: list[float] = field(default_factory=list)
+    exit_record_s: list[float] = field(default_factory=list)
+    resume_s: list[float] = field(default_factory=list)
+    lost_steps: list[int] = field(default_factory=list)
+
+    def row(self) -> str:
+        """One line of the table."""
+        return (
+            f"{self.victim:<11}{self.kills:>6}{self.runs:>6}  "
+            f"{_spread(self.status_s):>16}{_spread(self.exit_record_s):>16}{_spread(self.resume_s):>16}"
+            f"{max(self.lost_steps, default=0):>12}"
+        )
+
+
+HEADER = (
+    f"{'victim':<11}{'kills':>6}{'runs':>6}  {'right status s':>16}{'exit record s':>16}{'resume s':>16}"
+    f"{'steps lost':>12}\n{'':<25}{'median / max':>16}{'median / max':>16}{'median / max':>16}{'max':>12}"
+)
+
+
+class Reference:
+    """The uninterrupted run: its digest and its curves, which every killed run must reach to the last bit."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        layout = launch(folder, config, name="uninterrupted")
+        wait_for(lambda: not summarize_run(layout).status.is_live, why="the uninterrupted run to end")
+        summary = summarize_run(layout)
+        assert summary.status is RunStatus.FINISHED, (summary.reason, summary.traceback)
+        self.steps = summary.step
+        self.digest = digest(layout)
+        self.loss = read_series(layout.metrics, "train/loss")
+        self.accuracy = read_series(layout.metrics, "validation/accuracy")
+        self.best = summary.best
+
+    def compare(self, layout: RunLayout) -> None:
+        """Assert that the run ended in the same state over the same curves, and shows no step twice."""
+        assert digest(layout) == self.digest, f"{layout.folder}: the final state differs"
+        for name, expected in (("train/loss", self.loss), ("validation/accuracy", self.accuracy)):
+            series = read_series(layout.metrics, name)
+            assert np.array_equal(series.steps, expected.steps), f"{layout.folder}: {name} has other steps"
+            assert np.array_equal(series.values, expected.values), f"{layout.folder}: {name} has other values"
+        assert len(self.loss.steps) == self.steps == len(set(self.loss.steps.tolist()))
+        assert summarize_run(layout).best == self.best
+
+
+def launch(folder: Path, config: dict[str, Any], *, name: str) -> RunLayout:
+    """Start a run of the tiny task."""
+    prepared = validate_config(resolve_task(TASK), config)
+    return launch_run(
+        folder,
+        task=prepared.reference,
+        config=prepared.config,
+        best_metric=prepared.best_metric,
+        higher_is_better=prepared.higher_is_better,
+        name=name,
+    ).layout
+
+
+def soak(
+    folder: Path, reference: Reference, config: dict[str, Any], *, victim: str, kills: int, seed: int, say: Say
+) -> Figures:
+    """Kill `victim` `kills` times at random moments of one run after the other, resume each time, compare each end."""
+    chance = random.Random(f"{victim} {seed}")
+    figures = Figures(victim)
+    layout: RunLayout | None = None
+    while figures.kills < kills:
+        if layout is None:
+            layout = launch(folder, config, name=f"{victim} {figures.runs + 1}")
+            figures.runs += 1
+        if _live_and_kill(layout, victim, chance, figures):
+            figures.kills += 1
+            now = summarize_run(layout)
+            say(f"{victim}: {figures.kills} of {kills}, attempt {now.attempt}, step {now.step}, {now.status}")
+        summary = summarize_run(layout)
+        if summary.status is RunStatus.FINISHED:
+            reference.compare(layout)
+            layout = None
+        elif not summary.status.is_live:
+            _resume(layout, figures)
+    if layout is not None:
+        final = layout
+        wait_for(lambda: not summarize_run(final).status.is_live, why="the last run to end")
+        assert summarize_run(final).status is RunStatus.FINISHED, summarize_run(final).reason
+        reference.compare(final)
+    return figures
+
+
+def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figures: Figures) -> bool:
+    """Let the attempt live for a random while, kill, and check what is shown. False when the run ended before that."""
+    number = layout.latest_attempt()
+    processes = wait_for(lambda: _processes(layout, number), why="processes on record")
+    # A third of the kills strike while it starts, the others while it trains.
+    if chance.random() < 0.67:
+        wait_for(lambda: summarize_run(layout).phase == "training" or not _alive(processes), why="training")
+    until = time.monotonic() + chance.uniform(0.0, 1.5)
+    while time.monotonic() < until and _alive(processes):
+        time.sleep(0.005)
+    before = summarize_run(layout)
+    if not _alive(processes) or not before.status.is_live:
+        wait_for(lambda: not summarize_run(layout).status.is_live, why="the run to end")
+        return False
+    killed_at = time.monotonic()
+    if not _kill(layout, victim, processes, before):
+        return False
+    if victim == "writer":
+        figures.status_s.append(_watch_writer_come_back(layout, before, killed_at))
+        return True
+    expected = RunStatus.CRASHED if victim in ("trainer", "group") else RunStatus.INTERRUPTED
+    report: RunSummary | None = None
+    while report is None or report.status not in (expected, RunStatus.FINISHED):
+        report = summarize_run(layout)
+        waited_s = time.monotonic() - killed_at
+        assert waited_s < STATUS_WITHIN_S, (
+            f"{report.status} ({report.reason}) {waited_s:.2f} s after {victim} was killed"
+        )
+        time.sleep(0.005)
+    figures.status_s.append(time.monotonic() - killed_at)
+    if report.status is RunStatus.FINISHED:
+        return True
+    if expected is RunStatus.CRASHED:
+        wait_for(layout.attempt(number).exit.exists, timeout_s=STATUS_WITHIN_S, why="the exit record")
+        figures.exit_record_s.append(time.monotonic() - killed_at)
+        report = summarize_run(layout)
+        assert "SIGKILL" in report.reason, report.reason
+    # What was durable when it was killed is durable for good.
+    assert (report.durable_step or 0) >= (before.durable_step or 0)
+    return True
+
+
+def _kill(layout: RunLayout, victim: str, processes: AttemptProcesses, before: RunSummary) -> bool:
+    assert processes.trainer is not None
+    targets = {
+        "trainer": [processes.trainer.pid],
+        "supervisor": [processes.supervisor.pid],
+        "both": [processes.supervisor.pid, processes.trainer.pid],
+        "group": [-processes.trainer.pid],
+        "writer": [before.pids.writer],
+    }[victim]
+    if None in targets:
+        return False
+    try:
+        for target in targets:
+            assert target is not None
+            os.kill(target, signal.SIGKILL) if target > 0 else os.killpg(-target, signal.SIGKILL)
+    except ProcessLookupError:  # it ended by itself this instant
+        return False
+    return True
+
+
+def _watch_writer_come_back(layout: RunLayout, before: RunSummary, killed_at: float) -> float:
+    """A training must go on without its writer, and have another one soon. Seconds until it had, or had ended."""
+    number = layout.latest_attempt()
+
+    def back() -> bool:
+        now = summarize_run(layout)
+        assert now.status in (RunStatus.RUNNING, RunStatus.FINISHED), (now.status, now.reason)
+        return now.status is RunStatus.FINISHED or now.pids.writer not in (None, before.pids.writer)
+
+    wait_for(back, timeout_s=30.0, why="another writer")
+    assert layout.latest_attempt() == number
+    return time.monotonic() - killed_at
+
+
+def _resume(layout: RunLayout, figures: Figures) -> None:
+    before = summarize_run(layout)
+    number = layout.latest_attempt()
+    begun = time.monotonic()
+    launched = resume_run(layout)
+    figures.resume_s.append(time.monotonic() - begun)
+    assert launched.attempt == number + 1
+    assert launched.created
+    assert not launched.notes, launched.notes
+    start = read_record(layout.attempt(launched.attempt).start, AttemptStart)
+    assert start.from_step >= (before.durable_step or 0), (start, before)
+    figures.lost_steps.append(max(0, before.step - start.from_step))
+
+
+def _processes(layout: RunLayout, number: int) -> AttemptProcesses | None:
+    """Both on record; or as far as it came, when the attempt is over already."""
+    found = read_record_if_there(layout.attempt(number).processes, AttemptProcesses)
+    return found if found is not None and found.trainer is not None else None
+
+
+def _alive(processes: AttemptProcesses) -> bool:
+    return is_alive(processes.supervisor) and is_alive(processes.trainer)
+
+
+def digest(layout: RunLayout) -> str:
+    """The state digest of the run's last checkpoint."""
+    store = CheckpointStore(layout.checkpoints)
+    return store.digest(store.find("latest"))
+
+
+def wait_for(what: Callable[[], Any], *, timeout_s: float = PATIENCE_S, why: str) -> Any:
+    """The first answer that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := what()):
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {why}"
+        time.sleep(0.01)
+    return answer
+
+
+def end_everything(folder: Path) -> None:
+    """Kill whatever of the folder's runs still lives."""
+    for layout in list_layouts(folder) if folder.exists() else []:
+        for number in layout.list_attempts():
+            attempt = layout.attempt(number)
+            identities: list[ProcessIdentity | None] = []
+            with contextlib.suppress(Exception):
+                processes = read_record(attempt.processes, AttemptProcesses)
+                identities += [processes.supervisor, processes.trainer]
+            with contextlib.suppress(Exception):
+                identities.append(read_record(attempt.writer, ProcessIdentity))
+            for identity in identities:
+                if identity is not None and is_alive(identity):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(os.getpgid(identity.pid), signal.SIGKILL)
+        deadline = time.monotonic() + 10.0
+        while is_locked(layout) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} / {max(values):.3f}" if values else "-"
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25, help="kills of each victim")
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="relight-soak-"))
+    begun = time.monotonic()
+    try:
+        reference = Reference(folder, CONFIG)
+        print(f"Uninterrupted: {reference.steps} steps, digest {reference.digest}. Runs are in {folder}.", flush=True)
+        rows = []
+        for victim in given.victims:
+            figures = soak(folder, reference, CONFIG, victim=victim, kills=given.kills, seed=given.seed, say=_report)
+            rows.append(figures.row())
+            print("\r\033[K" + rows[-1], flush=True)
+    finally:
+        end_everything(folder)
+    print(f"\n{HEADER}\n" + "\n".join(rows))
+    print(f"Every status right within {STATUS_WITHIN_S:.0f} s, every resume worked, every final digest is the same.")
+    print(f"{time.monotonic() - begun:.0f} s in all.")
+
+
+def _report(line: str) -> None:
+    print(f"\r\033[K{line}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
