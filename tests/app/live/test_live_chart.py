@@ -17,7 +17,7 @@ from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 
 from tests.app.served_dashboard import ServedDashboard
-from tests.app.server.metric_runs import log_rows, make_run
+from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
 
@@ -39,7 +39,7 @@ _WATCH_STEPS = f"""() => {{
 class Feed:
     """Logs steps of a run on a thread of its own, as a trainer would."""
 
-    def __init__(self, layout: RunLayout, *, first: int, interval_s: float = 0.1) -> None:
+    def __init__(self, layout: RunLayout, *, first: int, interval_s: float = 0.137) -> None:
         self.logged: dict[int, float] = {}
         self._layout = layout
         self._step = first
@@ -66,19 +66,25 @@ class Feed:
 
 def _made(folder: Path, rows: int = 100) -> RunLayout:
     layout = make_run(folder)
+    begin_attempt(layout, 1, time_s=time.time())
     log_rows(layout, [(step, {"loss": 3 / step}) for step in range(1, rows + 1)])
     log_rows(layout, [(step, {"loss": 4 / step}) for step in range(10, rows + 1, 10)], stream="validation")
     log_rows(layout, [(step, {"cpu_percent": 50.0 + step}) for step in range(40)], stream="system")
     return layout
 
 
+def _uid(text: str) -> str:
+    """The end of a trace's id, in which Plotly takes no other characters."""
+    return text.replace("/", "_47").replace(" ", "_32").replace("cpu_percent", "cpu_95percent")
+
+
 def _data(page: Page, trace: str = "", selector: str = PLOT) -> list[tuple[float, float | None]]:
-    """The points of the trace whose id ends so, as drawn."""
+    """The points of a curve, as drawn; `trace` is the end of its id: "train/loss line", "train/loss line-ghosts"."""
     script = """([selector, name]) => {
       const trace = document.querySelector(selector)._fullData.find((one) => one.uid.endsWith(name))
       return trace ? Array.from(trace.x, (x, i) => [x, Number.isFinite(trace.y[i]) ? trace.y[i] : null]) : []
     }"""
-    return [(x, y) for x, y in page.evaluate(script, [selector, trace])]
+    return [(x, y) for x, y in page.evaluate(script, [selector, _uid(trace)])]
 
 
 def _last_step(page: Page) -> int:
@@ -180,3 +186,179 @@ def test_no_request_leaves_the_machine(
     elsewhere = [url for url in asked if urlsplit(url.removeprefix("blob:")).hostname not in {"127.0.0.1", None}]
     assert elsewhere == []
     assert not [url for url in asked if urlsplit(url).scheme not in {"http", "ws", "blob", "data"}]
+
+
+def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: Any, dashboard: ServedDashboard) -> None:
+    layout = _made(runs)
+    context = browser.new_context(viewport={"width": 1280, "height": 1100})
+    page = context.new_page()
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/api/stream" in request.url else None)
+    page.goto(f"{dashboard.link}&run={layout.run_id}")
+    for chart in ("loss", "cpu"):
+        page.wait_for_selector(f".st-key-{chart} .relight-chart[data-connection='open'][data-points]", timeout=60_000)
+    page.wait_for_selector(".relight-values[data-connection='open']")
+    page.get_by_role("button", name="Rerun").click()
+    expect(page.get_by_text("reruns: 2")).to_be_visible()
+    context.close()
+    assert 1 <= len(streams) <= 2, streams  # two when the charts came a moment after the values
+    assert "train" in streams[-1] and "validation" in streams[-1] and "system" in streams[-1]
+
+
+def test_the_charts_go_on_exactly_after_the_server_was_killed(
+    tmp_path: Path, open_page: OpenPage, problems: list[str]
+) -> None:
+    layout = _made(tmp_path)
+    script = Path(__file__).with_name("page.py")
+    with ServedDashboard(tmp_path, script=script) as first:
+        page = open_page(layout.run_id, served=first)
+        with Feed(layout, first=101, interval_s=0.03) as feed:
+            _wait_for_step(page, 120)
+            first.kill()
+            page.wait_for_selector(f"{LOSS}[data-connection='lost']")
+            with ServedDashboard(tmp_path, script=script, port=first.port):
+                page.wait_for_selector(f"{LOSS}[data-connection='open']", timeout=60_000)
+                _wait_for_step(page, max(feed.logged))
+                page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullData.length > 0")
+                drawn = _data(page, "train/loss line")
+    steps = [x for x, _ in drawn]
+    assert steps == list(range(1, len(steps) + 1)), "no step is missing, none is there twice"
+    assert not [
+        said for said in problems if "ERR_" not in said and "WebSocket" not in said and "Failed to fetch" not in said
+    ]
+
+
+def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_looked_at(runs: Path, open_page: OpenPage) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id)
+    page.wait_for_selector(f"{LOSS}[data-connection='open']")
+    hide = """(hidden) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
+      document.dispatchEvent(new Event('visibilitychange'))
+    }"""
+    page.evaluate("() => { window.rows = 0; window.Reader = window.EventSource }")
+    page.evaluate(hide, True)
+    with Feed(layout, first=101, interval_s=0.01) as feed:
+        deadline = time.monotonic() + 10
+        while len(feed.logged) < 60 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert _last_step(page) == 100, "nothing is drawn while nobody looks"
+        page.evaluate(hide, False)
+        _wait_for_step(page, 160)
+    _wait_for_step(page, max(feed.logged))
+    steps = [x for x, _ in _data(page, "train/loss line")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_what_is_trained_again_becomes_a_ghost_while_one_looks(runs: Path, open_page: OpenPage) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id)
+    assert _data(page, "train/loss line-ghosts") == []
+    log_rows(layout, [(step, {"loss": 7.0}) for step in range(60, 81)], attempt=2)
+    page.wait_for_function(
+        f"""() => document.querySelector('{PLOT}')._fullData.find((one) => one.uid.endsWith('train_47loss_32line-ghosts'))
+            .x.length >= 21"""
+    )
+    main = _data(page, "train/loss line")
+    assert [x for x, _ in main] == list(range(1, 101)), "each step once"
+    assert [y for x, y in main if 60 <= x <= 80] == [7.0] * 21
+    ghost = {x: y for x, y in _data(page, "train/loss line-ghosts") if y is not None}
+    assert ghost == {step: 3 / step for step in range(60, 81)}
+
+
+def test_a_value_that_is_no_number_is_a_gap(runs: Path, open_page: OpenPage) -> None:
+    layout = make_run(runs)
+    log_rows(layout, [(step, {"loss": math.nan if step == 5 else 1.0}) for step in range(1, 11)])
+    page = open_page(layout.run_id)
+    log_rows(layout, [(11, {"loss": math.inf}), (12, {"loss": 2.0})], attempt=2)
+    _wait_for_step(page, 12)
+    assert [x for x, y in _data(page, "train/loss line") if y is None] == [5, 11]
+
+
+def test_a_zoomed_range_is_read_again_in_full(runs: Path, open_page: OpenPage) -> None:
+    layout = make_run(runs)
+    log_rows(layout, [(step, {"loss": math.sin(step / 900) + (step % 7) / 50}) for step in range(1, 60_001)])
+    page = open_page(layout.run_id)
+    whole = _data(page, "train/loss line")
+    assert 1000 < len(whole) < 2000
+    _zoom(page, 0.50, 0.52)
+    page.wait_for_function(
+        f"""() => {{
+          const plot = document.querySelector('{PLOT}')
+          const [low, high] = plot._fullLayout.xaxis.range
+          const x = plot._fullData.find((one) => one.uid.endsWith('train_47loss_32line')).x
+          const inside = Array.from(x).filter((one) => one >= low && one <= high)
+          return high - low < 2000 && inside.length >= Math.floor(high - low) - 1
+        }}"""
+    )
+    low, high = _axis(page)
+    fine = [(x, y) for x, y in _data(page, "train/loss line") if low <= x <= high]
+    assert [x for x, _ in fine] == list(range(int(fine[0][0]), int(fine[-1][0]) + 1)), "every step of the range"
+    page.locator(f"{PLOT} .nsewdrag").first.dblclick()
+    page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.xaxis.range[1] > 50000")
+
+
+def test_the_time_of_day_is_that_of_the_person(runs: Path, open_page: OpenPage) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id)
+    points = _data(page, "system/cpu_percent line", ".st-key-cpu .relight-chart-plot")
+    assert len(points) == 40, "every row counts, whatever its step"
+    # 1 000 s after 1970 began, in a zone that was 3 1/2 h behind.
+    assert points[0][0] == (1_000 - 3.5 * 3600) * 1000 or abs(points[0][0] / 1000 - 1_000) == 3.5 * 3600
+
+
+def test_a_change_of_theme_recolours_the_chart_in_place(runs: Path, open_page: OpenPage) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id, color_scheme="dark")
+    look = f"""() => {{
+      const plot = document.querySelector('{PLOT}')
+      const line = plot._fullData.find((one) => one.uid.endsWith('train_47loss_32line'))
+      return [line.line.color, plot._fullLayout.font.color, plot._fullLayout.hoverlabel.bgcolor]
+    }}"""
+    dark = page.evaluate(look)
+    page.evaluate(f"() => {{ window.node = document.querySelector('{PLOT} .main-svg') }}")
+    _zoom(page)
+    page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.xaxis.autorange === false")
+    zoomed = _axis(page)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"(dark) => ({look})().every((color, i) => color !== dark[i])", arg=dark)
+    assert _axis(page) == zoomed
+    assert page.evaluate(f"() => window.node === document.querySelector('{PLOT} .main-svg')")
+
+
+def test_changing_what_a_chart_shows_changes_it_in_place(runs: Path, open_page: OpenPage, problems: list[str]) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id)
+    page.evaluate(f"() => {{ window.node = document.querySelector('{PLOT} .main-svg') }}")
+    page.get_by_text("Log scale").click()
+    page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.yaxis.type === 'log'")
+    page.get_by_text("Smooth").click()
+    page.wait_for_function(
+        f"() => document.querySelector('{PLOT}')._fullData.some((one) => one.uid.endsWith('smoothed') && one.x.length > 50)"
+    )
+    assert page.evaluate(f"() => window.node === document.querySelector('{PLOT} .main-svg')")
+    assert problems == []
+
+
+def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(runs: Path, open_page: OpenPage) -> None:
+    layout = _made(runs)
+    page = open_page(layout.run_id)
+    expect(page.get_by_role("img", name="Loss: train 0.03000, validation 0.04000")).to_be_visible()
+    button = page.locator(LOSS).get_by_role("button", name="validation")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.wait_for_function(
+        f"""() => document.querySelector('{PLOT}')._fullData.find((one) => one.uid.endsWith('validation_47loss_32line'))
+            .visible === false"""
+    )
+
+
+def test_a_chart_without_values_says_so(runs: Path, open_page: OpenPage) -> None:
+    layout = make_run(runs)
+    page = open_page(layout.run_id)
+    expect(page.locator(LOSS)).to_contain_text("Nothing has been logged yet.")
+    log_rows(layout, [(1, {"loss": 1.0})])
+    _wait_for_step(page, 1)
+    expect(page.locator(LOSS)).not_to_contain_text("Nothing has been logged yet.")

@@ -281,7 +281,7 @@ class Chart {
     if (!this.Plotly || this.removed || !this.data) return
     this.dirty = false
     const began = performance.now()
-    const traces = this.curves.flatMap((curve, index) => this.traces(curve, index))
+    const traces = this.curves.flatMap((curve) => this.traces(curve))
     this.Plotly.react(this.plot, traces, this.layout(), CONFIG)
     if (!this.plotted) {
       this.plotted = true
@@ -295,8 +295,9 @@ class Chart {
     this.element.dataset.last = this.curves.map((curve) => curve.main.x[curve.main.x.length - 1] ?? '').join(' ')
   }
 
-  traces(curve, index) {
+  traces(curve) {
     const { spec } = curve
+    const uid = toPlainId(spec.id)
     const color = pickColor(this.theme, spec.color)
     const visible = !this.hidden.has(spec.id)
     const faint = spec.kind === 'ghost'
@@ -309,7 +310,7 @@ class Chart {
       {
         ...base,
         ...curve.ghosts,
-        uid: `${spec.id} ghosts`,
+        uid: `${uid}-ghosts`,
         mode: 'lines',
         line: line(1.25, 0.3),
         hoverinfo: 'skip',
@@ -317,7 +318,7 @@ class Chart {
       {
         ...base,
         ...curve.main,
-        uid: spec.id,
+        uid,
         mode: few ? 'lines+markers' : 'lines',
         line: line(smoothed ? 1 : 1.75, faint ? 0.45 : smoothed ? 0.35 : 1),
         marker: { size: 5, color: faint ? withOpacity(color, 0.45) : color },
@@ -328,7 +329,7 @@ class Chart {
       traces.push({
         ...base,
         ...curve.smoothed,
-        uid: `${spec.id} smoothed`,
+        uid: `${uid}-smoothed`,
         name: `${spec.label}, smoothed`,
         mode: 'lines',
         line: line(2, 1),
@@ -449,12 +450,18 @@ const CONFIG = {
   responsive: false, // the ResizeObserver does it, for a folding sidebar too
   scrollZoom: false,
   doubleClick: 'reset+autosize',
-  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
+  // Named one by one: Plotly's own set has a button that sends the chart to its makers.
+  modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']],
   toImageButtonOptions: { scale: 2 },
 }
 const TICK_FORMATS = { ratio: '.0~%', B: '.3~s', '%': '.3~g' }
 const HOVER_FORMATS = { ratio: '.2%', B: '.4~s', '%': '.1f' }
 const SUFFIXES = { ratio: '', B: 'B', '%': ' %' }
+
+/** Plotly puts a trace's uid into a selector: letters, digits and their codes, nothing else. */
+function toPlainId(id) {
+  return `c${[...id].map((character) => (/[A-Za-z0-9]/.test(character) ? character : `_${character.codePointAt(0)}`)).join('')}`
+}
 
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
