@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
-import socket
 import sys
 from typing import Annotated
 
@@ -14,7 +12,7 @@ import typer
 from relight.cli.options import MORE, RunsOption, examples
 from relight.errors import RelightError
 
-_NEEDED = ("relight_app", "streamlit", "plotly", "starlette", "uvicorn", "tsdownsample")
+_NEEDED = ("relight_app", "plotly", "starlette", "streamlit", "tsdownsample", "uvicorn")
 
 
 def register(app: typer.Typer) -> None:
@@ -23,16 +21,34 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port to serve on.")] = 8501,
+    *,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to serve on; 0 takes a free one.")
+    ] = 8501,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to serve on; by default this machine alone.")
     ] = "127.0.0.1",
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Another name by which browsers may call this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", help="What opens the dashboard; else RELIGHT_TOKEN, else the last one.", show_default=False
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     runs: RunsOption = None,
 ) -> None:
     """Serve the dashboard.
 
-    Until Ctrl-C; runs that it launched go on without it.
+    Until Ctrl-C; the runs that were launched in it go on.
     """
     from relight.runs.catalog import runs_folder
 
@@ -40,36 +56,15 @@ def up(
     if missing:
         raise RelightError(
             f"The dashboard is not installed ({', '.join(missing)} missing): pip install 'relight[dashboard]'. "
-            "Everything also works from the command line, see `relight --help`."
+            "Everything also works from the command line: relight --help."
         )
-    _check_port(host, port)
-    command = [sys.executable, "-m", "relight_app", "--port", str(port), "--host", host]
+    # -P: what lies in the current folder must not stand in for the packages that the dashboard needs.
+    command = [sys.executable, "-P", "-m", "relight_app", "--port", str(port), "--host", host]
     command += ["--runs", str(runs_folder(runs))]
+    for name in allowed_hosts or ():
+        command += ["--allow-host", name]
+    if token is not None:
+        command += ["--token", token]
     if no_browser:
         command.append("--no-browser")
-    sys.stdout.flush()
     os.execv(command[0], command)
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise one sentence when the server could not listen there."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except socket.gaierror as error:
-        raise RelightError(
-            f"'{host}' is no address of this machine: {error.strerror}. Leave --host out, or use 0.0.0.0."
-        ) from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            other = port + 1 if port < 65535 else 8600
-            raise RelightError(
-                f"Port {port} is taken by another server. Choose another: relight up --port {other}"
-            ) from None
-        if error.errno == errno.EACCES:
-            raise RelightError(
-                f"Port {port} may not be used by you: take one above 1023, such as --port 8501."
-            ) from None
-        raise RelightError(f"The dashboard cannot listen on {host}, port {port}: {error.strerror}.") from None

@@ -29,6 +29,9 @@ from relight.supervision.stop import stop_run
 _SAVE_EVERY_STEPS = 11
 """A prime, so that it is rarely a whole number of epochs: the kill should come in the middle of one."""
 _POLL_S = 0.002
+"""While the trainer is watched for the moment to kill it."""
+_LEISURE_S = 0.02
+"""While there is nothing to hurry for."""
 _NUDGE_S = 0.01
 _CLOSING_S = 60.0
 
@@ -212,7 +215,7 @@ def _wait(
                 f"{task.reference.name} did not get on within {task.timeout_s:.0f} s: take fewer steps with --steps, "
                 "or more time with --timeout."
             )
-        time.sleep(_POLL_S)
+        time.sleep(_LEISURE_S if until_end else _POLL_S)
 
 
 def _end(layout: RunLayout) -> None:
@@ -228,7 +231,7 @@ def _end(layout: RunLayout) -> None:
     deadline = time.monotonic() + _CLOSING_S
     while is_locked(layout) and time.monotonic() < deadline:
         leftovers.end_orphans()
-        time.sleep(_POLL_S)
+        time.sleep(_LEISURE_S)
 
 
 def _send(trainer: ProcessIdentity, number: signal.Signals) -> None:

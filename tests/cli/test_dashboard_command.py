@@ -1,0 +1,94 @@
+"""`up` becomes the dashboard's process, or says in one line why it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Ask
+
+RELIGHT = str(Path(sys.executable).parent / "relight")
+
+
+def test_up_replaces_itself_by_the_server_with_everything_it_was_told(
+    ask: Ask, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: seen.append((path, arguments)))
+    ask(
+        "up",
+        "--port",
+        "8600",
+        "--host",
+        "::1",
+        "--no-browser",
+        "--token",
+        "a b",
+        "--allow-host",
+        "x",
+        "--allow-host",
+        "y",
+    )
+    ((path, arguments),) = seen
+    assert path == sys.executable
+    assert arguments == [
+        sys.executable, "-P", "-m", "relight_app", "--port", "8600", "--host", "::1", "--runs", str(runs),
+        *names, "--token", "a b", "--no-browser",
+    ]  # fmt: skip
+
+
+def test_a_missing_dashboard_is_one_line_with_the_way_to_get_it(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if name == "streamlit" else found(name, package)
+    )
+    answer = ask("up")
+    assert answer.exit_code == 1
+    assert "streamlit missing" in answer.error
+    assert "pip install 'relight[dashboard]'" in answer.error
+
+
+def test_a_taken_port_is_one_line_with_another(relight: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = relight("up", "--port", str(port), "--no-browser")
+    assert answer.exit_code == 1
+    assert f"Port {port}" in answer.error
+    assert "taken" in answer.error
+
+
+@pytest.mark.parametrize("port", ["66000", "-1", "http"])
+def test_a_port_that_is_none_is_usage(ask: Ask, port: str) -> None:
+    answer = ask("up", "--port", port)
+    assert answer.exit_code == 2
+    assert "--port" in answer.error
+
+
+@pytest.mark.processes
+def test_the_server_is_the_very_process_that_was_started(runs: Path) -> None:
+    process = subprocess.Popen(
+        [RELIGHT, "up", "--port", "0", "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert "http://127.0.0.1:" in process.stdout.readline()
+        command = Path(f"/proc/{process.pid}/cmdline")
+        if command.exists():
+            assert b"relight_app" in command.read_bytes()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
