@@ -11,6 +11,11 @@ from playwright.sync_api import Page
 WIDTH, PHONE_WIDTH, HEIGHT = 1440, 390, 900
 
 
+def takes_screenshots() -> bool:
+    """Whether pictures are wanted; a run then has to last until they are taken."""
+    return bool(os.environ.get("RELIGHT_SCREENSHOTS"))
+
+
 def take_screenshots(page: Page, name: str) -> None:
     """Write NAME-light.png and NAME-dark.png, and NAME-phone.png at 390 px; the page is left as it was."""
     folder = os.environ.get("RELIGHT_SCREENSHOTS")

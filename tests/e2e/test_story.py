@@ -1,4 +1,4 @@
-"""The main job, clicked in a real browser: launch, watch, kill, see it dead, resume, finish, take the best weights home."""
+"""The main job, clicked in a real browser: launch, watch, kill, see it dead, resume, finish, download the weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 from safetensors.torch import load_file
+
 from tests.e2e.conftest import Dashboard, wait_until
-from tests.e2e.screenshots import take_screenshots
+from tests.e2e.screenshots import take_screenshots, takes_screenshots
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -26,7 +27,7 @@ def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard:
     expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
     take_screenshots(page, "runs-empty")
 
-    launch_digits(page, epochs=12)
+    launch_digits(page, epochs=100 if takes_screenshots() else 30)
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()
     run = dashboard.only_run()
     wait_until(lambda: (dashboard.show(run)["durable_step"] or 0) > 0, timeout_s=120, what="a first checkpoint")
