@@ -56,7 +56,7 @@ def _check_cuda(device: torch.device) -> torch.device:
     if not torch.cuda.is_available():
         reason = (
             "this PyTorch was built without CUDA"
-            if not torch.backends.cuda.is_built()
+            if not torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
             else "PyTorch finds no CUDA GPU on this machine"
         )
         raise DeviceError(f"device={device} was asked for, but {reason}: use device=auto or device=cpu.")

@@ -31,7 +31,7 @@ def prepare_determinism(device: torch.device) -> None:
     elif device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory with NaN finds bugs; it changes no result and costs time.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def describe_environment(device: torch.device, *, code_folder: Path | None) -> dict[str, Any]:
@@ -48,11 +48,12 @@ def describe_environment(device: torch.device, *, code_folder: Path | None) -> d
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cudnn": _version_of_cudnn(),
         "cpu": _name_cpu(),
         "cpu_count": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "openmp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "interop_threads": torch.get_num_interop_threads(),
         "world_size": 1,
         "tf32": {
@@ -104,6 +105,11 @@ def _run_git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _version_of_cudnn() -> int | None:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.version() if cudnn.is_available() else None
 
 
 def _name_cpu() -> str:

@@ -101,8 +101,8 @@ class Loader:
         """Go to a saved position. Raises `TaskError` when the data has another length: the order would be another."""
         if state["length"] != self.sampler.length:
             raise TaskError(
-                f"The training data has {self.sampler.length:,} samples now and had {state['length']:,} when the checkpoint "
-                "was saved: put the data back as it was, or start a new run."
+                f"The training data has {self.sampler.length:,} samples now and had {state['length']:,} when "
+                "the checkpoint was saved: put the data back as it was, or start a new run."
             )
         self.close()
         self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])

@@ -45,7 +45,7 @@ class ModulePart:
         return names
 
     def record_edge(self) -> None:
-        """Copy what the next forward pass may change. Called at every step edge: one fused copy for all small buffers."""
+        """Copy what the next forward pass may change: one fused copy for all small buffers."""
         record = self._record
         if record is None:
             record = self._record = self._start_record()

@@ -52,15 +52,16 @@ class NumpyGenerator:
 
     def __init__(self) -> None:
         self._raw: bytes | None = None
-        self._last: dict[str, Any] = {}
+        self._last: Any = {}
 
     def state(self) -> dict[str, Any]:
         """Return NumPy's own state dictionary; callers must not change it."""
         raw = _read_numpy_words()
         if raw is None or raw != self._raw or self._last["has_gauss"]:
-            self._last = np.random.get_state(legacy=False)  # type: ignore[assignment]
+            self._last = np.random.get_state(legacy=False)
             self._raw = raw
-        return self._last
+        state: dict[str, Any] = self._last
+        return state
 
 
 def restore_rng(state: RngState) -> None:
@@ -117,14 +118,14 @@ def decode_rng(tree: dict[str, Any], tensors: dict[str, Tensor]) -> RngState:
 
 def _read_numpy_words() -> bytes | None:
     """Return the raw words of NumPy's global MT19937; None when the global generator is of another kind."""
-    generator = np.random.mtrand._rand._bit_generator  # type: ignore[attr-defined]  # np.random.set_bit_generator may swap it
+    generator = np.random.mtrand._rand._bit_generator  # looked up each time: np.random.set_bit_generator swaps it
     if type(generator) is not np.random.MT19937:
         return None
     return ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
 
 
 def _capture_cuda() -> tuple[Tensor, ...]:
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return ()
     return tuple(generator.get_state() for generator in torch.cuda.default_generators)
 

@@ -22,7 +22,7 @@ _POSITIVE = np.uint64(2**63 - 1)
 
 
 def sample_seeds(indices: npt.NDArray[Any], *, seed: int, epoch: int) -> Seeds:
-    """Return one seed below 2**63 for each sample of `indices`: SplitMix64 (Steele et al., 2014) chained over the three."""
+    """Return one seed below 2**63 for each sample: SplitMix64 (Steele et al., 2014) chained over the three."""
     state = np.array([seed], dtype=np.uint64)
     state = _mix(state) ^ np.array([epoch], dtype=np.int64).astype(np.uint64)
     seeds: Seeds = _mix(_mix(state) ^ indices.astype(np.uint64)) & _POSITIVE

@@ -51,7 +51,8 @@ class Sampler:
 
     def permutation(self, epoch: int) -> Indices:
         """Return the order of the samples in `epoch`, counted from 0."""
-        order: Indices = np.arange(self.length, dtype=np.int32 if self.length < 2**31 else np.int64)
+        small = self.length < 2**31
+        order: Indices = np.arange(self.length, dtype=np.int32) if small else np.arange(self.length, dtype=np.int64)
         if self.shuffle:
             bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
             np.random.RandomState(bits).shuffle(order)

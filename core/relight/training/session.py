@@ -362,5 +362,5 @@ def _read_tensor(reader: CheckpointReader, name: str) -> Tensor:
     spec = reader.spec(name)
     tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
     if spec.nbytes:
-        reader.read_into(name, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        reader.read_into(name, tensor.reshape(-1).view(torch.uint8).numpy().data)
     return tensor

@@ -77,7 +77,7 @@ class TrainingState:
             )
 
     def record_edge(self, counters: Mapping[str, Any]) -> None:
-        """Keep the small state of this step edge. `counters` are the caller's own numbers, and must not change later."""
+        """Keep the small state of this step edge. `counters` are the caller's own; they must not change later."""
         for part in self._modules.values():
             part.record_edge()
         self._record = _EdgeRecord(

@@ -53,7 +53,8 @@ class StateCollector:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPE_NAMES:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
             raise UnsupportedState(
-                f"The tensor '{name}' is of the kind {kind}, which a checkpoint cannot hold: keep it as an ordinary tensor."
+                f"The tensor '{name}' is of the kind {kind}, which a checkpoint cannot hold: "
+                "keep it as an ordinary tensor."
             )
         if tensor.device.type == "meta":
             raise UnsupportedState(f"The tensor '{name}' has no data (it is on the meta device): give it data first.")

@@ -57,7 +57,7 @@ class StepMetrics:
         free = self._free.setdefault(len(tensors), [])
         host = free.pop() if free else torch.empty(len(tensors), dtype=torch.float64, pin_memory=True)
         host.copy_(stacked, non_blocking=True)
-        event = torch.cuda.Event()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return _Pending(step, dict(values), time_s, host, event)
 

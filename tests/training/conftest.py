@@ -1,0 +1,233 @@
+"""Runs that are trained by real processes, without a supervisor: made, started, killed, resumed and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relight.checkpoints.store import CheckpointStore
+from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock
+from relight.runs.progress import Progress, read_progress
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import AttemptStart, RunRecord, TaskReference, TrainerOutcome
+
+SPIRAL = '''
+import os
+import random
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, TensorDataset
+
+from relight import Data, Task, TaskConfig, option
+
+
+class Jittered(Dataset):
+    """Draws from all three global generators, as people's data sets do."""
+
+    def __init__(self, points, labels):
+        self.points, self.labels = points, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        noise = 0.01 * random.gauss(0, 1) + 0.01 * float(np.random.randn()) + 0.01 * torch.randn(())
+        return self.points[index] + noise, self.labels[index]
+
+
+class Drawn(Jittered):
+    """Draws from the generator of each sample."""
+
+    def sample(self, index, generator):
+        return self.points[index] + 0.01 * torch.randn((), generator=generator), self.labels[index]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(16, 3)
+        self.register_buffer("hidden_count", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.hidden_count += 1
+        noise = 0.001 * random.random() + 0.001 * np.random.rand()
+        return self.last(self.drop(F.relu(self.norm(self.first(x))))) + noise + 1e-6 * self.hidden_count
+
+
+class Spiral(Task):
+    class Config(TaskConfig):
+        epochs: int = option(3, "Passes.", group="Optimisation", ge=1)
+        batch_size: int = option(8, "Batch.", group="Optimisation", ge=1)
+        threads: int = option(1, "Threads.", group="Hardware", ge=0)
+        data: str = option("jittered", "Kind of data set.")
+        samples: int = option(60, "Samples.", ge=1)
+        step_s: float = option(0.0, "Pause in each step.", ge=0)
+        validation_s: float = option(0.0, "Pause in each validation batch.", ge=0)
+        fail_at: int = option(0, "Step in whose middle an exception is raised.", ge=0)
+
+    best_metric = "accuracy"
+
+    def build_model(self):
+        self.count = 0
+        return Net()
+
+    def build_data(self):
+        n = self.config.samples
+        generator = torch.Generator().manual_seed(1)
+        points = torch.randn(n, 2, generator=generator)
+        labels = (points[:, 0] > 0).long() + (points[:, 1] > 0).long()
+        kinds = {"jittered": Jittered, "drawn": Drawn, "tensors": TensorDataset}
+        return Data(train=kinds[self.config.data](points, labels), validation=Jittered(points[:20], labels[:20]))
+
+    def step(self, model, batch):
+        x, y = batch
+        time.sleep(self.config.step_s if model.training else self.config.validation_s)
+        logits = model(x)
+        if model.training:
+            self.count += 1
+            if self.count == self.config.fail_at:
+                raise ValueError("the spiral broke")
+        return {"loss": F.cross_entropy(logits, y), "accuracy": (logits.detach().argmax(1) == y).float().mean()}
+'''
+
+
+class TrainedRun:
+    """One run in a folder of its own."""
+
+    def __init__(self, folder: Path, task: TaskReference, config: dict[str, Any]) -> None:
+        self.layout = RunLayout(folder)
+        self.store = CheckpointStore(self.layout.checkpoints)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        folder.mkdir(parents=True)
+        write_record(
+            self.layout.record,
+            RunRecord(
+                run=folder.name, name=folder.name, created_s=0.0, task=task, config=config,
+                best_metric="validation/accuracy", higher_is_better=True,
+            ),
+        )  # fmt: skip
+
+    @property
+    def attempt(self) -> int:
+        return self.layout.latest_attempt()
+
+    def start(self, *, reason: str = "launch", **start: Any) -> subprocess.Popen[bytes]:
+        """Start the next attempt; it goes on from the newest good checkpoint when it is a resume."""
+        number = self.attempt + 1
+        if reason == "resume":
+            with RunLock.acquire(self.layout, timeout_s=30):
+                good, _ = self.store.newest_good()
+            if good is not None:
+                start = {"from_sequence": good.sequence, "from_step": good.step, **start}
+        layout = self.layout.attempt(number)
+        layout.folder.mkdir(parents=True)
+        write_record(layout.start, AttemptStart(attempt=number, time_s=time.time(), reason=reason, **start))
+        lock = RunLock.acquire(self.layout, timeout_s=30)
+        with layout.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "relight.training", str(self.layout.folder), str(number)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock.fileno(),),
+                cwd=self.layout.folder, env={**os.environ, "RELIGHT_LOCK_FD": str(lock.fileno())},
+            )  # fmt: skip
+        lock.release()
+        self.processes.append(process)
+        return process
+
+    def run(self, *, timeout_s: float = 120, **start: Any) -> int:
+        """Run the next attempt to its end; returns its exit code."""
+        return self.start(**start).wait(timeout_s)
+
+    def resume(self, *, timeout_s: float = 120) -> int:
+        return self.run(reason="resume", timeout_s=timeout_s)
+
+    @property
+    def progress(self) -> Progress | None:
+        return read_progress(self.layout.attempt(self.attempt).progress)
+
+    @property
+    def step(self) -> int:
+        return self.progress.step if self.progress is not None else 0
+
+    def wait_until(self, condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
+        """Poll until `condition` holds; fails with the log when it does not in time, or the attempt has ended."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            ended = self.processes[-1].poll() is not None
+            if (ended and not condition()) or time.monotonic() > deadline:
+                raise AssertionError(f"{'it ended' if ended else 'too slow'}; the log says:\n{self.log}")
+            time.sleep(0.002)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait_until(lambda: self.step >= step)
+
+    def kill(self) -> None:
+        """`kill -9` the trainer, and nobody else."""
+        os.kill(self.processes[-1].pid, signal.SIGKILL)
+        self.processes[-1].wait(10)
+
+    def wait_free(self) -> None:
+        """Wait until the checkpoint writer, too, has ended."""
+        RunLock.acquire(self.layout, timeout_s=30).release()
+
+    @property
+    def log(self) -> str:
+        return self.layout.attempt(self.attempt).log.read_text()
+
+    @property
+    def outcome(self) -> TrainerOutcome:
+        return read_record(self.layout.attempt(self.attempt).outcome, TrainerOutcome)
+
+    def checkpoints(self) -> list[Any]:
+        self.wait_free()
+        return self.store.list(higher_is_better=True).checkpoints
+
+    def final_digest(self) -> str:
+        last = self.checkpoints()[-1]
+        assert last.reason == "final", (last, self.log)
+        return self.store.digest(last)
+
+
+@pytest.fixture
+def spiral_file(tmp_path: Path) -> Path:
+    path = tmp_path / "spiral.py"
+    path.write_text(SPIRAL)
+    return path
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, spiral_file: Path) -> Iterator[Callable[..., TrainedRun]]:
+    """Return a function that makes a run of the spiral task, or of another file's class."""
+    runs: list[TrainedRun] = []
+
+    def make(name: str = "a run", *, file: Path = spiral_file, class_name: str = "Spiral", **config: Any) -> TrainedRun:
+        task = TaskReference(kind="file", name=f"{file.name}:{class_name}", path=str(file), class_name=class_name)
+        run = TrainedRun(tmp_path / "runs" / name, task, {"checkpoint_every_s": 0.05, **config})
+        runs.append(run)
+        return run
+
+    yield make
+    for run in runs:
+        for process in run.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+        run.wait_free()
