@@ -6,6 +6,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,8 @@ def test_the_cache_keeps_to_its_size_and_stays_behind_when_copied(tmp_path: Path
 
 
 @pytest.fixture(autouse=True)
-def pillow_as_it_was() -> Any:
+def pillow_as_it_was() -> Iterator[None]:
+    """Filters stay as they were, and Pillow's remarks on damaged metadata out of the report."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield
