@@ -24,20 +24,8 @@ def test_up_replaces_itself_by_the_server_with_everything_it_was_told(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: seen.append((path, arguments)))
-    ask(
-        "up",
-        "--port",
-        "8600",
-        "--host",
-        "::1",
-        "--no-browser",
-        "--token",
-        "a b",
-        "--allow-host",
-        "x",
-        "--allow-host",
-        "y",
-    )
+    names = ("--allow-host", "x", "--allow-host", "y")
+    ask("up", "--port", "8600", "--host", "::1", "--no-browser", "--token", "a b", *names)
     ((path, arguments),) = seen
     assert path == sys.executable
     assert arguments == [

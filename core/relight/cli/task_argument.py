@@ -5,13 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from relight.errors import UsageError
-from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record
-from relight.runs.records import RunRecord, TaskReference
-from relight.tasks.parsing import split_assignments
+from relight.runs.records import TaskReference
 from relight.tasks.reference import PreparedTask, resolve_task, validate_config
 
 
@@ -43,13 +39,3 @@ def find_task(text: str) -> TaskReference:
                 f"relight.Task, and launch that as {text}:CLASS ({str(error).rstrip('.')})."
             ) from None
         raise
-
-
-def prepare_changes(parent: RunLayout, assignments: Sequence[str]) -> dict[str, Any]:
-    """Build the config keys that a branch changes, checked together with the rest of its parent's config."""
-    changes = split_assignments(assignments)
-    if not changes:
-        return {}
-    record = read_record(parent.record, RunRecord)
-    prepared = validate_config(record.task, {**record.config, **changes})
-    return {key: prepared.config[key] for key in changes}

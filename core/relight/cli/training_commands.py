@@ -20,14 +20,19 @@ from relight.cli.options import (
     SetOption,
     examples,
 )
-from relight.cli.output import say, say_json
+from relight.cli.output import say, say_error, say_json
 from relight.cli.wording import count
+from relight.errors import RelightError
 
 if TYPE_CHECKING:
     from relight.cli.interruptions import Interruptions
     from relight.runs.layout import RunLayout
     from relight.runs.records import AttemptStart
+    from relight.runs.summary import RunSummary
     from relight.supervision.attempt import Launched
+
+_FORCE_S = 30.0
+"""How long a stop may take after its grace: the trainer is then ended by force."""
 
 RestartsOption = Annotated[
     int,
@@ -132,8 +137,13 @@ def stop(
     from relight.supervision.stop import stop_run
 
     layout = find_run(runs_folder(runs), run_name)
-    stop_run(layout, now=now, grace_s=grace_s, wait_s=grace_s + 30)
+    wait_s = grace_s + _FORCE_S
+    ended = stop_run(layout, now=now, grace_s=grace_s, wait_s=wait_s)
     summary = summarize_run(layout)
+    if ended is None and summary.status.is_live:
+        raise RelightError(
+            f"{layout.run_id} has not ended within {wait_s:.0f} s of being asked to: {_word_pids(summary)}."
+        )
     if json:
         say_json(summary)
     else:
@@ -172,9 +182,14 @@ def resume(
     from relight.supervision.resume import resume_run
 
     layout = find_run(runs_folder(runs), run_name)
-    reached = summarize_run(layout).step
-    launched = resume_run(layout, from_=from_, max_restarts=restarts)
-    _tell(_word_start(layout, launched.attempt, reached=reached), json=json)
+    before = summarize_run(layout)
+    try:
+        launched = resume_run(layout, from_=from_, max_restarts=restarts)
+    except KeyboardInterrupt:
+        if layout.latest_attempt() > before.attempt:
+            say_error(f"{layout.run_id} had already been resumed and goes on without you watching.")
+        raise
+    _tell(_word_start(layout, launched.attempt, reached=before.step), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
 
 
@@ -186,6 +201,7 @@ def branch(
     ],
     assignments: SetOption = None,
     name: NameOption = None,
+    restarts: RestartsOption = 0,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
@@ -194,18 +210,22 @@ def branch(
 
     With a changed config; the parent and what was changed are recorded.
     """
-    from relight.cli.task_argument import prepare_changes
+    from relight.cli.interruptions import Interruptions
     from relight.runs.catalog import find_run, runs_folder
     from relight.supervision.branch import branch_run
+    from relight.tasks.parsing import split_assignments
 
     parent = find_run(runs_folder(runs), run_name)
-    changes = prepare_changes(parent, assignments or ())
-    launched = branch_run(parent, from_=from_, config_changes=changes, name=name)
-    layout = launched.layout
-    step = _read_start(layout, launched.attempt).from_step
-    told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
-    _tell([told, *launched.notes], json=json)
-    _watch(launched, runs=runs, detach=detach, json=json)
+    interruptions = Interruptions()
+    with interruptions.watch():  # as in `run`
+        launched = branch_run(
+            parent, from_=from_, config_changes=split_assignments(assignments or ()), name=name, max_restarts=restarts
+        )
+        layout = launched.layout
+        step = _read_start(layout, launched.attempt).from_step
+        told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
+        _tell([told, *launched.notes], json=json)
+    _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
 
 def _watch(
@@ -253,6 +273,11 @@ def _read_start(layout: RunLayout, attempt: int) -> AttemptStart:
     from relight.runs.records import AttemptStart
 
     return read_record(layout.attempt(attempt).start, AttemptStart)
+
+
+def _word_pids(summary: RunSummary) -> str:
+    pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer}
+    return ", ".join(f"its {name} is pid {pid}" for name, pid in pids.items() if pid) or "it has no processes here"
 
 
 def _suffix(runs: Path | None) -> str:
