@@ -66,7 +66,7 @@ def title_metric(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def describe_risk(seconds: float | None, steps: int | None, *, alive: bool) -> str:
+def describe_risk(seconds: float | None, steps: int | None) -> str:
     """Say what would be lost now, or what was lost: "12 s, 40 steps"; "nothing" when every step is durable."""
     if not steps:
         return "nothing" if steps == 0 else "–"

@@ -73,7 +73,7 @@ def build_command(task: str, changed: Mapping[str, Any], *, name: str = "", max_
     if name:
         parts += ["--name", name]
     if max_restarts:
-        parts += ["--max-restarts", str(max_restarts)]
+        parts += ["--restarts", str(max_restarts)]
     return " ".join(shlex.quote(part) for part in parts)
 
 

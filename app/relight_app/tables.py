@@ -20,7 +20,6 @@ from relight_app.formats import (
     describe_metric,
     describe_moment,
     describe_risk,
-    is_share,
     short_metric,
     title_metric,
 )
@@ -102,7 +101,7 @@ def build_checkpoints(
         tag("th", "Saved", scope="col"),
         tag("th", "Size", scope="col", class_="right"),
         tag("th", "Age", scope="col"),
-        tag("th", tag("span", "Actions", class_="unseen"), scope="col"),
+        tag("th", tag("span", "Actions", class_="unseen"), scope="col", class_="actions"),
     ]
     left_out = len(newest_first) - len(shown)
     return join(
@@ -163,17 +162,9 @@ def build_config(config: Mapping[str, Any], *, defaults: Mapping[str, Any], chan
             tag("span", f"default {_show(defaults[key])}", class_="badge") if unusual else None,
             tag("span", "changed in this branch", class_="badge kept") if key in changed else None,
         ]
-        rows.append(tag("dt", key, class_="mono"))
-        rows.append(
-            tag("dd", tag("span", _show(value), class_="mono changed" if unusual else "mono"), " ", marks, class_="row")
-        )
+        shown = tag("span", _show(value), class_="mono changed" if unusual else "mono")
+        rows.append(tag("div", tag("dt", key, class_="mono"), tag("dd", shown, " ", marks, class_="row")))
     return tag("dl", rows, class_="facts")
-
-
-def build_facts(facts: Mapping[str, Markup | str | None]) -> Markup:
-    """Names and values side by side; a value of None leaves the line out."""
-    rows = [(tag("dt", name), tag("dd", value)) for name, value in facts.items() if value is not None]
-    return tag("dl", [list(row) for row in rows], class_="facts")
 
 
 def filter_runs(runs: Iterable[RunSummary], *, status: str | None, text: str) -> list[RunSummary]:
@@ -254,7 +245,7 @@ def _risk(run: RunSummary, *, live: bool) -> Markup | None:
         return tag("span", "Saving fails", class_="badge bad", title=run.saving_failure)
     if not run.work_at_risk_steps:
         return None
-    words = describe_risk(run.work_at_risk_s, run.work_at_risk_steps, alive=live)
+    words = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
     if live:
         return tag("span", words)
     return tag("span", f"{words} lost", class_="muted")
@@ -312,7 +303,7 @@ def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal
             ),
             tag("div", _checkpoint_menu(info, resume_refusal), class_="menu", id=menu, role="menu", popover="auto",
                 aria_label=f"Step {info.step}"),
-            class_="right",
+            class_="right actions",
         ),
         data_key=info.sequence,
     )  # fmt: skip
@@ -368,18 +359,3 @@ def _show(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "–" if value in (None, "") else str(value)
-
-
-__all__ = [
-    "build_attempts",
-    "build_checkpoints",
-    "build_config",
-    "build_damaged_runs",
-    "build_facts",
-    "build_pill",
-    "build_run_list",
-    "describe_progress",
-    "filter_runs",
-    "is_share",
-    "sort_runs",
-]

@@ -50,9 +50,11 @@ def render() -> None:
 
 def _choose_task(engine: Engine) -> TaskDescription | None:
     tasks = {task.name: task for task in engine.list_tasks()}
+    names = [*tasks, _OWN]
+    asked = st.query_params.get("task")
     chosen = st.segmented_control(
-        "Task", [*tasks, _OWN], default=next(iter(tasks)), required=True, key="task", bind="query-params",
-        format_func=lambda name: tasks[name].title if name in tasks else "Your own file",
+        "Task", names, default=asked if asked in names else names[0], required=True, key="task",
+        format_func=lambda name: tasks[name].title if name in tasks else "Your own file", on_change=_note_task,
     )  # fmt: skip
     if chosen in tasks:
         return tasks[str(chosen)]
@@ -71,6 +73,11 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
     except RelightError as error:
         show_problem(explain(error), key="task-problem")
         return None
+
+
+def _note_task() -> None:
+    """Write the chosen task's name into the address; a bound widget would write its title."""
+    st.query_params["task"] = str(st.session_state["task"])
 
 
 def _repeated_config(engine: Engine) -> Mapping[str, Any]:

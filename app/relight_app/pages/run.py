@@ -15,11 +15,11 @@ from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
 from relight_app import actions
 from relight_app.actions import EXPORT_FORMATS, Outcome
-from relight_app.charts import ChartPlan, plan_learning_charts, plan_machine_charts
+from relight_app.charts import ChartPlan, plan_figures, plan_learning_charts, plan_machine_charts
 from relight_app.engine import Engine, current_engine
-from relight_app.formats import count, is_share, title_metric
+from relight_app.formats import count
 from relight_app.live.chart import live_chart
-from relight_app.live.status import LiveValue, live_values
+from relight_app.live.status import live_values
 from relight_app.markup import tag
 from relight_app.navigation import address
 from relight_app.server.urls import csv_url, log_url
@@ -168,26 +168,12 @@ def _show_exports(
 
 
 def _show_figures(run: RunSummary) -> None:
-    best = title_metric(run.best.metric) if run.best is not None else "Best"
-    values = [
-        LiveValue("step", "Step", "integer", detail="of {steps_total}, epoch {epoch} of {epochs}"),
-        LiveValue("train/loss", "Train loss"),
-        LiveValue(
-            "best", f"Best {best[:1].lower()}{best[1:]}" if best != "Best" else best,
-            "percent" if run.best is not None and is_share(run.best.metric) else "auto", detail="at step {best_step}",
-        ),
-        LiveValue("steps_per_s", "Speed", "rate", detail="{eta_s} left"),
-        LiveValue(
-            "work_at_risk_s", "At risk now" if run.status.is_live else "Lost", "duration",
-            detail="{work_at_risk_steps} steps", warn_above=120 if run.status.is_live else 0,
-        ),
-    ]  # fmt: skip
     live_values(
         run=run.run,
-        values=values,
+        values=plan_figures(run),
         key=f"figures-{run.run}",
         progress_bar=True,
-        rerun_on=("status", "attempt", "durable_step", "saving_failure", "best_step"),
+        rerun_on=("status", "reason", "attempt", "durable_step", "saving_failure", "best_step"),
     )
 
 
@@ -262,7 +248,7 @@ def _show_log(engine: Engine, run: RunSummary) -> None:
         text = engine.read_log(run.run, attempt=run.attempt)
         whole = tag("a", "the whole log", class_="link", href=log_url(run.run, attempt=run.attempt), target="_blank")
         pre = tag(
-            "pre", text or "Nothing was printed yet.", class_="text", data_follow=True, tabindex="0", role="log",
+            "pre", text or "Nothing was printed yet.", class_="text log", data_follow=True, tabindex="0", role="log",
             aria_label=f"Log of attempt {run.attempt}",
         )  # fmt: skip
         foot = tag("p", f"The end of attempt {run.attempt}'s log; ", whole, ".", class_="sub")

@@ -69,7 +69,7 @@ def _death(run: RunSummary) -> Markup | None:
     if run.status not in (RunStatus.CRASHED, RunStatus.INTERRUPTED):
         return None
     reason = run.error or run.reason or "Nobody knows why."
-    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps, alive=False)
+    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
     lost = f"{risk} lost." if run.work_at_risk_steps else "Nothing was lost."
     where = f"A resume goes on from step {run.durable_step:,}." if run.durable_step else "A resume starts at step 0."
     return tag(
@@ -85,7 +85,7 @@ def _death(run: RunSummary) -> Markup | None:
 def _saving_failure(run: RunSummary) -> Markup | None:
     if not run.saving_failure:
         return None
-    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps, alive=True)
+    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
     return tag(
         "div",
         tag("strong", "Checkpoints cannot be saved. "),

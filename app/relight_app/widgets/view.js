@@ -130,15 +130,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
   view.send = setTriggerValue
   view.clockAheadS = data.now - Date.now() / 1000
   if (view.html !== data.html) {
-    const following = [...root.querySelectorAll("[data-follow]")].filter(
-      (node) => node.scrollHeight - node.scrollTop - node.clientHeight < 24,
-    )
-    const first = view.html === null
+    const held = new Set() // logs in which the reader has gone up
+    for (const node of root.querySelectorAll("[data-follow]")) {
+      if (node.scrollHeight - node.scrollTop - node.clientHeight >= 24) held.add(node)
+    }
     const wanted = document.createElement("template")
     wanted.innerHTML = data.html
     patchChildren(root, wanted.content)
     view.html = data.html
-    for (const node of first ? root.querySelectorAll("[data-follow]") : following) node.scrollTop = node.scrollHeight
+    for (const node of root.querySelectorAll("[data-follow]")) {
+      if (!held.has(node)) node.scrollTop = node.scrollHeight
+    }
   }
   tick(view)
   return () => {

@@ -1,0 +1,89 @@
+"""Small curves, and which curves of a run belong into which chart."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relight.runs.summary import summarize_run
+from relight_app.charts import draw_sparkline, plan_figures, plan_learning_charts, plan_machine_charts, thin_out
+from tests.app.sample_runs import SampleRun, make_run
+
+LOGGED = [
+    "system/cpu_percent", "system/gpu0_memory_bytes", "system/gpu0_process_memory_bytes",
+    "system/gpu0_utilization_percent", "system/machine_cpu_percent", "system/memory_bytes", "train/accuracy",
+    "train/loss", "train/lr", "validation/accuracy", "validation/loss", "validation/perplexity",
+]  # fmt: skip
+
+
+def test_loss_comes_first_the_best_metric_next_and_the_learning_rate_last() -> None:
+    plans = plan_learning_charts(LOGGED, best_metric="validation/accuracy")
+    assert [plan.title for plan in plans] == ["Loss", "Accuracy", "Perplexity", "Learning rate"]
+    assert [series.name for series in plans[0].series] == ["train/loss", "validation/loss"]
+    assert [plan.unit for plan in plans] == [None, "ratio", None, None]
+
+
+def test_before_anything_is_logged_there_is_a_chart_to_wait_for() -> None:
+    (plan,) = plan_learning_charts([], best_metric=None)
+    assert [series.name for series in plan.series] == ["train/loss"]
+
+
+def test_each_card_that_was_there_gets_two_charts() -> None:
+    assert [plan.title for plan in plan_machine_charts(LOGGED)] == ["CPU", "Memory", "GPU 0", "GPU 0 memory"]
+    assert plan_machine_charts(["train/loss"]) == []
+    assert all(plan.by_time for plan in plan_machine_charts(LOGGED))
+
+
+def test_no_two_charts_share_a_key() -> None:
+    keys = [plan.key for plan in plan_learning_charts(LOGGED, best_metric=None) + plan_machine_charts(LOGGED)]
+    assert len(set(keys)) == len(keys)
+
+
+@given(st.lists(st.floats(), max_size=80))
+def test_any_values_draw_inside_the_picture(values: list[float]) -> None:
+    drawn = draw_sparkline(values, label="Loss <of> x")
+    if sum(map(math.isfinite, values)) < 2:
+        assert drawn == ""
+        return
+    svg = ET.fromstring(drawn)
+    width, height = float(svg.attrib["width"]), float(svg.attrib["height"])
+    for path in svg:
+        for part in path.attrib["d"].replace("M", " ").replace("L", " ").replace("Z", " ").split("  "):
+            for pair in zip(*[iter(part.split())] * 2, strict=True):
+                assert 0 <= float(pair[0]) <= width
+                assert 0 <= float(pair[1]) <= height
+
+
+def test_a_gap_splits_the_line() -> None:
+    svg = ET.fromstring(draw_sparkline([3, 2, math.nan, 1, 0], label="x"))
+    assert svg[1].attrib["d"].count("M") == 2
+
+
+def test_thinning_out_keeps_the_spike() -> None:
+    values = np.ones(100_000)
+    values[54_321] = 99.0
+    thin = thin_out(values, points=48)
+    assert len(thin) <= 48
+    assert max(thin) == 99.0
+    assert thin_out(values[:10], points=48) == [1.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("status", "labels"),
+    [
+        ("running", ["Step", "Train loss", "Best validation accuracy", "Speed", "At risk now"]),
+        ("crashed", ["Step", "Train loss", "Best validation accuracy", "Trained for", "Lost"]),
+        ("finished", ["Step", "Train loss", "Best validation accuracy", "Trained for"]),
+    ],
+)
+def test_the_figures_say_what_is_at_risk_only_while_something_is(
+    tmp_path: Path, status: str, labels: list[str]
+) -> None:
+    layout = make_run(tmp_path, SampleRun("x", status=status, step=600 if status != "finished" else 1_200))
+    assert [value.label for value in plan_figures(summarize_run(layout))] == labels

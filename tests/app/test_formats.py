@@ -1,0 +1,80 @@
+"""How numbers, names and moments are said."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from relight_app.formats import (
+    describe_eta,
+    describe_metric,
+    describe_moment,
+    describe_percent,
+    describe_risk,
+    is_share,
+    short_metric,
+    title_metric,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("validation/accuracy", 0.98765, "98.77 %"),
+        ("validation/top5_accuracy", 1.0, "100.00 %"),
+        ("validation/accuracy", 87.2, "87.2"),  # somebody logs percents: it is no share
+        ("validation/loss", 0.0123456, "0.01235"),
+        ("train/loss", math.nan, "NaN"),
+        ("train/loss", math.inf, "∞"),
+        ("train/loss", -math.inf, "−∞"),
+        (None, None, "–"),
+    ],
+)
+def test_metrics_are_said_as_people_read_them(name: str | None, value: float | None, said: str) -> None:
+    assert describe_metric(name, value) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "short"),
+    [
+        ("validation/accuracy", "Validation accuracy", "accuracy"),
+        ("train/lr", "Learning rate", "lr"),
+        ("loss", "Loss", "loss"),
+        ("train/grad_norm", "Train grad norm", "grad_norm"),
+    ],
+)
+def test_metric_names_become_headings(name: str, title: str, short: str) -> None:
+    assert (title_metric(name), short_metric(name)) == (title, short)
+
+
+def test_only_shares_are_percentages() -> None:
+    assert is_share("validation/f1")
+    assert not is_share("validation/accuracy_loss")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "said"),
+    [(12.0, 40, "12 s, 40 steps"), (0.0, 1, "1 step"), (9.0, 0, "nothing"), (None, None, "–")],
+)
+def test_work_at_risk_is_said_in_seconds_and_steps(seconds: float | None, steps: int | None, said: str) -> None:
+    assert describe_risk(seconds, steps) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 s"), (45, "45 s"), (600, "10 min"), (9_000, "2.5 h"), (64_000, "18 h"), (259_200, "3.0 d")],
+)
+def test_a_time_to_come_has_one_unit(seconds: float, said: str) -> None:
+    assert describe_eta(seconds) == said
+
+
+def test_moments_of_today_have_no_date() -> None:
+    assert describe_moment(time.time()).count(":") == 2
+    assert "2001" in describe_moment(1_000_000_000)
+    assert describe_moment(None) == describe_moment(0) == "–"
+
+
+def test_percent() -> None:
+    assert [describe_percent(0.424), describe_percent(None), describe_percent(math.nan)] == ["42 %", "–", "–"]

@@ -1,0 +1,74 @@
+"""The memo: one reading for all who ask, and never an error remembered."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from relight_app.memo import Memo
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_recent_value_is_not_read_again() -> None:
+    clock, readings = _Clock(), iter(range(10))
+    memo = Memo(clock=clock)
+    assert memo.recent("key", lambda: next(readings), max_age_s=1.0) == 0
+    clock.now = 0.9
+    assert memo.recent("key", lambda: next(readings), max_age_s=1.0) == 0
+    clock.now = 2.0
+    assert memo.recent("key", lambda: next(readings), max_age_s=1.0) == 1
+
+
+def test_an_unchanged_signature_keeps_the_value() -> None:
+    memo, readings = Memo(), iter(range(10))
+    assert memo.unchanged("key", ("a", 1), lambda: next(readings)) == 0
+    assert memo.unchanged("key", ("a", 1), lambda: next(readings)) == 0
+    assert memo.unchanged("key", ("a", 2), lambda: next(readings)) == 1
+    assert memo.unchanged("other", None, lambda: next(readings)) == 2
+
+
+def test_an_error_is_not_remembered() -> None:
+    memo = Memo()
+    with pytest.raises(ZeroDivisionError):
+        memo.recent("key", lambda: 1 // 0, max_age_s=60)
+    assert memo.recent("key", lambda: 7, max_age_s=60) == 7
+
+
+def test_many_who_ask_at_once_cause_one_reading() -> None:
+    memo, entered, release = Memo(), threading.Event(), threading.Event()
+    readings: list[int] = []
+
+    def read() -> int:
+        entered.set()
+        assert release.wait(10)
+        readings.append(1)
+        return len(readings)
+
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(memo.recent("key", read, max_age_s=60))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    assert entered.wait(10)
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == [1] * 8
+
+
+def test_forgetting_reads_anew_and_the_memo_stays_small() -> None:
+    memo, readings = Memo(size=2), iter(range(10))
+    for key in ("a", "b", "c"):
+        memo.unchanged(key, 0, lambda: next(readings))
+    assert memo.unchanged("a", 0, lambda: next(readings)) == 3  # pushed out by "c"
+    memo.forget()
+    assert memo.unchanged("c", 0, lambda: next(readings)) == 4
