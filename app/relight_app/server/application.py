@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from relight_app.server.assets import asset_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
@@ -54,7 +57,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     return streamlit.App(
         script,
         lifespan=lifespan,
-        routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes()],
+        routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes(), *_nothing_else()],
         middleware=[Middleware(Guard, token=settings.token, hosts=settings.allowed_hosts)],
     )
 
@@ -82,6 +85,15 @@ def serve(
         timeout_graceful_shutdown=1,
     )
     _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
+
+
+def _nothing_else() -> list[Route]:
+    """Everything else under our prefixes is a 404, not Streamlit's page, which it would be otherwise."""
+
+    async def refuse(_request: Request) -> Response:
+        return PlainTextResponse("There is nothing here.\n", status_code=404)
+
+    return [Route(f"/{prefix}/{{rest:path}}", refuse) for prefix in ("api", "files", "assets")]
 
 
 class _Server(uvicorn.Server):

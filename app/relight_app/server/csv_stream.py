@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import queue
 import threading
@@ -81,3 +82,5 @@ async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: boo
                 yield chunk
     finally:
         pipe.abandoned.set()
+        with contextlib.suppress(queue.Full):
+            pipe.chunks.put_nowait(None)  # whoever still waits for a chunk may go

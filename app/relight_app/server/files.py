@@ -25,7 +25,7 @@ from relight_app.server.csv_stream import stream_csv
 from relight_app.server.settings import runs_folder
 
 _MEDIA_TYPES = {".json": "application/json", ".txt": "text/plain; charset=utf-8"}
-_CHUNK_BYTES = 256 << 10
+_CHUNK_BYTES = 1 << 20
 
 
 class _Download(FileResponse):

@@ -114,7 +114,8 @@ def _thin(line: Line, points: int) -> Line:
         return Line(line.x[finite], line.y[finite])
     x, y = np.ascontiguousarray(line.x[finite]), np.ascontiguousarray(line.y[finite])
     if len(finite) > points:
-        chosen = MinMaxLTTBDownsampler().downsample(x, y, n_out=max(points, _FEWEST)).astype(np.int64)
+        sampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
+        chosen = sampler.downsample(x, y, n_out=max(points, _FEWEST)).astype(np.int64)
     else:
         chosen = np.arange(len(finite))
     places = finite[chosen]

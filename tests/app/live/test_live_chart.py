@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
+
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
-
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
 
@@ -256,8 +256,8 @@ def test_what_is_trained_again_becomes_a_ghost_while_one_looks(runs: Path, open_
     assert _data(page, "train/loss line-ghosts") == []
     log_rows(layout, [(step, {"loss": 7.0}) for step in range(60, 81)], attempt=2)
     page.wait_for_function(
-        f"""() => document.querySelector('{PLOT}')._fullData.find((one) => one.uid.endsWith('train_47loss_32line-ghosts'))
-            .x.length >= 21"""
+        f"""() => document.querySelector('{PLOT}')._fullData
+            .find((one) => one.uid.endsWith('train_47loss_32line-ghosts')).x.length >= 21"""
     )
     main = _data(page, "train/loss line")
     assert [x for x, _ in main] == list(range(1, 101)), "each step once"
@@ -334,7 +334,8 @@ def test_changing_what_a_chart_shows_changes_it_in_place(runs: Path, open_page: 
     page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.yaxis.type === 'log'")
     page.get_by_text("Smooth").click()
     page.wait_for_function(
-        f"() => document.querySelector('{PLOT}')._fullData.some((one) => one.uid.endsWith('smoothed') && one.x.length > 50)"
+        f"""() => document.querySelector('{PLOT}')._fullData
+            .some((one) => one.uid.endsWith('smoothed') && one.x.length > 50)"""
     )
     assert page.evaluate(f"() => window.node === document.querySelector('{PLOT} .main-svg')")
     assert problems == []

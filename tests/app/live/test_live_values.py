@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+
 from relight.runs.progress import Progress, ProgressFile
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit
-
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 import websockets
-from relight_app.server.guard import Guard
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from relight_app.server.guard import Guard
 from tests.app.served_dashboard import ServedDashboard
 
 TOKEN = "a token of the tests"
@@ -224,7 +224,8 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere() -> None:
 
 def test_every_route_of_the_served_dashboard_is_behind_the_guard(dashboard: ServedDashboard) -> None:
     paths = ["/", "/_stcore/host-config", "/_stcore/metrics", "/api/stream", "/api/history", "/assets/icon.svg",
-             "/files/x/exports/y", "/files/x/log.txt", "/files/x/metrics.csv", "/static/index.html", "/nothing"]  # fmt: skip
+             "/files/x/exports/y", "/files/x/log.txt", "/files/x/metrics.csv", "/static/x",
+             "/nothing"]  # fmt: skip
     with httpx.Client(base_url=dashboard.site) as stranger:
         assert {path: stranger.get(path).status_code for path in paths} == dict.fromkeys(paths, 401)
         assert stranger.get("/_stcore/health").text == "ok"
