@@ -198,9 +198,12 @@ def end_runs(runs: Path) -> Iterator[None]:
     yield
     from relight.errors import RelightError
     from relight.runs.catalog import list_layouts
+    from relight.runs.summary import summarize_run
     from relight.supervision.stop import stop_run
 
     for layout in list_layouts(runs):
+        if summarize_run(layout).pids.supervisor == os.getpid():
+            continue  # a run that `make_run` only pretends to train
         try:
             stop_run(layout, now=True, wait_s=20)
         except RelightError:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("end_runs")]
 
+RELIGHT = Path(sys.executable).parent / "relight"
 TRAINER = Path(__file__).parent / "fake_trainer.py"
 WATCH = """
 import sys
@@ -208,7 +209,7 @@ def test_leaving_show_follow_with_an_interrupt_leaves_the_run_alone(runs: Path, 
     layout = launch(runs, "10000")
     wait_until(lambda: summarize_run(layout).step > 2)
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "relight"), "show", layout.run_id, "--follow"],
+        [str(RELIGHT), "show", layout.run_id, "--follow"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -219,6 +220,19 @@ def test_leaving_show_follow_with_an_interrupt_leaves_the_run_alone(runs: Path, 
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "goes on" in out
+    assert summarize_run(layout).status is RunStatus.RUNNING
+
+
+def test_a_terminated_command_leaves_in_order_and_the_run_alone(runs: Path) -> None:
+    layout = launch(runs, "10000")
+    process = subprocess.Popen(
+        [str(RELIGHT), "show", layout.run_id, "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "")
     assert summarize_run(layout).status is RunStatus.RUNNING
 
 

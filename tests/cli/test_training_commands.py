@@ -57,7 +57,7 @@ def test_a_run_killed_with_9_is_resumed_and_finishes(relight: Ask, ask: Ask, run
     killed_s = time.monotonic()
     shown = _wait(ask, run, lambda shown: shown["status"] == "crashed")
     assert time.monotonic() - killed_s < 2
-    assert "SIGKILL" in shown["reason"]
+    assert "kill" in shown["reason"].lower()
 
     resumed = relight("resume", run)
     assert (resumed.exit_code, resumed.stderr) == (0, "")

@@ -20,10 +20,12 @@ from relight.supervision.drill_trainings import (
     DrillTask,
     ResumedRun,
     Tell,
+    finish,
+    launch_uninterrupted,
     make_temporary_runs,
     plan_config,
-    train_kill_resume,
-    train_uninterrupted,
+    resume_killed,
+    train_and_kill,
 )
 
 DEFAULT_STEPS = 40
@@ -94,9 +96,18 @@ def drill(
     for more in (_MORE_STEPS**tried for tried in range(_TRIES)):
         plan = DrillTask(task, plan_config(config, steps=steps * more), best_metric, higher_is_better, timeout_s)
         with make_temporary_runs(folder, keep=keep) as runs:
-            resumed = train_kill_resume(runs, plan, tell=tell)
-            if resumed is not None:
-                twin = train_uninterrupted(runs, plan, tell=tell)
+            tell(f"Training {task.name} for {plan.config['max_steps']} steps, to be killed on the way.")
+            killed = train_and_kill(runs, plan)
+            if killed is not None:
+                twin = None
+                if killed.on_cpu:  # two models may not fit in the memory of one card
+                    tell("Training the same without a kill, at the same time.")
+                    twin = launch_uninterrupted(runs, plan)
+                resumed = resume_killed(killed, plan, tell=tell)
+                if twin is None:
+                    tell("Training the same without a kill.")
+                    twin = launch_uninterrupted(runs, plan)
+                finish(twin, 1, plan)
                 tell("Comparing.")
                 return _compare(plan, resumed, twin, begun=begun, kept=runs if keep else None)
         if plan.config["max_steps"] < steps * more:

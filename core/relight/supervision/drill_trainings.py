@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from relight.checkpoints.listing import newest_durable
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
@@ -61,6 +63,15 @@ class DrillTask:
 
 
 @dataclass(frozen=True)
+class KilledRun:
+    """The run that was killed. `on_cpu` when no accelerator's memory is at stake."""
+
+    layout: RunLayout
+    killed_at_step: int
+    on_cpu: bool
+
+
+@dataclass(frozen=True)
 class ResumedRun:
     """The run that was killed and brought back."""
 
@@ -103,26 +114,39 @@ def make_temporary_runs(folder: Path | None, *, keep: bool = False) -> Iterator[
             shutil.rmtree(runs, ignore_errors=True)
 
 
-def train_kill_resume(runs: Path, task: DrillTask, *, tell: Tell) -> ResumedRun | None:
-    """Train, kill -9 after a checkpoint, resume, train to the end; None when it was over before it could be killed."""
-    tell(f"Training {task.reference.name} for {task.config['max_steps']} steps, to be killed on the way.")
+def train_and_kill(runs: Path, task: DrillTask) -> KilledRun | None:
+    """Train, and kill -9 after a checkpoint; None when it was over before it could be killed."""
     layout = _launch(runs, task, "killed")
     killed_at = _kill_after_checkpoint(layout, task)
-    if killed_at is None:
-        return None
+    return None if killed_at is None else KilledRun(layout, killed_at, _is_on_cpu(layout))
+
+
+def resume_killed(killed: KilledRun, task: DrillTask, *, tell: Tell) -> ResumedRun:
+    """Bring the run back in a new process, and train it to the end."""
+    layout = killed.layout
     launched = resume_run(layout)
     start = read_record(layout.attempt(launched.attempt).start, AttemptStart)
-    tell(f"Killed -9 at step {killed_at}; a new process resumes from the checkpoint at step {start.from_step}.")
-    progress = _finish(layout, launched.attempt, task)
-    return ResumedRun(layout, killed_at, start.from_step, _steps_per_epoch(progress, task.config))
+    tell(
+        f"Killed -9 at step {killed.killed_at_step}; "
+        f"a new process resumes from the checkpoint at step {start.from_step}."
+    )
+    progress = finish(layout, launched.attempt, task)
+    return ResumedRun(layout, killed.killed_at_step, start.from_step, _steps_per_epoch(progress, task.config))
 
 
-def train_uninterrupted(runs: Path, task: DrillTask, *, tell: Tell) -> RunLayout:
-    """Train the same from the beginning to the end, and leave it in peace."""
-    tell("Training the same once more, uninterrupted.")
-    layout = _launch(runs, task, "uninterrupted")
-    _finish(layout, 1, task)
-    return layout
+def launch_uninterrupted(runs: Path, task: DrillTask) -> RunLayout:
+    """Start the same training once more, to be left in peace."""
+    return _launch(runs, task, "uninterrupted")
+
+
+def finish(layout: RunLayout, attempt: int, task: DrillTask) -> Progress:
+    """Wait until the attempt has finished, and say why when it has not."""
+    files = layout.attempt(attempt)
+    ended = _wait(layout, attempt, task, lambda: read_record_if_there(files.exit, AttemptExit), until_end=True)
+    assert ended is not None
+    if ended.outcome != "finished":
+        raise _failed(task, ended)
+    return read_progress(files.progress) or Progress()
 
 
 def _launch(runs: Path, task: DrillTask, name: str) -> RunLayout:
@@ -178,16 +202,6 @@ def _wait_for_checkpoint(layout: RunLayout, progress: Progress, task: DrillTask)
         time.sleep(_POLL_S)
 
 
-def _finish(layout: RunLayout, attempt: int, task: DrillTask) -> Progress:
-    """Wait until the attempt has finished, and say why when it has not."""
-    files = layout.attempt(attempt)
-    ended = _wait(layout, attempt, task, lambda: read_record_if_there(files.exit, AttemptExit), until_end=True)
-    assert ended is not None
-    if ended.outcome != "finished":
-        raise _failed(task, ended)
-    return read_progress(files.progress) or Progress()
-
-
 def _wait(
     layout: RunLayout, attempt: int, task: DrillTask, look: Callable[[], T | None], *, until_end: bool = False
 ) -> T | None:
@@ -238,6 +252,14 @@ def _send(trainer: ProcessIdentity, number: signal.Signals) -> None:
     if is_alive(trainer):
         with contextlib.suppress(ProcessLookupError):
             os.kill(trainer.pid, number)
+
+
+def _is_on_cpu(layout: RunLayout) -> bool:
+    try:
+        environment = msgspec.json.decode(layout.attempt(1).environment.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return False
+    return isinstance(environment, dict) and environment.get("device") == "cpu"
 
 
 def _trainer_of(layout: RunLayout, attempt: int) -> ProcessIdentity | None:
