@@ -37,7 +37,7 @@ _HTML = """
   <div class="relight-chart-head">
     <span class="relight-chart-title"></span><span class="relight-chart-legend"></span>
   </div>
-  <div class="relight-chart-plot" role="img"></div>
+  <div class="relight-chart-plot" role="group"></div>
   <div class="relight-chart-note" hidden></div>
 </div>
 """

@@ -344,7 +344,7 @@ def test_changing_what_a_chart_shows_changes_it_in_place(runs: Path, open_page: 
 def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(runs: Path, open_page: OpenPage) -> None:
     layout = _made(runs)
     page = open_page(layout.run_id)
-    expect(page.get_by_role("img", name="Loss: train 0.03000, validation 0.04000")).to_be_visible()
+    expect(page.get_by_role("group", name="Loss: train 0.03000, validation 0.04000")).to_be_visible()
     button = page.locator(LOSS).get_by_role("button", name="validation")
     expect(button).to_have_attribute("aria-pressed", "true")
     button.focus()

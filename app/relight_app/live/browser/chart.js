@@ -61,6 +61,7 @@ class Chart {
     this.dirty = false
     this.drawnAt = 0
     this.drawMs = 0
+    this.revision = 0
     this.failed = false
     this.removed = false
     this.unsubscribe = () => {}
@@ -280,6 +281,7 @@ class Chart {
   draw() {
     if (!this.Plotly || this.removed || !this.data) return
     this.dirty = false
+    this.revision += 1
     const began = performance.now()
     const traces = this.curves.flatMap((curve) => this.traces(curve))
     this.Plotly.react(this.plot, traces, this.layout(), CONFIG)
@@ -355,6 +357,7 @@ class Chart {
     const bounded = low !== null || high !== null
     const unit = data.unit
     return {
+      datarevision: this.revision, // curves grow in place, which Plotly would not see
       uirevision: `${data.axis} ${data.log_scale}`,
       height: data.height,
       margin: { l: 48, r: 12, t: 8, b: 32 },
@@ -365,14 +368,15 @@ class Chart {
       dragmode: 'zoom',
       hovermode: 'x unified',
       hoverlabel: { bgcolor: theme.raised, bordercolor: theme.line, font: { ...font, color: theme.text } },
-      transition: { duration: 0 },
       xaxis: {
         ...axis,
         type: data.axis === 'time' ? 'date' : 'linear',
         showgrid: false,
-        hoverformat: data.axis === 'time' ? '%H:%M:%S' : ',d',
-        tickformat: data.axis === 'time' ? undefined : ',d',
-        nticks: 8,
+        hoverformat: data.axis === 'time' ? '%b %-d, %H:%M:%S' : ',d',
+        ...(data.axis === 'time' ? { tickformatstops: TIME_FORMATS } : { tickformat: ',d' }),
+        nticks: Math.max(2, Math.min(9, Math.floor(this.plot.clientWidth / 80))),
+        dtick: data.axis === 'step' && this.curves.every(({ main: { x } }) => !x.length || x[x.length - 1] - x[0] < 8) ? 1 : undefined,
+        tickangle: 0,
         unifiedhovertitle: data.axis === 'time' ? undefined : { text: 'step %{x}' },
       },
       yaxis: {
@@ -417,7 +421,7 @@ class Chart {
       }
       entry.dataset.id = spec.id
       entry.setAttribute('aria-pressed', String(!this.hidden.has(spec.id)))
-      entry.title = `Show or hide ${spec.label}`
+      entry.title = `${spec.kind === 'raw+smooth' ? 'The moving average. ' : ''}Click to show or hide ${spec.label}.`
       entry.children[0].style.background = pickColor(this.theme, spec.color)
       entry.children[0].style.opacity = spec.kind === 'ghost' ? 0.45 : 1
       setText(entry.children[1], spec.label)
@@ -454,6 +458,11 @@ const CONFIG = {
   modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']],
   toImageButtonOptions: { scale: 2 },
 }
+const TIME_FORMATS = [
+  { dtickrange: [null, 59_999], value: '%H:%M:%S' },
+  { dtickrange: [60_000, 86_399_999], value: '%H:%M' },
+  { dtickrange: [86_400_000, null], value: '%b %-d' },
+]
 const TICK_FORMATS = { ratio: '.0~%', B: '.3~s', '%': '.3~g' }
 const HOVER_FORMATS = { ratio: '.2%', B: '.4~s', '%': '.1f' }
 const SUFFIXES = { ratio: '', B: 'B', '%': ' %' }

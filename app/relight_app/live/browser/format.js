@@ -11,9 +11,9 @@ export function formatNumber(value) {
   return value.toFixed(Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(size || 1)))))
 }
 
-/** A count, with thin groups: 12 345. */
+/** A count: 12,345. */
 export function formatInteger(value) {
-  return Number.isFinite(value) ? Math.round(value).toLocaleString('en-US').replaceAll(',', '\u202f') : '–'
+  return Number.isFinite(value) ? Math.round(value).toLocaleString('en-US') : '–'
 }
 
 /** Seconds as 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
