@@ -9,6 +9,7 @@ import msgspec
 from relight.cli.ending import choose_exit_code, has_ended, word_ending
 from relight.cli.story import RunStory
 from relight.runs.process_identity import current_process
+from relight.runs.progress import Phase, Progress, ProgressFile
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptProcesses, AttemptStart, SavingState
 from relight.runs.status import RunStatus
@@ -33,8 +34,9 @@ def test_each_validation_and_each_new_checkpoint_is_told_once(make_run: RunMaker
 
 def test_what_earlier_attempts_logged_is_no_news(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
-    assert RunStory(layout, attempt=2).poll() == []
     assert RunStory(layout, attempt=1, from_start=False).poll() == []
+    write_record(layout.attempt(2).start, AttemptStart(attempt=2, time_s=1.0, reason="resume", from_step=20))
+    assert RunStory(layout, attempt=2).poll() == []
 
 
 def test_failing_saves_are_told_when_they_begin_and_when_they_end(make_run: RunMaker) -> None:
@@ -96,3 +98,24 @@ def test_a_crash_has_not_ended_while_its_supervisor_may_restart_it(make_run: Run
     assert summary.pids.supervisor is not None
     assert not has_ended(summary)
     assert has_ended(msgspec.structs.replace(summary, pids=msgspec.structs.replace(summary.pids, supervisor=None)))
+
+
+_STEPS: list[tuple[int, int, Phase]] = [
+    (3, 0, "training"),
+    (10, 1, "training"),
+    (12, 1, "training"),
+    (13, 1, "training"),
+    (20, 1, "finished"),
+]
+
+
+def test_a_run_without_validation_tells_each_epoch_from_its_progress(make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=5)
+    file = ProgressFile(layout.attempt(1).progress)
+    story = RunStory(layout, attempt=1)
+    told = []
+    for step, epoch, phase in _STEPS:
+        file.write(Progress(step=step, steps_total=20, epoch=epoch, epochs=2, batches=10, phase=phase))
+        told.append([line.text.split("  ")[:2] for line in story.poll()])
+    file.close()
+    assert told == [[], [], [["epoch 1/2", "step 10/20"]], [], [["epoch 2/2", "step 20/20"]]]

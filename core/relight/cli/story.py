@@ -41,7 +41,7 @@ class RunStory:
     _tail: MetricTail = field(init=False)
     _told_attempt: int = field(init=False)
     _told_sequence: int = field(init=False)
-    _told_epoch: int = 0
+    _told_epoch: int | None = None
     _told_failure: str | None = None
     _train: dict[str, float] = field(default_factory=dict)
     _validates: bool = False
@@ -81,23 +81,37 @@ class RunStory:
             elif row.stream == "validation":
                 self._validates = True
                 lines.append(Line("epoch", self._word_epoch(self._epoch_at(row.step), row.step, row.values)))
-        epoch = self.progress.epoch
-        if epoch > self._told_epoch:
-            if self._told_epoch and not self._validates:
-                lines.append(Line("epoch", self._word_epoch(epoch, self.progress.step, {})))
-            self._told_epoch = epoch
-        return lines
+        return lines if self._validates else [*lines, *self._tell_bare_epochs()]
+
+    def _tell_bare_epochs(self) -> list[Line]:
+        """Say which epoch has ended, for a run that validates nothing.
+
+        That is known once the first step of the next epoch is done: a validation would have been logged before.
+        """
+        progress = self.progress
+        if progress.phase == "starting":
+            return []
+        size = self._count_steps_per_epoch()
+        under_way = size > 0 and progress.phase != "finished"
+        done = self._epoch_at(progress.step) - under_way
+        told, self._told_epoch = self._told_epoch, done
+        if told is None:
+            told = progress.first_step // size if self.from_start and size else done
+        step = min(done * size, progress.step) if size else progress.step
+        return [Line("epoch", self._word_epoch(done, step, {}))] if done > told else []
 
     def _epoch_at(self, step: int) -> int:
         """How many epochs are done at `step`, counting the one that it ends or was cut short in."""
-        accumulate = self.summary.config.get("accumulate", 1)
-        steps_per_epoch = (
-            -(-self.progress.batches // accumulate) if isinstance(accumulate, int) and accumulate > 0 else 0
-        )
-        if steps_per_epoch <= 0:
+        size = self._count_steps_per_epoch()
+        if size <= 0:
             return self.progress.epoch
-        epoch = -(-step // steps_per_epoch)
+        epoch = -(-step // size)
         return min(epoch, self.progress.epochs) if self.progress.epochs else epoch
+
+    def _count_steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; 0 when not known."""
+        accumulate = self.summary.config.get("accumulate")
+        return -(-self.progress.batches // (accumulate if isinstance(accumulate, int) and accumulate > 0 else 1))
 
     def _word_epoch(self, epoch: int, step: int, validation: dict[str, float]) -> str:
         progress = self.progress
