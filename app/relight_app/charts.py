@@ -193,7 +193,8 @@ def _stream_rank(name: str) -> tuple[int, str]:
 
 
 def _machine_series(column: str, label: str, color: str) -> LiveSeries:
-    return LiveSeries(f"system/{column}", label, color)
+    # Sampled each second, a load is a band of noise after some hours; its average is what people look for.
+    return LiveSeries(f"system/{column}", label, color, "raw+smooth" if column.endswith("_percent") else "line")
 
 
 def _machine_chart(
