@@ -13,7 +13,6 @@ from relight_app.attempts import AttemptView
 from relight_app.charts import draw_sparkline
 from relight_app.formats import (
     count,
-    describe_age,
     describe_bytes,
     describe_duration,
     describe_eta,
@@ -39,9 +38,7 @@ _REASONS = {
 }
 
 
-def build_run_list(
-    runs: Sequence[RunSummary], *, curves: Mapping[str, tuple[str, Sequence[float]]], now_s: float
-) -> Markup:
+def build_run_list(runs: Sequence[RunSummary], *, curves: Mapping[str, tuple[str, Sequence[float]]]) -> Markup:
     """The table of runs. `curves` gives, by run, a metric's name and its values from the start to now."""
     heads = ("Run", "Status", "Progress", "Best", "Curve", "At risk now", "Changed")
     return tag(
@@ -51,7 +48,7 @@ def build_run_list(
             tag(
                 "table",
                 tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-                tag("tbody", [_run_row(run, curves.get(run.run), now_s) for run in runs]),
+                tag("tbody", [_run_row(run, curves.get(run.run)) for run in runs]),
                 class_="runs",
                 aria_label="Runs",
             ),
@@ -78,12 +75,16 @@ def build_pill(status: RunStatus | str) -> Markup:
     return tag("span", icon(name), name.capitalize(), class_=f"pill {name}")
 
 
+def build_age(time_s: float) -> Markup:
+    """How long ago something was. The browser counts: words of ours would change the whole list every second."""
+    return tag("time", data_s=f"{time_s:.0f}", title=describe_moment(time_s))
+
+
 def build_checkpoints(
     checkpoints: Sequence[CheckpointInfo],
     *,
     best_metric: str | None,
     resume_refusal: str | None,
-    now_s: float,
     limit: int = 200,
 ) -> Markup:
     """The table of checkpoints, the newest first, each with a menu. `resume_refusal` says why none can be resumed from.
@@ -112,7 +113,7 @@ def build_checkpoints(
                 tag(
                     "table",
                     tag("thead", tag("tr", heads)),
-                    tag("tbody", [_checkpoint_row(info, metrics, resume_refusal, now_s) for info in shown]),
+                    tag("tbody", [_checkpoint_row(info, metrics, resume_refusal) for info in shown]),
                     class_="dense",
                     aria_label="Checkpoints",
                 ),
@@ -193,7 +194,7 @@ def describe_progress(run: RunSummary) -> tuple[float | None, str]:
     return (min(1.0, run.step / run.steps_total) if run.steps_total else None), " · ".join(words)
 
 
-def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None, now_s: float) -> Markup:
+def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None) -> Markup:
     share, words = describe_progress(run)
     status = str(run.status)
     live = RunStatus(run.status).is_live
@@ -226,7 +227,7 @@ def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None, now_s: 
             class_="curve",
         ),
         tag("td", _risk(run, live=live), class_="atrisk nowrap"),
-        tag("td", _age(run.updated_s or run.created_s, now_s), class_="when nowrap muted"),
+        tag("td", build_age(run.updated_s or run.created_s), class_="when nowrap muted"),
         data_key=run.run,
     )  # fmt: skip
 
@@ -265,10 +266,6 @@ def _bar(share: float | None, status: str, label: str) -> Markup:
     )
 
 
-def _age(time_s: float, now_s: float) -> Markup:
-    return tag("time", describe_age(time_s, now_s=now_s), data_s=f"{time_s:.1f}", title=describe_moment(time_s))
-
-
 def _metric_columns(checkpoints: Sequence[CheckpointInfo], best_metric: str | None) -> list[str]:
     """Which metrics get a column: the best metric's first, then losses, then others, four at most."""
     names = {name for info in checkpoints for name in info.metrics if short_metric(name) != "lr"}
@@ -278,7 +275,7 @@ def _metric_columns(checkpoints: Sequence[CheckpointInfo], best_metric: str | No
     return ([best_metric] if best_metric else []) + ranked[:3]
 
 
-def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal: str | None, now_s: float) -> Markup:
+def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal: str | None) -> Markup:
     labels = [tag("span", label, class_=f"badge {_LABELS.get(label, '')}") for label in info.labels]
     verified = (
         tag("span", icon("verified"), "verified", class_="badge", title="Read back from the disk, every digest right")
@@ -294,7 +291,7 @@ def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal
         tag("td", tag("span", labels, verified, class_="row nowrap")),
         tag("td", _REASONS.get(info.reason, info.reason), class_="nowrap muted"),
         tag("td", describe_bytes(info.bytes), class_="right nowrap"),
-        tag("td", _age(info.time_s, now_s), class_="nowrap muted"),
+        tag("td", build_age(info.time_s), class_="nowrap muted"),
         tag(
             "td",
             tag(

@@ -34,7 +34,7 @@ def running(tmp_path: Path) -> RunLayout:
 
 
 def _list(*runs: RunSummary, curves: dict[str, tuple[str, Sequence[float]]] | None = None) -> str:
-    return build_run_list(runs, curves=curves or {}, now_s=time.time())
+    return build_run_list(runs, curves=curves or {})
 
 
 def test_a_running_row_says_progress_best_and_what_is_at_risk(running: RunLayout) -> None:
@@ -93,7 +93,7 @@ def test_progress_without_a_known_end_has_no_share(running: RunLayout) -> None:
 def test_checkpoints_are_newest_first_with_labels_and_metrics(running: RunLayout) -> None:
     store = CheckpointStore(running.checkpoints)
     infos = store.list(higher_is_better=True).checkpoints
-    table = build_checkpoints(infos, best_metric="validation/accuracy", resume_refusal=None, now_s=time.time())
+    table = build_checkpoints(infos, best_metric="validation/accuracy", resume_refusal=None)
     steps = [int(step) for step in re.findall(r"Actions for step (\d+)", table)]
     assert steps == sorted((info.step for info in infos), reverse=True)
     assert table.count(">best<") == 1
@@ -103,7 +103,7 @@ def test_checkpoints_are_newest_first_with_labels_and_metrics(running: RunLayout
 
 def test_a_refused_resume_says_why_and_cannot_be_pressed(running: RunLayout) -> None:
     infos = CheckpointStore(running.checkpoints).list().checkpoints
-    table = build_checkpoints(infos, best_metric=None, resume_refusal="Stop the run first.", now_s=time.time())
+    table = build_checkpoints(infos, best_metric=None, resume_refusal="Stop the run first.")
     item = re.search(r"<button[^>]*>Resume from here.*?</button>", table)
     assert item is not None
     assert 'aria-disabled="true"' in item.group()
@@ -112,7 +112,7 @@ def test_a_refused_resume_says_why_and_cannot_be_pressed(running: RunLayout) -> 
 
 def test_many_checkpoints_show_the_newest_and_say_how_many_are_left_out(running: RunLayout) -> None:
     infos = CheckpointStore(running.checkpoints).list().checkpoints
-    table = build_checkpoints(infos, best_metric=None, resume_refusal=None, now_s=time.time(), limit=1)
+    table = build_checkpoints(infos, best_metric=None, resume_refusal=None, limit=1)
     assert table.count("Actions for step") == 1
     assert f"{len(infos) - 1} older checkpoints" in table
 

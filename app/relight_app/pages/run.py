@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,11 +45,11 @@ def render() -> None:
     except RelightError as error:
         _show_missing(str(error))
         return
-    st.set_page_config(page_title=f"{run.name} · Relight")
+    st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
     checkpoints = engine.list_checkpoints(run.run)
     _show_header(engine, run, record, checkpoints.checkpoints)
     _show_outcomes(engine, run)
-    notices = build_run_notices(run, damaged=checkpoints.damaged, now_s=time.time())
+    notices = build_run_notices(run, damaged=checkpoints.damaged)
     if notices is not None:
         view(notices, key="notices")
     _show_exports(engine, run, checkpoints.checkpoints, higher_is_better=record.higher_is_better)
@@ -70,7 +71,7 @@ def _show_header(engine: Engine, run: RunSummary, record: RunRecord, checkpoints
     ):
         with st.container(width="stretch", gap="xsmall"):
             st.title(run.name, anchor=False)
-            view(build_identity(run, record, device=engine.read_device(run), now_s=time.time()), key="identity")
+            view(build_identity(run, record, device=engine.read_device(run)), key="identity")
         with st.container(
             horizontal=True, width="content", gap="small", vertical_alignment="center", key="run-actions"
         ):
@@ -158,7 +159,7 @@ def _show_exports(
     def show() -> None:
         job = actions.export_job(engine, run.run)
         best = find_best(checkpoints, higher_is_better=higher_is_better)
-        strip = build_export_strip(engine.list_exports(run.run), run=run.run, job=job, best=best, now_s=time.time())
+        strip = build_export_strip(engine.list_exports(run.run), run=run.run, job=job, best=best)
         if strip is not None:
             view(strip, key="exports")
         if running and job is not None and job.state != "running":
@@ -206,7 +207,6 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
         if listing.checkpoints:
             content = build_checkpoints(
                 listing.checkpoints, best_metric=record.best_metric, resume_refusal=_resume_refusal(now),
-                now_s=time.time(),
             )  # fmt: skip
         else:
             content = build_empty(
@@ -233,14 +233,23 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
                 "div",
                 build_config(record.config, defaults=engine.default_config(record), changes=changes),
                 tag(
-                    "p", "Metrics: ", tag("a", "CSV", class_="link", href=csv_url(run.run), download=True), class_="sub"
+                    "p", tag("a", "Launch again with this config", class_="link", **_again(record)), " · ",
+                    tag("a", "All metrics as CSV", class_="link", href=csv_url(run.run), download=True), class_="sub",
                 ),
                 class_="stack",
             ),
             key="config",
-        )
+        )  # fmt: skip
     with attempts:
         view(build_attempts(engine.list_attempts(run), now_s=time.time()), key="attempts")
+
+
+def _again(record: RunRecord) -> dict[str, str]:
+    """Where the launch form opens with this run's task and config."""
+    query = {"task": record.task.name, "from": record.run}
+    if record.task.kind != "builtin":
+        query |= {"task": "file", "file": f"{record.task.path}:{record.task.class_name}"}
+    return {"href": address("launch", **query), "data_page": "launch", "data_query": json.dumps(query)}
 
 
 def _show_log(engine: Engine, run: RunSummary) -> None:

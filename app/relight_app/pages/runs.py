@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import streamlit as st
 
 from relight.errors import RelightError
@@ -19,7 +17,8 @@ from relight_app.widgets.empty import build_empty
 from relight_app.widgets.notice import show_problem
 from relight_app.widgets.view import view
 
-REFRESH_S = 1.0
+_REFRESH_S = 1.0
+_MOST_ROWS = 200
 _FILTERS = ("All", "Running", "Finished", "Stopped", "Crashed", "Interrupted")
 
 
@@ -40,7 +39,7 @@ def render() -> None:
     _show_list(engine, status=None if status in (None, "All") else str(status).lower(), text=text or "")
 
 
-@st.fragment(run_every=REFRESH_S)
+@st.fragment(run_every=_REFRESH_S)
 def _show_list(engine: Engine, *, status: str | None, text: str) -> None:
     try:
         listing = engine.list_runs()
@@ -56,14 +55,18 @@ def _build(engine: Engine, listing: RunListing, *, status: str | None, text: str
         return tag("div", _first_step(engine), damaged, class_="stack")
     chosen = sort_runs(_alive_as_running(listing.runs, status, text))
     if chosen:
-        curves = {run.run: curve for run in chosen if (curve := engine.read_curve(run)) is not None}
-        table = build_run_list(chosen, curves=curves, now_s=time.time())
+        curves = {run.run: curve for run in chosen[:_MOST_ROWS] if (curve := engine.read_curve(run)) is not None}
+        table = build_run_list(chosen[:_MOST_ROWS], curves=curves)
     else:
         table = build_empty(
             "No run is like that",
             "Other words, or another status, will show the " + count(len(listing.runs), "run") + ".",
         )
-    return tag("div", tag("p", _totals(listing.runs), class_="sub", role="status"), table, damaged, class_="stack")
+    left_out = len(chosen) - _MOST_ROWS
+    rest = (
+        tag("p", f"{count(left_out, 'older run')} not shown: search for them.", class_="sub") if left_out > 0 else None
+    )
+    return tag("div", tag("p", _totals(listing.runs), class_="sub"), table, rest, damaged, class_="stack")
 
 
 def _alive_as_running(runs: list[RunSummary], status: str | None, text: str) -> list[RunSummary]:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from relight.checkpoints.listing import CheckpointInfo
 from relight_app.engine import ExportFile
-from relight_app.formats import describe_age, describe_bytes, describe_moment
+from relight_app.formats import describe_bytes
 from relight_app.icons import icon
 from relight_app.jobs import Job
 from relight_app.markup import Markup, tag
 from relight_app.problems import explain
 from relight_app.server.urls import download_url
+from relight_app.tables import build_age
 from relight_app.widgets.notice import build_problem
 
 
 def build_export_strip(
-    exports: Sequence[ExportFile], *, run: str, job: Job | None, best: CheckpointInfo | None, now_s: float
+    exports: Sequence[ExportFile], *, run: str, job: Job | None, best: CheckpointInfo | None
 ) -> Markup | None:
     """What is being exported, why that failed, and the newest export with its Download link. None without any."""
     parts: list[Markup] = []
@@ -35,7 +36,7 @@ def build_export_strip(
         parts.append(build_problem(explain(job.error), key="export"))
     if exports:
         newest = _newest(exports, job)
-        parts.append(_build_ready(newest, exports, run=run, best=best, now_s=now_s))
+        parts.append(_build_ready(newest, exports, run=run, best=best))
     return tag("div", parts, class_="stack") if parts else None
 
 
@@ -48,9 +49,7 @@ def _newest(exports: Sequence[ExportFile], job: Job | None) -> ExportFile:
     return exports[0]
 
 
-def _build_ready(
-    file: ExportFile, exports: Sequence[ExportFile], *, run: str, best: CheckpointInfo | None, now_s: float
-) -> Markup:
+def _build_ready(file: ExportFile, exports: Sequence[ExportFile], *, run: str, best: CheckpointInfo | None) -> Markup:
     facts = [describe_bytes(file.bytes)]
     if file.step is not None and best is not None:
         facts.append(
@@ -64,8 +63,7 @@ def _build_ready(
         tag("span", f"sha256 {file.sha256[:12]}…", class_="sub mono", title=file.sha256) if file.sha256 else None,
         tag(
             "span", "exported ",
-            tag("time", describe_age(file.time_s, now_s=now_s), data_s=f"{file.time_s:.1f}",
-                title=describe_moment(file.time_s)),
+            build_age(file.time_s),
             class_="sub",
         ),
         tag("a", icon("download"), "Download", class_="button solid push", href=download_url(run, file.name),

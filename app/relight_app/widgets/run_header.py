@@ -9,14 +9,14 @@ from relight.checkpoints.listing import DamagedEntry
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
-from relight_app.formats import count, describe_age, describe_duration, describe_moment, describe_risk
+from relight_app.formats import count, describe_duration, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
-from relight_app.tables import build_pill
+from relight_app.tables import build_age, build_pill
 from relight_app.widgets.notice import build_traceback
 
 
-def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, now_s: float) -> Markup:
+def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) -> Markup:
     """Status, id, task, device, attempt and parent in one line."""
     parent = None
     if record.parent is not None:
@@ -34,10 +34,10 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, no
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
         parent,
-        tag("span", *_phase(run), class_="sub"),
+        _phase(run),
         tag(
             "span", "started ",
-            tag("time", describe_age(began, now_s=now_s), data_s=f"{began:.1f}", title=describe_moment(began)),
+            build_age(began),
             class_="sub",
         ),
         tag("span", f"trained for {describe_duration(run.work_s)}", class_="sub") if run.work_s >= 1 else None,
@@ -46,7 +46,7 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, no
     )  # fmt: skip
 
 
-def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry], now_s: float) -> Markup | None:
+def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry]) -> Markup | None:
     """Why it died and what that costs; that saving fails; what a resume passed over. None when all is well."""
     parts = [_death(run), _saving_failure(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
@@ -59,10 +59,9 @@ def _attempt(run: RunSummary) -> Markup | None:
     return tag("span", f"attempt {run.attempt}", class_="badge on" if run.attempt > 1 else "badge")
 
 
-def _phase(run: RunSummary) -> list[str]:
-    if run.phase in (None, "training", "finished"):
-        return []
-    return [{"starting": "starting: the trainer loads", "validating": "validating", "saving": "saving"}[str(run.phase)]]
+def _phase(run: RunSummary) -> Markup | None:
+    words = {"starting": "starting: the trainer loads", "validating": "validating", "saving": "saving"}
+    return tag("span", words[run.phase], class_="sub") if run.phase in words else None
 
 
 def _death(run: RunSummary) -> Markup | None:

@@ -16,7 +16,7 @@ function patch(node, wanted) {
   for (const { name, value } of wanted.attributes) {
     if (name !== kept && node.getAttribute(name) !== value) node.setAttribute(name, value)
   }
-  patchChildren(node, wanted)
+  if (node.nodeName !== "TIME") patchChildren(node, wanted) // what is in it is ours: see `tick`
 }
 
 function patchChildren(node, wanted) {
@@ -49,9 +49,9 @@ function ageInWords(seconds) {
 }
 
 function tick(view) {
-  const now = Date.now() / 1000 + view.clockAheadS
+  const now = Date.now() / 1000
   for (const node of view.root.querySelectorAll("time[data-s]")) {
-    const words = ageInWords(Math.max(0, now - Number(node.dataset.s)))
+    const words = ageInWords(now - Number(node.dataset.s))
     if (node.textContent !== words) node.textContent = words
   }
 }
@@ -121,14 +121,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".view")
   let view = views.get(parentElement)
   if (!view) {
-    view = { root, html: null, clockAheadS: 0 }
+    view = { root, html: null }
     views.set(parentElement, view)
     root.addEventListener("click", (event) => onClick(view, event))
     root.addEventListener("keydown", moveInMenu)
     view.timer = setInterval(() => tick(view), 1000)
   }
   view.send = setTriggerValue
-  view.clockAheadS = data.now - Date.now() / 1000
   if (view.html !== data.html) {
     const held = new Set() // logs in which the reader has gone up
     for (const node of root.querySelectorAll("[data-follow]")) {

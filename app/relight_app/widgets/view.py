@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +37,7 @@ def view(
 
     result = _mount(
         key=key,
-        data={"html": str(content), "now": time.time()},
+        data={"html": str(content)},
         width=width,
         on_action_change=act,
         on_open_change=lambda: None,
