@@ -87,7 +87,7 @@ def test_the_order_of_the_list_does_not_matter(
     history: list[CheckpointInfo], policy: RetentionPolicy, random: object
 ) -> None:
     shuffled = list(history)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert plan_retention(shuffled, policy) == plan_retention(history, policy)
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import xxhash
 
-from relight.checkpoints.dtypes import count_bytes
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import CheckpointName, StoreLayout
@@ -119,7 +118,7 @@ def commit_snapshot(
         text = encode_manifest(manifest)
         write_new_file(layout.manifests / name.manifest, text, layout=layout, operations=operations)
     except OSError as error:
-        raise SaveError(_explain(error, snapshot, layout)) from error
+        raise explain_failure(error, snapshot, layout) from error
     return manifest, len(text)
 
 
@@ -247,17 +246,16 @@ def _discard(path: Path, operations: FileOperations) -> None:
         pass
 
 
-def _explain(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayout) -> str:
-    needed = sum(count_bytes(tensor.dtype, tensor.shape) for tensor in snapshot.tensors)
-    where = f"{layout.folder}"
+def explain_failure(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayout) -> SaveError:
+    """What the file system refused, as one sentence for a person."""
+    what = f"The checkpoint at step {snapshot.step} was not saved"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"The checkpoint at step {snapshot.step} was not saved: the disk is full "
-            f"({human_bytes(needed)} needed, {_free(layout)} free at {where}). Free some space."
-        )
+        needed = human_bytes(sum(tensor.nbytes for tensor in snapshot.tensors))
+        full = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
+        return SaveError(f"{what}: {full} ({needed} needed, {_free(layout)} free at {layout.folder}). Free some space.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"The checkpoint at step {snapshot.step} was not saved: {where} cannot be written to ({error.strerror})."
-    return f"The checkpoint at step {snapshot.step} was not saved: {error.strerror or error} ({where})."
+        return SaveError(f"{what}: {layout.folder} cannot be written to ({error.strerror}).")
+    return SaveError(f"{what}: {error.strerror or error} ({layout.folder}).")
 
 
 def _free(layout: StoreLayout) -> str:

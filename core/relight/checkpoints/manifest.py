@@ -93,13 +93,13 @@ _decoder = msgspec.json.Decoder(Manifest)
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of the file: one field a line, one tensor a line, and the digest of all that last."""
     lines: list[bytes] = []
-    for field in msgspec.structs.fields(manifest):
-        value = getattr(manifest, field.name)
-        if field.name in ("packs", "tensors") and value:
+    for field in manifest.__struct_fields__:
+        value = getattr(manifest, field)
+        if field in ("packs", "tensors") and value:
             encoded = b"[\n" + b",\n".join(msgspec.json.encode(entry) for entry in value) + b"\n]"
         else:
             encoded = msgspec.json.encode(value)
-        lines.append(b'"%s":%s,\n' % (field.encode_name.encode(), encoded))
+        lines.append(b'"%s":%s,\n' % (field.encode(), encoded))
     body = b"{" + b"".join(lines)
     return body + _TAIL % xxhash.xxh3_128_hexdigest(body).encode()
 

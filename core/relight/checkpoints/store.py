@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -12,10 +13,9 @@ from pathlib import Path
 import msgspec
 
 from relight.checkpoints import reclamation
-from relight.checkpoints.commit import commit_snapshot, write_new_file
+from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import (
     CheckpointName,
     StoreLayout,
@@ -149,10 +149,7 @@ class CheckpointStore:
             listing = self.list()
             name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
         except OSError as error:
-            raise SaveError(
-                f"The checkpoint at step {snapshot.step} was not saved: {error.strerror or error} "
-                f"({self.layout.folder})."
-            ) from error
+            raise explain_failure(error, snapshot, self.layout) from error
         for info in listing.checkpoints:
             if (info.step, info.name.token) == (snapshot.step, snapshot.token):
                 return info
@@ -377,20 +374,21 @@ class CheckpointStore:
     def _make_folders(self) -> None:
         if self.layout.format.exists():
             return
-        self.layout.folder.mkdir(parents=True, exist_ok=True)
-        for folder in self.layout.folders:
-            self._operations.make_folder(folder)
-        self._operations.sync_folder(self.layout.folder)
-        self._operations.sync_folder(self.layout.folder.parent)
         try:
-            write_new_file(
-                self.layout.format,
-                msgspec.json.encode(FORMAT) + b"\n",
-                layout=self.layout,
-                operations=self._operations,
-            )
-        except FileExistsError:
-            pass
+            self.layout.folder.mkdir(parents=True, exist_ok=True)
+            for folder in self.layout.folders:
+                self._operations.make_folder(folder)
+            self._operations.sync_folder(self.layout.folder)
+            self._operations.sync_folder(self.layout.folder.parent)
+        except OSError:
+            # Whether their names survive is not known now, and no later sync would tell: begin anew next time.
+            for folder in (*self.layout.folders, self.layout.folder):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+        text = msgspec.json.encode(FORMAT) + b"\n"
+        with contextlib.suppress(FileExistsError):
+            write_new_file(self.layout.format, text, layout=self.layout, operations=self._operations)
 
     def _find_format_problem(self) -> DamagedEntry | None:
         try:

@@ -1,0 +1,157 @@
+"""Puts every disk that a crash may leave before the real recovery, and counts the promises that it breaks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.store import CheckpointStore
+from tests.checkpoints.simulator.disk import Disk, acknowledged, crashes
+from tests.checkpoints.simulator.log import Acknowledge, Entry
+from tests.checkpoints.snapshots import make_snapshot
+
+Recover = Callable[[Path], tuple[int, str] | None]
+"""Recovers what is in a folder: (step, digest of the state), or None for nothing. Any exception is a failure too."""
+
+
+@dataclass
+class Verdict:
+    """How many different disks there were, and what went wrong on which."""
+
+    disks: int = 0
+    nothing: int = 0
+    older: int = 0
+    wrong: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> int:
+        """Disks on which a promise was broken."""
+        return self.nothing + self.older + self.wrong
+
+
+def try_all(
+    log: Sequence[Entry],
+    folder: Path,
+    *,
+    journaled: bool,
+    existed: set[tuple[int, str]],
+    recover: Recover,
+    stop_at_first: bool = False,
+) -> Verdict:
+    """Recover from every crash of `log`; `existed` are the states that were ever handed over."""
+    verdict = Verdict()
+    seen: set[tuple[bytes, int]] = set()
+    for crash in crashes(log, journaled=journaled):
+        promises = acknowledged(log, crash.done)
+        promised = max((promise.step for promise in promises), default=-1)
+        for disk in crash.disks:
+            key = (_identify(disk), len(promises))
+            if key in seen:
+                continue
+            seen.add(key)
+            verdict.disks += 1
+            problem = _try_one(disk, folder, promised, promises, existed, recover)
+            if problem is None:
+                continue
+            setattr(verdict, problem, getattr(verdict, problem) + 1)
+            if len(verdict.examples) < 5:
+                verdict.examples.append(f"after {crash.done} ({log[crash.done - 1]}): {problem}: {sorted(disk)}"[:600])
+            if stop_at_first:
+                return verdict
+    return verdict
+
+
+def _try_one(
+    disk: Disk,
+    folder: Path,
+    promised: int,
+    promises: list[Acknowledge],
+    existed: set[tuple[int, str]],
+    recover: Recover,
+) -> str | None:
+    materialise(disk, folder)
+    try:
+        found = recover(folder)
+    except Exception:
+        return "nothing" if promised >= 0 else None
+    if found is None:
+        return "nothing" if promised >= 0 else None
+    if found not in existed:
+        return "wrong"
+    if found[0] < promised:
+        return "older"
+    for promise in promises:
+        if promise.pinned and not _has_pinned(folder, promise):
+            return "older"
+    return None
+
+
+def _has_pinned(folder: Path, promise: Acknowledge) -> bool:
+    store = CheckpointStore(folder)
+    return any(
+        info.step == promise.step and "pinned" in info.labels and not store.check(info)
+        for info in store.list().checkpoints
+    )
+
+
+def materialise(disk: Disk, folder: Path) -> None:
+    """Make `folder` look like `disk`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in sorted(disk):
+        content = disk[path]
+        if content is None:
+            os.mkdir(f"{folder}/{path}")  # noqa: PTH102 - called a million times
+        else:
+            with open(f"{folder}/{path}", "wb") as file:  # noqa: PTH123
+                file.write(content)
+
+
+class Quick(FileOperations):
+    """The recovery is not what is crashed here, so it need not wait for a disk."""
+
+    def sync(self, file: int) -> None:
+        pass
+
+    def forget_cached(self, file: int) -> None:
+        pass
+
+
+class StoreRecovery:
+    """What the engine does after a crash: sweep, take the newest good checkpoint, and now and then go on saving."""
+
+    def __init__(self, *, save_every: int = 9) -> None:
+        self._save_every = save_every
+        self._count = 0
+
+    def __call__(self, folder: Path) -> tuple[int, str] | None:
+        """Step and state digest of what was recovered."""
+        store = CheckpointStore(folder, operations=Quick())
+        store.sweep()
+        good, _ = store.newest_good()
+        if good is None:
+            return None
+        found = (good.step, store.digest(good))
+        self._count += 1
+        if self._count % self._save_every == 0:
+            after = store.commit(*make_snapshot(good.step + 1000, frozen=40, trained=10))
+            newest, _ = store.newest_good()
+            assert newest is not None
+            assert newest.name == after.name
+            assert store.check(store.find(good.step)) == []
+        return found
+
+
+def _identify(disk: Disk) -> bytes:
+    hasher = hashlib.blake2b(digest_size=16)
+    for path in sorted(disk):
+        content = disk[path]
+        hasher.update(f"{path}\0{-1 if content is None else len(content)}\0".encode())
+        hasher.update(content or b"")
+    return hasher.digest()

@@ -1,0 +1,134 @@
+"""Crashes at every point of the real write protocol, in the idea of ALICE: what was acknowledged is always recovered.
+
+The writer's operations are recorded while it works, every disk that a crash may leave is built, and the real recovery
+runs on it. The mutation tests show that the simulator would notice: each sync that the protocol needs is left out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relight.checkpoints.retention import BestRule, RetentionPolicy
+from relight.checkpoints.store import CheckpointStore
+from tests.checkpoints.simulator.log import Acknowledge, Create, Entry, Recorder, Rename, Sync, SyncFolder
+from tests.checkpoints.simulator.trial import StoreRecovery, Verdict, try_all
+from tests.checkpoints.snapshots import make_snapshot
+
+Change = Callable[[list[Entry]], list[Entry]]
+POLICY = RetentionPolicy(best=(BestRule(count=1),))
+
+
+@pytest.fixture
+def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
+    """Four checkpoints with shared weights, verified, one pinned, old ones removed, all as the writer does it."""
+    folder = memory_path / "recorded"
+    recorder = Recorder(folder)
+    store = CheckpointStore(folder, operations=recorder)
+    existed: set[tuple[int, str]] = set()
+    for step in range(1, 5):
+        info = store.commit(*make_snapshot(step, frozen=40, trained=10, score=float(-abs(step - 1))))
+        state = (step, store.digest(info))
+        existed.add(state)
+        recorder.log.append(Acknowledge(*state))
+        store.mark_verified(info)
+        if step == 1:
+            store.pin(info)
+            recorder.log.append(Acknowledge(*state, pinned=True))
+        store.apply_retention(store.plan_retention(POLICY))
+    assert [info.step for info in store.list().checkpoints] == [1, 3, 4]
+    return recorder.log, existed
+
+
+def judge(
+    recorded: tuple[list[Entry], set[tuple[int, str]]],
+    folder: Path,
+    *,
+    journaled: bool,
+    change: Change | None = None,
+) -> Verdict:
+    log, existed = recorded
+    return try_all(
+        change(log) if change else log,
+        folder,
+        journaled=journaled,
+        existed=existed,
+        recover=StoreRecovery(),
+        stop_at_first=change is not None,
+    )
+
+
+@pytest.mark.parametrize("journaled", [True, False], ids=["ext4-like", "worst-case POSIX"])
+def test_no_crash_loses_or_changes_what_was_acknowledged(
+    recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path, journaled: bool
+) -> None:
+    verdict = judge(recorded, memory_path / "crashed", journaled=journaled)
+    assert verdict.examples == []
+    assert verdict.broken == 0
+    assert verdict.disks > (150 if journaled else 1000)
+
+
+def without(kind: type[Entry], folder: str) -> Change:
+    """Leave out the syncs of a folder's names, or of the files that end up in it."""
+
+    def change(log: list[Entry]) -> list[Entry]:
+        if kind is SyncFolder:
+            changed = [entry for entry in log if entry != SyncFolder(folder)]
+        else:
+            created = {entry.path: entry.inode for entry in log if isinstance(entry, Create)}
+            inodes = {
+                created[entry.source] for entry in log if isinstance(entry, Rename) and entry.target.startswith(folder)
+            }
+            changed = [entry for entry in log if not (isinstance(entry, Sync) and entry.inode in inodes)]
+        assert len(changed) < len(log)
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder"),
+    [(Sync, "packs"), (SyncFolder, "packs"), (Sync, "manifests"), (SyncFolder, "manifests"), (SyncFolder, "labels")],
+    ids=["pack", "folder of packs", "manifest", "folder of manifests", "folder of labels"],
+)
+def test_leaving_out_any_sync_is_noticed(
+    recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path, kind: type[Entry], folder: str
+) -> None:
+    verdicts = [
+        judge(recorded, memory_path / "crashed", journaled=journaled, change=without(kind, folder))
+        for journaled in (True, False)
+    ]
+    assert any(verdict.broken for verdict in verdicts)
+
+
+def test_leaving_out_the_sync_of_the_store_itself_is_noticed(
+    recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
+) -> None:
+    verdict = judge(
+        recorded,
+        memory_path / "crashed",
+        journaled=False,
+        change=lambda log: [e for e in log if e != SyncFolder("")],
+    )
+    assert verdict.broken
+
+
+def test_a_manifest_before_its_pack_is_noticed(
+    recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
+) -> None:
+    def swap(log: list[Entry]) -> list[Entry]:
+        """Acknowledge as soon as the manifest has its name, before the folder is synced."""
+        changed: list[Entry] = []
+        for entry in log:
+            if isinstance(entry, Acknowledge) and not entry.pinned:
+                place = max(
+                    i for i, e in enumerate(changed) if isinstance(e, Rename) and e.target.startswith("manifests")
+                )
+                changed.insert(place + 1, entry)
+            else:
+                changed.append(entry)
+        return changed
+
+    assert judge(recorded, memory_path / "crashed", journaled=False, change=swap).broken

@@ -1,0 +1,221 @@
+"""A fault at every single operation: the snapshot before stays, nothing half-made is seen, and saving recovers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import RelightError
+from tests.checkpoints.snapshots import make_snapshot
+
+CHANGING = ("make_folder", "create", "reserve", "write", "sync", "rename_new", "sync_folder", "remove", "set_direct")
+READING = ("list_folder", "open", "size", "read_into", "read_file")
+
+
+class FaultAt(FileOperations):
+    """The real file system, but call number `at` (from 1) of the `kinds` fails with `fault`."""
+
+    def __init__(self, at: int, fault: int | str, kinds: tuple[str, ...] = CHANGING) -> None:
+        self.calls = 0
+        self.failed: str | None = None
+        self._at, self._fault, self._kinds = at, fault, kinds
+        self._spoiled: set[object] = set()
+
+    def close(self, file: int) -> None:
+        super().close(file)
+        self._spoiled.discard(file)
+
+    def sync_folder(self, path: Path) -> None:
+        try:
+            super().sync_folder(path)
+        finally:
+            self._spoiled.clear()  # It closes its file by itself.
+
+    def __getattribute__(self, name: str) -> object:
+        method = super().__getattribute__(name)
+        if name not in CHANGING + READING or name not in self._kinds:
+            return method
+
+        def call(*arguments: object) -> object:
+            self.calls += 1
+            if name == "sync":
+                assert arguments[0] not in self._spoiled, "a file was synced again after its sync had failed"
+            if self.calls == self._at:
+                self.failed = name
+                if self._fault == "short":
+                    if name == "write":
+                        file, data, offset = arguments
+                        return os.pwrite(file, data[: len(data) // 2 + 1], offset)
+                    return method(*arguments)
+                assert isinstance(self._fault, int)
+                if name == "sync":
+                    self._spoiled.add(arguments[0])
+                raise OSError(self._fault, os.strerror(self._fault))
+            return method(*arguments)
+
+        return call
+
+
+def count_calls(work: Callable[[CheckpointStore], object], folder: Path, kinds: tuple[str, ...]) -> int:
+    operations = FaultAt(0, 0, kinds)
+    work(CheckpointStore(folder, operations=operations))
+    return operations.calls
+
+
+def assert_whole(folder: Path, steps: set[int]) -> None:
+    """Every checkpoint that is listed is whole, and those of `steps` are among them."""
+    store = CheckpointStore(folder)
+    listing = store.list()
+    assert listing.damaged == []
+    assert {info.step for info in listing.checkpoints} >= steps
+    for info in listing.checkpoints:
+        assert store.check(info) == []
+
+
+FAULTS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EDQUOT, errno.EROFS, "short"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: errno.errorcode.get(fault, fault))
+@pytest.mark.parametrize("first", [True, False], ids=["first", "third"])
+def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(tmp_path: Path, fault: int | str, first: bool) -> None:
+    def prepare(folder: Path) -> Path:
+        if not first:
+            for step in (1, 2):
+                CheckpointStore(folder).commit(*make_snapshot(step, frozen=3000))
+        return folder
+
+    there = set() if first else {1, 2}
+    header, buffers = make_snapshot(3, frozen=3000)
+    calls = count_calls(lambda store: store.commit(header, buffers), prepare(tmp_path / "dry"), CHANGING)
+    assert calls >= 8
+    for at in range(1, calls + 1):
+        folder = prepare(tmp_path / f"at-{at}")
+        operations = FaultAt(at, fault)
+        store = CheckpointStore(folder, operations=operations)
+        try:
+            store.commit(header, buffers)
+            saved = {3}
+        except SaveError as error:
+            saved = set()
+            assert "step 3 was not saved" in str(error)
+            assert fault != "short"
+        assert operations.failed is not None
+        if fault == errno.EINTR and operations.failed == "write":
+            assert saved, "an interrupted write is simply continued"
+        assert_whole(folder, there | saved)
+        # The fault is gone: the same snapshot, and then the next one, can be saved.
+        store.commit(header, buffers)
+        store.commit(*make_snapshot(4, frozen=3000))
+        assert_whole(folder, there | {3, 4})
+        store.sweep()
+        assert_whole(folder, there | {3, 4})
+        assert list(store.layout.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.EMFILE, errno.ENOMEM], ids=errno.errorcode.get)
+def test_a_fault_at_any_read_of_a_commit_leaves_what_was_there(tmp_path: Path, fault: int) -> None:
+    def prepare(folder: Path) -> Path:
+        for step in (1, 2):
+            CheckpointStore(folder).commit(*make_snapshot(step, frozen=3000))
+        return folder
+
+    header, buffers = make_snapshot(3, frozen=3000)
+    calls = count_calls(lambda store: store.commit(header, buffers), prepare(tmp_path / "dry"), READING)
+    for at in range(1, calls + 1):
+        folder = prepare(tmp_path / f"at-{at}")
+        store = CheckpointStore(folder, operations=FaultAt(at, fault, READING))
+        try:
+            store.commit(header, buffers)
+        except SaveError:
+            pass
+        assert_whole(folder, {1, 2})
+        store.commit(header, buffers)
+        assert_whole(folder, {1, 2, 3})
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS], ids=errno.errorcode.get)
+def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(tmp_path: Path, fault: int) -> None:
+    def prepare(folder: Path) -> Path:
+        store = CheckpointStore(folder)
+        for step in range(1, 6):
+            store.mark_verified(store.commit(*make_snapshot(step, frozen=0 if step < 3 else 3000)))
+        return folder
+
+    def retain(store: CheckpointStore) -> None:
+        store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+
+    calls = count_calls(retain, prepare(tmp_path / "dry"), CHANGING)
+    for at in range(1, calls + 1):
+        folder = prepare(tmp_path / f"at-{at}")
+        store = CheckpointStore(folder, operations=FaultAt(at, fault))
+        try:
+            retain(store)
+        except OSError:
+            pass
+        assert_whole(folder, {4, 5})
+        retain(store)
+        store.sweep()
+        assert_whole(folder, {4, 5})
+        assert len(list(store.layout.packs.iterdir())) == 3
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(tmp_path: Path, fault: int) -> None:
+    def prepare(folder: Path) -> Path:
+        store = CheckpointStore(folder)
+        for step in (1, 2, 3):
+            store.commit(*make_snapshot(step))
+        pack = store.layout.packs / store.find(3).packs[0]
+        pack.write_bytes(pack.read_bytes()[:-1] + b"?")
+        return folder
+
+    kinds = CHANGING + READING
+    calls = count_calls(lambda store: store.newest_good(), prepare(tmp_path / "dry"), kinds)
+    for at in range(1, calls + 1):
+        folder = prepare(tmp_path / f"at-{at}")
+        store = CheckpointStore(folder, operations=FaultAt(at, fault, kinds))
+        try:
+            found = store.newest_good()[0]
+            # What the disk refused to give back is passed over; then an older one is right.
+            assert found is None or found.step in (1, 2)
+            if fault != errno.EIO:
+                assert found is not None
+        except (OSError, RelightError):
+            pass
+        restored = CheckpointStore(folder)
+        files = {path.name for path in folder.rglob("*.json")} | {path.name for path in folder.rglob("*.safetensors*")}
+        assert len(files) == 7, "a file was lost"
+        good = restored.newest_good()[0]
+        assert good is not None or fault == errno.EIO
+        if fault != errno.EIO:
+            assert good is not None
+            assert good.step == 2
+
+
+def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(tmp_path: Path) -> None:
+    class Full(FileOperations):
+        def reserve(self, file: int, nbytes: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SaveError, match=r"step 1 was not saved: the disk is full \(1.22 kB needed, .* free at .*\)\."):
+        CheckpointStore(tmp_path, operations=Full()).commit(*make_snapshot(1))
+
+
+def test_a_file_system_without_direct_writes_and_reservation_still_works(tmp_path: Path) -> None:
+    class Plain(FileOperations):
+        def set_direct(self, file: int, on: bool) -> bool:
+            return False
+
+        def sync_folder(self, path: Path) -> None:
+            super().sync_folder(path)
+
+    store = CheckpointStore(tmp_path, operations=Plain())
+    assert store.check(store.commit(*make_snapshot(1, trained=2_000_000))) == []
