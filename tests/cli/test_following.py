@@ -224,6 +224,25 @@ def test_leaving_show_follow_with_an_interrupt_leaves_the_run_alone(runs: Path, 
     assert summarize_run(layout).status is RunStatus.RUNNING
 
 
+def test_an_interrupt_that_the_shell_ignores_for_us_stops_nothing(runs: Path) -> None:
+    layout = launch(runs, "10000")
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap '' INT; exec {sys.executable} -c '{WATCH}' \"$0\" 1", str(layout.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    step = summarize_run(layout).step
+    wait_until(lambda: summarize_run(layout).step > step + 20)
+    assert process.poll() is None
+    process.kill()
+    _, err = process.communicate()
+    assert err == ""
+
+
 def test_a_terminated_command_leaves_in_order_and_the_run_alone(runs: Path) -> None:
     layout = launch(runs, "10000")
     process = subprocess.Popen(

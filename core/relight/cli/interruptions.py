@@ -28,10 +28,13 @@ class Interruptions:
         def terminate(_number: int, _frame: FrameType | None) -> None:
             raise typer.Exit(TERMINATED)
 
-        before = {signal.SIGINT: signal.signal(signal.SIGINT, interrupt)}
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
+        before = {}
+        for number, handler in ((signal.SIGINT, interrupt), (signal.SIGTERM, terminate)):
+            # A shell script starts `relight run … &` with SIGINT ignored: its Ctrl-C is not meant for us.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, earlier in before.items():
+                signal.signal(number, earlier)

@@ -79,7 +79,7 @@ def run(
     *,
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]", help="Arguments of a training script.", show_default=False),
+        typer.Argument(metavar="ARGUMENTS", help="Arguments of a training script, after --.", show_default=False),
     ] = None,
     assignments: SetOption = None,
     name: NameOption = None,
