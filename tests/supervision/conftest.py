@@ -126,7 +126,9 @@ def _identities(attempt: AttemptLayout) -> list[ProcessIdentity]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")[-2000:]
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 2000))
+            return file.read(2000).decode(errors="replace")
     except OSError:
         return "-"
 
