@@ -64,10 +64,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 1 to 65535, or 0 for any free one")
-    return port
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port. Use 1 to 65535, or 0 for any free one.")
+    return int(text)
 
 
 def _prepare_runs_folder(folder: Path) -> Path:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _WEBSOCKET_MESSAGE_BYTES = 64 << 20
 _PING_S = 20.0
-_PATIENCE_S = 0.7
+_PATIENCE_S = 0.4
 """After a signal, how long answers that are under way may take before the process ends regardless."""
 
 
@@ -58,7 +58,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
         script,
         lifespan=lifespan,
         routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes(), *_nothing_else()],
-        middleware=[Middleware(Guard, token=settings.token, hosts=settings.allowed_hosts)],
+        middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings))],
     )
 
 
@@ -69,7 +69,7 @@ def serve(
     script: Path = SCRIPT,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then end within a second, whatever is still open."""
+    """Serve until SIGTERM or SIGINT, then end this process within a second, whatever is still open."""
     hub = Hub(settings.runs_folder)
     app = build_app(settings, hub, script=script)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -85,6 +85,13 @@ def serve(
         timeout_graceful_shutdown=1,
     )
     _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
+    _leave()  # without the interpreter's own end, which takes half a second for all that is imported
+
+
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    """The names that the dashboard goes by, beyond those of this machine itself."""
+    everywhere = settings.host in {"0.0.0.0", "::", ""}
+    return settings.allowed_hosts if everywhere else (*settings.allowed_hosts, settings.host)
 
 
 def _nothing_else() -> list[Route]:

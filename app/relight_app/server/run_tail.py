@@ -23,7 +23,8 @@ from relight.metrics.file_format import (
     parse_file_name,
 )
 
-_BLOCK_RECORDS = 20_000
+_MOST_AT_ONCE = 5_000
+"""Of more rows than this in one poll only the last are told: whoever watches sees the gap and reads the history."""
 Positions = dict[str, dict[str, int]]
 """Records by stream and file name: how far somebody has read."""
 
@@ -54,7 +55,7 @@ class RunTail:
             file.skip_to_end()
 
     def poll(self) -> list[RowBlock]:
-        """What was appended since the last call."""
+        """What was appended since the last call: at most one block for each file."""
         self.replaced = False
         self._list_files()
         blocks: list[RowBlock] = []
@@ -64,7 +65,7 @@ class RunTail:
                 self.replaced = True
                 del self._files[name]
                 continue
-            blocks.extend(found)
+            blocks += found
         return blocks
 
     def positions(self) -> Positions:
@@ -144,7 +145,7 @@ class _FileTail:
                 status = os.fstat(file.fileno())
                 if not self._read_header(file.fileno(), status):
                     return []
-                return list(self._blocks(file.fileno(), self._count(status)))
+                return self._read_until(file.fileno(), self._count(status))
         except OSError:
             return []
 
@@ -166,17 +167,13 @@ class _FileTail:
         self._dtype = np.dtype([("step", "<i8"), ("time", "<f8"), ("values", "<f8", (len(header.columns),))])
         return True
 
-    def _blocks(self, descriptor: int, until: int) -> Iterator[RowBlock]:
-        header = self._header
+    def _read_until(self, descriptor: int, until: int) -> list[RowBlock]:
+        header, width = self._header, self._dtype.itemsize
         assert header is not None
-        while self.records < until:
-            wanted = min(until - self.records, _BLOCK_RECORDS)
-            data = os.pread(
-                descriptor, wanted * self._dtype.itemsize, self._start + self.records * self._dtype.itemsize
-            )
-            rows = np.frombuffer(data[: len(data) - len(data) % self._dtype.itemsize], self._dtype)
-            if not len(rows):
-                return
-            first = self.records
-            self.records += len(rows)
-            yield RowBlock(self._path.name, first, header, rows["step"], rows["time"], rows["values"])
+        first = max(self.records, until - _MOST_AT_ONCE)
+        data = os.pread(descriptor, (until - first) * width, self._start + first * width)
+        rows = np.frombuffer(data[: len(data) - len(data) % width], self._dtype)
+        if not len(rows):
+            return []
+        self.records = first + len(rows)
+        return [RowBlock(self._path.name, first, header, rows["step"], rows["time"], rows["values"])]

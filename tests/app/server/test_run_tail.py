@@ -89,14 +89,12 @@ def test_a_damaged_file_hides_no_other(tmp_path: Path, garbage: bytes) -> None:
     assert set(tail.positions()) == {"train"}
 
 
-def test_many_rows_come_in_blocks(tmp_path: Path) -> None:
+def test_of_a_flood_the_last_rows_are_told_with_their_place(tmp_path: Path) -> None:
     writer = MetricWriter(tmp_path, stream="train", attempt=1)
     writer.log(0, {"loss": 0.0})
     tail = RunTail(tmp_path)
     for step in range(1, 45_001):
         writer.log(step, {"loss": 1.0})
-    blocks = tail.poll()
-    assert len(blocks) > 1 and _steps(blocks) == list(range(1, 45_001))
-    assert [block.first for block in blocks] == [
-        1 + sum(len(one.steps) for one in blocks[:i]) for i in range(len(blocks))
-    ]
+    (block,) = tail.poll()
+    assert block.steps.tolist() == list(range(block.first, 45_001)) and 1_000 < len(block.steps) <= 5_000
+    assert tail.poll() == [] and tail.positions() == {"train": {"0001-train.rlm": 45_001}}

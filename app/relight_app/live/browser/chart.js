@@ -65,7 +65,7 @@ class Chart {
     this.failed = false
     this.removed = false
     this.unsubscribe = () => {}
-    this.resizes = new ResizeObserver(() => this.plotted && this.Plotly.Plots.resize(this.plot))
+    this.resizes = new ResizeObserver(() => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot))
     this.resizes.observe(this.plot)
     this.sights = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting
@@ -210,13 +210,13 @@ class Chart {
 
   // --- stream --------------------------------------------------------------------------------------------------------
 
-  /** A stream has begun: read the history again if rows went by meanwhile. */
+  /** A stream has begun: read the history again if rows went by meanwhile, or the files are others. */
   compare({ run, positions }) {
     const source = this.sources.get(run)
     if (!source?.loaded || source.loading) return
     for (const stream of this.streamsOf(run)) {
       for (const [file, records] of Object.entries(positions[stream] ?? {})) {
-        if (records > (source.positions[stream]?.[file] ?? 0)) {
+        if (records !== (source.positions[stream]?.[file] ?? 0)) {
           this.load(source)
           return
         }

@@ -69,6 +69,7 @@ class Strip {
     const { rendered } = this.data
     const now = Object.fromEntries(Object.keys(rendered).map((field) => [field, read(this.state, field)]))
     const asked = JSON.stringify(now)
+    if (asked === JSON.stringify(rendered)) this.asked = ''
     if (asked === JSON.stringify(rendered) || asked === this.asked) return
     const wait = this.askedAt + RERUN_EVERY_MS - performance.now()
     if (wait > 0) {
