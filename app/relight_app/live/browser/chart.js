@@ -65,7 +65,10 @@ class Chart {
     this.failed = false
     this.removed = false
     this.unsubscribe = () => {}
-    this.resizes = new ResizeObserver(() => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot))
+    // Plotly resizes a moment later and refuses when the page was left by then; there is nothing to resize then.
+    this.resizes = new ResizeObserver(
+      () => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).catch(() => {}),
+    )
     this.resizes.observe(this.plot)
     this.sights = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting
