@@ -1,6 +1,6 @@
 # Everything a person or CI does with this repository. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench clean
+.PHONY: help run test check format bench soak clean
 
 PORT ?= 8501
 ARGS ?=
@@ -11,6 +11,7 @@ help:
 	@echo "make test    set up with Chromium, then every test (ARGS='-k resume')"
 	@echo "make check   format, lint, types, layers, Dockerfile, links in the docs"
 	@echo "make format  let ruff rewrite what it can"
+	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
 	@echo "make bench   the benchmarks against the peers"
 	@echo "make clean   remove .venv and caches; never runs/ or data/"
 
@@ -42,6 +43,10 @@ format:
 bench:
 	@scripts/set-up-venv dev
 	@for script in benchmarks/*.py; do echo "== $$script" && .venv/bin/python "$$script" || exit 1; done
+
+soak:
+	@scripts/set-up-venv dev
+	@.venv/bin/python tests/integration/soak.py $(ARGS)
 
 # A .venv that somebody else made is theirs.
 clean:
