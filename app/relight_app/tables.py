@@ -154,13 +154,15 @@ def build_attempts(attempts: Sequence[AttemptView], *, now_s: float) -> Markup:
 
 
 def build_config(config: Mapping[str, Any], *, defaults: Mapping[str, Any], changes: Iterable[str] = ()) -> Markup:
-    """A config as a list of facts; what differs from the default is set off, what differs from the parent marked."""
+    """A config as a list of facts, in the order of `defaults`; what is not the default is set off."""
     changed = set(changes)
     rows = []
-    for key, value in config.items():
+    order = list(defaults)
+    for key, value in sorted(config.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
         unusual = key in defaults and defaults[key] != value
+        told = unusual and defaults[key] not in (None, "")
         marks = [
-            tag("span", f"default {_show(defaults[key])}", class_="badge") if unusual else None,
+            tag("span", f"default {_show(defaults[key])}", class_="badge") if told else None,
             tag("span", "changed in this branch", class_="badge kept") if key in changed else None,
         ]
         shown = tag("span", _show(value), class_="mono changed" if unusual else "mono")

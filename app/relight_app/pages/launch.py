@@ -106,7 +106,7 @@ def _show_fields(task: TaskDescription, given: Mapping[str, Any]) -> dict[str, A
 
 
 def _show_group(task: TaskDescription, fields: Sequence[ConfigField], given: Mapping[str, Any]) -> dict[str, Any]:
-    with st.grid(4, min_column_width=190, gap="small"):
+    with st.grid(4, min_column_width=140, gap="small"):
         return {field.name: _show_field(field, first_value(field, given=given), task.name) for field in fields}
 
 
@@ -131,7 +131,7 @@ def _show_field(field: ConfigField, value: Any, task: str) -> Any:
 
 def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any]) -> None:
     with st.container(border=True, key="group-launch"):
-        with st.grid(4, min_column_width=190, gap="small"):
+        with st.grid(4, min_column_width=140, gap="small"):
             name = st.text_input(
                 "Name", key="run-name", max_chars=200, placeholder=task.name, help="What the lists show."
             )
