@@ -87,6 +87,11 @@ def main(behaviour: str, argument: str = "") -> int:
             return train(STEPS, crash_at=int(argument))
         case "crash-once":  # crashes in the first attempt only
             return train(STEPS, crash_at=3 if attempt.number == 1 else None)
+        case "crash-on-stop":  # an error of its own while it stops
+            while not read_stop_request(layout, attempt=attempt.number):
+                time.sleep(0.01)
+            say("crashed", 1, error="ValueError: no", reason="ValueError: no")
+            return 3
         case "code":
             return int(argument)
         case "signal":

@@ -12,12 +12,13 @@ import pytest
 
 from relight.errors import RelightError, RunBusy
 from relight.runs.layout import RunLayout
-from relight.runs.lock import is_locked
+from relight.runs.lock import RunLock, is_locked
 from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptStart, StopRequest
 from relight.runs.status import RunStatus
-from relight.supervision import orphans
+from relight.supervision import orphans, resume
+from relight.supervision.attempt import begin_attempt
 from relight.supervision.launch import Launched
 from supervision.conftest import Lab, kill, lives, wait_for
 
@@ -63,13 +64,13 @@ def test_of_two_resumes_at_once_one_starts_and_the_other_is_told(lab: Lab) -> No
     layout = dead_run(lab)
     results: list[Launched | RunBusy] = []
 
-    def resume() -> None:
+    def click() -> None:
         try:
             results.append(lab.resume(layout, "train", "10000"))
         except RunBusy as error:
             results.append(error)
 
-    threads = [threading.Thread(target=resume) for _ in range(5)]
+    threads = [threading.Thread(target=click) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,6 +78,22 @@ def test_of_two_resumes_at_once_one_starts_and_the_other_is_told(lab: Lab) -> No
     started = [result for result in results if isinstance(result, Launched)]
     assert len(results) == 5
     assert [launched.attempt for launched in started] == [2]
+    assert layout.list_attempts() == [1, 2]
+
+
+def test_an_attempt_that_began_and_ended_while_this_resume_waited_is_not_followed_by_another(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = dead_run(lab)
+    wait = resume._lock_when_free
+
+    def wait_while_another_resumes(layout: RunLayout, number: int) -> RunLock:
+        begin_attempt(layout, AttemptStart(attempt=2, time_s=0.0, reason="resume"))
+        return wait(layout, number)
+
+    monkeypatch.setattr(resume, "_lock_when_free", wait_while_another_resumes)
+    with pytest.raises(RunBusy, match="as attempt 2"):
+        lab.resume(layout, "train")
     assert layout.list_attempts() == [1, 2]
 
 

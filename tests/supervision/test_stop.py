@@ -82,6 +82,16 @@ def test_a_stop_asked_before_the_trainer_started_starts_none(lab: Lab) -> None:
     assert "had not been started" in record.reason
 
 
+def test_a_crash_while_it_stops_is_not_restarted(lab: Lab) -> None:
+    layout = lab.launch("crash-on-stop", max_restarts=3).layout
+    lab.processes(layout)
+    record = stop_run(layout, wait_s=30.0)
+    assert record is not None
+    assert record.outcome == "crashed"
+    lab.wait_until_free(layout)
+    assert layout.list_attempts() == [1]
+
+
 def test_many_stops_at_once_are_one_stop(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
