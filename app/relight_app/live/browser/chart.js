@@ -357,7 +357,9 @@ class Chart {
       fixedrange: false,
     }
     const [low, high] = data.y_range ?? [null, null]
-    const bounded = low !== null || high !== null
+    // From zero upwards: Plotly's own half-open range is lost with the first change of size.
+    const fromZero = low === 0 && high === null
+    const bounded = !fromZero && (low !== null || high !== null)
     const unit = data.unit
     return {
       datarevision: this.revision, // curves grow in place, which Plotly would not see
@@ -388,6 +390,7 @@ class Chart {
         tickformat: TICK_FORMATS[unit] ?? (data.log_scale ? '.2~g' : undefined),
         ticksuffix: SUFFIXES[unit] ?? (unit ? ` ${unit}` : ''),
         nticks: 6,
+        rangemode: fromZero ? 'tozero' : 'normal',
         range: bounded && !data.log_scale ? [low, high] : undefined,
         autorange: bounded && !data.log_scale ? (low === null ? 'min' : high === null ? 'max' : false) : true,
       },
