@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: numbers, tables, the machine, the dated results."""

@@ -1,0 +1,53 @@
+"""What a result depends on: machine, versions, commit, and how busy the machine was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("torch", "numpy", "safetensors", "msgspec", "xxhash", "lightning")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Facts that stay the same during a measurement."""
+    return {
+        "cpu": _name_cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "commit": _find_commit(),
+        **{name: version for name in _PACKAGES if (version := _find_version(name))},
+    }
+
+
+def describe_load() -> str:
+    """Load averages of the last 1, 5 and 15 minutes: above the number of cores, others were measured too."""
+    return " ".join(f"{load:.1f}" for load in os.getloadavg())
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _find_commit() -> str | None:
+    result = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() or None
+
+
+def _name_cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,97 @@
+"""Training loops in processes of their own that take turns: a few steps of one, then as many of the next.
+
+What else the machine does then hits all of them alike, and their times compare in pairs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Turns:
+    """The side of a loop: `edge()` at the beginning of each step times blocks of steps, and waits between them."""
+
+    def __init__(self, block: int) -> None:
+        self._block = block
+        self._steps = 0
+        self._started = (0.0, 0.0)
+        self._answer = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)  # whatever the loop itself prints goes to stderr
+
+    def edge(self) -> None:
+        """Mark the beginning of a step."""
+        if self._steps % self._block == 0:
+            wall_s, processor_s = time.perf_counter(), time.process_time()
+            self._answer.write(f"{wall_s - self._started[0]} {processor_s - self._started[1]}\n")
+            if not sys.stdin.readline():
+                os._exit(1)  # whoever measures is gone
+            self._started = (time.perf_counter(), time.process_time())
+        self._steps += 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of steps took: by the clock, and of the processors (all threads), which others cannot lengthen."""
+
+    wall_s: float
+    processor_s: float
+
+
+class Racer:
+    """The side of whoever measures: one loop in one process."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("w") as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=dict(environment)
+            )
+        self._read()  # ready: the first block's beginning
+
+    def run_block(self) -> Block:
+        """Let the loop run its next block, and say what that took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        wall_s, processor_s = map(float, self._read().split())
+        return Block(wall_s, processor_s)
+
+    def close(self) -> None:
+        """End the loop."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            raise SystemExit(f"A loop ended before it was measured:\n{self._log.read_text()[-4000:]}")
+        return line
+
+
+def race(racers: Mapping[str, Racer], *, rounds: int, warm_up: int) -> dict[str, list[Block]]:
+    """Let the loops take turns for `rounds` rounds after `warm_up` ones; each block by name.
+
+    Who begins moves on by one each round, so that nobody always follows the same other.
+    """
+    names = list(racers)
+    times: dict[str, list[Block]] = {name: [] for name in names}
+    for number in range(warm_up + rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            block = racers[name].run_block()
+            if number >= warm_up:
+                times[name].append(block)
+    return times
