@@ -147,20 +147,20 @@ class Channel:
 
     def receive(self, timeout_s: float) -> list[AnyMessage]:
         """All messages that are there, after waiting for the first up to `timeout_s`. `Disconnected` at the end."""
-        messages = self._take()
-        if messages:
-            return messages
-        try:
-            if not select.select([self._socket], [], [], timeout_s)[0]:
-                return []
-            data, descriptors, _, _ = socket.recv_fds(self._socket, _RECEIVE_BYTES, 8)
-        except (OSError, ValueError) as error:
-            raise Disconnected from error
-        if not data:
-            raise Disconnected
-        self._descriptors.extend(descriptors)
-        self._received += data
-        return self._take()
+        while True:
+            try:
+                if not select.select([self._socket], [], [], timeout_s)[0]:
+                    return []
+                data, descriptors, _, _ = socket.recv_fds(self._socket, _RECEIVE_BYTES, 8)
+            except (OSError, ValueError) as error:
+                raise Disconnected from error
+            if not data:
+                raise Disconnected
+            self._descriptors.extend(descriptors)
+            self._received += data
+            messages = self._take()
+            if messages:
+                return messages
 
     def take_descriptor(self) -> int:
         """The open file that came with the oldest message that has one."""

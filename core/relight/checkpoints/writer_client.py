@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -50,6 +51,7 @@ _ANSWER_S = 30.0
 _RESTARTS_WITHIN_S = 60.0
 _MOST_RESTARTS = 3
 _PAUSE_S = 10.0
+_HEADER_BYTES = 4 << 20
 _PRECIOUS = ("best", "stop", "signal", "exception", "manual", "final")
 
 
@@ -113,7 +115,7 @@ class WriterClient:
         with self._guard:
             for slot in self._slots:
                 if slot.state == "free":
-                    self._fit_memory(slot, nbytes + nbytes // 64 + (4 << 20))
+                    self._fit_memory(slot, nbytes)
 
     def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
         """Memory for each tensor of `header`, in its order, to be filled before `submit`.
@@ -205,7 +207,14 @@ class WriterClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "relight.checkpoints.writer_process", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "relight.checkpoints.writer_process",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *self._inherit_fds),
@@ -219,6 +228,7 @@ class WriterClient:
                     channel.send(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
             for slot in sorted(self._slots, key=lambda slot: slot.submit.step if slot.submit else 0):
                 if slot.state == "submitted" and slot.submit is not None:
+                    slot.heard = False
                     channel.send(slot.submit)
         except Disconnected:
             pass  # Noticed at the next call.
@@ -265,7 +275,8 @@ class WriterClient:
             if slot.memory is not None:
                 slot.memory.close()
                 slot.memory = None
-            slot.memory = StagingMemory.create(nbytes)
+            # A little more, so that a header that grows by some bytes does not cost new memory.
+            slot.memory = StagingMemory.create(nbytes + nbytes // 64 + _HEADER_BYTES)
             try:
                 self._channel.send(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
             except Disconnected:

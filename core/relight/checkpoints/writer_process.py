@@ -1,8 +1,8 @@
 """The writer process: makes staged snapshots durable, verifies them and applies the retention.
 
-`python -m relight.checkpoints.writer_process FD`, started by `WriterClient` in a session of its own. When the trainer
-dies, however it dies, this process finishes every complete snapshot that was handed to it, and ends. It imports neither
-torch nor NumPy.
+`python -m relight.checkpoints.writer_process FD TRAINER_PID`, started by `WriterClient` in a session of its own. When
+the trainer dies, however it dies, this process finishes every complete snapshot that was handed to it, and ends. It
+imports neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ class _Job:
 class Writer:
     """Two threads: `serve` answers the trainer at once, whatever the disk does; the other one writes."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, trainer_pid: int) -> None:
         self._channel = channel
+        self._trainer_pid = trainer_pid
         self._memory: dict[int, StagingMemory] = {}
         self._waiting: list[_Job] = []
         self._submitted = 0
@@ -78,7 +79,6 @@ class Writer:
         self._orphaned = False
         self._finishing = False
         self._configure: Configure | None = None
-        self._parent = os.getppid()
 
     def serve(self) -> int:
         """Run until the trainer has finished or died and all complete snapshots are dealt with."""
@@ -86,10 +86,13 @@ class Writer:
         worker.start()
         try:
             while not self._finishing:
-                for message in self._channel.receive(_PARENT_CHECK_S):
-                    self._handle(message)
                 # A forked child of the trainer may hold its end of the socket open: only the parent's pid is certain.
-                if os.getppid() != self._parent:
+                # It is looked at first: what a dead trainer has said is all there, and is heard to the end.
+                is_orphan = os.getppid() != self._trainer_pid
+                messages = self._channel.receive(0.0 if is_orphan else _PARENT_CHECK_S)
+                for message in messages:
+                    self._handle(message)
+                if is_orphan and not messages:
                     raise Disconnected
         except Disconnected:
             self._orphaned = True
@@ -98,7 +101,7 @@ class Writer:
             self._changed.notify_all()
         while worker.is_alive():
             worker.join(_PARENT_CHECK_S)
-            if not self._orphaned and os.getppid() != self._parent:
+            if not self._orphaned and os.getppid() != self._trainer_pid:
                 self._orphaned = True
         return 1 if self._waiting else 0
 
@@ -252,14 +255,14 @@ def _retain(store: CheckpointStore, policy: RetentionPolicy) -> None:
 
 
 def main() -> int:
-    """Serve the trainer at the other end of the socket whose descriptor is the first argument."""
+    """Serve the trainer (second argument: its pid) at the other end of the socket (first argument: its descriptor)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # It ends when the trainer ends and everything is safe; a shut-down leaves it that time.
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="relight checkpoint writer: %(message)s")
     _lower_priority()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    return Writer(channel).serve()
+    return Writer(channel, trainer_pid=int(sys.argv[2])).serve()
 
 
 def _lower_priority() -> None:
