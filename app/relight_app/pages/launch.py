@@ -133,8 +133,9 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
     with st.container(border=True, key="group-launch"):
         with st.grid(4, min_column_width=140, gap="small"):
             name = st.text_input(
-                "Name", key="run-name", max_chars=200, placeholder=task.name, help="What the lists show."
-            )
+                "Name", key="run-name", max_chars=200, placeholder=task.name.rpartition("/")[2],
+                help="What the lists show.",
+            )  # fmt: skip
             restarts = st.number_input(
                 "Restarts by itself", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
                 help="After a crash the run goes on from its last checkpoint, at most this many times.",

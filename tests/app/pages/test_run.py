@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from streamlit.testing.v1 import AppTest
 
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RunBusy
+from relight.runs.layout import RunLayout
 from relight.runs.stop_request import request_stop
+from relight.supervision.attempt import Launched
 from relight_app import actions
 from tests.app.pages.page_test import live_data, open_page, view_markup, view_texts
 from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
@@ -102,6 +105,28 @@ def test_a_resume_that_is_refused_gives_the_engines_sentence(runs: Path, monkeyp
     assert not page.exception
     assert asked == [(layout.run_id, None, f"{layout.run_id}-after-1")]
     assert "already training (pid 41). Stop it first." in view_texts(page)
+
+
+def test_a_resume_that_must_wait_does_not_hold_the_page_up(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def wait(layout: RunLayout, *, from_: int | None, token: str) -> Launched:
+        assert release.wait(30)
+        return Launched(layout, 2, True)
+
+    monkeypatch.setattr(actions, "resume_run", wait)
+    monkeypatch.setattr(actions, "_PATIENCE_S", 0.05)
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Resume").click().run()
+    assert not page.exception
+    assert _buttons(page) == {"Resuming…": False, "Export best weights": True}
+    job = actions.resume_job(_engine(), layout.run_id)
+    release.set()
+    assert job is not None
+    assert job.wait(30)
+    page.run()
+    assert _buttons(page) == {"Resume": True, "Export best weights": True}
 
 
 def test_charts_follow_what_was_logged(runs: Path) -> None:
