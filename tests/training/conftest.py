@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -109,13 +110,61 @@ class Spiral(Task):
 '''
 
 
+class Trainer:
+    """A process that the nursery has started; it is the nursery's child, so its exit code comes through a file."""
+
+    def __init__(self, pid: int, exit_code: Path) -> None:
+        self.pid = pid
+        self._exit_code = exit_code
+
+    def poll(self) -> int | None:
+        try:
+            return int(self._exit_code.read_text())
+        except FileNotFoundError:
+            return None
+
+    def wait(self, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        while (code := self.poll()) is None:
+            assert time.monotonic() < deadline, f"the trainer did not end in {timeout_s} s"
+            time.sleep(0.005)
+        return code
+
+
+class Nursery:
+    """Starts trainers in a fraction of a second; see nursery.py."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("nursery.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        )  # fmt: skip
+
+    def start(self, run: Path, attempt: int, *, log: Path, lifeline: Path | None = None) -> Trainer:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        exit_code = log.with_name("exit_code")
+        request = {
+            "run": str(run), "attempt": attempt, "log": str(log), "exit_code": str(exit_code), "folder": str(run),
+            "environment": {}, "lifeline": None if lifeline is None else str(lifeline),
+        }  # fmt: skip
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        return Trainer(int(self._process.stdout.readline()), exit_code)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
 class TrainedRun:
     """One run in a folder of its own."""
 
-    def __init__(self, folder: Path, task: TaskReference, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, task: TaskReference, config: dict[str, Any], nursery: Nursery) -> None:
+        self.nursery = nursery
         self.layout = RunLayout(folder)
         self.store = CheckpointStore(self.layout.checkpoints)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Trainer] = []
         folder.mkdir(parents=True)
         write_record(
             self.layout.record,
@@ -129,10 +178,10 @@ class TrainedRun:
     def attempt(self) -> int:
         return self.layout.latest_attempt()
 
-    def start(self, *, reason: str = "launch", **start: Any) -> subprocess.Popen[bytes]:
+    def start(self, *, reason: str = "launch", lifeline: Path | None = None, **start: Any) -> Trainer:
         """Start the next attempt; it goes on from the newest good checkpoint when it is a resume."""
         number = self.attempt + 1
-        if reason == "resume":
+        if reason == "resume" and "from_sequence" not in start:
             with RunLock.acquire(self.layout, timeout_s=30):
                 good, _ = self.store.newest_good()
             if good is not None:
@@ -140,14 +189,8 @@ class TrainedRun:
         layout = self.layout.attempt(number)
         layout.folder.mkdir(parents=True)
         write_record(layout.start, AttemptStart(attempt=number, time_s=time.time(), reason=reason, **start))
-        lock = RunLock.acquire(self.layout, timeout_s=30)
-        with layout.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "relight.training", str(self.layout.folder), str(number)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock.fileno(),),
-                cwd=self.layout.folder, env={**os.environ, "RELIGHT_LOCK_FD": str(lock.fileno())},
-            )  # fmt: skip
-        lock.release()
+        layout.log.touch()
+        process = self.nursery.start(self.layout.folder, number, log=layout.log, lifeline=lifeline)
         self.processes.append(process)
         return process
 
@@ -180,8 +223,11 @@ class TrainedRun:
 
     def kill(self) -> None:
         """`kill -9` the trainer, and nobody else."""
-        os.kill(self.processes[-1].pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.processes[-1].wait(10)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.processes[-1].pid, number)
 
     def wait_free(self) -> None:
         """Wait until the checkpoint writer, too, has ended."""
@@ -212,14 +258,22 @@ def spiral_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where trainers come from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-def make_run(tmp_path: Path, spiral_file: Path) -> Iterator[Callable[..., TrainedRun]]:
+def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Callable[..., TrainedRun]]:
     """Return a function that makes a run of the spiral task, or of another file's class."""
     runs: list[TrainedRun] = []
 
     def make(name: str = "a run", *, file: Path = spiral_file, class_name: str = "Spiral", **config: Any) -> TrainedRun:
         task = TaskReference(kind="file", name=f"{file.name}:{class_name}", path=str(file), class_name=class_name)
-        run = TrainedRun(tmp_path / "runs" / name, task, {"checkpoint_every_s": 0.05, **config})
+        run = TrainedRun(tmp_path / "runs" / name, task, {"checkpoint_every_s": 0.05, **config}, nursery)
         runs.append(run)
         return run
 

@@ -49,7 +49,7 @@ class ModulePart:
         record = self._record
         if record is None:
             record = self._record = self._start_record()
-        else:
+        elif self._copies:
             live = [owner[leaf] for owner, leaf in self._small]
             try:
                 torch._foreach_copy_(self._copies, live)

@@ -1,0 +1,85 @@
+"""`python nursery.py`: imports torch once and forks a trainer for each request, since importing is what costs seconds.
+
+A request is one JSON line on stdin: `run` and `attempt`, files for `log` and `exit_code`, the working `folder`, and
+`environment` variables. The answer on stdout is the child's pid. Each child is a process of its own in a session of
+its own, takes the run's lock, and runs what `python -m relight.training` runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve until stdin is closed."""
+    import relight.training.assembly
+    import relight.training.loader  # noqa: F401
+    from relight.training.tasks import digits  # noqa: F401
+
+    children: dict[int, Path] = {}
+    while True:
+        readable, _, _ = select.select([0], [], [], 0.005 if children else None)
+        if readable:
+            line = _read_line()
+            if not line:
+                return
+            request = json.loads(line)
+            pid = os.fork()
+            if pid == 0:
+                _become_trainer(request)
+            children[pid] = Path(request["exit_code"])
+            os.write(1, f"{pid}\n".encode())
+        for pid in list(children):
+            with contextlib.suppress(ChildProcessError):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    temporary = children[pid].with_suffix(".tmp")
+                    temporary.write_text(str(os.waitstatus_to_exitcode(status)))
+                    temporary.rename(children.pop(pid))
+
+
+def _read_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return b""
+        line += byte
+    return line
+
+
+def _become_trainer(request: dict[str, Any]) -> None:
+    code = 70
+    try:
+        os.setsid()
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(request["folder"])
+        os.environ.update(request["environment"])
+        from relight.runs.layout import RunLayout
+        from relight.runs.lock import RunLock
+        from relight.training.__main__ import main as train
+
+        lock = RunLock.acquire(RunLayout(Path(request["run"])), timeout_s=30)
+        os.environ["RELIGHT_LOCK_FD"] = str(lock.fileno())
+        if request.get("lifeline"):
+            os.environ["RELIGHT_LIFELINE_FD"] = str(os.open(request["lifeline"], os.O_RDONLY))
+        code = train([request["run"], str(request["attempt"])])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
