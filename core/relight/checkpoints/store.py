@@ -104,7 +104,7 @@ class CheckpointStore:
         self, which: str | int, *, best_metric: str | None = None, higher_is_better: bool = True
     ) -> CheckpointInfo:
         """The checkpoint "latest", "best" or at a step; `CheckpointNotFound` says what there is instead."""
-        checkpoints = self.list(higher_is_better=higher_is_better).checkpoints
+        checkpoints = self.list().checkpoints
         if not checkpoints:
             raise CheckpointNotFound(f"There is no checkpoint in {self.layout.folder} yet.")
         if which == "latest":
@@ -116,7 +116,7 @@ class CheckpointStore:
                 raise CheckpointNotFound(
                     f"No checkpoint is the best one: {measured} not measured at any. Use 'latest'."
                 )
-            return next(info for info in checkpoints if info.name == best.name)
+            return replace(best, labels=(BEST, *best.labels))
         step = which if isinstance(which, int) else int(which) if which.isdecimal() else None
         found = [info for info in checkpoints if info.step == step]
         if not found:
