@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -122,6 +124,16 @@ def test_a_runs_folder_that_cannot_be_written_is_one_error_and_no_run(lab: Lab, 
     with pytest.raises(RelightError, match="No run can be created"):
         lab.launch("train")
     lab.folder.unlink()
+
+
+def test_a_disk_that_fills_up_between_run_and_attempt_leaves_no_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("relight.supervision.attempt.write_record", full)
+    with pytest.raises(RelightError, match=r"Attempt 1 of run .* No space left"):
+        lab.launch("train")
+    assert list_layouts(lab.folder) == []
 
 
 def test_a_supervisor_that_cannot_start_is_told_and_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,6 +248,19 @@ def test_the_exit_record_waits_for_a_disk_that_takes_nothing(lab: Lab) -> None:
     assert read_record(blocker, AttemptExit).signal == "SIGKILL"
 
 
+def test_a_supervisor_that_fails_itself_ends_its_trainer_and_says_so(lab: Lab) -> None:
+    layout = lab.launch("crash-once", max_restarts=1).layout
+    wait_for(lambda: layout.latest_attempt() == 2)
+    wait_for(layout.attempt(2).processes.exists)
+    layout.attempt(2).processes.unlink()
+    layout.attempt(2).processes.mkdir()  # then the trainer cannot be put on record
+    record = lab.wait_for_exit(layout, 2)
+    assert record.outcome == "crashed"
+    assert record.reason.startswith("Its supervisor failed: IsADirectoryError")
+    assert record.traceback is not None
+    wait_for(lambda: not is_locked(layout))
+
+
 def test_a_supervisor_for_a_run_that_is_being_trained_is_refused(lab: Lab) -> None:
     import subprocess
 

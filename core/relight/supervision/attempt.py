@@ -57,27 +57,19 @@ def start_attempt(
     assert held is not None
     try:
         _clear_leftovers(layout)
-        attempt = begin_attempt(layout, start)
+        attempt = _begin(layout, start)
         try:
             _spawn_supervisor(layout, attempt, lock=held, command=command)
-        except (OSError, RelightError) as error:
-            sentence = str(error) if isinstance(error, RelightError) else f"No supervisor could be started: {error}."
-            with contextlib.suppress(OSError, FileExistsError):
-                write_record(
-                    attempt.exit,
-                    AttemptExit(
-                        attempt=start.attempt,
-                        time_s=time.time(),
-                        outcome="crashed",
-                        step=start.from_step,
-                        reason=sentence,
-                    ),
-                    replace=False,
-                )
-            raise RelightError(sentence) from error
+        except NotStarted as error:
+            _record_failure(attempt, start, str(error))
+            raise
     finally:
         if own is not None:
             own.release()
+
+
+class NotStarted(RelightError):
+    """The supervisor that was started ended at once."""
 
 
 def start_first_attempt(
@@ -125,6 +117,26 @@ def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
     return attempt
 
 
+def _begin(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
+    try:
+        return begin_attempt(layout, start)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise RelightError(
+            f"Attempt {start.attempt} of run {layout.run_id!r} cannot be started: {error.strerror or error} "
+            f"({str(layout.attempts)!r})."
+        ) from error
+
+
+def _record_failure(attempt: AttemptLayout, start: AttemptStart, sentence: str) -> None:
+    record = AttemptExit(
+        attempt=start.attempt, time_s=time.time(), outcome="crashed", step=start.from_step, reason=sentence
+    )
+    with contextlib.suppress(OSError):
+        write_record(attempt.exit, record, replace=False)
+
+
 def _clear_leftovers(layout: RunLayout) -> None:
     """Take away what an end without notice left. The run's lock is held, so no request can mean a living attempt."""
     clear_stop_request(layout)
@@ -162,6 +174,8 @@ def _spawn_supervisor(
             pass_fds=(lock.fileno(),),
             start_new_session=True,
         )
+    except OSError as error:
+        raise NotStarted(f"No supervisor of run {layout.run_id!r} could be started: {error}.") from error
     finally:
         os.close(log)
     try:
@@ -170,8 +184,13 @@ def _spawn_supervisor(
         starter.kill()
         starter.wait()
         return
-    if code != 0:
+    if code < 0:
+        # Whether the supervisor lives nobody can tell: the run's status will.
         raise RelightError(
+            f"What starts the supervisor of run {layout.run_id!r} was killed (signal {-code}). Look again."
+        )
+    if code != 0:
+        raise NotStarted(
             f"The supervisor of run {layout.run_id!r} could not be started (exit code {code}): "
             f"{_last_line(attempt.supervisor_log)} See {str(attempt.supervisor_log)!r}."
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from relight.errors import RelightError, RunBusy
 from relight.runs.catalog import create_run
 from relight.runs.records import AttemptStart, TaskReference
 from relight.supervision.attempt import Launched, start_attempt, start_first_attempt
@@ -34,7 +36,7 @@ def launch_run(
     crash the run is restarted by itself up to `max_restarts` times. `command` replaces the trainer's command.
     Raises RelightError when the folder cannot be written or no supervisor can be started.
     """
-    layout, _ = create_run(
+    layout, created = create_run(
         folder,
         task=task,
         config=config,
@@ -44,4 +46,11 @@ def launch_run(
         token=token,
     )
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
-    return start_first_attempt(layout, lambda: start, command=command)
+    try:
+        return start_first_attempt(layout, lambda: start, command=command)
+    except RunBusy:
+        raise
+    except RelightError:
+        if created and not layout.latest_attempt():  # a full disk, say: then there is no run either
+            shutil.rmtree(layout.folder, ignore_errors=True)
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -41,6 +42,7 @@ POLL_S = 0.1
 """How often the folder is looked at for a stop request. A trainer's death is noticed at once."""
 SYSTEM_PATIENCE_S = 60.0
 """After SIGTERM to the supervisor itself: a machine that goes down kills earlier than that, if it wants to."""
+LOCK_HOLDERS_S = 60.0
 MEMORY_WATCH_S = 5.0
 RECORD_RETRY_S = 1.0
 
@@ -68,6 +70,13 @@ class Supervisor:
         """Supervise until no attempt is left to run. `on_ready` is called once this process is on record."""
         self._write_processes(None)
         on_ready()
+        try:
+            self._run_attempts()
+        except Exception as error:
+            self._write_exit(self._failed(error))
+            raise
+
+    def _run_attempts(self) -> None:
         delay_s = 0.0
         while True:
             metrics = SystemMetrics(self._layout, self._attempt)
@@ -197,8 +206,10 @@ class Supervisor:
         writer = read_or_none(self._attempt.writer, ProcessIdentity)
         while is_alive(writer) and not self._escalation.requested:
             self._listen(POLL_S)
-        # A writer that replaced a dead one may not be on record; it holds the lock, as we do.
-        while not self._escalation.requested and find_lock_holders(self._layout):
+        # A writer that replaced a dead one may not be on record; it holds the lock, as we do. Whoever has the file open
+        # for long without being ours, a backup say, must not hold up the restart for ever.
+        until = time.monotonic() + LOCK_HOLDERS_S
+        while not self._escalation.requested and time.monotonic() < until and find_lock_holders(self._layout):
             self._listen(POLL_S)
 
     def _ended_early(self, outcome: Outcome, reason: str) -> AttemptExit:
@@ -209,6 +220,17 @@ class Supervisor:
             outcome=outcome,
             step=start.from_step if start else 0,
             reason=reason,
+        )
+
+    def _failed(self, error: Exception) -> AttemptExit:
+        """The record of an attempt that ended by a failure of this very process."""
+        ended = self._ended_early("crashed", f"Its supervisor failed: {type(error).__name__}: {error}")
+        progress = read_progress(self._attempt.progress)
+        return msgspec.structs.replace(
+            ended,
+            step=max(ended.step, progress.step if progress else 0),
+            error=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
         )
 
     def _write_processes(self, trainer: ProcessIdentity | None) -> None:
