@@ -170,6 +170,14 @@ def test_all_interfaces_still_let_only_named_hosts_in(tmp_path: Path, page: Path
             assert answer.status_code == status, host
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8")
+def test_the_address_it_listens_on_is_one_of_its_names(tmp_path: Path, page: Path) -> None:
+    with ServedDashboard(tmp_path, script=page, arguments=["--host", "127.0.0.2"]) as dashboard:
+        link = f"http://127.0.0.2:{dashboard.port}/?token={dashboard.token}"
+        assert link in dashboard.output
+        assert httpx.get(link).status_code == 303
+
+
 def test_without_a_host_only_this_machine_can_reach_it(tmp_path: Path, page: Path) -> None:
     with ServedDashboard(tmp_path, script=page) as dashboard:
         addresses = {one.laddr.ip for one in psutil.Process(dashboard.process.pid).net_connections() if one.laddr}
