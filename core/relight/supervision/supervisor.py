@@ -73,7 +73,8 @@ class Supervisor:
         try:
             self._run_attempts()
         except Exception as error:
-            self._write_exit(self._failed(error))
+            if not self._attempt.exit.exists():
+                self._write_exit(self._failed(error))
             raise
 
     def _run_attempts(self) -> None:
