@@ -287,3 +287,23 @@ def test_the_digest_depends_on_what_was_computed_and_on_nothing_else(tmp_path: P
 def test_the_store_says_its_format(store: CheckpointStore) -> None:
     store.commit(*make_snapshot(1))
     assert json.loads(store.layout.format.read_bytes()) == {"format": "relight-checkpoints", "version": 1}
+
+
+def test_a_store_that_was_copied_without_its_empty_folders_works(store: CheckpointStore) -> None:
+    info = store.commit(*make_snapshot(1))
+    for folder in (store.layout.temporary, store.layout.quarantine, store.layout.labels):
+        folder.rmdir()
+    assert store.pin(info).labels == ("pinned",)
+    assert store.newest_good()[0] is not None
+    store.layout.temporary.rmdir()
+    store.commit(*make_snapshot(2))
+    store.layout.quarantine.rmdir()
+    store.quarantine(info.name)
+    assert [left.step for left in store.list().checkpoints] == [2]
+
+
+def test_nothing_is_saved_into_a_store_of_a_later_format(store: CheckpointStore) -> None:
+    store.commit(*make_snapshot(1))
+    store.layout.format.write_text('{"format":"relight-checkpoints","version":2}')
+    with pytest.raises(SaveError, match=r"step 2 was not saved: .* has format 2"):
+        store.commit(*make_snapshot(2))

@@ -16,6 +16,7 @@ from relight.checkpoints import reclamation
 from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import (
     CheckpointName,
     StoreLayout,
@@ -40,7 +41,8 @@ from relight.checkpoints.snapshot import SnapshotHeader
 from relight.errors import CheckpointNotFound, DamagedCheckpoint
 
 VERIFIED = "verified"
-FORMAT = {"format": "relight-checkpoints", "version": 1}
+FORMAT_VERSION = 1
+FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
 
 OnProgress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -146,6 +148,7 @@ class CheckpointStore:
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
         try:
             self._make_folders()
+            self._refuse_later_format(snapshot.step)
             listing = self.list()
             name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
         except OSError as error:
@@ -262,6 +265,7 @@ class CheckpointStore:
 
     def quarantine(self, name: CheckpointName) -> None:
         """Move a damaged checkpoint out of the way: its manifest, and its own pack unless another one shares that."""
+        self._make_folders()
         reclamation.quarantine(name, self, self._operations)
 
     def mark_verified(self, info: CheckpointInfo) -> None:
@@ -372,7 +376,8 @@ class CheckpointStore:
         return 1 + max((name.sequence for name in names if name is not None), default=0)
 
     def _make_folders(self) -> None:
-        if self.layout.format.exists():
+        """Make what is missing: all folders of a new store, the empty ones of a store that was copied without them."""
+        if self.layout.format.exists() and all(folder.is_dir() for folder in self.layout.folders):
             return
         try:
             self.layout.folder.mkdir(parents=True, exist_ok=True)
@@ -386,9 +391,22 @@ class CheckpointStore:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             raise
+        if self.layout.format.exists():
+            return
         text = msgspec.json.encode(FORMAT) + b"\n"
         with contextlib.suppress(FileExistsError):
             write_new_file(self.layout.format, text, layout=self.layout, operations=self._operations)
+
+    def _refuse_later_format(self, step: int) -> None:
+        try:
+            version = int(msgspec.json.decode(self._operations.read_file(self.layout.format))["version"])
+        except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
+            return  # Damaged or unreadable: the manifests say their version themselves.
+        if version > FORMAT_VERSION:
+            raise SaveError(
+                f"The checkpoint at step {step} was not saved: {self.layout.folder} has format {version}, "
+                "made by a later Relight. Update Relight to go on with this run."
+            )
 
     def _find_format_problem(self) -> DamagedEntry | None:
         try:
@@ -407,6 +425,7 @@ class CheckpointStore:
 
     def _add_label(self, info: CheckpointInfo, label: str, *, durable: bool) -> None:
         path = self.layout.labels / label_file_name(info.name.stem, label)
+        self._make_folders()
         try:
             file = self._operations.create(path)
         except FileExistsError:
