@@ -27,6 +27,7 @@ from measuring.turns import Block, Racer, Turns, race
 
 LOOPS = ("bare", "relight", "lightning")
 WARM_UP = 3
+COLUMNS = ("µs a step", "µs over bare", "times bare")
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,11 @@ def _measure(name: str, options: argparse.Namespace, report: Report) -> None:
             for racer in racers.values():
                 racer.close()
     rows = [_make_row(loop, times, workload) for loop in LOOPS]
-    threads = {0: "as many threads as PyTorch chooses", 1: "1 thread"}.get(
-        options.threads, f"{options.threads} threads"
-    )
+    threads = {0: "as many threads as PyTorch chooses", 1: "1 thread"}
+    counted = threads.get(options.threads, f"{options.threads} threads")
     report.add_table(
-        f"{workload.title}: {options.rounds} rounds of {workload.block} steps, {threads}",
-        [
-            "loop",
-            "µs a step",
-            "µs over bare",
-            "times bare",
-            "processor µs a step",
-            "processor µs over bare",
-            "times bare",
-        ],
+        f"{workload.title}: {options.rounds} rounds of {workload.block} steps, {counted}",
+        ["loop", *COLUMNS, *(f"processor: {column}" for column in COLUMNS)],
         rows,
     )
     report.data[name] = {

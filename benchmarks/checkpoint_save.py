@@ -1,0 +1,303 @@
+"""What saving a training state costs: Relight's store and its writer process beside what people use today.
+
+The state is a GPT's parameters and AdamW's two moments, scaled to the size given; every number changes from one save to
+the next, so nothing can be shared between checkpoints. In each round each way saves once, in an order that moves on by
+one, into a folder of its own; the round before's file is removed first and the disk given time to settle (`sync`).
+
+* *blocks*: how long the training loop stands still.
+* *durable*: until the state would survive a power cut. For ways that never call fsync, what they left to the operating
+  system is synced right afterwards, and that time is included: without it their figure would be a promise.
+* *MB/s*: size by the time until durable; *of the disk*: that, by what the disk takes with O_DIRECT in the same round.
+
+Only the ways marked "verified" can tell later that a byte has changed: they have a digest of each tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from measuring.numbers import pair, spread
+from measuring.report import Report, add_report_options, results_folder
+
+State = dict[str, Tensor]
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds that one save took."""
+
+    blocks_s: float
+    durable_s: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to save. `save` returns when it says that it is done; then what it did not sync is synced."""
+
+    name: str
+    save: Callable[[State, Path], None]
+    syncs: bool
+
+
+def main() -> None:
+    """Measure and report."""
+    options = _read_arguments()
+    report = Report(
+        "checkpoint_save", "What saving a training state costs", (__doc__ or "").partition("\n\n")[2].rstrip()
+    )
+    state = make_state(options.size_mb * 1_000_000)
+    size = sum(tensor.nbytes for tensor in state.values())
+    with tempfile.TemporaryDirectory(prefix="relight-save-", dir=options.folder) as folder:
+        times = _measure(state, Path(folder), rounds=options.rounds)
+    disk = [taken.durable_s for taken in times["O_DIRECT"]]
+    rows = []
+    for name, taken in times.items():
+        blocks, durable = [t.blocks_s for t in taken], [t.durable_s for t in taken]
+        rate = spread([size / 1e6 / seconds for seconds in durable])
+        verified = "yes" if name in ("store", "writer") else ""
+        rows.append(
+            [
+                NAMES.get(name, name), verified, "" if name == "O_DIRECT" else spread(blocks).show(3),
+                spread(durable).show(3), rate.show(0), "1" if name == "O_DIRECT" else pair(disk, durable).show(2),
+            ]
+        )  # fmt: skip
+    report.add_table(
+        f"{size / 1e6:.0f} MB in {len(state)} tensors, {options.rounds} rounds, on {_name_file_system(options.folder)}",
+        ["way", "verified", "blocks (s)", "durable (s)", "MB/s", "of the disk"],
+        rows,
+    )
+    report.data = {
+        "bytes": size,
+        "tensors": len(state),
+        "seconds": {name: [[t.blocks_s, t.durable_s] for t in taken] for name, taken in times.items()},
+    }
+    report.finish(results_folder(options))
+
+
+def make_state(nbytes: int) -> State:
+    """Parameters and moments of a GPT of about that size: many small tensors, a few large ones."""
+    numbers = max(nbytes // 4 // 3, 100_000)
+    layers = 12
+    width = max(8, int((numbers / (12 * layers)) ** 0.5) // 8 * 8)
+    shapes = {"embedding.weight": (256, width), "norm.weight": (width,)}
+    for layer in range(layers):
+        shapes |= {
+            f"blocks.{layer}.attention_norm.weight": (width,),
+            f"blocks.{layer}.attention_in.weight": (3 * width, width),
+            f"blocks.{layer}.attention_out.weight": (width, width),
+            f"blocks.{layer}.mlp_norm.weight": (width,),
+            f"blocks.{layer}.mlp_in.weight": (4 * width, width),
+            f"blocks.{layer}.mlp_out.weight": (width, 4 * width),
+        }
+    generator = torch.Generator().manual_seed(0)
+    parts = ("model.{}", "optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq")
+    return {
+        part.format(name): torch.randn(shape, generator=generator) for part in parts for name, shape in shapes.items()
+    }
+
+
+def _measure(state: State, folder: Path, *, rounds: int) -> dict[str, list[Taken]]:
+    writer = _Writer(folder / "writer", state)
+    names = ["O_DIRECT", writer.name, *(way.name for way in WAYS)]
+    ways = {way.name: way for way in WAYS}
+    times: dict[str, list[Taken]] = {name: [] for name in names}
+    try:
+        for number in range(-1, rounds):
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                for tensor in state.values():
+                    tensor.add_(1.0)
+                if name == "O_DIRECT":
+                    taken = _write_raw(folder / "raw", sum(tensor.nbytes for tensor in state.values()))
+                elif name == writer.name:
+                    taken = writer.save(state)
+                else:
+                    taken = _save(ways[name], state, folder / "way")
+                if number >= 0:  # the first round warms up
+                    times[name].append(taken)
+    finally:
+        writer.close()
+    return times
+
+
+def _save(way: Way, state: State, folder: Path) -> Taken:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.sync()
+    begun = time.perf_counter()
+    way.save(state, folder)
+    returned = time.perf_counter()
+    if not way.syncs:
+        for path in sorted(folder.rglob("*")):
+            _sync(path)
+        _sync(folder)
+    durable = time.perf_counter()
+    shutil.rmtree(folder)
+    return Taken(returned - begun, durable - begun)
+
+
+class _Writer:
+    """Relight as a training uses it: the loop copies into shared memory, another process makes it durable."""
+
+    name = "writer"
+
+    def __init__(self, folder: Path, state: State) -> None:
+        from relight.checkpoints.writer_client import WriterClient
+
+        self._folder = folder
+        self._client = WriterClient(folder)
+        self._client.reserve_memory(sum(tensor.nbytes for tensor in state.values()))
+        self._step = 0
+
+    def save(self, state: State) -> Taken:
+        """Save, and wait for the word that it is durable."""
+        from relight.checkpoints.writer_events import Durable
+        from relight.training.snapshot import copy_tensors
+
+        os.sync()
+        self._step += 1
+        begun = time.perf_counter()
+        copy_tensors(state, self._client.stage(_make_header(state, self._step)))
+        self._client.submit()
+        returned = time.perf_counter()
+        while not any(isinstance(event, Durable) and event.step == self._step for event in self._client.poll()):
+            time.sleep(0.001)
+        durable = time.perf_counter()
+        self._client.drain(60)  # reading back, and removing what the retention does not keep
+        return Taken(returned - begun, durable - begun)
+
+    def close(self) -> None:
+        """End the writer."""
+        self._client.close()
+
+
+def _make_header(state: State, step: int) -> Any:
+    from relight.checkpoints.snapshot import SnapshotHeader
+    from relight.training.snapshot import describe_tensors
+
+    return SnapshotHeader(step=step, epoch=0, reason="periodic", time_s=time.time(), tensors=describe_tensors(state))
+
+
+def _save_store(state: State, folder: Path) -> None:
+    from relight.checkpoints.store import CheckpointStore
+
+    buffers = [memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) for tensor in state.values()]
+    CheckpointStore(folder).commit(_make_header(state, 1), buffers)
+
+
+def _save_torch(state: State, folder: Path) -> None:
+    torch.save(state, folder / "state.pt")
+
+
+def _save_torch_safely(state: State, folder: Path) -> None:
+    torch.save(state, folder / "state.tmp")
+    _commit(folder / "state.tmp", folder / "state.pt")
+
+
+def _save_safetensors(state: State, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "state.safetensors")
+
+
+def _save_safetensors_safely(state: State, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "state.tmp")
+    _commit(folder / "state.tmp", folder / "state.safetensors")
+
+
+def _save_dcp(state: State, folder: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no process group
+        dcp.save(state, checkpoint_id=folder / "dcp")
+
+
+WAYS = (
+    Way("store", _save_store, syncs=True),
+    Way("torch.save", _save_torch, syncs=False),
+    Way("torch.save-safely", _save_torch_safely, syncs=True),
+    Way("safetensors", _save_safetensors, syncs=False),
+    Way("safetensors-safely", _save_safetensors_safely, syncs=True),
+    Way("dcp", _save_dcp, syncs=False),
+)
+NAMES = {
+    "O_DIRECT": "the disk itself, O_DIRECT",
+    "writer": "Relight: writer process",
+    "store": "Relight: store, called directly",
+    "torch.save": "torch.save",
+    "torch.save-safely": "torch.save, fsync, rename, fsync folder",
+    "safetensors": "safetensors.save_file",
+    "safetensors-safely": "safetensors.save_file, fsync, rename, fsync folder",
+    "dcp": "torch.distributed.checkpoint.save",
+}
+
+
+def _commit(temporary: Path, final: Path) -> None:
+    _sync(temporary)
+    temporary.replace(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_raw(path: Path, nbytes: int) -> Taken:
+    """Write as many bytes past the page cache, and sync."""
+    path.unlink(missing_ok=True)
+    os.sync()
+    with mmap.mmap(-1, _CHUNK_BYTES) as chunk:  # page-aligned, as O_DIRECT wants it
+        chunk.write(os.urandom(_CHUNK_BYTES))
+        begun = time.perf_counter()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_DIRECT", 0), 0o600)
+        try:
+            for _ in range(-(-nbytes // _CHUNK_BYTES)):
+                os.write(descriptor, chunk)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        taken = (time.perf_counter() - begun) * nbytes / (-(-nbytes // _CHUNK_BYTES) * _CHUNK_BYTES)
+    path.unlink()
+    return Taken(taken, taken)
+
+
+def _name_file_system(folder: Path) -> str:
+    import psutil
+
+    whole = str(folder.resolve())
+    mounts = [part for part in psutil.disk_partitions(all=True) if whole.startswith(part.mountpoint)]
+    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "an unknown file system"
+
+
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size-mb", type=int, default=500, help="size of the training state (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each way saves (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
+    add_report_options(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
