@@ -1,0 +1,52 @@
+"""The benchmark scripts start, measure something, and report it; what they measure is judged by people."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_explains_itself(script: str, tmp_path: Path) -> None:
+    assert "--results" in run(script, "--help", cwd=tmp_path)
+
+
+def test_a_result_is_written_under_its_date_and_nothing_else_is_left(tmp_path: Path) -> None:
+    printed = run("list_runs.py", "--runs", "3", "--repeats", "2", "--results", "results", cwd=tmp_path)
+    (page,) = (tmp_path / "results").glob("20??-??-??-list_runs.md")
+    assert page.read_text() in printed
+    record = json.loads(page.with_suffix(".json").read_text())
+    assert record["data"]["runs"] == 3 and record["machine"]["python"] == sys.version.split()[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
+
+
+def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
+    printed = run("checkpoint_save.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
+    for way in ("Relight: writer process", "torch.save", "safetensors.save_file", "torch.distributed", "O_DIRECT"):
+        assert way in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.processes
+def test_loops_are_measured_in_turns(tmp_path: Path) -> None:
+    printed = run(
+        "loop_overhead.py", "--rounds", "1", "--threads", "1", "--workload", "one-layer", "--dry", cwd=tmp_path
+    )
+    assert "| bare |" in printed and "| relight |" in printed
+    assert "| lightning | not installed |" in printed or "| lightning |" in printed
