@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from relight.checkpoints.store import CheckpointStore
@@ -58,12 +59,12 @@ class Drawn(Jittered):
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, hidden):
         super().__init__()
-        self.first = nn.Linear(2, 16)
-        self.norm = nn.BatchNorm1d(16)
+        self.first = nn.Linear(2, hidden)
+        self.norm = nn.BatchNorm1d(hidden)
         self.drop = nn.Dropout(0.2)
-        self.last = nn.Linear(16, 3)
+        self.last = nn.Linear(hidden, 3)
         self.register_buffer("hidden_count", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, x):
@@ -83,12 +84,30 @@ class Spiral(Task):
         step_s: float = option(0.0, "Pause in each step.", ge=0)
         validation_s: float = option(0.0, "Pause in each validation batch.", ge=0)
         fail_at: int = option(0, "Step in whose middle an exception is raised.", ge=0)
+        fail_in_update: int = option(0, "Step in whose optimizer step an exception is raised.", ge=0)
+        slow_step: int = option(0, "Step that takes slow_s.", ge=0)
+        slow_s: float = option(0.0, "How long that step takes.", ge=0)
+        build_s: float = option(0.0, "How long the model takes to build.", ge=0)
+        hidden: int = option(16, "Width.", ge=1)
 
     best_metric = "accuracy"
 
     def build_model(self):
         self.count = 0
-        return Net()
+        if self.config.build_s:
+            print("building")
+            time.sleep(self.config.build_s)
+        return Net(self.config.hidden)
+
+    def build_optimizer(self, model):
+        optimizer = super().build_optimizer(model)
+
+        def fail(*_):
+            if self.count == self.config.fail_in_update:
+                raise ValueError("the update broke")
+
+        optimizer.register_step_post_hook(fail)
+        return optimizer
 
     def build_data(self):
         n = self.config.samples
@@ -106,6 +125,8 @@ class Spiral(Task):
             self.count += 1
             if self.count == self.config.fail_at:
                 raise ValueError("the spiral broke")
+            if self.count == self.config.slow_step:
+                time.sleep(self.config.slow_s)
         return {"loss": F.cross_entropy(logits, y), "accuracy": (logits.detach().argmax(1) == y).float().mean()}
 '''
 
@@ -240,6 +261,14 @@ class TrainedRun:
     @property
     def outcome(self) -> TrainerOutcome:
         return read_record(self.layout.attempt(self.attempt).outcome, TrainerOutcome)
+
+    def edit_config(self, **changes: Any) -> None:
+        """Change the config behind the run's back, as nobody should."""
+        record = read_record(self.layout.record, RunRecord)
+        write_record(self.layout.record, msgspec.structs.replace(record, config={**record.config, **changes}))
+
+    def checkpoints_now(self) -> list[Any]:
+        return self.store.list(higher_is_better=True).checkpoints
 
     def checkpoints(self) -> list[Any]:
         self.wait_free()

@@ -67,7 +67,7 @@ class _Attempt:
 
     def train(self) -> None:
         """Train to the end."""
-        self._stopping.interruptible = False
+        self._stopping.interruptible = self._stopping.building = False
         self._trainer.run()
 
     def end_finished(self) -> int:

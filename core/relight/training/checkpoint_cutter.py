@@ -70,7 +70,7 @@ class CheckpointCutter:
     def is_due(self, step: int) -> bool:
         """Tell whether the policy wants a checkpoint at this step edge. While both slots are busy, it has to wait."""
         policy = self._policy
-        if policy.every_steps and step % policy.every_steps == 0:
+        if policy.every_steps and step % policy.every_steps == 0 and step != self.last_cut_step:
             self._owed = True
         if policy.every_s and time.monotonic() - self._last_cut_s >= policy.every_s:
             self._owed = True

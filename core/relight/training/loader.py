@@ -67,6 +67,16 @@ class Loader:
         """Batches of this epoch that the loop has consumed."""
         return -(-self.consumed // self.sampler.batch_size)
 
+    @property
+    def remaining(self) -> int:
+        """Batches of this epoch that are still to come."""
+        return -(-(self.sampler.samples - self.consumed) // self.sampler.batch_size)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs of which the loop has consumed every sample."""
+        return self.epoch + (self.consumed >= self.sampler.samples)
+
     def open(self) -> None:
         """Start the data-loading processes at the current position; nothing happens when they are there."""
         if self._stream is None:
@@ -92,6 +102,7 @@ class Loader:
         return {
             "epoch": self.epoch,
             "consumed": self.consumed,
+            "epochs_done": self.epochs_done,
             "seed": self.sampler.seed,
             "length": self.sampler.length,
             "batch_size": self.sampler.batch_size,
@@ -132,7 +143,11 @@ class ValidationLoader:
     ) -> None:
         self.sampler = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
         self._source = BatchSource(dataset, seed=seed, collate=collate)
-        self._loader = _make_data_loader(self._source, _Keys(self.sampler), workers, pin_memory) if workers else None
+        self._loader = (
+            _make_data_loader(self._source, _Keys(self.sampler), workers, pin_memory, persistent=True)
+            if workers
+            else None
+        )
 
     @property
     def batches(self) -> int:
@@ -210,7 +225,9 @@ def _load_batches(
     return map(_unwrap, iterator)
 
 
-def _make_data_loader(source: BatchSource, keys: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def _make_data_loader(
+    source: BatchSource, keys: Any, workers: int, pin_memory: bool, *, persistent: bool = False
+) -> DataLoader[Any]:
     return DataLoader(
         _KeyedDataset(source),
         batch_sampler=keys,
@@ -218,7 +235,7 @@ def _make_data_loader(source: BatchSource, keys: Any, workers: int, pin_memory: 
         collate_fn=_pass_through,
         pin_memory=pin_memory,
         worker_init_fn=_prepare_worker,
-        persistent_workers=True,
+        persistent_workers=persistent,
         generator=torch.Generator(),  # else its base seed is drawn from the global generator
     )
 

@@ -42,6 +42,7 @@ from relight.training.stopping import Stop, Stopping, TrainingStopped
 
 _POLL_EVERY_S = 0.05
 _DRAIN_S = 60.0
+_FINAL_DRAIN_S = 3600.0  # nothing else is left to do, and the writer says when something is wrong
 _FINAL_TRIES = 3
 _log = logging.getLogger("relight")
 
@@ -96,6 +97,15 @@ class TrainingSession:
         if isinstance(tracked, torch.optim.Optimizer):
             # From here until the next step edge the state on the device is neither the old nor the new one.
             tracked.register_step_pre_hook(self._on_update)
+
+    def read_position(self) -> tuple[int, dict[str, Any]]:
+        """Return the step and the loader's state from which the attempt will go on; (0, {}) from the beginning."""
+        if self._start.from_sequence is None or self._start.weights_only:
+            return 0, {}
+        store = CheckpointStore(self._layout.checkpoints)
+        with store.open(self._find_checkpoint(store, self._start.from_sequence)) as reader:
+            tree = reader.state
+        return tree["counters"]["step"], tree["parts"].get("loader", {}).get("state", {})
 
     def begin(self, *, steps_total: int, epochs: int, batches: int) -> Origin:
         """Restore what the attempt goes on from, start the loader, and write the first progress record.
@@ -183,6 +193,7 @@ class TrainingSession:
         improved = self.best.offer(self._score, step=self.steps_done)
         self.evaluated_step = self.steps_done
         self._record_edge()
+        self._in_update = False
         self._write_progress(self._edge_s, "training")
         if improved and not self._is_last():
             self._cut("best")
@@ -200,35 +211,29 @@ class TrainingSession:
         self._meter.set_phase("saving")
         for attempt in range(_FINAL_TRIES):
             self._cut("final")
-            if self._cutter.drain(_DRAIN_S):
+            if self._cutter.drain(_FINAL_DRAIN_S):
                 break
             if attempt + 1 < _FINAL_TRIES:
                 time.sleep(2.0**attempt)
         else:
-            failure = self._cutter.failure or f"it took more than {_DRAIN_S:.0f} s"
+            failure = self._cutter.failure or f"it took more than {_FINAL_DRAIN_S:.0f} s."
             raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
         self._meter.set_phase("finished")
 
     def stop(self, stop: Stop) -> bool:
         """Save as `stop` asks; returns whether the last finished step is, or is about to become, a checkpoint."""
         self._stopping.begin_saving()
-        if not stop.save:
+        if not stop.save or not self._rescue(stop.why):
             return False
-        saved = self._rescue(stop.why)
-        if saved and not stop.orphaned:  # the writer needs nobody to wait for it
-            self._cutter.drain(_DRAIN_S)
-        return saved
+        # Its supervisor dead, it has a second to live; the writer needs nobody to wait for it.
+        return stop.orphaned or self._cutter.drain(_DRAIN_S)
 
     def rescue(self) -> bool:
         """After an exception: save the last finished step if its state is still exact; returns whether it is saved."""
         self._stopping.begin_saving()
-        if self._cutter.last_cut_step == self.steps_done and self.steps_done > 0:
-            self._cutter.drain(_DRAIN_S)
-            return True
-        saved = self.steps_done > self._start.from_step and self._rescue("exception")
-        if saved:
-            self._cutter.drain(_DRAIN_S)
-        return saved
+        if self._cutter.last_cut_step != self.steps_done and not self._rescue("exception"):
+            return False
+        return self._cutter.drain(_DRAIN_S)
 
     def close(self) -> None:
         """Close files and loader, and part from the writer, which finishes by itself."""
@@ -318,13 +323,17 @@ class TrainingSession:
         if self._loader is not None:
             self._loader.open()
 
-    def _restore(self, sequence: int) -> tuple[Origin, float]:
-        store = CheckpointStore(self._layout.checkpoints)
+    def _find_checkpoint(self, store: CheckpointStore, sequence: int) -> CheckpointInfo:
         info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
         if info is None:
             raise CheckpointNotFound(
                 f"Checkpoint {sequence} of run '{self._layout.run_id}' is not there any more: resume from another one."
             )
+        return info
+
+    def _restore(self, sequence: int) -> tuple[Origin, float]:
+        store = CheckpointStore(self._layout.checkpoints)
+        info = self._find_checkpoint(store, sequence)
         with store.open(info) as reader:
             tree = reader.state
 
@@ -353,9 +362,8 @@ class TrainingSession:
 
 
 def _epoch_of(captured: CapturedState | None) -> int:
-    if captured is None or "loader" not in captured.tree["parts"]:
-        return 0
-    return int(captured.tree["parts"]["loader"]["state"]["epoch"])
+    position = {} if captured is None else captured.tree["parts"].get("loader", {}).get("state", {})
+    return int(position.get("epochs_done", 0))
 
 
 def _read_tensor(reader: CheckpointReader, name: str) -> Tensor:

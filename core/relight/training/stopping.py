@@ -53,6 +53,8 @@ class Stopping:
 
     def __init__(self, layout: RunLayout, attempt: int) -> None:
         self.interruptible = False
+        self.building = True
+        """No step edge can come yet, so there is nothing to wait for."""
         self._layout = layout
         self._attempt = attempt
         self._signal: str | None = None
@@ -111,7 +113,7 @@ class Stopping:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
         request = self._read_request()
-        hurry = request is not None and request.now
+        hurry = self.building or (request is not None and request.now)
         if not self._handled.is_set():
             signal.setitimer(signal.ITIMER_REAL, 0.001 if hurry else EDGE_WITHIN_S, _RETRY_S)
 

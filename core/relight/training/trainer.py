@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from relight.errors import TaskError
 from relight.training.device import explain_choice
@@ -39,12 +41,11 @@ class Trainer:
         seed_everything(config.seed)  # so that the weights do not depend on what the data drew
         self._model: nn.Module = task.build_model().to(device)
         self._loader, self._validation = self._build_loaders(data)
-        steps = -(-self._loader.batches // self._accumulate)
-        self._steps_total = steps * config.epochs
-        if config.max_steps:
-            self._steps_total = min(self._steps_total, config.max_steps)
+        self._steps_total = self._count_steps()
         self._optimizer = task.build_optimizer(self._model)
         self._scheduler = task.build_scheduler(self._optimizer, steps_total=self._steps_total)
+        # This one of PyTorch's schedules follows the validation instead of the steps.
+        self._plateau = self._scheduler if isinstance(self._scheduler, ReduceLROnPlateau) else None
         self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._track()
         self._describe(data)
@@ -65,6 +66,20 @@ class Trainer:
         session.finish()
         _log.info("Finished after %d steps.", session.steps_done)
 
+    def _count_steps(self) -> int:
+        """Count the steps of the whole run: those that lie behind it, and what its config makes of the rest.
+
+        A branch may have another batch size than its parent; for all others this is epochs times steps.
+        """
+        config, loader = self._task.config, self._loader
+        done, position = self._session.read_position()
+        epoch, consumed = position.get("epoch", 0), position.get("consumed", 0)
+        of_epoch = math.ceil(loader.batches / self._accumulate)
+        batches_left = math.ceil(max(0, loader.sampler.samples - consumed) / config.batch_size)
+        of_rest = math.ceil(batches_left / self._accumulate)
+        steps = done + (of_rest + (config.epochs - epoch - 1) * of_epoch if epoch < config.epochs else 0)
+        return min(steps, config.max_steps) if config.max_steps else steps
+
     def _train_epoch(self) -> None:
         """Train what is left of the loader's epoch."""
         task, model, session, loader = self._task, self._model, self._session, self._loader
@@ -75,7 +90,7 @@ class Trainer:
         sums: dict[str, Any] = {}
         for batch in loader:
             if micro == 0:  # the loader has counted this batch already
-                group = min(accumulate, loader.batches - loader.batch + 1)
+                group = min(accumulate, loader.remaining + 1)
             moved = move_batch(batch, device)
             if plain:
                 values = task.step(model, moved)
@@ -113,7 +128,8 @@ class Trainer:
         else:
             scaler.step(optimizer)
             scaler.update()
-        self._scheduler.step()
+        if self._plateau is None:
+            self._scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         return measured
 
@@ -130,12 +146,15 @@ class Trainer:
                 count += samples
                 session.check_stop()
             means = {name: to_number(name, total) / count for name, total in totals.items()}
+        if self._plateau is not None:
+            session.begin_update()
+            self._plateau.step(_find_metric(means, task))
         session.evaluated(means)
         self._report(means)
 
     def _report(self, means: Mapping[str, float]) -> None:
         session, config = self._session, self._task.config
-        epoch = min(config.epochs, -(-session.steps_done * self._accumulate // self._loader.batches))
+        epoch = self._loader.epoch + (self._loader.consumed > 0)
         values = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         best = "  best so far" if session.best.step == session.steps_done else ""
         _log.info(
@@ -206,6 +225,13 @@ def _find_loss(values: Any, task: Task) -> Tensor:
         raise TaskError(f'{name} returned no "loss", only {", ".join(map(str, values)) or "an empty dict"}.')
     what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
     raise TaskError(f'The "loss" of {name} is {what}: it must be one number, as a tensor of the model\'s output.')
+
+
+def _find_metric(means: Mapping[str, float], task: Task) -> float:
+    name = task.best_metric.rpartition("/")[2]
+    if name not in means:
+        raise TaskError(f"The schedule follows the best metric '{name}', which the validation does not measure.")
+    return means[name]
 
 
 def _add(sums: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -1,0 +1,9 @@
+"""The one error of files with weights that were made elsewhere."""
+
+from __future__ import annotations
+
+from relight.errors import RelightError
+
+
+class WeightsRefused(RelightError):
+    """The weights cannot be taken: one sentence says which file, why, and what to do. Nothing was made of them."""
