@@ -10,7 +10,7 @@ from typing import Any, Literal
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.errors import UnsupportedState
 
-Reason = Literal["periodic", "best", "stop", "signal", "exception", "manual", "final"]
+Reason = Literal["periodic", "best", "stop", "signal", "exception", "manual", "final", "import"]
 
 
 @dataclass(frozen=True)

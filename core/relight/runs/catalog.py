@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,13 +18,17 @@ from relight.runs.durable_file import make_folder, sync_folder
 from relight.runs.ids import new_run_ids
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import Parent, RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, Parent, RunRecord, TaskReference
 from relight.version import __version__
 
 RUNS_VARIABLE = "RELIGHT_RUNS"
 NAME_CHARACTERS = 200
 _UNFINISHED = ".creating-"
 _UNFINISHED_KEPT_S = 3600.0
+
+
+Fill = Callable[[RunLayout], ImportedFrom]
+"""Puts what a run begins with into its folder, before the run is there, and says where that is from."""
 
 
 class CreatedRun(NamedTuple):
@@ -52,12 +56,13 @@ def create_run(
     name: str | None = None,
     token: str | None = None,
     parent: Parent | None = None,
+    fill: Fill | None = None,
 ) -> CreatedRun:
     """Make a run's folder: whole and durable, or not at all.
 
     It is built under a hidden name and renamed, so nobody ever sees half a run. With a `token` that an earlier call
-    used, also one at the same moment in another process, that call's run is returned. A runs folder that cannot be
-    written gives one `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
+    used, also one at the same moment in another process, that call's run is returned. What `fill` puts into the folder
+    is in the run from its first moment; when it raises, there is no run. A runs folder that cannot be written gives one `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
     """
     name = _clean_name(name) or task.name
     _check_config(config)
@@ -75,7 +80,7 @@ def create_run(
     )
     try:
         make_folder(folder)
-        return _create(folder, record)
+        return _create(folder, record, fill)
     except OSError as error:
         _refuse(folder, error)
 
@@ -120,7 +125,7 @@ def find_run(folder: Path, wanted: str) -> RunLayout:
     raise RunNotFound(_not_found(folder, wanted, names))
 
 
-def _create(folder: Path, record: RunRecord) -> CreatedRun:
+def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
     if record.token is not None:
         earlier = _run_with_token(folder, record.token)
         if earlier is not None:
@@ -132,9 +137,11 @@ def _create(folder: Path, record: RunRecord) -> CreatedRun:
         for part in (building.attempts, building.metrics):
             part.mkdir()
         building.lock.touch()
+        if fill is not None:
+            record = _with(record, imported_from=fill(building))
         for run_id in new_run_ids(record.name, token=record.token):
             layout = RunLayout(folder / run_id)
-            write_record(building.record, _with_id(record, run_id))
+            write_record(building.record, _with(record, run=run_id))
             try:
                 building.folder.rename(layout.folder)
             except OSError as error:
@@ -150,10 +157,10 @@ def _create(folder: Path, record: RunRecord) -> CreatedRun:
     raise RelightError(f"No free id for {record.name!r} in {str(folder)!r}. Choose another name with --name.")
 
 
-def _with_id(record: RunRecord, run_id: str) -> RunRecord:
+def _with(record: RunRecord, **changes: Any) -> RunRecord:
     import msgspec
 
-    return msgspec.structs.replace(record, run=run_id)
+    return msgspec.structs.replace(record, **changes)
 
 
 def _clean_name(name: str | None) -> str:

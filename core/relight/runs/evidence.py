@@ -53,7 +53,8 @@ def gather_evidence(
     number = layout.latest_attempt()
     created_s = record.created_s if record is not None else 0.0
     if number == 0:
-        return Evidence(launched_s=created_s, locked=_locked_without_processes(layout, None))
+        imported = record is not None and record.imported_from is not None
+        return Evidence(launched_s=created_s, locked=_locked_without_processes(layout, None), imported=imported)
     attempt = layout.attempt(number)
     start = damage.read(attempt.start, AttemptStart)
     processes = damage.read(attempt.processes, AttemptProcesses)

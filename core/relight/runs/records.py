@@ -56,6 +56,32 @@ class Parent(Record, frozen=True, kw_only=True):
     weights_only: bool = False
 
 
+class ImportedFile(Record, frozen=True, kw_only=True):
+    """One file that weights were imported from."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ImportedFrom(Record, frozen=True, kw_only=True):
+    """Where the weights are from that a run's first checkpoint was made of."""
+
+    name: str
+    """Of the file or folder."""
+    path: str
+    """Absolute, on the machine that imported it."""
+    kind: str
+    """For people: "PyTorch checkpoint", "Lightning checkpoint", "safetensors file", "Hugging Face folder"."""
+    sha256: str
+    """Of the file; of several files, that of the lines that `sha256sum` prints of them."""
+    files: tuple[ImportedFile, ...] = ()
+    part: str = ""
+    """Entry of the checkpoint's dictionary that the weights were in."""
+    not_taken: tuple[str, ...] = ()
+    """What was recognised in the file and not taken over: "optimizer (optimizer state)", "epoch 12"."""
+
+
 class RunRecord(Record, frozen=True, kw_only=True):
     """Identity of a run: written once, when its folder appears."""
 
@@ -69,6 +95,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     """Full name of the metric that `best` means: "validation/accuracy"."""
     higher_is_better: bool = True
     parent: Parent | None = None
+    imported_from: ImportedFrom | None = None
     token: str | None = None
     relight: str = ""
     """Version of Relight that created the run."""

@@ -61,6 +61,8 @@ class Evidence:
     foreign: bool = False
     silent_s: float = 0.0
     damaged: tuple[str, ...] = ()
+    imported: bool = False
+    """The run began with imported weights, and nobody was to start it."""
 
 
 def derive_status(evidence: Evidence, *, now_s: float) -> StatusReport:
@@ -88,6 +90,8 @@ def _without_processes(evidence: Evidence, now_s: float) -> StatusReport:
     # The lock is held from before the attempt's folder appears, and handed on until the supervisor has it.
     if evidence.locked:
         return StatusReport(RunStatus.QUEUED, "It is being started.")
+    if evidence.attempt == 0 and evidence.imported:
+        return StatusReport(RunStatus.STOPPED, "Its weights were imported; a resume trains from them.")
     patience_s = STARTING_S if evidence.attempt == 0 else HANDOVER_S
     # A clock that was set back, or another machine's, must not keep a dead launch waiting for ever: hence abs.
     if abs(now_s - evidence.launched_s) < patience_s:
