@@ -110,7 +110,7 @@ def test_keys_that_look_like_tags_are_only_keys() -> None:
         assert decode_state(encode_state(tree)) == tree
 
 
-@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**63, 2**64, -(2**200), 10**40])
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**63, 2**64, -(2**200), 10**40, 2**40_000], ids=hex)
 def test_integers_of_any_size_stay_exact(value: int) -> None:
     assert decode_state(encode_state({"state": value})) == {"state": value}
 
@@ -186,6 +186,18 @@ def test_a_state_that_holds_itself_is_refused() -> None:
     tree.append(tree)
     with pytest.raises(UnsupportedState, match="holds itself"):
         encode_state(tree)
+
+
+def test_the_deepest_state_that_is_taken_comes_back() -> None:
+    for wrap in (lambda tree: {1: tree}, lambda tree: (tree,), lambda tree: [tree], lambda tree: {"a": tree}):
+        tree: Any = 1
+        for _ in range(100):
+            tree = wrap(tree)
+        data = encode_state(tree)
+        assert decode_state(data) == tree
+        assert canonical_json(data)
+        with pytest.raises(UnsupportedState, match="nested more than"):
+            encode_state(wrap(wrap(tree)))
 
 
 def test_a_converter_is_asked_about_types_that_are_not_known() -> None:

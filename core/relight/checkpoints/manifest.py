@@ -10,7 +10,7 @@ import xxhash
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.file_names import CheckpointName, parse_pack_name
 from relight.checkpoints.typed_json import decode_state, to_plain
-from relight.errors import DamagedCheckpoint
+from relight.errors import DamagedCheckpoint, DamagedFile
 
 VERSION = 1
 _TAIL = b'"digest":"%s"}\n'
@@ -71,7 +71,10 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_metrics(self) -> dict[str, float]:
         """Latest values by full name at the step edge."""
-        return {str(name): float(value) for name, value in dict(decode_state(self.metrics)).items()}
+        metrics = decode_state(self.metrics)
+        if type(metrics) is not dict or not all(type(value) is float for value in metrics.values()):
+            raise DamagedCheckpoint(f"The metrics of checkpoint {self.name} are not numbers by name.")
+        return metrics
 
 
 class ManifestHead(_Head, frozen=True, kw_only=True):
@@ -150,6 +153,10 @@ def _decode(decoder: Any, data: bytes, file_name: str) -> Any:
     for pack in head.packs:
         if parse_pack_name(pack.file) is None:
             raise DamagedCheckpoint(f"Manifest {file_name} names a pack '{pack.file}', which is no name of a pack.")
+    try:
+        head.read_metrics()
+    except DamagedFile as error:
+        raise DamagedCheckpoint(f"Manifest {file_name} is not what it should be: {error}") from None
     return head
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import xxhash
 
 from relight.checkpoints.file_names import StoreLayout
@@ -16,7 +17,7 @@ from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.snapshot import TensorSpec
 from relight.checkpoints.typed_json import decode_state
-from relight.errors import DamagedCheckpoint
+from relight.errors import DamagedCheckpoint, DamagedFile
 
 _CHUNK_BYTES = 8 << 20
 _UNREADABLE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)}
@@ -61,12 +62,13 @@ class CheckpointReader:
     @cached_property
     def state(self) -> Any:
         """The state tree, with a `TensorRef` where a tensor belongs. Decoded anew for each reader."""
-        return decode_state(self.manifest.state)
+        return self._decode(self.manifest.state, "state")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device and flags under which the checkpoint was made."""
-        return dict(decode_state(self.manifest.environment))
+        environment = self._decode(self.manifest.environment, "environment")
+        return environment if isinstance(environment, dict) else {"environment": environment}
 
     @property
     def tensor_names(self) -> list[str]:
@@ -191,6 +193,12 @@ class CheckpointReader:
             run.append(entry)
         if run:
             yield run
+
+    def _decode(self, data: msgspec.Raw, what: str) -> Any:
+        try:
+            return decode_state(data)
+        except DamagedFile as error:
+            raise DamagedCheckpoint(f"The {what} of checkpoint {self.manifest.name} cannot be read. {error}") from None
 
     def _path(self, index: int) -> Path:
         return self._layout.packs / self.manifest.packs[index].file

@@ -23,7 +23,8 @@ from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
 from relight.errors import DamagedFile
 
-MAX_DEPTH = 200
+MAX_DEPTH = 100
+_MAX_JSON_DEPTH = 4 * MAX_DEPTH
 _SMALL_INT = range(-(2**63), 2**63)
 _FACTORIES: dict[str, Any] = {"none": None, "list": list, "dict": dict, "set": set, "int": int, "float": float}
 _NUMPY_KINDS = "biufc"
@@ -54,9 +55,9 @@ def decode_state(data: bytes | msgspec.Raw) -> Any:
     """The tree that `encode_state` wrote. Anything else raises `DamagedFile`."""
     try:
         plain = msgspec.json.decode(data)
+        return from_plain(plain)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise DamagedFile(f"The state is not JSON: {error}") from None
-    return from_plain(plain)
+        raise DamagedFile(f"The state is not typed JSON: {error}") from None
 
 
 def canonical_json(data: bytes | msgspec.Raw) -> bytes:
@@ -64,7 +65,7 @@ def canonical_json(data: bytes | msgspec.Raw) -> bytes:
     try:
         return msgspec.json.encode(_sort_pairs(msgspec.json.decode(data)), order="sorted")
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DamagedFile(f"The state is not JSON: {error}") from None
+        raise DamagedFile(f"The state is not typed JSON: {error}") from None
 
 
 def to_plain(value: Any, *, owner: str = "state", convert: Convert | None = None) -> Any:
@@ -86,7 +87,7 @@ class _Encoder:
         if value is None or kind is bool:
             return value
         if kind is int:
-            return value if value in _SMALL_INT else {"$int": str(value)}
+            return value if value in _SMALL_INT else {"$int": hex(value)}
         if kind is float:
             return value if math.isfinite(value) else {"$float": _float_name(value)}
         if kind is str:
@@ -188,7 +189,7 @@ def _from_base64(text: str) -> bytes:
 def _decode(plain: Any, depth: int) -> Any:
     kind = type(plain)
     if kind is list or kind is dict:
-        if depth > 2 * MAX_DEPTH:
+        if depth > _MAX_JSON_DEPTH:
             raise DamagedFile(f"The state is nested more than {MAX_DEPTH} deep.")
         if kind is list:
             return [_decode(item, depth + 1) for item in plain]
@@ -271,7 +272,7 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "$counter": lambda payload, depth: Counter(dict(_pairs(payload, depth))),
     "$default_dict": _decode_default_dict,
     "$deque": _decode_deque,
-    "$int": lambda payload, depth: int(_text(payload)),
+    "$int": lambda payload, depth: int(_text(payload), 16),
     "$float": lambda payload, depth: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[payload],
     "$complex": lambda payload, depth: _decode_complex(*_items(payload, depth)),
     "$bytes": lambda payload, depth: _from_base64(_text(payload)),
