@@ -96,11 +96,3 @@ def workshop(tmp_path: Path) -> Iterator[Workshop]:
     made = Workshop(tmp_path / "a 0'; echo x ünï")
     yield made
     soak.end_everything(made.folder)
-
-
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[soak.Reference]:
-    """The uninterrupted run of the soak's config."""
-    folder = tmp_path_factory.mktemp("reference")
-    yield soak.Reference(folder, soak.CONFIG)
-    soak.end_everything(folder)

@@ -48,6 +48,8 @@ CONFIG = {
     "device": "cpu",
 }
 VICTIMS = ("trainer", "supervisor", "both", "group", "writer")
+WRITER_KILLS = 3
+"""In one run: writers that die again and again are given up for a while, and that run's last state is then not saved."""
 STATUS_WITHIN_S = 2.0
 PATIENCE_S = 120.0
 
@@ -123,6 +125,7 @@ def soak(
     folder: Path, reference: Reference, config: dict[str, Any], *, victim: str, kills: int, seed: int, say: Say
 ) -> Figures:
     """Kill `victim` `kills` times at random moments of one run after the other, resume each time, compare each end."""
+    kills_of_run = 0
     chance = random.Random(f"{victim} {seed}")
     figures = Figures(victim)
     layout: RunLayout | None = None
@@ -130,10 +133,14 @@ def soak(
         if layout is None:
             layout = launch(folder, config, name=f"{victim} {figures.runs + 1}")
             figures.runs += 1
+            kills_of_run = 0
         if _live_and_kill(layout, victim, chance, figures):
             figures.kills += 1
+            kills_of_run += 1
             now = summarize_run(layout)
             say(f"{victim}: {figures.kills} of {kills}, attempt {now.attempt}, step {now.step}, {now.status}")
+            if victim == "writer" and kills_of_run == WRITER_KILLS:
+                _wait_for_the_end(layout)
         summary = summarize_run(layout)
         if summary.status is RunStatus.FINISHED:
             reference.compare(layout)
@@ -141,11 +148,15 @@ def soak(
         elif not summary.status.is_live:
             _resume(layout, figures)
     if layout is not None:
-        final = layout
-        wait_for(lambda: not summarize_run(final).status.is_live, why="the last run to end")
-        assert summarize_run(final).status is RunStatus.FINISHED, summarize_run(final).reason
-        reference.compare(final)
+        _wait_for_the_end(layout)
+        reference.compare(layout)
     return figures
+
+
+def _wait_for_the_end(layout: RunLayout) -> None:
+    wait_for(lambda: not summarize_run(layout).status.is_live, why="the run to end")
+    summary = summarize_run(layout)
+    assert summary.status is RunStatus.FINISHED, summary.reason
 
 
 def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figures: Figures) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -24,7 +25,12 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     lifeline, lock_fd = _inherited_fd("RELIGHT_LIFELINE_FD"), _inherited_fd("RELIGHT_LOCK_FD")
     close_in_children(tuple(fd for fd in (lifeline, lock_fd) if fd is not None))
-    return run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
+    code = run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
+    if lifeline is not None and select.select([lifeline], [], [], 0)[0]:
+        # The supervisor is dead: a resume waits for the lock that we hold, and taking torch apart takes a while.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _forget_working_folder() -> None:
