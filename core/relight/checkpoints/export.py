@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import xxhash
 
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.errors import ExportError
-from relight.checkpoints.file_operations import SYSTEM
-from relight.checkpoints.file_stream import FileStream
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.pack import PackPlan, order_for_pack, plan_pack
 from relight.checkpoints.reader import CheckpointReader
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot import TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import DamagedFile, UsageError
+from relight.checkpoints.weights_file import new_file, publish, stream_weights
+from relight.errors import DamagedFile
 from relight.runs.durable_file import write_durably
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_if_there
@@ -32,9 +28,11 @@ from relight.runs.records import RunRecord
 from relight.version import __version__
 
 Format = Literal["safetensors", "pth"]
+FORMATS: tuple[Format, ...] = ("safetensors", "pth")
 EXPORTED = "exported"
+BEST_MODEL = "best_model"
+"""Stem of the file that is kept at a fixed path for people and programs that do not want to ask which is the best."""
 _PREFIX = "model."
-_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -57,78 +55,68 @@ def export_weights(
     tensor by tensor before it gets its name, so whoever sees `out` sees it whole. Beside it comes `<out>.json`.
     Raises `DamagedCheckpoint`, or `ExportError` when the file cannot be written.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder. Name a file to export to.")
-    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with store.open(info) as reader:
-            names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]
+        with new_file(out) as temporary, store.open(info) as reader:
+            names, left_out = _list_weights(reader)
             if not names:
                 raise ExportError(f"The checkpoint at step {info.step} has no model weights to export.")
-            try:
-                if format == "pth":
-                    _write_pth(store, info, temporary)
-                else:
-                    _write_safetensors(reader, names, info, temporary)
-                digest = _hash_file(temporary)
-                size = temporary.stat().st_size
-                temporary.replace(out)
-                SYSTEM.sync_folder(out.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
-            card = out.with_name(out.name + ".json")
-            facts = _describe(store, info, reader, names) | {"format": format, "sha256": digest, "bytes": size}
-            write_durably(card, json.dumps({"file": out.name, **facts}, indent=2, default=str).encode() + b"\n")
+            if format == "pth":
+                _write_pth(store, info, temporary)
+            else:
+                _write_safetensors(reader, names, info, temporary)
+            written = publish(temporary, out)
+            facts: dict[str, Any] = {"format": format, "sha256": written.sha256, "bytes": written.bytes}
+            if left_out and format == "safetensors":
+                facts["left_out"] = left_out
+            facts = _describe(store, info, reader, names) | facts
+        card = out.with_name(out.name + ".json")
+        write_durably(card, json.dumps({"file": out.name, **facts}, indent=2, default=str).encode() + b"\n")
     except OSError as error:
         raise ExportError(f"The weights were not exported to {out}: {error.strerror or error}.") from error
     try:
         store.add_label(info, EXPORTED)
     except OSError:
         pass  # A note for the listing; a read-only run folder can be exported all the same.
-    return Exported(out, card, digest, size, len(names))
+    return Exported(out, card, written.sha256, written.bytes, len(names))
 
 
-def _write_safetensors(reader: CheckpointReader, names: list[str], info: CheckpointInfo, path: Path) -> None:
-    specs = [reader.spec(name) for name in names]
-    order = order_for_pack(specs)
-    renamed = [_rename(specs[i]) for i in order]
-    plan = plan_pack(renamed, metadata={"format": "pt", "relight_checkpoint": info.name.stem})
-    file = SYSTEM.create(path)
-    try:
-        SYSTEM.reserve(file, plan.bytes)
-        stream = FileStream(SYSTEM, file)
-        stream.write(memoryview(plan.header))
-        for i in order:
-            for chunk in reader.read_chunks(names[i]):
-                stream.write(chunk)
-        stream.finish()
-        SYSTEM.sync(file)
-        SYSTEM.forget_cached(file)
-    finally:
-        SYSTEM.close(file)
-    _compare(path, plan, [(spec, reader.digest(names[i])) for spec, i in zip(renamed, order, strict=True)])
+def export_best(
+    store: CheckpointStore, info: CheckpointInfo, folder: Path, *, format: Format = "safetensors"
+) -> Sequence[Exported]:
+    """Keep `folder`/best_model.FORMAT fresh: what was there is replaced in one step, and never missing in between.
+
+    A best_model of the other format that lies beside it is brought to the same checkpoint, so that the two never
+    differ; both are returned, the asked for one first.
+    """
+    formats = (format, *(other for other in FORMATS if other != format and (folder / f"{BEST_MODEL}.{other}").exists()))
+    return [export_weights(store, info, folder / f"{BEST_MODEL}.{each}", format=each) for each in formats]
 
 
-def _rename(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name.removeprefix(_PREFIX), spec.dtype, spec.shape, spec.nbytes)
+def _list_weights(reader: CheckpointReader) -> tuple[dict[str, str], list[str]]:
+    """The checkpoint's tensor by name in the model's `state_dict()`, and the names there that hold no tensor.
+
+    Where the state is not of the shape that `relight.training` makes, every tensor called "model.…" is taken.
+    """
+    state = reader.state
+    parts = state.get("parts") if isinstance(state, dict) else None
+    model = parts.get("model") if isinstance(parts, dict) else None
+    entries = model.get("tensors") if isinstance(model, dict) else None
+    if isinstance(entries, dict):
+        tensors = {key: value.name for key, value in entries.items() if isinstance(value, TensorRef)}
+        return tensors, [key for key in entries if key not in tensors]
+    names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]
+    return {name.removeprefix(_PREFIX): name for name in names}, []
 
 
-def _compare(path: Path, plan: PackPlan, expected: list[tuple[TensorSpec, str]]) -> None:
-    with path.open("rb") as file:
-        if file.read(len(plan.header)) != plan.header:
-            raise ExportError(f"What was written to {path.parent} reads back wrong at its header. The disk is failing.")
-        for (spec, digest), offset in zip(expected, plan.offsets, strict=True):
-            file.seek(offset)
-            hasher = xxhash.xxh3_128()
-            left = spec.nbytes
-            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                hasher.update(chunk)
-                left -= len(chunk)
-            if left or hasher.hexdigest() != digest:
-                raise ExportError(
-                    f"What was written to {path.parent} reads back wrong at '{spec.name}'. The disk is failing."
-                )
+def _write_safetensors(reader: CheckpointReader, names: Mapping[str, str], info: CheckpointInfo, path: Path) -> None:
+    specs = {key: reader.spec(name) for key, name in names.items()}
+    stream_weights(
+        path,
+        [TensorSpec(key, spec.dtype, spec.shape, spec.nbytes) for key, spec in specs.items()],
+        read=lambda key: reader.read_chunks(names[key]),
+        metadata={"format": "pt", "relight_checkpoint": info.name.stem},
+        digests={key: reader.digest(name) for key, name in names.items()},
+    )
 
 
 def _write_pth(store: CheckpointStore, info: CheckpointInfo, path: Path) -> None:
@@ -159,13 +147,8 @@ def _write_pth(store: CheckpointStore, info: CheckpointInfo, path: Path) -> None
     raise ExportError(f"The weights were not exported as .pth: {why}")
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _describe(
-    store: CheckpointStore, info: CheckpointInfo, reader: CheckpointReader, names: list[str]
+    store: CheckpointStore, info: CheckpointInfo, reader: CheckpointReader, names: Mapping[str, str]
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": info.step,
@@ -185,11 +168,13 @@ def _describe(
         record = None
     if record is None:
         return facts
-    about = {
+    about: dict[str, Any] = {
         "run": record.run,
         "name": record.name,
         "task": record.task.name,
         "best_metric": record.best_metric,
         "config": record.config,
     }
+    if record.imported_from is not None:
+        about["imported_from"] = msgspec.to_builtins(record.imported_from)
     return about | facts

@@ -14,6 +14,7 @@ from relight.cli import (
     checkpoint_commands,
     dashboard_command,
     drill_command,
+    import_command,
     listing_commands,
     task_commands,
     training_commands,
@@ -78,6 +79,7 @@ app = typer.Typer(
 training_commands.register(app)
 listing_commands.register(app)
 checkpoint_commands.register(app)
+import_command.register(app)
 drill_command.register(app)
 task_commands.register(app)
 dashboard_command.register(app)

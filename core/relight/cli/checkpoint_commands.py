@@ -14,6 +14,9 @@ from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say
 from relight.cli.wording import count, describe_age, describe_bytes, describe_value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relight.checkpoints.export import Exported
     from relight.checkpoints.listing import CheckpointInfo
     from relight.checkpoints.store import CheckpointStore
     from relight.cli.run_check import RunCheck
@@ -104,14 +107,19 @@ def export(
 ) -> None:
     """Export the weights of a checkpoint.
 
-    Prints the file, its SHA-256 and its format.
+    Prints the file, its SHA-256 and its format. Without --out the best go to exports/best_model.FORMAT, always the same
+    path, replaced in one step.
     """
-    from relight.checkpoints.export import export_weights
+    from relight.checkpoints.export import export_best, export_weights
 
     layout, store = _open_store(run_name, runs)
     info = _find(layout, store, which)
-    path = out or layout.exports / f"{layout.run_id}-step{info.step}.{weights_format}"
-    exported = export_weights(store, info, path.absolute(), format=weights_format.value)
+    others: Sequence[Exported] = ()
+    if out is None and which == "best":
+        exported, *others = export_best(store, info, layout.exports, format=weights_format.value)
+    else:
+        path = out or layout.exports / f"{layout.run_id}-step{info.step}.{weights_format}"
+        exported = export_weights(store, info, path.absolute(), format=weights_format.value)
     facts = {
         "run": layout.run_id,
         "step": info.step,
@@ -127,6 +135,8 @@ def export(
     say(str(exported.path))
     say(f"SHA-256 {exported.sha256}")
     say(f"{weights_format.value}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
+    for other in others:
+        say(f"{other.path.name} beside it is now of the same step.")
 
 
 def verify(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:

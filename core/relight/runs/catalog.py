@@ -62,7 +62,8 @@ def create_run(
 
     It is built under a hidden name and renamed, so nobody ever sees half a run. With a `token` that an earlier call
     used, also one at the same moment in another process, that call's run is returned. What `fill` puts into the folder
-    is in the run from its first moment; when it raises, there is no run. A runs folder that cannot be written gives one `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
+    is in the run from its first moment; when it raises, there is no run. A runs folder that cannot be written gives one
+    `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
     """
     name = _clean_name(name) or task.name
     _check_config(config)

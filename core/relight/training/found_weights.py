@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class FoundWeights:
 def find_weights(source: WeightSource, *, part: str | None = None) -> FoundWeights:
     """Find the weights in an opened file. `part` names an entry of its dictionary, or a prefix of the tensors' names.
 
-    Raises `WeightsRefused` when there are none, when it could be several, and for a tensor that no safetensors file holds.
+    Raises `WeightsRefused` when there are none, when it could be several, and for what no file can hold.
     """
     tree, name = source.tree, source.path.name
     if not isinstance(tree, dict):
@@ -152,7 +152,7 @@ def _name_kind(source: WeightSource, part: str) -> str:
 
 
 def _describe_entry(key: Any, value: Any) -> str:
-    """What an entry of a checkpoint is, as far as it can be told: "epoch 12", "optimizer_state_dict (optimizer state)"."""
+    """What an entry of a checkpoint is, as far as it can be told: "epoch 12", "optimizer (optimizer state)"."""
     name = str(key)[:80]
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.device.type == "cpu":
         value = value.item()
@@ -178,11 +178,3 @@ def _describe_entry(key: Any, value: Any) -> str:
 def _list(names: list[str]) -> str:
     shown = ", ".join(names[:_NAMES_SHOWN])
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
-
-
-def without_wrappers(found: FoundWeights) -> FoundWeights:
-    """The same with the names that the bare model has; `WeightsRefused` when two become one."""
-    from relight.training.weight_fit import strip_wrappers
-
-    names = strip_wrappers(found.tensors)
-    return replace(found, tensors={names[key]: value for key, value in found.tensors.items()})

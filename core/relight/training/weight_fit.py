@@ -1,4 +1,4 @@
-"""Fits weights that were made elsewhere to a model: which tensor goes where, or one error with everything that differs."""
+"""Fits weights that were made elsewhere to a model: which tensor goes where, or one error with all that differs."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def _check(inside: Mapping[str, Tensor], live: Mapping[str, Tensor], *, file: st
         parts.append(f"{len(types)} of another type: {_list(types)}")
     if parts:
         raise WeightsRefused(
-            f"{file} does not fit the model of {task}. {'; '.join(parts)}. Set the task's options with --set so that it "
-            "builds the model that the weights are of."
+            f"{file} does not fit the model of {task}. {'; '.join(parts)}. Set the task's options with --set so that "
+            "it builds the model that the weights are of."
         )
 
 

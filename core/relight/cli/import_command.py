@@ -1,0 +1,139 @@
+"""`import`: takes weights that were made elsewhere, without running code from them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relight.cli.options import KEEPING, JsonOption, NameOption, RunsOption, SetOption, examples
+from relight.cli.output import say, say_json
+from relight.cli.wording import count, describe_bytes
+from relight.errors import UsageError
+
+if TYPE_CHECKING:
+    from relight.supervision.weight_import import ImportReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(
+        "import",
+        rich_help_panel=KEEPING,
+        epilog=examples(
+            "relight import best.pth --task digits --set width=64",
+            "relight import lightning.ckpt --task net.py:Net --part model. --name finetune",
+            "relight import model-folder/ --out clean.safetensors",
+        ),
+    )(import_weights)
+
+
+def import_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            help="A .pth, .pt, .ckpt or .safetensors, or a Hugging Face folder.",
+            show_default=False,
+        ),
+    ],
+    *,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="TASK", help="Make a run of this task with the weights.", show_default=False),
+    ] = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="NAME",
+            help="Which weights of the file: an entry (ema_state_dict), or how their names begin (model.).",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Only convert: write a safetensors file.", show_default=False),
+    ] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Import weights made elsewhere.
+
+    With --task they become the first checkpoint of a new run, to be trained on by `relight resume`. With --out they are
+    converted to safetensors. No code from the file is ever run.
+    """
+    if (task is None) == (out is None):
+        raise UsageError("Name either a task (--task TASK) to make a run with the weights, or a file (--out FILE).")
+    if out is not None:
+        if assignments or name:
+            raise UsageError("--set and --name are for a run; --out only converts.")
+        _convert(source, out, part=part, json=json)
+        return
+    from relight.cli.task_argument import prepare_task
+    from relight.runs.catalog import runs_folder
+    from relight.supervision.weight_import import import_run
+
+    assert task is not None
+    prepared = prepare_task(task, assignments or ())
+    imported = import_run(
+        runs_folder(runs),
+        source,
+        task=prepared.reference,
+        config=prepared.config,
+        best_metric=prepared.best_metric,
+        higher_is_better=prepared.higher_is_better,
+        name=name,
+        part=part,
+    )
+    run_id, report = imported.layout.run_id, imported.report
+    if json:
+        say_json({"run": run_id, "path": str(imported.layout.folder), **_facts(report), "digest": report.digest})
+        return
+    say(f"{run_id} has the weights of {report.imported_from.name} as its first checkpoint, in {imported.layout.folder}")
+    _say_report(report)
+    suffix = "" if runs is None else f" --runs {shlex.quote(str(runs))}"
+    say(f"Train: relight resume {run_id}{suffix}")
+    say(f"Weights: relight export {run_id} --which latest{suffix}")
+
+
+def _convert(source: Path, out: Path, *, part: str | None, json: bool) -> None:
+    from relight.supervision.weight_import import convert_weights
+
+    report = convert_weights(source, out, part=part)
+    path = str(out.absolute())
+    if json:
+        say_json({"path": path, **_facts(report), "sha256": report.sha256, "bytes": report.bytes})
+        return
+    say(path)
+    say(f"SHA-256 {report.sha256}")
+    say(f"safetensors, {describe_bytes(report.bytes or 0)}")
+    _say_report(report)
+
+
+def _facts(report: ImportReport) -> dict[str, object]:
+    return {
+        "imported_from": report.imported_from,
+        "tensors": report.tensors,
+        "parameters": report.parameters,
+        "notes": report.notes,
+    }
+
+
+def _say_report(report: ImportReport) -> None:
+    """What was recognised, what was done to it, and what was left behind."""
+    source = report.imported_from
+    where = f", entry '{source.part}'" if source.part else ""
+    say(
+        f"{source.kind}{where}: {count(report.tensors, 'tensor')}, {count(report.parameters, 'parameter')}, "
+        f"SHA-256 {source.sha256}"
+    )
+    for note in report.notes:
+        say(note)
+    if source.not_taken:
+        say(f"Recognised and not taken over: {', '.join(source.not_taken)}.")

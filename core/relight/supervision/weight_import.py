@@ -1,0 +1,127 @@
+"""Importing weights that were made elsewhere, into a new run or a safetensors file. A child process reads them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relight.errors import RelightError, TaskError
+from relight.runs.catalog import create_run
+from relight.runs.layout import RunLayout
+from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+
+
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken from where. `notes` are sentences for a person."""
+
+    imported_from: ImportedFrom
+    tensors: int
+    parameters: int
+    """Numbers in the model's parameters; of a converted file, in all tensors."""
+    notes: tuple[str, ...] = ()
+    digest: str | None = None
+    """State digest of the run's first checkpoint."""
+    sha256: str | None = None
+    """Of the converted file."""
+    bytes: int | None = None
+
+
+class ImportedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A new run whose first checkpoint, at step 0, holds the imported weights."""
+
+    layout: RunLayout
+    report: ImportReport
+
+
+def import_run(
+    folder: Path,
+    source: Path,
+    *,
+    task: TaskReference,
+    config: dict[str, Any],
+    best_metric: str | None,
+    higher_is_better: bool,
+    name: str | None = None,
+    part: str | None = None,
+) -> ImportedRun:
+    """Create a run with the weights in `source`, a file or a Hugging Face folder; nothing is started.
+
+    The run appears when its first checkpoint is durable and verified, or not at all. A resume trains from it as from
+    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. Raises `RelightError` when the weights are
+    damaged, would run code, or do not fit the task's model.
+    """
+    reports: list[ImportReport] = []
+
+    def fill(building: RunLayout) -> ImportedFrom:
+        record = RunRecord(
+            run="",
+            name=name or task.name,
+            created_s=0.0,
+            task=task,
+            config=config,
+            best_metric=best_metric,
+            higher_is_better=higher_is_better,
+        )
+        order = {"checkpoints": str(building.checkpoints), "record": record}
+        reports.append(_ask(source, part, order, working_folder=task.working_folder))
+        return reports[0].imported_from
+
+    layout, _ = create_run(
+        folder,
+        task=task,
+        config=config,
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
+        name=name,
+        fill=fill,
+    )
+    return ImportedRun(layout=layout, report=reports[0])
+
+
+def convert_weights(source: Path, out: Path, *, part: str | None = None) -> ImportReport:
+    """Write the weights in `source` to the safetensors file `out`: whole, read back and compared, or not at all."""
+    return _ask(source, part, {"out": str(out.absolute())})
+
+
+def _ask(source: Path, part: str | None, order: dict[str, Any], *, working_folder: str | None = None) -> ImportReport:
+    """Have a child with torch do it; what it says last is the answer."""
+    whole = {"source": str(source.expanduser().absolute()), "part": part, **order}
+    folder = working_folder if working_folder and Path(working_folder).is_dir() else None
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "relight.training.weight_import"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+    ) as child:
+        try:
+            said, complaints = child.communicate(msgspec.json.encode(whole))
+        except BaseException:  # Ctrl-C: what was begun is removed by whoever began it
+            child.kill()
+            raise
+    lines = said.splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise _explain_silence(source, child.returncode, complaints)
+    if not answer.pop("ok", False):
+        if answer.get("traceback"):
+            raise TaskError(str(answer.get("error")), traceback=str(answer["traceback"]))
+        raise RelightError(str(answer.get("error")))
+    return msgspec.convert(answer, ImportReport)
+
+
+def _explain_silence(source: Path, code: int, complaints: bytes) -> RelightError:
+    said = complaints.decode(errors="backslashreplace").strip()
+    if code == -9:
+        return RelightError(
+            f"{source.name} was not imported: its process was killed, most likely because memory ran out."
+        )
+    return TaskError(f"{source.name} was not imported: its process ended with code {code}.", traceback=said or None)
