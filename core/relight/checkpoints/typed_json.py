@@ -11,6 +11,7 @@ import base64
 import binascii
 import enum
 import math
+import re
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ _MAX_JSON_DEPTH = 4 * MAX_DEPTH
 _SMALL_INT = range(-(2**63), 2**63)
 _FACTORIES: dict[str, Any] = {"none": None, "list": list, "dict": dict, "set": set, "int": int, "float": float}
 _NUMPY_KINDS = "biufc"
+_NUMPY_TYPE = re.compile(r"[<|][biufc][0-9]{1,2}\Z")
 
 Convert = Callable[[Any], Any]
 """Turns a value of a type unknown here into one that typed JSON knows (a tensor into its `TensorRef`, say)."""
@@ -247,10 +249,10 @@ def _decode_numpy(payload: Any, depth: int) -> Any:
     import numpy as np
 
     dtype, shape, data = payload
-    checked = np.dtype(_text(dtype))
-    if checked.kind not in _NUMPY_KINDS:
-        raise ValueError(f"type {dtype}")
-    return np.frombuffer(_from_base64(_text(data)), checked).reshape([int(size) for size in shape]).copy()
+    # np.dtype() takes whole expressions, so only what the encoder writes gets there.
+    if not _NUMPY_TYPE.match(_text(dtype)) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"type {dtype!r}, shape {shape!r}")
+    return np.frombuffer(_from_base64(_text(data)), np.dtype(dtype)).reshape(shape).copy()
 
 
 def _decode_default_dict(payload: Any, depth: int) -> defaultdict[Any, Any]:
