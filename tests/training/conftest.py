@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
@@ -285,6 +286,12 @@ def spiral_file(tmp_path: Path) -> Path:
     path = tmp_path / "spiral.py"
     path.write_text(SPIRAL)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors gain nothing from more, and parallel tests would fight for the processors."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -47,19 +47,24 @@ class NumpyGenerator:
     """NumPy's global generator, whose own `get_state` costs 33 microseconds: unmoved, it is recognised in one.
 
     A draw moves the raw words, but for the second of each pair of legacy Gaussian draws, which takes the number that
-    the first one put by. So only a generator that has none put by is trusted to be unmoved.
+    the first one put by. So only a generator that has none put by is trusted to be unmoved. Setting it is noticed by
+    the words too, and when it is done here, by a count: the number put by may be all that is set.
     """
+
+    times_set = 0
 
     def __init__(self) -> None:
         self._raw: bytes | None = None
+        self._times_set = -1
         self._last: Any = {}
 
     def state(self) -> dict[str, Any]:
         """Return NumPy's own state dictionary; callers must not change it."""
         raw = _read_numpy_words()
-        if raw is None or raw != self._raw or self._last["has_gauss"]:
+        if raw is None or raw != self._raw or self._times_set != NumpyGenerator.times_set or self._last["has_gauss"]:
             self._last = np.random.get_state(legacy=False)
             self._raw = raw
+            self._times_set = NumpyGenerator.times_set
         state: dict[str, Any] = self._last
         return state
 
@@ -67,13 +72,19 @@ class NumpyGenerator:
 def restore_rng(state: RngState) -> None:
     """Put every generator into `state`. Do it last, right before the first batch: building and loading draw numbers."""
     random.setstate(state.python)
-    np.random.set_state(state.numpy)
+    set_numpy_state(state.numpy)
     torch.default_generator.set_state(state.torch)
     if state.cuda and torch.cuda.is_available():
         for device, device_state in enumerate(state.cuda[: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(device_state, device)
     if state.mps is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state.mps)
+
+
+def set_numpy_state(state: dict[str, Any]) -> None:
+    """Put NumPy's global generator into `state`."""
+    np.random.set_state(state)
+    NumpyGenerator.times_set += 1
 
 
 def seed_everything(seed: int) -> None:

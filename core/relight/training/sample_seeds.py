@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relight.training.rng import NumpyGenerator
+from relight.training.rng import NumpyGenerator, set_numpy_state
 
 VALIDATION_EPOCH = -1
 """Stands in for the epoch where samples must look the same every time."""
@@ -77,7 +77,7 @@ class NumpyGlobalGenerator:
 
     def restore(self, state: Any) -> None:
         """Go back to a captured state."""
-        np.random.set_state(state.state)
+        set_numpy_state(state.state)
 
     def seed(self, seed: int) -> None:
         """Start anew from `seed`."""

@@ -1,0 +1,110 @@
+"""Metrics reach the file step by step; a device that lags behind is not waited for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from relight.errors import TaskError
+from relight.metrics.series import read_series
+from relight.metrics.writer import MetricWriter
+from relight.training.step_metrics import StepMetrics
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor that claims to be on a CUDA device."""
+
+    is_cuda = True
+
+
+class Event:
+    """A CUDA event of a device that gets as far as `reached` says; counts who waits for it."""
+
+    made: ClassVar[int] = 0
+    reached: ClassVar[int] = 0
+    waited: ClassVar[int] = 0
+
+    def record(self) -> None:
+        Event.made += 1
+        self.number = Event.made
+
+    def query(self) -> bool:
+        return self.number <= Event.reached
+
+    def synchronize(self) -> None:
+        Event.waited += 1
+        Event.reached = max(Event.reached, self.number)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> type[Event]:
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+    def unpinned(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        return empty(*arguments, **options)
+
+    monkeypatch.setattr(torch, "empty", unpinned)
+    Event.made = Event.reached = Event.waited = 0
+    return Event
+
+
+def on_device(value: float, dtype: torch.dtype = torch.float32) -> Any:
+    return torch.tensor(value, dtype=dtype).as_subclass(DeviceTensor)
+
+
+def values(folder: Path, name: str) -> list[tuple[int, float]]:
+    try:
+        series = read_series(folder, name)
+    except (FileNotFoundError, KeyError):
+        return []
+    return list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
+
+
+def test_on_the_cpu_a_step_is_in_the_file_when_log_returns(tmp_path: Path) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    metrics.log(1, {"loss": torch.tensor(0.5), "lr": 0.1}, time_s=1.0)
+    assert values(tmp_path, "train/loss") == [(1, 0.5)]
+    assert metrics.latest == {"loss": 0.5, "lr": 0.1}
+
+
+def test_a_device_that_lags_is_not_waited_for_and_loses_nothing(tmp_path: Path, device: type[Event]) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    for step in range(1, 11):
+        metrics.log(step, {"loss": on_device(step), "lr": step / 10, "n": torch.tensor(step)}, time_s=step)
+    assert device.waited == 0
+    assert values(tmp_path, "train/loss") == []
+    device.reached = 4
+    metrics.log(11, {"loss": on_device(11), "lr": 1.1, "n": torch.tensor(11)}, time_s=11)
+    assert values(tmp_path, "train/loss") == [(step, step) for step in range(1, 5)]
+    assert device.waited == 0
+    metrics.flush()
+    assert values(tmp_path, "train/loss") == [(step, step) for step in range(1, 12)]
+    assert values(tmp_path, "train/lr")[-1] == (11, 1.1)
+    assert values(tmp_path, "train/n")[2] == (3, 3)
+
+
+def test_a_host_that_runs_far_ahead_is_held_back(tmp_path: Path, device: type[Event]) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    for step in range(1, 201):
+        metrics.log(step, {"loss": on_device(step)}, time_s=step)
+    assert 0 < device.waited <= 200
+    assert len(values(tmp_path, "train/loss")) >= 200 - 65
+
+
+def test_values_of_mixed_types_keep_their_names(tmp_path: Path, device: type[Event]) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    metrics.log(1, {"a": on_device(1.5, torch.bfloat16), "b": on_device(3, torch.int64), "c": 2}, time_s=1)
+    metrics.flush()
+    assert [values(tmp_path, f"train/{name}")[0][1] for name in "abc"] == [1.5, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), on_device(1.0).expand(2), "text", None])
+def test_what_is_not_one_number_is_a_sentence_with_its_name(tmp_path: Path, value: Any, device: type[Event]) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    with pytest.raises(TaskError, match="The metric 'top5' is a"):
+        metrics.log(1, {"loss": torch.tensor(1.0), "top5": value}, time_s=1.0)
+        metrics.flush()
