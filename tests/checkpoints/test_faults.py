@@ -85,7 +85,7 @@ FAULTS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EDQUOT, errn
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: errno.errorcode.get(fault, fault))
 @pytest.mark.parametrize("first", [True, False], ids=["first", "third"])
-def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(tmp_path: Path, fault: int | str, first: bool) -> None:
+def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(memory_path: Path, fault: int | str, first: bool) -> None:
     def prepare(folder: Path) -> Path:
         if not first:
             for step in (1, 2):
@@ -94,10 +94,10 @@ def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(tmp_path: Path,
 
     there = set() if first else {1, 2}
     header, buffers = make_snapshot(3, frozen=3000)
-    calls = count_calls(lambda store: store.commit(header, buffers), prepare(tmp_path / "dry"), CHANGING)
+    calls = count_calls(lambda store: store.commit(header, buffers), prepare(memory_path / "dry"), CHANGING)
     assert calls >= 8
     for at in range(1, calls + 1):
-        folder = prepare(tmp_path / f"at-{at}")
+        folder = prepare(memory_path / f"at-{at}")
         operations = FaultAt(at, fault)
         store = CheckpointStore(folder, operations=operations)
         try:
@@ -111,6 +111,9 @@ def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(tmp_path: Path,
         if fault == errno.EINTR and operations.failed == "write":
             assert saved, "an interrupted write is simply continued"
         assert_whole(folder, there | saved)
+        named = {pack for info in CheckpointStore(folder).list().checkpoints for pack in info.packs}
+        found = {path.name for path in (folder / "packs").glob("*")}
+        assert found == named, "a pack was left that nobody names"
         # The fault is gone: the same snapshot, and then the next one, can be saved.
         store.commit(header, buffers)
         store.commit(*make_snapshot(4, frozen=3000))
@@ -121,16 +124,16 @@ def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(tmp_path: Path,
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EMFILE, errno.ENOMEM], ids=errno.errorcode.get)
-def test_a_fault_at_any_read_of_a_commit_leaves_what_was_there(tmp_path: Path, fault: int) -> None:
+def test_a_fault_at_any_read_of_a_commit_leaves_what_was_there(memory_path: Path, fault: int) -> None:
     def prepare(folder: Path) -> Path:
         for step in (1, 2):
             CheckpointStore(folder).commit(*make_snapshot(step, frozen=3000))
         return folder
 
     header, buffers = make_snapshot(3, frozen=3000)
-    calls = count_calls(lambda store: store.commit(header, buffers), prepare(tmp_path / "dry"), READING)
+    calls = count_calls(lambda store: store.commit(header, buffers), prepare(memory_path / "dry"), READING)
     for at in range(1, calls + 1):
-        folder = prepare(tmp_path / f"at-{at}")
+        folder = prepare(memory_path / f"at-{at}")
         store = CheckpointStore(folder, operations=FaultAt(at, fault, READING))
         try:
             store.commit(header, buffers)
@@ -142,7 +145,7 @@ def test_a_fault_at_any_read_of_a_commit_leaves_what_was_there(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS], ids=errno.errorcode.get)
-def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(tmp_path: Path, fault: int) -> None:
+def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(memory_path: Path, fault: int) -> None:
     def prepare(folder: Path) -> Path:
         store = CheckpointStore(folder)
         for step in range(1, 6):
@@ -152,9 +155,9 @@ def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(tmp_path: P
     def retain(store: CheckpointStore) -> None:
         store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
 
-    calls = count_calls(retain, prepare(tmp_path / "dry"), CHANGING)
+    calls = count_calls(retain, prepare(memory_path / "dry"), CHANGING)
     for at in range(1, calls + 1):
-        folder = prepare(tmp_path / f"at-{at}")
+        folder = prepare(memory_path / f"at-{at}")
         store = CheckpointStore(folder, operations=FaultAt(at, fault))
         try:
             retain(store)
@@ -168,7 +171,7 @@ def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(tmp_path: P
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
-def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(tmp_path: Path, fault: int) -> None:
+def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path: Path, fault: int) -> None:
     def prepare(folder: Path) -> Path:
         store = CheckpointStore(folder)
         for step in (1, 2, 3):
@@ -178,9 +181,9 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(tmp_path: P
         return folder
 
     kinds = CHANGING + READING
-    calls = count_calls(lambda store: store.newest_good(), prepare(tmp_path / "dry"), kinds)
+    calls = count_calls(lambda store: store.newest_good(), prepare(memory_path / "dry"), kinds)
     for at in range(1, calls + 1):
-        folder = prepare(tmp_path / f"at-{at}")
+        folder = prepare(memory_path / f"at-{at}")
         store = CheckpointStore(folder, operations=FaultAt(at, fault, kinds))
         try:
             found = store.newest_good()[0]
@@ -200,16 +203,16 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(tmp_path: P
             assert good.step == 2
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(memory_path: Path) -> None:
     class Full(FileOperations):
         def reserve(self, file: int, nbytes: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(SaveError, match=r"step 1 was not saved: the disk is full \(1.22 kB needed, .* free at .*\)\."):
-        CheckpointStore(tmp_path, operations=Full()).commit(*make_snapshot(1))
+        CheckpointStore(memory_path, operations=Full()).commit(*make_snapshot(1))
 
 
-def test_a_file_system_without_direct_writes_and_reservation_still_works(tmp_path: Path) -> None:
+def test_a_file_system_without_direct_writes_and_reservation_still_works(memory_path: Path) -> None:
     class Plain(FileOperations):
         def set_direct(self, file: int, on: bool) -> bool:
             return False
@@ -217,5 +220,5 @@ def test_a_file_system_without_direct_writes_and_reservation_still_works(tmp_pat
         def sync_folder(self, path: Path) -> None:
             super().sync_folder(path)
 
-    store = CheckpointStore(tmp_path, operations=Plain())
+    store = CheckpointStore(memory_path, operations=Plain())
     assert store.check(store.commit(*make_snapshot(1, trained=2_000_000))) == []

@@ -13,7 +13,6 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
@@ -23,22 +22,14 @@ from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import CheckpointName, StoreLayout
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.file_stream import FileStream, merge_adjacent
-from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry, encode_manifest
-from relight.checkpoints.pack import order_for_pack, plan_pack
+from relight.checkpoints.manifest import Manifest, PackEntry, encode_manifest
+from relight.checkpoints.pack import plan_pack
+from relight.checkpoints.sharing import list_entries, place_tensors
 from relight.checkpoints.snapshot import TensorSpec
 from relight.errors import DamagedCheckpoint
 
 _HASH_THREADS = 2
 _HASHED_APART_BYTES = 1 << 20
-_SHARED_FRACTION = 0.5
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Where a tensor already lies on the disk."""
-
-    pack: PackEntry
-    offset: int
 
 
 def commit_snapshot(
@@ -63,41 +54,19 @@ def commit_snapshot(
     digests = _hash_all(buffers)
     if expected_digests is not None:
         _compare(snapshot.tensors, digests, expected_digests)
-    shared = _find_shared(snapshot.tensors, digests, parent) if parent is not None else {}
-    # Equal tensors of one snapshot (tied weights, fresh moments) are written once.
-    order = [i for i in order_for_pack(snapshot.tensors) if i not in shared and snapshot.tensors[i].nbytes]
-    first: dict[tuple[str, int], int] = {}
-    for i in order:
-        first.setdefault((digests[i], snapshot.tensors[i].nbytes), i)
-    written = [i for i in order if first[digests[i], snapshot.tensors[i].nbytes] == i]
+    placement = place_tensors(snapshot.tensors, digests, parent=parent)
+    pack: PackEntry | None = None
+    offsets: tuple[int, ...] = ()
     try:
-        packs: list[PackEntry] = []
-        offsets: dict[int, int] = {}
-        if written:
-            entry, pack_offsets = _write_pack(
-                snapshot=snapshot,
-                buffers=buffers,
-                written=written,
+        if placement.written:
+            pack, offsets = _write_pack(
+                [snapshot.tensors[i] for i in placement.written],
+                [buffers[i] for i in placement.written],
                 name=name,
                 layout=layout,
                 operations=operations,
             )
-            packs.append(entry)
-            offsets = dict(zip(written, pack_offsets, strict=True))
-        entries: list[TensorEntry] = []
-        for i, tensor in enumerate(snapshot.tensors):
-            if i in shared:
-                found = shared[i]
-                if found.pack not in packs:
-                    packs.append(found.pack)
-                pack, offset = packs.index(found.pack), found.offset
-            elif tensor.nbytes:
-                pack, offset = 0, offsets[first[digests[i], tensor.nbytes]]
-            else:
-                pack, offset = -1, 0
-            entries.append(
-                TensorEntry(tensor.name, tensor.dtype, tensor.shape, pack, offset, tensor.nbytes, digests[i])
-            )
+        packs, entries = list_entries(snapshot.tensors, digests, placement, new_pack=pack, offsets=offsets)
         manifest = Manifest(
             name=name.stem,
             sequence=name.sequence,
@@ -110,14 +79,17 @@ def commit_snapshot(
             metrics=snapshot.metrics,
             score=snapshot.score,
             tensor_bytes=sum(tensor.nbytes for tensor in snapshot.tensors),
-            packs=tuple(packs),
+            packs=packs,
             environment=snapshot.environment,
-            tensors=tuple(entries),
+            tensors=entries,
             state=snapshot.state,
         )
         text = encode_manifest(manifest)
         write_new_file(layout.manifests / name.manifest, text, layout=layout, operations=operations)
     except OSError as error:
+        if pack is not None:
+            # Or a disk that is full would be filled up with packs that nobody names, one with each try.
+            _discard(layout.packs / pack.file, operations)
         raise explain_failure(error, snapshot, layout) from error
     return manifest, len(text)
 
@@ -142,41 +114,17 @@ def _compare(tensors: Sequence[TensorSpec], digests: Sequence[str], expected: Ma
             raise DamagedCheckpoint(f"Tensor '{tensor.name}' does not match its digest.")
 
 
-def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: Manifest) -> dict[int, _Shared]:
-    known = {(entry.dtype, entry.shape, entry.digest): entry for entry in parent.tensors if entry.bytes}
-    found = {
-        i: entry
-        for i, tensor in enumerate(tensors)
-        if (entry := known.get((tensor.dtype, tensor.shape, digests[i]))) is not None
-    }
-    # A pack stays as long as anything in it is shared. One of which only a little is still needed is not kept alive
-    # for that: so a checkpoint never holds more than 1 / _SHARED_FRACTION of its own size on the disk.
-    needed = [0] * len(parent.packs)
-    for index, _, nbytes in {(entry.pack, entry.offset, entry.bytes) for entry in found.values()}:
-        needed[index] += nbytes
-    worthwhile = {
-        index
-        for index, pack in enumerate(parent.packs)
-        if needed[index] >= _SHARED_FRACTION * (pack.bytes - pack.header_bytes)
-    }
-    return {
-        i: _Shared(parent.packs[entry.pack], entry.offset) for i, entry in found.items() if entry.pack in worthwhile
-    }
-
-
 def _write_pack(
-    *,
-    snapshot: EncodedSnapshot,
+    tensors: Sequence[TensorSpec],
     buffers: Sequence[memoryview],
-    written: Sequence[int],
+    *,
     name: CheckpointName,
     layout: StoreLayout,
     operations: FileOperations,
 ) -> tuple[PackEntry, tuple[int, ...]]:
-    plan = plan_pack(
-        [snapshot.tensors[i] for i in written],
-        metadata={"format": "pt", "relight_checkpoint": name.stem},
-    )
+    """Write a pack durably, and return its entry with the offsets of its tensors. On an error nothing is left."""
+    plan = plan_pack(tensors, metadata={"format": "pt", "relight_checkpoint": name.stem})
+    path = layout.packs / name.pack
     temporary = layout.temporary / name.pack
     file = _create(temporary, operations)
     try:
@@ -184,7 +132,7 @@ def _write_pack(
             operations.reserve(file, plan.bytes)
             stream = FileStream(operations, file)
             stream.write(memoryview(plan.header))
-            for run in merge_adjacent(buffers[i] for i in written):
+            for run in merge_adjacent(buffers):
                 stream.write(run)
             length = stream.finish()
             assert length == plan.bytes, (length, plan.bytes)
@@ -192,15 +140,10 @@ def _write_pack(
             operations.forget_cached(file)
         finally:
             operations.close(file)
-        operations.rename_new(temporary, layout.packs / name.pack)
     except OSError:
         _discard(temporary, operations)
         raise
-    try:
-        operations.sync_folder(layout.packs)
-    except OSError:
-        _discard(layout.packs / name.pack, operations)
-        raise
+    _give_name(temporary, path, operations)
     header_digest = xxhash.xxh3_128_hexdigest(plan.header)
     return PackEntry(name.pack, plan.bytes, len(plan.header), header_digest), plan.offsets
 
@@ -218,6 +161,14 @@ def write_new_file(path: Path, data: bytes, *, layout: StoreLayout, operations: 
             operations.sync(file)
         finally:
             operations.close(file)
+    except OSError:
+        _discard(temporary, operations)
+        raise
+    _give_name(temporary, path, operations)
+
+
+def _give_name(temporary: Path, path: Path, operations: FileOperations) -> None:
+    try:
         operations.rename_new(temporary, path)
     except OSError:
         _discard(temporary, operations)
