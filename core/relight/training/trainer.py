@@ -64,7 +64,7 @@ class Trainer:
             if session.steps_done >= self._steps_total:
                 break
         session.finish()
-        _log.info("Finished after %d steps.", session.steps_done)
+        _log.info("Finished after %s.", _count(session.steps_done, "step", "steps"))
 
     def _count_steps(self) -> int:
         """Count the steps of the whole run: those that lie behind it, and what its config makes of the rest.
@@ -193,8 +193,9 @@ class Trainer:
             "no validation data" if self._validation is None else f"{self._validation.sampler.length:,} for validation"
         )
         _log.info(
-            "Data: %s samples for training, %s; %s batches of %d make an epoch, %s steps in all.",
-            f"{loader.sampler.length:,}", held_out, f"{loader.batches:,}", config.batch_size, f"{self._steps_total:,}",
+            "Data: %s samples for training, %s; %s of %d an epoch, %s in all.",
+            f"{loader.sampler.length:,}", held_out, _count(loader.batches, "batch", "batches"), config.batch_size,
+            _count(self._steps_total, "step", "steps"),
         )  # fmt: skip
         if self._validation is None:
             _log.info("Without validation data no checkpoint is the best one.")
@@ -212,6 +213,10 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         restore_rng(rng)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _find_loss(values: Any, task: Task) -> Tensor:

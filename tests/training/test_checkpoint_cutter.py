@@ -1,0 +1,186 @@
+"""When checkpoints are cut, and that a training outlives a disk which takes none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relight.checkpoints.errors import SaveError, UnsupportedState
+from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.writer_events import Durable, SaveFailed, WriterDied, WriterEvent
+from relight.runs.layout import AttemptLayout
+from relight.runs.process_identity import current_process
+from relight.runs.record_file import read_record
+from relight.runs.records import ProcessIdentity, SavingState
+from relight.training import checkpoint_cutter as module
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, SnapshotFacts
+from relight.training.state import CapturedState
+
+CAPTURED = CapturedState({"a": 1}, {"w": torch.arange(3.0)})
+
+
+class Writer:
+    """Takes snapshots as the real client does, and reports what the test tells it to."""
+
+    def __init__(self) -> None:
+        self.staged: list[SnapshotHeader] = []
+        self.memory = bytearray(12)
+        self.submitted = 0
+        self.events: list[WriterEvent] = []
+        self.refuse: Exception | None = None
+        self.identity = current_process()
+
+    def stage(self, header: SnapshotHeader) -> list[memoryview]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.staged.append(header)
+        return [memoryview(self.memory)]
+
+    def submit(self) -> None:
+        self.submitted += 1
+
+    def poll(self) -> list[WriterEvent]:
+        events, self.events = self.events, []
+        return events
+
+    def drain(self, timeout_s: float) -> list[WriterEvent]:
+        return self.poll()
+
+
+class Clock:
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+@pytest.fixture
+def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> AttemptLayout:
+    layout = AttemptLayout(tmp_path / "0002", 2)
+    layout.folder.mkdir()
+    return layout
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    logger = logging.getLogger("relight")
+    earlier, logger.propagate = logger.propagate, True
+    caplog.set_level(logging.INFO, logger="relight")
+    yield caplog
+    logger.propagate = earlier
+
+
+def facts(step: int, **more: Any) -> SnapshotFacts:
+    return SnapshotFacts(
+        **{"step": step, "epoch": 0, "reason": "periodic", "time_s": 5.0, "metrics": {}, "score": None}
+        | {"environment": {}}
+        | more
+    )
+
+
+def durable(step: int) -> Durable:
+    return Durable(step=step, sequence=1, edge_time_s=5.0, seconds=0.1, bytes=12)
+
+
+def test_the_clock_and_the_step_count_each_make_a_checkpoint_due(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock]
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=30.0, every_steps=10), writer=writer)  # type: ignore[arg-type]
+    assert [step for step in range(1, 10) if cutter.is_due(step)] == []
+    assert cutter.is_due(10)
+    cutter.cut(CAPTURED, facts(10))
+    writer.events.append(durable(10))
+    assert not cutter.is_due(10), "the same step is not due twice"
+    clock.now += 29.9
+    assert not cutter.is_due(11)
+    clock.now += 0.2
+    assert cutter.is_due(12)
+
+
+def test_neither_clock_nor_steps_means_no_periodic_checkpoint(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=0.0, every_steps=0), writer=writer)  # type: ignore[arg-type]
+    assert not any(cutter.is_due(step) for step in range(1, 1000))
+
+
+def test_while_both_slots_are_busy_a_checkpoint_stays_due_until_one_is_free(
+    layout: AttemptLayout, writer: Writer
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=0.0, every_steps=5), writer=writer)  # type: ignore[arg-type]
+    for step in (5, 10):
+        assert cutter.is_due(step)
+        cutter.cut(CAPTURED, facts(step))
+    assert not cutter.is_due(15)
+    writer.events.append(durable(5))
+    assert cutter.is_due(16)
+
+
+def test_a_snapshot_carries_what_was_measured_and_the_bytes(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    cutter.cut(CAPTURED, facts(7, reason="best", score=0.5, metrics={"validation/loss": 0.5}))
+    header = writer.staged[0]
+    assert (header.step, header.reason, header.score, header.attempt) == (7, "best", 0.5, 2)
+    assert [(one.name, one.dtype, one.shape) for one in header.tensors] == [("w", "F32", (3,))]
+    assert bytes(writer.memory) == bytes(torch.arange(3.0).view(torch.uint8).tolist())
+    assert writer.submitted == 1
+
+
+def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
+    layout: AttemptLayout, writer: Writer, warnings: pytest.LogCaptureFixture
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=0.0, every_steps=1), writer=writer)  # type: ignore[arg-type]
+    for step in (1, 2):
+        assert cutter.is_due(step)
+        cutter.cut(CAPTURED, facts(step))
+        writer.events.append(SaveFailed(step, "The disk is full."))
+        cutter.poll()
+    state = read_record(layout.saving, SavingState)
+    assert (state.failure, state.durable_step) == ("The disk is full.", None)
+    assert state.failing_since_s is not None
+    assert [record.message for record in warnings.records] == ["The disk is full. Training goes on."]
+    assert not cutter.drain(1.0)
+
+    assert cutter.is_due(3)
+    cutter.cut(CAPTURED, facts(3))
+    writer.events.append(durable(3))
+    assert cutter.drain(1.0)
+    state = read_record(layout.saving, SavingState)
+    assert (state.failure, state.failing_since_s, state.durable_step, state.durable_time_s) == (None, None, 3, 5.0)
+    assert "Saving works again" in warnings.records[-1].message
+
+
+def test_no_memory_for_a_snapshot_is_a_failure_to_save_not_to_train(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    writer.refuse = SaveError("There is no memory.")
+    cutter.cut(CAPTURED, facts(1))
+    assert cutter.failure == "There is no memory."
+    assert cutter.last_cut_step is None
+
+
+def test_a_state_that_cannot_be_saved_is_known_before_the_first_save(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedState, match=r"\['scheduler'\]\['fn'\]"):
+        cutter.check(CapturedState({"scheduler": {"fn": lambda: 1}}, {}), facts(1))
+
+
+def test_a_writer_that_died_and_was_replaced_is_on_record(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    layout.writer.unlink()
+    writer.events.append(WriterDied(True, "The writer was killed; another one took over."))
+    cutter.poll()
+    assert read_record(layout.writer, ProcessIdentity).pid == writer.identity.pid
+    writer.events.append(WriterDied(False, "The writer was killed, again."))
+    cutter.poll()
+    assert cutter.failure == "The writer was killed, again."

@@ -1,0 +1,89 @@
+"""The real process: `python -m relight.training`, from wherever it is started, over whatever lies around."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptStart
+
+pytestmark = pytest.mark.processes
+
+LAYERED = """
+import torch
+from core.model import build
+from app.data import points
+from relight import Data, Task, TaskConfig
+
+class Layered(Task):
+    class Config(TaskConfig):
+        epochs: int = 1
+    def build_model(self):
+        return build()
+    def build_data(self):
+        return Data(train=points(), validation=points())
+    def step(self, model, batch):
+        x, y = batch
+        return {"loss": torch.nn.functional.cross_entropy(model(x), y), "accuracy": torch.ones(())}
+"""
+
+
+def test_a_project_whose_packages_are_called_core_and_app_trains_from_a_folder_full_of_traps(
+    make_run: Callable, tmp_path: Path
+) -> None:
+    project = tmp_path / "my project"
+    for name, text in {
+        "layered.py": LAYERED,
+        "core/__init__.py": "",
+        "core/model.py": "import torch\ndef build():\n    return torch.nn.Linear(2, 2)\n",
+        "app/__init__.py": "",
+        "app/data.py": "import torch\ndef points():\n    x = torch.randn(32, 2)\n"
+        "    return torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())\n",
+    }.items():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for trap in ("torch", "numpy", "relight", "core", "app", "msgspec"):
+        (elsewhere / f"{trap}.py").write_text("raise SystemExit('the working folder must not be imported from')\n")
+    run = make_run("a'; echo x", file=project / "layered.py", class_name="Layered")
+    layout = run.layout.attempt(1)
+    layout.folder.mkdir(parents=True)
+    write_record(layout.start, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
+
+    # -P is what the supervisor starts it with; without it, `-m` puts the working folder first while it looks for us.
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "relight.training", str(run.layout.folder), "1"],
+        cwd=elsewhere, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.outcome.outcome == "finished"
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Task: layered.py:Layered, attempt 1 of run a'; echo x."
+    assert lines[1].startswith("Device: ")
+    assert lines[2] == "Model: Linear, 6 parameters, fp32."
+    assert lines[3] == "Data: 32 samples for training, 32 for validation; 1 batch of 64 an epoch, 1 step in all."
+    assert lines[-1] == "Finished after 1 step."
+
+
+def test_wrong_arguments_are_a_usage_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "relight.training", "only-one"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage:")
+
+
+def test_the_modules_that_hear_signals_load_no_torch() -> None:
+    code = (
+        "import sys; import relight.training.__main__; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=dict(os.environ))
