@@ -1,4 +1,4 @@
-"""A real dashboard on a port of its own, a real headless Chromium, and one empty runs folder for each test."""
+"""A real dashboard on a port of its own, a real headless Chromium, and an empty runs folder for each test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 START_S = 90.0
+PATIENCE_MS = 30_000
+"""How long a page may take on a machine that runs other tests at the same time."""
+WITHOUT_CARD = {"CUDA_VISIBLE_DEVICES": ""}
+"""Everything here trains on the CPU, on machines with a card too."""
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -38,6 +43,17 @@ class Dashboard:
     runs: Path
     process: subprocess.Popen[str]
 
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        port = urlsplit(self.url).port
+        assert port is not None
+        return port
+
+    def address(self, path: str) -> str:
+        """The address of a page: "/run?id=digits-k3f9". A browser that has opened `url` once needs no token."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
     def relight(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `relight` command on this runs folder."""
         result = subprocess.run(
@@ -46,9 +62,17 @@ class Dashboard:
             text=True,
             timeout=180,
             check=False,
+            env={**os.environ, **WITHOUT_CARD},
         )
         assert not check or result.returncode == 0, result.stderr
         return result
+
+    def refusal(self, *arguments: str) -> str:
+        """The sentence with which the command line refuses that command."""
+        result = self.relight(*arguments, check=False)
+        assert result.returncode in (1, 2), result
+        (line,) = result.stderr.splitlines()
+        return line.removeprefix("relight: ")
 
     def show(self, run: str) -> dict[str, Any]:
         """What `relight show RUN --json` prints."""
@@ -72,19 +96,22 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> 
         time.sleep(0.05)
 
 
-@pytest.fixture
-def dashboard(tmp_path: Path) -> Iterator[Dashboard]:
-    """A dashboard with an empty runs folder; afterwards nothing that it started is left."""
-    runs = tmp_path / "runs"
-    log = tmp_path / "dashboard.txt"
+@contextmanager
+def serve_dashboard(folder: Path, *, port: int = 0) -> Iterator[Dashboard]:
+    """A dashboard over `folder/runs`; one that is served from the same `folder` again opens with the same token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = folder / "runs"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELIGHT_", "STREAMLIT_"))}
+    own = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state")}
+    log = folder / f"dashboard-{time.time_ns()}.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "relight_app", "--port", "0", "--no-browser", "--runs", str(runs)],
+            [sys.executable, "-m", "relight_app", "--port", str(port), "--no-browser", "--runs", str(runs)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state")},
+            env=clean | own | WITHOUT_CARD,
         )
     try:
         address = wait_until(
@@ -100,21 +127,42 @@ def dashboard(tmp_path: Path) -> Iterator[Dashboard]:
             process.wait(10)
         finally:
             process.kill()
-            _end_runs(runs)
+            end_runs(runs)
 
 
-def _end_runs(runs: Path) -> None:
+def end_runs(runs: Path) -> None:
     """End whatever still trains in `runs`: only processes that name one of its folders."""
+    ended = []
     for process in psutil.process_iter(["cmdline"]):
         if any(part.startswith(f"{runs}/") for part in process.info["cmdline"] or ()):
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+            ended.append(process)
+    psutil.wait_procs(ended, timeout=10)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """The dashboard that all tests of this process share."""
+    with serve_dashboard(tmp_path_factory.mktemp("e2e")) as dashboard:
+        yield dashboard
+
+
+@pytest.fixture
+def dashboard(served: Dashboard) -> Iterator[Dashboard]:
+    """The shared dashboard, with an empty runs folder; afterwards nothing that it started is left."""
+    assert served.process.poll() is None, "an earlier test ended the dashboard that all share"
+    yield served
+    end_runs(served.runs)
+    for entry in served.runs.iterdir() if served.runs.is_dir() else ():
+        shutil.rmtree(entry)
 
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as started:
         yield started
 
@@ -130,21 +178,28 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     started.close()
 
 
-@pytest.fixture
-def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
-    """A page that has opened the dashboard; nothing it asks for may leave this machine, and no script may fail."""
+@contextmanager
+def open_browser(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser without a past; nothing that its pages ask for may leave this machine, and no script may fail."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(60_000)
-    opened = context.new_page()
+    context.set_default_timeout(2 * PATIENCE_MS)
     away: list[str] = []
     failures: list[str] = []
-    opened.on("request", lambda request: away.append(request.url) if leaves_the_machine(request.url) else None)
-    opened.on("pageerror", lambda error: failures.append(str(error)))
-    opened.goto(dashboard.url)
-    yield opened
+    context.on("request", lambda request: away.append(request.url) if leaves_the_machine(request.url) else None)
+    context.on("weberror", lambda error: failures.append(str(error.error)))
+    yield context
     context.close()
     assert away == []
     assert failures == []
+
+
+@pytest.fixture
+def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
+    """A page that has opened the dashboard."""
+    with open_browser(browser) as context:
+        opened = context.new_page()
+        opened.goto(dashboard.url)
+        yield opened
 
 
 def leaves_the_machine(url: str) -> bool:

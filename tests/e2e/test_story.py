@@ -52,10 +52,10 @@ def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard:
     assert shown["best"]["value"] >= 0.97
 
     page.get_by_role("button", name="Export best weights", exact=True).click()
-    download_link = page.get_by_role("link", name="Download", exact=True)
-    expect(download_link).to_be_visible(timeout=60_000)
+    download_button = page.get_by_role("button", name="Download", exact=True)
+    expect(download_button).to_be_visible(timeout=60_000)
     with page.expect_download() as download:
-        download_link.click()
+        download_button.click()
     weights = tmp_path / "best.safetensors"
     download.value.save_as(weights)
     tensors = load_file(weights)

@@ -112,7 +112,7 @@ def _show_group(task: TaskDescription, fields: Sequence[ConfigField], given: Map
 
 def _show_field(field: ConfigField, value: Any, task: str) -> Any:
     """One widget. It takes any number: what is out of bounds is told by the engine, in the command line's words."""
-    label, key, help_text = label_field(field), f"config-{task}-{field.name}", explain_field(field)
+    label, key, help_text = label_field(field), _key_of(field, task), explain_field(field)
     if field.type == "choice":
         index = field.choices.index(value) if value in field.choices else 0
         return st.selectbox(label, field.choices, index=index, key=key, help=help_text)
@@ -149,11 +149,25 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
         st.button(
             "Launch", type="primary", icon=":material/rocket_launch:", key="launch", on_click=_launch,
-            args=(engine, Request(task.name, changed, name, token, restarts)),
+            args=(engine, task, token, _chosen()),
         )  # fmt: skip
 
 
-def _launch(engine: Engine, request: Request) -> None:
+def _chosen() -> tuple[str, str]:
+    return str(st.session_state.get("task")), str(st.session_state.get("file"))
+
+
+def _key_of(field: ConfigField, task: str) -> str:
+    return f"config-{task}-{field.name}"
+
+
+def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str, str]) -> None:
+    """Launch what the form holds now: with the press may have come values that the page was not drawn with yet."""
+    if chosen != _chosen():
+        return  # another task was chosen as well: its own form comes first
+    form = st.session_state
+    values = {field.name: form[_key_of(field, task.name)] for field in task.fields}
+    request = Request(task.name, changed_values(task.fields, values), form["run-name"], token, form["run-restarts"])
     outcome = actions.launch(engine, request)
     if outcome.problem is not None:
         st.session_state["launch-problem"] = ((request.task, request.config), outcome.problem)

@@ -126,13 +126,13 @@ def _show_export_button(
         reason = f"Nothing was scored yet: exports the newest, step {chosen.step:,}."
     else:
         reason = f"Step {best.step:,} is the best so far."
-    kind = st.segmented_control(
+    st.segmented_control(
         "Format of the weights", EXPORT_FORMATS, default=EXPORT_FORMATS[0], required=True, key="export-format",
         format_func=lambda name: f".{name}", label_visibility="collapsed", disabled=chosen is None,
     )  # fmt: skip
     st.button(
         "Export best weights", icon=":material/file_export:", key="export-best", disabled=chosen is None or busy,
-        help=reason, on_click=_export, args=(engine, run, "best" if best else "latest", kind),
+        help=reason, on_click=_export, args=(engine, run, "best" if best else "latest"),
     )  # fmt: skip
 
 
@@ -292,7 +292,7 @@ def _checkpoint_action(engine: Engine, run: RunSummary) -> Callable[[str, Any], 
         if name == "resume":
             _resume(engine, run, step)
         elif name == "export":
-            _export(engine, run, step, str(st.session_state.get("export-format") or EXPORT_FORMATS[0]))
+            _export(engine, run, step)
         elif name in ("pin", "unpin"):
             _tell(run, actions.pin(engine, run.run, step=step, on=name == "pin"))
 
@@ -311,8 +311,10 @@ def _stop(engine: Engine, run: RunSummary) -> None:
         _tell(run, actions.stop(engine, run.run))
 
 
-def _export(engine: Engine, run: RunSummary, which: str | int, kind: str) -> None:
-    actions.export(engine, run.run, which=which, format="pth" if kind == "pth" else "safetensors")
+def _export(engine: Engine, run: RunSummary, which: str | int) -> None:
+    # As it is chosen now: the page was perhaps drawn before the choice.
+    pth = st.session_state.get("export-format") == "pth"
+    actions.export(engine, run.run, which=which, format="pth" if pth else "safetensors")
 
 
 def _ask_to_stop(run: RunSummary) -> None:

@@ -66,8 +66,8 @@ def _build_ready(file: ExportFile, exports: Sequence[ExportFile], *, run: str, b
             build_age(file.time_s),
             class_="sub",
         ),
-        tag("a", icon("download"), "Download", class_="button solid push", href=download_url(run, file.name),
-            download=file.name),
+        tag("a", icon("download"), "Download", class_="button solid push", role="button",
+            href=download_url(run, file.name), download=file.name),
         tag(
             "div", "Earlier: ",
             [

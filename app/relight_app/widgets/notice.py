@@ -31,7 +31,7 @@ def build_traceback(text: str, *, key: str, is_open: bool = True) -> Markup:
         tag(
             "div",
             tag("button", "Copy", type="button", class_="button small", data_copy=key),
-            tag("pre", text.strip("\n"), class_="text", id=key, tabindex="0", aria_label="Traceback"),
+            tag("pre", text.strip("\n"), class_="text", id=key, tabindex="0", role="region", aria_label="Traceback"),
             class_="copyable",
         ),
         open=is_open,

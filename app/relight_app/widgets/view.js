@@ -89,6 +89,14 @@ function moveInMenu(event) {
   items[(at + (event.key === "ArrowDown" ? 1 : items.length - 1)) % items.length].focus()
 }
 
+// A link that is called a button is pressed with the space bar as well.
+function pressWithSpace(event) {
+  const link = event.target.closest("a[role=button]")
+  if (!link || event.key !== " ") return
+  event.preventDefault()
+  link.click()
+}
+
 async function copyText(view, button) {
   const source = view.root.querySelector(`#${CSS.escape(button.dataset.copy)}`)
   try {
@@ -125,6 +133,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     views.set(parentElement, view)
     root.addEventListener("click", (event) => onClick(view, event))
     root.addEventListener("keydown", moveInMenu)
+    root.addEventListener("keydown", pressWithSpace)
     view.timer = setInterval(() => tick(view), 1000)
   }
   view.send = setTriggerValue

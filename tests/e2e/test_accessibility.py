@@ -1,0 +1,169 @@
+"""Every page can be used with a keyboard and a screen reader, in both colour schemes and on a phone."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from relight.runs.layout import RunLayout
+from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
+from tests.e2e.accessibility import find_violations, tab_to
+from tests.e2e.conftest import Dashboard, wait_until
+from tests.e2e.trainings import wait_for_status
+
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
+
+SETTLED_S = 20.0
+WIDE, PHONE = {"width": 1440, "height": 2600}, {"width": 390, "height": 2600}
+"""So high that every chart is in sight: one that is not does not draw itself."""
+
+RUNNING = SampleRun("running", status="running", step=812, age_s=70, durable_lag=38, attempts=2, checkpoints=6, gpus=1)
+UNSAVED = SampleRun(
+    "unsaved", status="running", step=900, age_s=70, checkpoints=1, saving_failure="The disk is full. Training goes on."
+)
+CRASHED = SampleRun(
+    "crashed", status="crashed", step=431, attempts=2, checkpoints=5, durable_lag=210, traceback=TRACEBACK,
+    error="torch.OutOfMemoryError: CUDA out of memory.", reason="torch.OutOfMemoryError: CUDA out of memory.",
+)  # fmt: skip
+FINISHED = SampleRun("finished")
+
+
+def test_the_empty_list_of_runs_is_accessible(page: Page) -> None:
+    expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+    expect_no_violation(page)
+
+
+def test_the_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> None:
+    make_run(dashboard.runs, FINISHED).record.write_text("no record any more")
+    for sample in (RUNNING, UNSAVED, CRASHED, FINISHED):
+        make_run(dashboard.runs, sample)
+    for name in ("running", "unsaved", "crashed", "finished"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    expect(page.get_by_text("1 run cannot be read")).to_be_visible()
+    expect_no_violation(page)
+
+
+@pytest.mark.parametrize("sample", [RUNNING, UNSAVED, CRASHED, FINISHED], ids=lambda sample: sample.name)
+def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
+    page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
+    open_run(page, dashboard, make_run(dashboard.runs, sample))
+    expect_no_violation(page)
+    for tab in ("Config", "Attempts"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
+        expect_no_violation_now(page)
+    page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
+    refused = page.locator("[role=menuitem][aria-disabled=true]")
+    first = "Export these weights" if refused.first.is_visible() else "Resume from here"
+    expect(page.get_by_role("menuitem", name=first)).to_be_focused()
+    expect_no_violation_now(page)
+
+
+def test_the_page_without_a_run_is_accessible(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/run?id=nothing"))
+    expect(page.get_by_role("heading", name="No such run")).to_be_visible()
+    expect_no_violation(page)
+
+
+@pytest.mark.parametrize("task", ["digits", "file"])
+def test_the_launch_form_is_accessible(page: Page, dashboard: Dashboard, task: str) -> None:
+    query = "task=digits" if task == "digits" else f"task=file&file={dashboard.runs}/nothing.py:Task"
+    page.goto(dashboard.address(f"/launch?{query}"))
+    if task == "digits":
+        for group in ("Hardware", "Checkpoints"):
+            page.get_by_text(group, exact=True).click()
+        expect(page.get_by_label("Device", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
+    else:
+        expect(page.get_by_role("alert")).to_be_visible()
+    expect_no_violation(page)
+
+
+def test_the_machine_is_accessible(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/machine"))
+    expect(page.get_by_role("heading", name="Processor")).to_be_visible()
+    expect_no_violation(page)
+
+
+def test_buttons_have_exactly_their_names(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/launch"))
+    expect(page.get_by_role("button", name="Launch", exact=True)).to_have_count(1)
+    open_run(page, dashboard, make_run(dashboard.runs, RUNNING))
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_have_count(1)
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_have_count(0)
+    open_run(page, dashboard, make_run(dashboard.runs, CRASHED))
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_have_count(1)
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
+    expect(page.get_by_role("button", name="Export best weights", exact=True)).to_have_count(1)
+    page.get_by_role("button", name="Export best weights", exact=True).click()
+    download = page.get_by_role("button", name="Download", exact=True)
+    expect(download).to_have_count(1)
+    tab_to(page, download)
+    for key in ("Enter", "Space"):
+        with page.expect_download():
+            page.keyboard.press(key)
+    expect_no_violation_now(page)
+
+
+def test_a_training_is_launched_stopped_and_resumed_with_the_keyboard(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/launch"))
+    epochs = page.get_by_label("Epochs", exact=True)
+    tab_to(page, epochs)
+    page.keyboard.type("100000")
+    launch = page.get_by_role("button", name="Launch", exact=True)
+    tab_to(page, launch)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/run\?"))
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    expect(stop).to_be_visible()
+    layout = RunLayout(dashboard.runs / dashboard.only_run())
+    tab_to(page, stop)
+    page.keyboard.press("Space")
+    wait_for_status(layout, "stopped")
+    resume = page.get_by_role("button", name="Resume", exact=True)
+    expect(resume).to_be_visible()
+    tab_to(page, resume)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    assert dashboard.show(layout.run_id)["attempt"] == 2
+
+
+def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
+    """Open the page of a run and wait until every chart that is in sight has been drawn."""
+    page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+    expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
+    page.wait_for_selector(".relight-chart[data-points]")
+
+
+def expect_no_violation(page: Page) -> None:
+    """None in the light, in the dark, and on a phone."""
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(
+            "dark => (getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark') === dark",
+            arg=scheme == "dark",
+        )
+        expect_no_violation_now(page)
+    before = page.viewport_size
+    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+    expect_no_violation_now(page)
+    if before:
+        page.set_viewport_size(before)
+
+
+def expect_no_violation_now(page: Page) -> None:
+    """Asked again for a while: colours that are just changing are none that anybody reads."""
+    found: list[str] = []
+
+    def none() -> bool:
+        found[:] = find_violations(page)
+        return not found
+
+    try:
+        wait_until(none, timeout_s=SETTLED_S, what="no violation")
+    except AssertionError:
+        raise AssertionError("\n".join(found)) from None

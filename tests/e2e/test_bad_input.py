@@ -1,0 +1,223 @@
+"""What a person gets wrong: the browser says the command line's own sentence, and no run begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from relight.runs.layout import RunLayout
+from tests.app.sample_runs import SampleRun, make_run
+from tests.e2e.conftest import Dashboard
+
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
+
+CRASHED = SampleRun("crashed", status="crashed", step=431, attempts=2, reason="It was killed.", signal="SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("group", "label", "value", "assignment"),
+    [
+        (None, "Epochs", "0", "epochs=0"),
+        (None, "Dropout", "1.5", "dropout=1.5"),
+        ("Hardware", "Device", "cuda", "device=cuda"),
+        ("Hardware", "Device", "gpu", "device=gpu"),
+    ],
+)
+def test_a_value_that_cannot_be_trained_with_is_refused_as_on_the_command_line(
+    page: Page, dashboard: Dashboard, group: str | None, label: str, value: str, assignment: str
+) -> None:
+    page.goto(dashboard.address("/launch?task=digits"))
+    if group is not None:
+        page.get_by_text(group, exact=True).click()
+    fill_in(page, label, value)
+    press_launch(page)
+    expect_problem(page, dashboard.refusal("run", "digits", "--set", assignment))
+    assert files_of(dashboard.runs) == []
+
+
+def test_a_missing_folder_of_pictures_is_refused_as_on_the_command_line(
+    page: Page, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    missing = tmp_path / "no pictures here"
+    page.goto(dashboard.address("/launch?task=images"))
+    press_launch(page)
+    expect_problem(page, dashboard.refusal("run", "images"))
+    fill_in(page, "Data", str(missing))
+    press_launch(page)
+    expect_problem(page, dashboard.refusal("run", "images", "--set", f"data={missing}"))
+    assert files_of(dashboard.runs) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "in_traceback"),
+    [
+        ("import relight\n\ndef f(:\n    pass\n", "def f(:"),
+        ("import relight\n\n1 / 0\n\nclass Mine(relight.Task): ...\n", "1 / 0"),
+    ],
+    ids=["syntax error", "exception"],
+)
+def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with_its_traceback(
+    page: Page, dashboard: Dashboard, tmp_path: Path, source: str, in_traceback: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    choose_file(page, dashboard, f"{file}:Mine")
+    sentence = dashboard.refusal("run", f"{file}:Mine")
+    expect_problem(page, sentence)
+    expect(page.get_by_role("region", name="Traceback")).to_contain_text(in_traceback)
+    expect(page.get_by_role("button", name="Launch", exact=True)).to_have_count(0)
+    assert str(file) in sentence or file.name in sentence
+    assert files_of(dashboard.runs) == []
+
+
+def test_a_task_file_or_class_that_is_not_there_is_refused_as_on_the_command_line(
+    page: Page, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("import relight\n\nclass Mine(relight.Task): ...\n")
+    for text in (f"{tmp_path}/your.py:Mine", f"{tmp_path}/mine.py:Yours", "digit"):
+        choose_file(page, dashboard, text)
+        expect_problem(page, dashboard.refusal("run", text))
+    assert files_of(dashboard.runs) == []
+
+
+def test_a_file_that_is_mended_can_be_launched_from_the_same_page(
+    page: Page, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    methods = "".join(f"    def {name}(self, *given): ...\n" for name in ("build_model", "build_data", "step"))
+    file.write_text(f"import relight\n\nclass Mine(relight.Task)\n{methods}")
+    choose_file(page, dashboard, f"{file}:Mine")
+    expect(page.get_by_role("alert")).to_be_visible()
+    file.write_text(f"import relight\n\nclass Mine(relight.Task):\n{methods}")
+    page.reload()
+    expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_run_that_is_not_there_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+    run = make_run(dashboard.runs, CRASHED).run_id
+    for wanted in (f"{run}x", "nothing like it"):
+        page.goto(dashboard.address(f"/run?id={wanted}"))
+        expect(page.get_by_role("heading", name="No such run")).to_be_visible()
+        expect(page.get_by_text(dashboard.refusal("show", wanted), exact=True)).to_be_visible()
+    page.get_by_role("link", name="See all runs").click()
+    expect(page.get_by_role("link", name="crashed", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"format": "relight-run", "ver', os.urandom(300)], ids=["empty", "cut", "noise"]
+)
+def test_a_damaged_run_record_is_told_as_on_the_command_line_and_hides_no_other_run(
+    page: Page, dashboard: Dashboard, content: bytes
+) -> None:
+    damaged = make_run(dashboard.runs, CRASHED)
+    make_run(dashboard.runs, SampleRun("whole"))
+    damaged.record.write_bytes(content)
+    sentence = dashboard.refusal("show", damaged.run_id)
+    assert str(damaged.record) in sentence
+    expect(page.get_by_role("link", name="whole", exact=True)).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text=damaged.run_id)).to_have_text(f"{damaged.run_id}: {sentence}")
+    page.goto(dashboard.address(f"/run?id={damaged.run_id}"))
+    expect(page.get_by_text(sentence, exact=True)).to_be_visible()
+
+
+DAMAGED: dict[str, Callable[[RunLayout], Path]] = {
+    "start": lambda layout: layout.attempt(2).start,
+    "processes": lambda layout: layout.attempt(2).processes,
+    "progress": lambda layout: layout.attempt(2).progress,
+    "saving": lambda layout: layout.attempt(2).saving,
+    "outcome": lambda layout: layout.attempt(2).outcome,
+    "exit": lambda layout: layout.attempt(2).exit,
+    "environment": lambda layout: layout.attempt(2).environment,
+    "log": lambda layout: layout.attempt(2).log,
+    "metrics": lambda layout: next(layout.metrics.glob("0002-train*")),
+    "system metrics": lambda layout: next(layout.metrics.glob("0002-system*")),
+    "manifest": lambda layout: max((layout.checkpoints / "manifests").iterdir()),
+    "pack": lambda layout: max((layout.checkpoints / "packs").iterdir()),
+    "store": lambda layout: layout.checkpoints / "format.json",
+}
+
+
+def test_no_damaged_file_of_a_run_takes_its_page_away(page: Page, dashboard: Dashboard) -> None:
+    for name, find in DAMAGED.items():
+        layout = make_run(dashboard.runs, SampleRun(name, status="crashed", step=431, attempts=2, signal="SIGKILL"))
+        find(layout).write_bytes(os.urandom(333))
+        page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+        expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+        expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
+        for tab in ("Config", "Attempts", "Log"):
+            page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tabpanel", name=tab).locator(f".st-key-{tab.lower()} .view > *")).to_be_visible()
+        assert page.locator("[data-testid=stException]").count() == 0, name
+        expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+    page.goto(dashboard.address("/"))
+    for name in DAMAGED:
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_a_runs_folder_that_cannot_be_written_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/launch?task=digits"))
+    launch = page.get_by_role("button", name="Launch", exact=True)
+    expect(launch).to_be_visible()
+    with unwritable(dashboard.runs):
+        press_launch(page)
+        expect_problem(page, dashboard.refusal("run", "digits", "--detach"))
+    expect(launch).to_be_enabled()
+    assert files_of(dashboard.runs) == []
+
+
+def test_a_runs_folder_that_cannot_be_read_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+    expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+    with unwritable(dashboard.runs):
+        expect_problem(page, dashboard.refusal("list"))
+    expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+
+
+@contextmanager
+def unwritable(runs: Path) -> Iterator[None]:
+    """A file is in the folder's place: that stops root as well."""
+    runs.mkdir(exist_ok=True)
+    aside = runs.with_name("aside")
+    runs.rename(aside)
+    runs.write_text("no folder")
+    try:
+        yield
+    finally:
+        runs.unlink()
+        aside.rename(runs)
+
+
+def choose_file(page: Page, dashboard: Dashboard, text: str) -> None:
+    """Name a task of one's own on the Launch page."""
+    page.goto(dashboard.address("/launch?task=file"))
+    field = page.get_by_label("Task file and class", exact=True)
+    field.fill(text)
+    field.press("Enter")
+
+
+def fill_in(page: Page, label: str, value: str) -> None:
+    """Type a value into the form, as a person does who then goes on to the next field."""
+    field = page.get_by_label(label, exact=True)
+    field.fill(value)
+    field.press("Tab")
+
+
+def press_launch(page: Page) -> None:
+    """Press Launch once what was typed has arrived: the button is drawn anew with it."""
+    page.get_by_role("button", name="Launch", exact=True).click()
+
+
+def expect_problem(page: Page, sentence: str) -> None:
+    """Exactly that sentence, as an alert."""
+    expect(page.get_by_role("alert").get_by_text(sentence, exact=True)).to_be_visible()
+
+
+def files_of(runs: Path) -> list[Path]:
+    """Everything in the runs folder, hidden or not."""
+    return sorted(runs.iterdir()) if runs.is_dir() else []

@@ -1,0 +1,112 @@
+"""However often and however fast a button is pressed, one thing follows, and it is what was typed last."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import RunRecord
+from tests.app.sample_runs import SampleRun, make_run
+from tests.e2e.conftest import Dashboard
+from tests.e2e.trainings import count_attempts, launch_endless, wait_for_status, wait_for_step
+
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
+
+# Presses the button of every page at the same moment, whatever its page is doing.
+_PRESS_AT = """([name, at]) => new Promise((resolve) => setTimeout(() => {
+  const button = [...document.querySelectorAll('button')].find((one) => one.innerText.trim().endsWith(name))
+  button.click()
+  resolve(true)
+}, at - Date.now()))"""
+
+
+@pytest.mark.parametrize("pauses_ms", [(0, 0, 0), (30, 90, 200)], ids=["at once", "in a row"])
+def test_four_fast_clicks_on_launch_start_one_run(page: Page, dashboard: Dashboard, pauses_ms: tuple[int, ...]) -> None:
+    page.goto(dashboard.address("/launch?task=digits"))
+    button = page.get_by_role("button", name="Launch", exact=True)
+    button.scroll_into_view_if_needed()
+    box = button.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(x, y)
+    for pause_ms in pauses_ms:
+        page.wait_for_timeout(pause_ms)
+        page.mouse.click(x, y)
+    page.wait_for_url(re.compile(r"/run\?"))
+    (layout,) = list_layouts(dashboard.runs)
+    wait_for_step(layout, 1)
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    assert list_layouts(dashboard.runs) == [layout]
+    assert count_attempts(layout) == 1
+
+
+def test_what_was_typed_last_is_launched_though_the_button_was_pressed_at_once(
+    page: Page, dashboard: Dashboard
+) -> None:
+    page.goto(dashboard.address("/launch?task=digits"))
+    button = page.get_by_role("button", name="Launch", exact=True)
+    expect(button).to_be_visible()
+    page.get_by_label("Name", exact=True).fill("typed")
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_label("Epochs", exact=True).fill("9999")
+    button.evaluate("button => { document.activeElement.blur(); button.click() }")
+    page.wait_for_url(re.compile(r"/run\?"))
+    (layout,) = list_layouts(dashboard.runs)
+    record = read_record(layout.record, RunRecord)
+    assert (record.name, record.config["seed"], record.config["epochs"]) == ("typed", 7, 9999)
+
+
+def test_a_second_launch_after_the_first_is_a_second_run(page: Page, dashboard: Dashboard) -> None:
+    for runs in (1, 2):
+        page.get_by_role("link", name="Launch", exact=True).click()
+        page.get_by_role("button", name="Launch", exact=True).click()
+        page.wait_for_url(re.compile(r"/run\?"))
+        assert len(list_layouts(dashboard.runs)) == runs
+
+
+def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashboard: Dashboard) -> None:
+    layout = launch_endless(dashboard.runs)
+    wait_for_step(layout, 1)
+    dashboard.relight("stop", layout.run_id)
+    wait_for_status(layout, "stopped")
+    other = page.context.new_page()
+    for tab in (page, other):
+        tab.goto(dashboard.address(f"/run?id={layout.run_id}"))
+        expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+    at = int(time.time() * 1000) + 1000
+    # Playwright waits for one answer at a time: the first page only sets its timer.
+    page.evaluate(f"args => {{ ({_PRESS_AT})(args) }}", ["Resume", at])
+    other.evaluate(_PRESS_AT, ["Resume", at])
+    for tab in (page, other):
+        expect(tab.get_by_text("attempt 2", exact=True).first).to_be_visible()
+        expect(tab.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+        expect(tab.get_by_role("alert")).to_have_count(0)
+    wait_for_step(layout, 2, attempt=2)
+    assert count_attempts(layout) == 2
+
+
+def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page: Page, dashboard: Dashboard) -> None:
+    layout = make_run(dashboard.runs, SampleRun("done"))
+    page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+    export = page.get_by_role("button", name="Export best weights", exact=True)
+    expect(export).to_be_visible()
+    for _ in range(4):
+        export.evaluate("button => button.click()")
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
+    assert exported(layout) == [f"{layout.run_id}-step800.safetensors"]
+    page.get_by_role("radio", name=".pth", exact=True).click()
+    export.click()
+    expect(page.get_by_text(f"{layout.run_id}-step800.pth", exact=True)).to_be_visible()
+    assert exported(layout) == [f"{layout.run_id}-step800.pth", f"{layout.run_id}-step800.safetensors"]
+
+
+def exported(layout: RunLayout) -> list[str]:
+    """The names of the exported files, without their cards."""
+    return sorted(path.name for path in Path(layout.exports).iterdir() if path.suffix != ".json")

@@ -1,0 +1,80 @@
+"""Trainings that tests look at through the browser: quick to start, cheap to run, without an end of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from relight.runs.layout import RunLayout
+from relight.runs.summary import RunSummary, summarize_run
+from relight.supervision.launch import launch_run
+from relight.tasks.reference import PreparedTask, resolve_task, validate_config
+from tests.e2e.conftest import wait_until
+
+TINY_TASK = f"{Path(__file__).parents[1] / 'integration' / 'tiny_task.py'}:Tiny"
+"""A task whose steps sleep, so that a test meets it alive without filling a core."""
+ENDLESS = {
+    "epochs": 100_000,
+    "samples": 320,
+    "batch_size": 8,
+    "nap_s": 0.02,
+    "threads": 1,
+    "device": "cpu",
+    "checkpoint_every_s": 0,
+    "checkpoint_every_steps": 25,
+}
+START_S = 120.0
+
+
+def launch_endless(runs: Path, **changes: Any) -> RunLayout:
+    """Start a training that goes on until somebody ends it."""
+    prepared = _prepare()
+    return launch_run(
+        runs,
+        task=prepared.reference,
+        config={**prepared.config, **changes},
+        best_metric=prepared.best_metric,
+        higher_is_better=prepared.higher_is_better,
+        name="endless",
+    ).layout
+
+
+@cache
+def _prepare() -> PreparedTask:
+    """The task is imported once for all tests."""
+    return validate_config(resolve_task(TINY_TASK), ENDLESS)
+
+
+def wait_for_step(layout: RunLayout, step: int, *, attempt: int = 1) -> RunSummary:
+    """Wait until that attempt trains and has done `step`."""
+
+    def reached() -> RunSummary | None:
+        run = summarize_run(layout)
+        assert run.status.is_live, f"{run.status}: {run.reason} {run.traceback}"
+        return run if run.attempt == attempt and run.pids.trainer and run.step >= step else None
+
+    found: RunSummary = wait_until(reached, timeout_s=START_S, what=f"attempt {attempt} trained until step {step}")
+    return found
+
+
+def wait_for_status(layout: RunLayout, status: str) -> RunSummary:
+    """Wait until the run has that status."""
+
+    def has_it() -> RunSummary | None:
+        run = summarize_run(layout)
+        return run if run.status == status else None
+
+    found: RunSummary = wait_until(has_it, timeout_s=START_S, what=f"{layout.run_id} is {status}")
+    return found
+
+
+def count_attempts(layout: RunLayout) -> int:
+    """How many attempts the run has begun."""
+    return len([entry for entry in layout.attempts.iterdir() if entry.name.isdigit()])
+
+
+def settings(config: Mapping[str, Any]) -> list[str]:
+    """The config as arguments of `relight run`."""
+    return [word for key, value in config.items() for word in ("--set", f"{key}={value}")]
