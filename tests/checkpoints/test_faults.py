@@ -85,7 +85,9 @@ FAULTS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EDQUOT, errn
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: errno.errorcode.get(fault, fault))
 @pytest.mark.parametrize("first", [True, False], ids=["first", "third"])
-def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(memory_path: Path, fault: int | str, first: bool) -> None:
+def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(
+    memory_path: Path, fault: int | str, first: bool
+) -> None:
     def prepare(folder: Path) -> Path:
         if not first:
             for step in (1, 2):

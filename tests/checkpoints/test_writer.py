@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pytest
 
-from relight.checkpoints.errors import UnsupportedState
+from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
@@ -132,6 +132,25 @@ def test_snapshots_may_grow_and_shrink(folder: Path) -> None:
     store = CheckpointStore(folder)
     assert store.find("latest").step == 5
     assert store.verify().damaged == []
+
+
+def test_with_memory_for_one_snapshot_saving_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(folder) as client:
+        save(client, 1)
+        monkeypatch.setattr("relight.checkpoints.staging.available_bytes", lambda: 1000)
+        for step in (2, 3, 4):
+            save(client, step, score=1.0)
+        events = client.drain(PATIENCE_S)
+    assert sum(isinstance(event, Warned) and "one snapshot only" in event.sentence for event in events) == 1
+    assert CheckpointStore(folder).find("latest").step == 4
+
+
+def test_without_memory_for_any_snapshot_the_refusal_says_how_much(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relight.checkpoints.staging.available_bytes", lambda: 1000)
+    with started(folder) as client, pytest.raises(SaveError, match=r"needs .* MB of memory, and 1 kB are available"):
+        client.stage(make_snapshot(1)[0])
 
 
 def test_a_newer_snapshot_replaces_one_that_waits_but_never_a_scored_one(folder: Path) -> None:

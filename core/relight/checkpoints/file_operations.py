@@ -123,7 +123,11 @@ class FileOperations:
 
     def read_into(self, file: int, buffer: memoryview, offset: int) -> int:
         """Read some bytes at `offset` into `buffer`; returns how many, 0 at the end of the file."""
-        return os.preadv(file, [buffer], offset)
+        if hasattr(os, "preadv"):
+            return os.preadv(file, [buffer], offset)
+        data = os.pread(file, len(buffer), offset)
+        buffer[: len(data)] = data
+        return len(data)
 
     def read_file(self, path: Path) -> bytes:
         """All bytes of a small file."""

@@ -36,12 +36,19 @@ class StagingMemory:
         temporary file without a name.
         """
         nbytes = -(-max(nbytes, 1) // _MARGIN_BYTES) * _MARGIN_BYTES
+        available = available_bytes()
+        if nbytes > available:
+            # The kernel would grant it, and then kill somebody.
+            raise SaveError(
+                f"A snapshot needs {human_bytes(nbytes)} of memory, and {human_bytes(available)} are available. "
+                "Free some memory, or train a smaller model on this machine."
+            )
         descriptor = _open_memory()
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, nbytes)
             else:
-                os.truncate(descriptor, nbytes)
+                os.ftruncate(descriptor, nbytes)
             return cls(descriptor, nbytes)
         except OSError as error:
             os.close(descriptor)
@@ -62,6 +69,17 @@ class StagingMemory:
             self._map.close()
         except BufferError:
             pass
+
+
+def available_bytes() -> int:
+    """Memory that could be taken now without anybody being killed for it, the container's limit included."""
+    import psutil
+
+    from relight.machine.cgroup import CgroupLimits
+
+    available = int(psutil.virtual_memory().available)
+    limit = CgroupLimits().memory()
+    return available if limit is None else min(available, max(0, limit[0] - limit[1]))
 
 
 def _open_memory() -> int:

@@ -59,7 +59,8 @@ _PRECIOUS = ("best", "stop", "signal", "exception", "manual", "final")
 class _Slot:
     number: int
     memory: StagingMemory | None = None
-    state: Literal["free", "filling", "submitted"] = "free"
+    state: Literal["free", "filling", "submitted", "absent"] = "free"
+    """Absent: there is memory for one snapshot only."""
     submit: Submit | None = None
     heard: bool = False
     """The writer has said what became of it, if only that it failed so far."""
@@ -115,7 +116,7 @@ class WriterClient:
         with self._guard:
             for slot in self._slots:
                 if slot.state == "free":
-                    self._fit_memory(slot, nbytes)
+                    self._fit_or_do_without(slot, nbytes)
 
     def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
         """Memory for each tensor of `header`, in its order, to be filled before `submit`.
@@ -130,7 +131,10 @@ class WriterClient:
         header_offset = -(-data_bytes // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
         with self._guard:
             slot = self._take_slot(timeout_s)
-            memory = self._fit_memory(slot, header_offset + len(text))
+            memory = self._fit_or_do_without(slot, header_offset + len(text))
+            if memory is None:
+                slot = self._take_slot(timeout_s)
+                memory = self._fit_memory(slot, header_offset + len(text))
             memory.view[header_offset : header_offset + len(text)] = text
             slot.state = "filling"
             slot.heard = False
@@ -269,6 +273,17 @@ class WriterClient:
             self._listen(0.2)
         answer = self._withdrawn
         return None if answer is None or answer.slot is None else self._slots[answer.slot]
+
+    def _fit_or_do_without(self, slot: _Slot, nbytes: int) -> StagingMemory | None:
+        """Memory for a slot; None when there is none and another slot has some: then that one has to do."""
+        try:
+            return self._fit_memory(slot, nbytes)
+        except SaveError:
+            if not any(other.memory is not None for other in self._slots if other is not slot):
+                raise
+            slot.state = "absent"
+            self._events.append(Warned("There is memory for one snapshot only: a save may have to wait for the last."))
+            return None
 
     def _fit_memory(self, slot: _Slot, nbytes: int) -> StagingMemory:
         if slot.memory is None or slot.memory.nbytes < nbytes:
