@@ -1,0 +1,146 @@
+"""Small real file systems for tests: made, mounted, filled, cut off from power, and never left behind.
+
+Each disk is an image file behind a loop device, mounted below a test's own folder. That takes root, Linux and `mkfs`;
+`find_obstacle` says in one sentence what is missing elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOWN
+_NOTHING_MORE_TO_THE_JOURNAL = 2  # *_GOING_FLAGS_NOLOGFLUSH
+_PATIENCE_S = 60.0
+_MEMORY = Path("/dev/shm")
+
+
+class Disk:
+    """One image with a file system; mounted or not."""
+
+    def __init__(self, image: Path, mount_point: Path, *, options: Sequence[str] = (), kind: str = "ext4") -> None:
+        self.image = image
+        self.path = mount_point
+        self.options = tuple(options)
+        self.kind = kind
+
+    def mount(self, *options: str) -> None:
+        """Mount it, with `options` on top of its own."""
+        self.path.mkdir(exist_ok=True)
+        words = ",".join(("loop", *self.options, *options))
+        _run("mount", "-t", self.kind, "-o", words, str(self.image), str(self.path))
+
+    def unmount(self) -> None:
+        """Unmount it as soon as nobody uses it any more; the loop device goes with it."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (
+            os.path.ismount(self.path)
+            and subprocess.run(["umount", str(self.path)], capture_output=True, check=False).returncode != 0
+        ):
+            assert time.monotonic() < deadline, f"{self.path} stays in use"
+            time.sleep(0.02)
+
+    def write_back(self) -> None:
+        """Write everything that the kernel still holds in memory, as it does by itself every 5 to 30 seconds."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def cut_power(self) -> None:
+        """Stop the file system dead: from now on nothing reaches the image, not even what the journal has in memory."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NOTHING_MORE_TO_THE_JOURNAL))
+        finally:
+            os.close(descriptor)
+
+    def come_back(self) -> None:
+        """After a power cut: mount again what the image had at that moment. The journal is replayed.
+
+        The image is copied before it is unmounted, so that nothing which the kernel writes then can count.
+        """
+        copy = self.image.with_suffix(".after")
+        subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
+        self.unmount()
+        copy.replace(self.image)
+        self.mount()
+
+    def fill(self, *, spare_bytes: int = 0) -> Path:
+        """Fill the disk up to the last byte but `spare_bytes`; the file with which that was done."""
+        ballast = self.path / "ballast"
+        with ballast.open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 512):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+            if spare_bytes:
+                file.truncate(max(0, file.tell() - spare_bytes))
+            os.fsync(file.fileno())
+        return ballast
+
+
+@contextlib.contextmanager
+def make_disk(
+    *, megabytes: int, kind: str = "ext4", mkfs: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[Disk]:
+    """A new disk, mounted; whatever happens, neither mount nor loop device nor image is left behind."""
+    # In memory where there is some: the image is the drive, and its speed is not what is tested.
+    folder = Path(tempfile.mkdtemp(prefix="relight-disk-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
+    disk = Disk(folder / "image", folder / "disk", options=options, kind=kind)
+    try:
+        with disk.image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        quiet = ("-q", "-m", "0") if kind.startswith("ext") else ()
+        _run(f"mkfs.{kind}", *quiet, *mkfs, str(disk.image))
+        disk.mount()
+        yield disk
+    finally:
+        if os.path.ismount(disk.path):
+            # Lazily: a process of the test that still lives must not keep the mount.
+            subprocess.run(["umount", "-l", str(disk.path)], capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts: bool = False) -> str | None:
+    """Why such a disk cannot be made on this machine, as one phrase; None when it can."""
+    if sys.platform != "linux":
+        return "loop devices are Linux's"
+    if os.geteuid() != 0:
+        return "only root may mount a file system"
+    if shutil.which(f"mkfs.{kind}") is None:
+        return f"mkfs.{kind} is not installed"
+    try:
+        with make_disk(megabytes=16, kind=kind, mkfs=mkfs) as disk:
+            if power_cuts:
+                disk.cut_power()
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        return f"{kind} cannot be mounted on a loop device here ({' '.join(said.split())[:160]})"
+    return None
+
+
+def need_disks(kind: str = "ext4", *, mkfs: tuple[str, ...] = (), power_cuts: bool = False) -> None:
+    """Skip the test, with the reason, where such a disk cannot be made."""
+    obstacle = find_obstacle(kind, mkfs, power_cuts=power_cuts)
+    if obstacle is not None:
+        pytest.skip(f"needs a {kind} of its own: {obstacle}")
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

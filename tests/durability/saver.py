@@ -1,0 +1,171 @@
+"""A process that saves at every step until something kills it, and says over a pipe what it was promised.
+
+    python -m tests.durability.saver ENGINE SOCKET_FD
+
+It imports what the engine needs once, and forks a child for each life that is asked for over the socket: a life has a
+folder, a first step, and the pipe for its lines. Lines: `trainer PID`, `writer PID`, `began STEP`, `durable STEP`,
+`pinned STEP`. The pipe ends when the last process of that life is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from relight.checkpoints.file_operations import SYSTEM, FileOperations
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.retention import BestRule, RetentionPolicy
+from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.writer_client import WriterClient
+from relight.checkpoints.writer_events import Durable, WriterDied
+from tests.checkpoints.snapshots import make_snapshot
+from tests.durability.peers import PEERS, Peer
+
+STORE, WRITER = "relight", "relight writer"
+UNSYNCED = "relight without fsync"
+"""What the store would be without its syncs: the proof that a test would notice."""
+RELIGHT = (STORE, WRITER)
+KEEP_ALL = RetentionPolicy(newest=1_000_000)
+KEEP_FEW = RetentionPolicy(best=(BestRule(count=1),))
+PIN_EVERY = 10
+
+Say = Callable[[str, int], None]
+
+
+class Unsynced(FileOperations):
+    """The real file system, and nothing is ever synced."""
+
+    def sync(self, file: int) -> None:
+        """Say that it was."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Say that it was."""
+
+
+class Life(NamedTuple):
+    """What one life of the saver is asked for."""
+
+    folder: str
+    first_step: int
+    keep_all: bool
+    """Remove no old checkpoint."""
+
+
+def snapshot_at(step: int) -> tuple[SnapshotHeader, list[memoryview]]:
+    """The one state that a training has at `step`: 0.4 MB that change at every step, 1.2 MB that never do."""
+    score = float(-abs(step % 50 - 25)) if step % 5 == 0 else None
+    return make_snapshot(step, trained=100_000, frozen=300_000, score=score)
+
+
+def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
+    """Commit, verify, pin and remove as the writer process does it, in this very process."""
+    store = CheckpointStore(Path(life.folder), operations=operations)
+    store.sweep()
+    for step in itertools.count(life.first_step):
+        say("began", step)
+        info = store.commit(*snapshot_at(step))
+        say("durable", step)
+        if not store.check(info, from_disk=True):
+            store.mark_verified(info)
+        if step % PIN_EVERY == 0:
+            _pin(store, info, say)
+        if not life.keep_all:
+            store.apply_retention(store.plan_retention(KEEP_FEW))
+
+
+def save_with_writer(life: Life, say: Say, pipe: int) -> None:
+    """Hand each step's snapshot to a writer process, as a trainer does."""
+    client = WriterClient(
+        Path(life.folder), policy=KEEP_ALL if life.keep_all else KEEP_FEW, inherit_fds=(pipe,), best=("score", True)
+    )
+    say("writer", client.pid)
+    for step in itertools.count(life.first_step):
+        say("began", step)
+        header, buffers = snapshot_at(step)
+        for memory, data in zip(client.stage(header), buffers, strict=True):
+            memory[:] = data
+        client.submit()
+        say("submitted", step)
+        _tell(client, say)
+        while client.pending >= 2:
+            time.sleep(0.0005)
+            _tell(client, say)
+
+
+def save_with_peer(peer: Peer, life: Life, say: Say) -> None:
+    """Save as this library is used, the newest three kept."""
+    folder = Path(life.folder)
+    folder.mkdir(exist_ok=True)
+    for step in itertools.count(life.first_step):
+        state = peer.build_state(snapshot_at(step))
+        say("began", step)
+        peer.save(folder, step, state)
+        say("durable", step)
+        peer.remove(folder, step - 3)
+
+
+def _pin(store: CheckpointStore, info: CheckpointInfo, say: Say) -> None:
+    for other in store.list().checkpoints:
+        if "pinned" in other.labels and other.step < info.step - 2 * PIN_EVERY:
+            store.pin(other, on=False)
+    store.pin(info)
+    say("pinned", info.step)
+
+
+def _tell(client: WriterClient, say: Say) -> None:
+    for event in client.poll():
+        if isinstance(event, Durable):
+            say("durable", event.step)
+        elif isinstance(event, WriterDied):
+            say("writer", client.pid)
+
+
+def _live(engine: str, life: Life, pipe: int) -> None:
+    def say(word: str, number: int) -> None:
+        os.write(pipe, f"{word} {number}\n".encode())
+
+    say("trainer", os.getpid())
+    if engine in (STORE, UNSYNCED):
+        save_with_store(life, say, SYSTEM if engine == STORE else Unsynced())
+    elif engine == WRITER:
+        save_with_writer(life, say, pipe)
+    else:
+        save_with_peer(PEERS[engine], life, say)
+
+
+def main() -> None:
+    """Fork a life for each message, until the socket ends."""
+    engine = sys.argv[1]
+    if engine in PEERS:
+        PEERS[engine].load_library()
+    asked = socket.socket(fileno=int(sys.argv[2]))
+    live = partial(_live, engine)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, pipes, _, _ = socket.recv_fds(asked, 65536, 1)
+        if not message:
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            asked.close()
+            try:
+                live(Life(*json.loads(message)), pipes[0])
+            except BaseException as error:  # after a power cut every call fails, and that is its end
+                os.write(pipes[0], f"ended 0 {type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+        os.close(pipes[0])
+
+
+if __name__ == "__main__":
+    main()
