@@ -235,6 +235,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("at risk" if summary.status.is_live else "to do again", word_risk(summary)),
         ("saving fails", summary.saving_failure),
         ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),
+        ("imported from", summary.imported_from.name if summary.imported_from else None),
         ("created", describe_age(summary.created_s, now_s=now_s)),
         ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items() if pid)),
         ("folder", summary.path),

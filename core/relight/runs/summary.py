@@ -18,7 +18,7 @@ from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import Phase, Progress, read_progress
 from relight.runs.record_file import read_record
-from relight.runs.records import Parent, ProcessIdentity, RunRecord, SavingState
+from relight.runs.records import ImportedFrom, Parent, ProcessIdentity, RunRecord, SavingState
 from relight.runs.status import Evidence, RunStatus, derive_status
 from relight.runs.work_at_risk import measure_work_at_risk
 
@@ -74,6 +74,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     work_s: float
     """Seconds of training, over all attempts."""
     parent: Parent | None
+    imported_from: ImportedFrom | None
     saving_failure: str | None
     """Why checkpoints cannot be saved at the moment, while it trains on."""
     notes: tuple[str, ...]
@@ -176,6 +177,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         phase=training.phase if training is not None else None,
         work_s=known.work_s,
         parent=record.parent,
+        imported_from=record.imported_from,
         saving_failure=saving.failure if saving is not None and live else None,
         notes=((*evidence.start.notes,) if evidence.start is not None else ()) + tuple(damage.notes),
         error=_told(evidence, "error"),

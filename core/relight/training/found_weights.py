@@ -106,9 +106,11 @@ def _choose(candidates: dict[str, dict[str, Any]], file: str) -> str:
             return usual
         if len(found) == 1:
             return found[0]
-    if "" in candidates:
+    sizes = {path: sum(isinstance(value, Tensor) for value in content.values()) for path, content in candidates.items()}
+    if sizes.get("", 0) >= max((size for path, size in sizes.items() if path), default=1):
         return ""
-    plain = [path for path in candidates if not any(word in path.lower() for word in _AVERAGES)] or list(candidates)
+    below = [path for path in candidates if path]
+    plain = [path for path in below if not any(word in path.lower() for word in _AVERAGES)] or below
     if len(plain) == 1:
         return plain[0]
     if plain:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import io
 import pickletools
 import signal
+import struct
 import threading
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,6 +30,7 @@ _CPU_S_A_GIGABYTE = 10.0
 _LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of the storages
 _MAGIC = 0x1950A86A20F9469CFC6C
 _CHUNK_BYTES = 8 << 20
+_LOCAL_HEADER_BYTES = 30
 
 _ACTING_MODULES = {
     "__builtin__", "builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "runpy",
@@ -132,15 +135,17 @@ def _scan_archive(file: IO[bytes], path: Path) -> set[str]:
     """Check a zip archive of `torch.save` and return the names that its pickle would look up."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return _scan_opened(archive, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError, OverflowError) as error:
-        raise WeightsRefused(
-            f"{path.name} is damaged: {_first_line(error)}. Copy it again from where it is."
-        ) from error
+            entries = archive.infolist()
+        pickled = _find_pickle(entries, path)
+        _check_sums(file, entries, path)
+        file.seek(_find_part(file, pickled))
+        return _list_globals(io.BytesIO(file.read(pickled.file_size)), path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError) as error:
+        said = _first_line(error)
+        raise WeightsRefused(f"{path.name} is damaged: {said}. Copy it again from where it is.") from error
 
 
-def _scan_opened(archive: zipfile.ZipFile, path: Path) -> set[str]:
-    entries = archive.infolist()
+def _find_pickle(entries: Sequence[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         raise WeightsRefused(
             f"{path.name} is a compressed zip file, which torch.save never makes: it could unpack to any size. "
@@ -148,48 +153,50 @@ def _scan_opened(archive: zipfile.ZipFile, path: Path) -> set[str]:
         )
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsRefused(f"{path.name} is a zip file whose parts overlap: it was not made by torch.save.")
-    pickles = [entry for entry in entries if entry.filename.split("/", 1)[-1] == "data.pkl"]
     if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
         raise WeightsRefused(
             f"{path.name} is a TorchScript program, not weights. Where it was made, save its weights alone: "
             "torch.save(model.state_dict(), FILE)."
         )
+    pickles = [entry for entry in entries if entry.filename.split("/", 1)[-1] == "data.pkl"]
     if not pickles:
         raise WeightsRefused(f"{path.name} is a zip file, but none of torch.save's: there is no data.pkl in it.")
     if pickles[0].file_size > _PICKLE_BYTES:
         raise WeightsRefused(
             f"{path.name} has a table of contents of {pickles[0].file_size:,} bytes, which no weights need."
         )
-    _check_sums(archive, entries, path)
-    with archive.open(pickles[0]) as pickled:
-        return _list_globals(pickled, path)
+    return pickles[0]
 
 
-def _check_sums(archive: zipfile.ZipFile, entries: Iterable[zipfile.ZipInfo], path: Path) -> None:
-    """Compare each part with its checksum. PyTorch can be told to write none: then none of them fits."""
-    filled = [entry for entry in entries if entry.file_size]
-    wrong = [entry for entry in filled if _sum(archive, entry) != entry.CRC]
-    if wrong and len(wrong) < len(filled):
-        raise WeightsRefused(
-            f"{path.name} is damaged: its part '{wrong[0].filename}' does not match its checksum. "
-            "Copy it again from where it is."
-        )
+def _check_sums(file: IO[bytes], entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    """Compare each part with its checksum; PyTorch can be told to write none, and then they are 0."""
+    for entry in entries:
+        if entry.CRC and _sum(file, entry) != entry.CRC:
+            raise WeightsRefused(
+                f"{path.name} is damaged: its part '{entry.filename}' does not match its checksum. "
+                "Copy it again from where it is."
+            )
 
 
-def _sum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
-    total = left = 0
-    unchecked = zipfile.ZipInfo(entry.filename)  # the library's own check would stop at the first difference
-    for field in ("compress_type", "compress_size", "file_size", "header_offset", "flag_bits", "orig_filename"):
-        setattr(unchecked, field, getattr(entry, field))
-    left = entry.file_size
-    with archive.open(unchecked) as part:
-        part._expected_crc = None  # type: ignore[attr-defined]
-        while left and (chunk := part.read(min(left, _CHUNK_BYTES))):
-            total = zlib.crc32(chunk, total)
-            left -= len(chunk)
+def _sum(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    file.seek(_find_part(file, entry))
+    total, left = 0, entry.file_size
+    while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+        total = zlib.crc32(chunk, total)
+        left -= len(chunk)
     if left:
         raise EOFError(f"its part '{entry.filename}' is cut off")
     return total
+
+
+def _find_part(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed part begin."""
+    file.seek(entry.header_offset)
+    head = file.read(_LOCAL_HEADER_BYTES)
+    if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(b"PK\x03\x04"):
+        raise EOFError(f"its part '{entry.filename}' is not where the file says")
+    name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
+    return entry.header_offset + _LOCAL_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
 
 
 def _scan_legacy(file: IO[bytes], path: Path) -> set[str]:
