@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,28 @@ def test_nothing_is_saved_into_a_store_of_a_later_format(store: CheckpointStore)
     store.layout.format.write_text('{"format":"relight-checkpoints","version":2}')
     with pytest.raises(SaveError, match=r"step 2 was not saved: .* has format 2"):
         store.commit(*make_snapshot(2))
+
+
+def test_what_a_writer_does_meanwhile_never_looks_like_damage(memory_path: Path) -> None:
+    folder = memory_path / "checkpoints"
+    CheckpointStore(folder).commit(*make_snapshot(1, frozen=2000))
+    done = threading.Event()
+    seen: list[object] = []
+
+    def watch() -> None:
+        store = CheckpointStore(folder)
+        while not done.is_set():
+            seen.extend(store.list().damaged)
+            seen.extend(store.verify().damaged)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        store = CheckpointStore(folder)
+        for step in range(2, 120):
+            store.mark_verified(store.commit(*make_snapshot(step, frozen=2000 if step % 7 else 0)))
+            store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+    finally:
+        done.set()
+        watcher.join()
+    assert seen == []

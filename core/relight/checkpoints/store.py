@@ -6,13 +6,13 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from relight.checkpoints import reclamation
+from relight.checkpoints import labels, reclamation, recovery
 from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
@@ -20,7 +20,6 @@ from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import (
     CheckpointName,
     StoreLayout,
-    label_file_name,
     parse_label_name,
     parse_manifest_name,
     parse_pack_name,
@@ -36,35 +35,13 @@ from relight.checkpoints.listing import (
 )
 from relight.checkpoints.manifest import LaterVersion, Manifest, ManifestHead, decode_head, decode_manifest
 from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.recovery import OnProgress, PassedOver, VerifyReport
 from relight.checkpoints.retention import PINNED, RetentionPlan, RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot import SnapshotHeader
 from relight.errors import CheckpointNotFound, DamagedCheckpoint
 
-VERIFIED = "verified"
 FORMAT_VERSION = 1
 FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
-
-OnProgress = Callable[[int, int], None]
-"""Called with (bytes read, bytes in all)."""
-
-
-@dataclass(frozen=True)
-class PassedOver:
-    """A newer checkpoint that could not be used, and why."""
-
-    path: Path
-    step: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What reading a whole store found."""
-
-    checked: int
-    """Checkpoints of which every byte was read."""
-    bytes: int
-    damaged: list[DamagedEntry] = field(default_factory=list)
 
 
 class CheckpointStore:
@@ -82,9 +59,12 @@ class CheckpointStore:
     def list(self, *, higher_is_better: bool | None = None) -> CheckpointListing:
         """Everything in the store. With `higher_is_better` the best checkpoint is labelled so."""
         checkpoints, damaged = CheckpointListing().checkpoints, CheckpointListing().damaged
-        labels = self._read_labels()
+        # In this order, what a writer adds or removes meanwhile never looks like damage: a pack is there before its
+        # manifest, and goes after it.
+        names = self.manifest_names()
         sizes = self._pack_sizes()
-        for name in self._manifest_names():
+        labelled = labels.read(self.layout, self._operations)
+        for name in names:
             path = self.layout.manifests / name.manifest
             try:
                 head, size = self._read_head(path)
@@ -97,7 +77,10 @@ class CheckpointStore:
             if problem is not None:
                 damaged.append(DamagedEntry(path, problem))
                 continue
-            checkpoints.append(_describe(head, path, size, labels.get(name, frozenset())))
+            checkpoints.append(_describe(head, path, size, labelled.get(name, frozenset())))
+        with self._guard:
+            there = {name.manifest for name in names}
+            self._heads = {file_name: head for file_name, head in self._heads.items() if file_name in there}
         if higher_is_better is not None:
             checkpoints = with_best_label(checkpoints, higher_is_better=higher_is_better)
         return CheckpointListing(checkpoints, damaged)
@@ -212,56 +195,15 @@ class CheckpointStore:
         With `quarantine`, which takes the run's lock, those are moved away (never deleted), and the one found is
         marked as verified.
         """
-        passed: MutableSequence[PassedOver] = []
-        listing = self.list()
-        damaged = {entry.path.name: entry for entry in listing.damaged}
-        infos = {info.path.name: info for info in listing.checkpoints}
-        for name in sorted(self._manifest_names(), reverse=True):
-            if before_sequence is not None and name.sequence >= before_sequence:
-                continue
-            info = infos.get(name.manifest)
-            if info is not None:
-                done = 0
-
-                def report(count: int, total: int = info.bytes) -> None:
-                    nonlocal done
-                    done += count
-                    if on_progress is not None:
-                        on_progress(done, total)
-
-                found = self.check(info, on_read=report)
-                if not found:
-                    if quarantine:
-                        self.mark_verified(info)
-                    return replace(info, verified=info.verified or quarantine), passed
-            elif name.manifest in damaged:
-                found = [damaged[name.manifest]]
-            else:
-                continue
-            passed.append(PassedOver(self.layout.manifests / name.manifest, name.step, found[0].reason))
-            if quarantine and not any(entry.later_version for entry in found):
-                self.quarantine(name)
-        return None, passed
+        return recovery.find_newest_good(
+            self, before_sequence=before_sequence, quarantine=quarantine, on_progress=on_progress
+        )
 
     def verify(self, on_progress: OnProgress | None = None) -> VerifyReport:
         """Read the whole store, every byte, and report every file that is damaged. Changes nothing."""
-        listing = self.list()
-        damaged = list(listing.damaged)
-        total = sum(info.bytes for info in listing.checkpoints)
-        done = 0
-
-        def report(count: int) -> None:
-            nonlocal done
-            done += count
-            if on_progress is not None:
-                on_progress(done, total)
-
-        for info in listing.checkpoints:
-            damaged.extend(entry for entry in self.check(info, from_disk=True, on_read=report) if entry not in damaged)
+        report = recovery.check_all(self, on_progress=on_progress)
         problem = self._find_format_problem()
-        if problem is not None:
-            damaged.append(problem)
-        return VerifyReport(checked=len(listing.checkpoints), bytes=done, damaged=damaged)
+        return report if problem is None else replace(report, damaged=[*report.damaged, problem])
 
     def quarantine(self, name: CheckpointName) -> None:
         """Move a damaged checkpoint out of the way: its manifest, and its own pack unless another one shares that."""
@@ -270,7 +212,8 @@ class CheckpointStore:
 
     def mark_verified(self, info: CheckpointInfo) -> None:
         """Note that every byte was read back. A note that gets lost only means that it is checked again."""
-        self._add_label(info, VERIFIED, durable=False)
+        self._make_folders()
+        labels.add(info.name, labels.VERIFIED, layout=self.layout, operations=self._operations, durable=False)
 
     def pin(self, info: CheckpointInfo, *, on: bool = True) -> CheckpointInfo:
         """Keep a checkpoint whatever the retention says, or no longer."""
@@ -278,19 +221,15 @@ class CheckpointStore:
 
     def add_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
         """Put a label on a checkpoint; durable when this returns."""
-        self._add_label(info, label, durable=True)
+        self._make_folders()
+        labels.add(info.name, label, layout=self.layout, operations=self._operations, durable=True)
         if not info.path.exists():
             raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.")
         return replace(info, labels=tuple(sorted({*info.labels, label})))
 
     def remove_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
         """Take a label away, if it is there."""
-        try:
-            self._operations.remove(self.layout.labels / label_file_name(info.name.stem, label))
-        except FileNotFoundError:
-            pass
-        else:
-            self._operations.sync_folder(self.layout.labels)
+        labels.remove(info.name, label, layout=self.layout, operations=self._operations)
         return replace(info, labels=tuple(other for other in info.labels if other != label))
 
     def plan_retention(self, policy: RetentionPolicy) -> RetentionPlan:
@@ -307,19 +246,8 @@ class CheckpointStore:
 
     def manifest_names(self) -> Sequence[CheckpointName]:
         """Names of all manifests, good or not, from the oldest to the newest."""
-        return self._manifest_names()
-
-    def _manifest_names(self) -> Sequence[CheckpointName]:
         found = map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))
         return sorted(name for name in found if name is not None)
-
-    def _read_labels(self) -> dict[CheckpointName, frozenset[str]]:
-        labels: dict[CheckpointName, frozenset[str]] = {}
-        for file_name in self._operations.list_folder(self.layout.labels):
-            parsed = parse_label_name(file_name)
-            if parsed is not None:
-                labels[parsed[0]] = labels.get(parsed[0], frozenset()) | {parsed[1]}
-        return labels
 
     def _pack_sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -423,17 +351,6 @@ class CheckpointStore:
             return None
         return DamagedEntry(self.layout.format, "It does not say which format the store has.")
 
-    def _add_label(self, info: CheckpointInfo, label: str, *, durable: bool) -> None:
-        path = self.layout.labels / label_file_name(info.name.stem, label)
-        self._make_folders()
-        try:
-            file = self._operations.create(path)
-        except FileExistsError:
-            return
-        self._operations.close(file)
-        if durable:
-            self._operations.sync_folder(self.layout.labels)
-
 
 def _find_pack_problem(head: ManifestHead, sizes: Mapping[str, int]) -> str | None:
     for pack in head.packs:
@@ -445,7 +362,7 @@ def _find_pack_problem(head: ManifestHead, sizes: Mapping[str, int]) -> str | No
     return None
 
 
-def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, labels: frozenset[str]) -> CheckpointInfo:
+def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, said: frozenset[str]) -> CheckpointInfo:
     own = head.checkpoint_name.pack
     return CheckpointInfo(
         name=head.checkpoint_name,
@@ -459,8 +376,8 @@ def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, la
         bytes=head.tensor_bytes,
         new_bytes=manifest_bytes + sum(pack.bytes for pack in head.packs if pack.file == own),
         packs=tuple(pack.file for pack in head.packs),
-        verified=VERIFIED in labels,
-        labels=tuple(sorted(labels - {VERIFIED})),
+        verified=labels.VERIFIED in said,
+        labels=tuple(sorted(said - {labels.VERIFIED})),
     )
 
 

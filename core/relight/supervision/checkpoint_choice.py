@@ -12,7 +12,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.summary import read_run_record
 
 if TYPE_CHECKING:
-    from relight.checkpoints.store import PassedOver
+    from relight.checkpoints.recovery import PassedOver
 
 
 @dataclass(frozen=True)
