@@ -441,7 +441,7 @@ def _is_alive(pid: int) -> bool:
 @pytest.mark.parametrize("victims", ["trainer", "writer", "both"])
 def test_random_kills_never_lose_what_was_acknowledged(folder: Path, victims: str) -> None:
     chance = random.Random(victims)
-    rounds = int(os.environ.get("RELIGHT_KILLS", "8"))
+    rounds = int(os.environ.get("RELIGHT_KILLS", "4"))
     store = CheckpointStore(folder)
     first = 1
     for _ in range(rounds):
