@@ -49,7 +49,7 @@ CONFIG = {
 }
 VICTIMS = ("trainer", "supervisor", "both", "group", "writer")
 WRITER_KILLS = 3
-"""In one run: writers that die again and again are given up for a while, and that run's last state is then not saved."""
+"""In one run: writers that die again and again are given up for a while, and its last state is then not saved."""
 STATUS_WITHIN_S = 2.0
 PATIENCE_S = 120.0
 
