@@ -32,6 +32,7 @@ from relight_app.widgets.run_header import build_identity, build_run_notices
 from relight_app.widgets.view import view
 
 _REFRESH_S = 2.0
+_ACTED = "checkpoint-acted"
 _CHART_HEIGHT = 250
 
 
@@ -202,6 +203,8 @@ def _show_chart(run: RunSummary, plan: ChartPlan, *, height: int) -> None:
 
 def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> None:
     def show() -> None:
+        if st.session_state.pop(_ACTED, False):
+            st.rerun()  # what came of it stands elsewhere on the page
         now = engine.read_run(run.run)
         listing = engine.list_checkpoints(run.run)
         if listing.checkpoints:
@@ -289,6 +292,7 @@ def _checkpoint_action(engine: Engine, run: RunSummary) -> Callable[[str, Any], 
     def act(name: str, step: Any) -> None:
         if not isinstance(step, int):
             return
+        st.session_state[_ACTED] = True
         if name == "resume":
             _resume(engine, run, step)
         elif name == "export":

@@ -74,9 +74,7 @@ function toggleMenu(view, button) {
   menu.showPopover()
   placeMenu(button, menu)
   button.setAttribute("aria-expanded", "true")
-  menu.addEventListener("toggle", (event) => {
-    if (event.newState === "closed") button.setAttribute("aria-expanded", "false")
-  }, { once: true })
+  menu.ontoggle = ({ newState }) => button.setAttribute("aria-expanded", String(newState === "open"))
   menu.querySelector("[role=menuitem]:not([aria-disabled=true])")?.focus()
 }
 

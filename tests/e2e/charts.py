@@ -1,0 +1,69 @@
+"""What a live chart shows: the points of its curves, its zoom, its connection."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from playwright.sync_api import Locator, Page
+
+
+class Chart:
+    """The chart with that title on the page of a run."""
+
+    def __init__(self, page: Page, title: str) -> None:
+        self.page = page
+        heading = page.locator(".relight-chart-title").get_by_text(title, exact=True)
+        self.element: Locator = page.locator(".relight-chart").filter(has=heading)
+        self.plot: Locator = self.element.locator(".relight-chart-plot")
+
+    def points(self, label: str) -> list[int]:
+        """The steps of the curve of that name, as they are drawn; without its ghosts."""
+        script = """(plot, label) => Array.from(
+          plot._fullData.find((trace) => trace.name === label && !trace.uid.endsWith('-ghosts'))?.x ?? [])"""
+        return [int(step) for step in self.plot.evaluate(script, label)]
+
+    def ghosts(self, label: str) -> list[int]:
+        """The steps that an attempt did and a later one did again, as they are drawn."""
+        script = """(plot, label) => Array.from(
+          plot._fullData.find((trace) => trace.name === label && trace.uid.endsWith('-ghosts'))?.x ?? [])"""
+        return [int(step) for step in self.plot.evaluate(script, label) if step is not None]
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until the first curve is drawn up to `step`."""
+        self.page.wait_for_function(
+            "([plot, step]) => plot._fullData?.some((trace) => trace.x?.at(-1) >= step)",
+            arg=[self.plot.element_handle(), step],
+        )
+
+    def wait_for_connection(self, connection: str) -> None:
+        """Wait until the chart says "open" or "lost" of its stream."""
+        self.page.wait_for_function(
+            "([chart, connection]) => chart.dataset.connection === connection",
+            arg=[self.element.element_handle(), connection],
+        )
+
+    def zoom(self) -> list[float]:
+        """Zoom into the middle of the steps with the mouse; the range that is seen then."""
+        box = self.plot.locator(".nsewdrag").first.bounding_box()
+        assert box is not None
+        y = box["y"] + box["height"] / 2
+        self.page.mouse.move(box["x"] + box["width"] * 0.3, y)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
+        self.page.mouse.up()
+        self.page.wait_for_function(
+            "plot => plot._fullLayout.xaxis.autorange === false", arg=self.plot.element_handle()
+        )
+        return self.range()
+
+    def range(self) -> list[float]:
+        """The steps from and to which the chart shows."""
+        return [float(end) for end in self.plot.evaluate("plot => plot._fullLayout.xaxis.range")]
+
+    def mark(self) -> None:
+        """Mark the drawing itself, to see later whether it is still the same one."""
+        self.plot.evaluate("plot => { plot.querySelector('.main-svg').marked = true }")
+
+    def is_marked(self) -> bool:
+        """Whether the drawing is the one that was marked: it was not made anew since."""
+        return cast(bool, self.plot.evaluate("plot => plot.querySelector('.main-svg').marked === true"))
