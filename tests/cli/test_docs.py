@@ -83,7 +83,8 @@ def test_every_command_that_can_be_run_to_its_end_has_an_example() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("end_runs")
-def test_every_example_runs_as_written(relight: Ask) -> None:
+def test_every_example_runs_as_written(relight: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for example in _list_examples():
         answer = relight(*example, timeout_s=300)
         assert (answer.exit_code, answer.stderr) == (0, ""), (example, answer)

@@ -98,6 +98,7 @@ def import_weights(
     say(f"{run_id} has the weights of {report.imported_from.name} as its first checkpoint, in {imported.layout.folder}")
     _say_report(report)
     suffix = "" if runs is None else f" --runs {shlex.quote(str(runs))}"
+    say("Training starts from them at step 0, with a fresh optimizer.")
     say(f"Train: relight resume {run_id}{suffix}")
     say(f"Weights: relight export {run_id} --which latest{suffix}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ def import_run(
     higher_is_better: bool,
     name: str | None = None,
     part: str | None = None,
+    command: Sequence[str] | None = None,
 ) -> ImportedRun:
     """Create a run with the weights in `source`, a file or a Hugging Face folder; nothing is started.
 
     The run appears when its first checkpoint is durable and verified, or not at all. A resume trains from it as from
-    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. Raises `RelightError` when the weights are
-    damaged, would run code, or do not fit the task's model.
+    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. `command` replaces the child's. Raises
+    `RelightError` when the weights are damaged, would run code, or do not fit the task's model.
     """
     reports: list[ImportReport] = []
 
@@ -68,7 +70,7 @@ def import_run(
             higher_is_better=higher_is_better,
         )
         order = {"checkpoints": str(building.checkpoints), "record": record}
-        reports.append(_ask(source, part, order, working_folder=task.working_folder))
+        reports.append(_ask(source, part, order, command=command, working_folder=task.working_folder))
         return reports[0].imported_from
 
     layout, _ = create_run(
@@ -83,17 +85,26 @@ def import_run(
     return ImportedRun(layout=layout, report=reports[0])
 
 
-def convert_weights(source: Path, out: Path, *, part: str | None = None) -> ImportReport:
+def convert_weights(
+    source: Path, out: Path, *, part: str | None = None, command: Sequence[str] | None = None
+) -> ImportReport:
     """Write the weights in `source` to the safetensors file `out`: whole, read back and compared, or not at all."""
-    return _ask(source, part, {"out": str(out.absolute())})
+    return _ask(source, part, {"out": str(out.absolute())}, command=command)
 
 
-def _ask(source: Path, part: str | None, order: dict[str, Any], *, working_folder: str | None = None) -> ImportReport:
+def _ask(
+    source: Path,
+    part: str | None,
+    order: dict[str, Any],
+    *,
+    command: Sequence[str] | None,
+    working_folder: str | None = None,
+) -> ImportReport:
     """Have a child with torch do it; what it says last is the answer."""
     whole = {"source": str(source.expanduser().absolute()), "part": part, **order}
     folder = working_folder if working_folder and Path(working_folder).is_dir() else None
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "relight.training.weight_import"],
+        command or [sys.executable, "-P", "-m", "relight.training.weight_import"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
