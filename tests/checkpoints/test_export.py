@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from safetensors import safe_open
 
 from relight.checkpoints import weights_file
 from relight.checkpoints.errors import ExportError
-from relight.checkpoints.export import export_weights
+from relight.checkpoints.export import export_best, export_weights
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot import TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import DamagedCheckpoint, UsageError
 from relight.runs.layout import RunLayout
@@ -189,3 +190,63 @@ def test_a_pth_of_a_damaged_checkpoint_is_refused_with_the_reason(
     with pytest.raises(ExportError, match=r"model\.phase.*does not match its digest"):
         export_weights(store, info, tmp_path / "x.pth", format="pth")
     assert not os.path.lexists(tmp_path / "x.pth")
+
+
+def test_a_type_that_safetensors_lacks_is_refused_and_says_what_to_do(store: CheckpointStore, tmp_path: Path) -> None:
+    info = store.commit(*make_snapshot(1, extra=[make_tensor("model.phase", "C128", (2,), seed=1)]))
+    with pytest.raises(ExportError, match=r"'phase' is of the type C128.*Export as pth"):
+        export_weights(store, info, tmp_path / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_what_a_state_dict_holds_beside_tensors_is_left_out_and_named(store: CheckpointStore, tmp_path: Path) -> None:
+    entries = {
+        "head.weight": TensorRef("model.head.weight"),
+        "tied.weight": TensorRef("model.head.weight"),
+        "_extra_state": {"scale": TensorRef("model._extra_state.scale"), "words": ["a"]},
+    }
+    state = {"parts": {"model": {"kind": "module", "tensors": entries}}}
+    extra = [make_tensor("model._extra_state.scale", "F32", (2,), seed=1)]
+    exported = export_weights(
+        store, store.commit(*make_snapshot(1, extra=extra, state=state)), tmp_path / "x.safetensors"
+    )
+    with safe_open(exported.path, "np") as opened:
+        assert set(opened.keys()) == {"head.weight", "tied.weight"}
+    assert json.loads(exported.card.read_text())["left_out"] == ["_extra_state"]
+
+
+@pytest.mark.processes
+def test_the_best_model_stays_at_one_path_and_both_formats_are_of_one_checkpoint(
+    store: CheckpointStore, layout: RunLayout
+) -> None:
+    first, second = store.commit(*make_snapshot(1)), store.commit(*make_snapshot(2))
+    for format in ("pth", "safetensors"):
+        export_best(store, first, layout.exports, format=format)
+    asked, other = export_best(store, second, layout.exports)
+    assert (asked.path.name, other.path.name) == ("best_model.safetensors", "best_model.pth")
+    assert sorted(path.name for path in layout.exports.iterdir()) == [
+        "best_model.pth", "best_model.pth.json", "best_model.safetensors", "best_model.safetensors.json",
+    ]  # fmt: skip
+    assert {json.loads(exported.card.read_text())["step"] for exported in (asked, other)} == {2}
+
+
+def test_a_reader_of_the_best_model_meets_a_whole_one_whenever_it_looks(
+    store: CheckpointStore, layout: RunLayout
+) -> None:
+    infos = [store.commit(*make_snapshot(step, frozen=5_000)) for step in (1, 2)]
+    path = export_best(store, infos[0], layout.exports)[0].path
+    done, seen = threading.Event(), set()
+
+    def replace() -> None:
+        for turn in range(20):
+            export_best(store, infos[turn % 2], layout.exports)
+        done.set()
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    while not done.is_set():
+        with safe_open(path, "np") as opened:
+            seen.add(opened.get_tensor("head.weight").tobytes())
+    thread.join()
+    expected = {bytes(make_snapshot(step, frozen=5_000)[1][0]) for step in (1, 2)}
+    assert seen <= expected

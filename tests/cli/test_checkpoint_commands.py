@@ -161,6 +161,17 @@ def test_export_prints_path_digest_and_format_and_writes_what_it_says(ask: Ask, 
     assert ask("checkpoints", layout.run_id, "--json").json[1]["labels"] == ["best", "exported"]
 
 
+def test_the_best_weights_have_one_path_and_others_are_named_after_their_step(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    assert ask("export", layout.run_id, "--json").json["path"] == str(layout.exports / "best_model.safetensors")
+    make_run.commit(layout, step=30, score=0.99, value=9)
+    facts = ask("export", layout.run_id, "--json").json
+    assert (facts["path"], facts["step"]) == (str(layout.exports / "best_model.safetensors"), 30)
+    assert load_file(facts["path"])["weight"].tobytes() == bytes([9]) * 16
+    latest = ask("export", layout.run_id, "--which", "20", "--json").json
+    assert Path(latest["path"]).name == f"{layout.run_id}-step20.safetensors"
+
+
 def test_export_goes_where_it_is_told(ask: Ask, make_run: RunMaker, tmp_path: Path) -> None:
     layout = make_run()
     out = tmp_path / "my weights.safetensors"

@@ -51,7 +51,7 @@ def test_every_command_has_its_section_and_every_section_its_command() -> None:
 def test_every_option_that_the_page_names_exists(command: str) -> None:
     known = {name for parameter in COMMANDS[command].params for name in parameter.opts}
     text = re.sub(rf"`relight (?!{command})[^`]*`", "", _read_section(command))
-    text = re.sub(rf"\$ relight (?!{command}).*", "", text)
+    text = re.sub(rf"[$:] relight (?!{command}).*", "", text)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | {"--json", "--runs"}
 
 

@@ -22,7 +22,7 @@ from relight.runs import durable_file
 from relight.runs.catalog import create_run, find_run, list_layouts, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, RunRecord, TaskReference
 from tests.runs.run_builder import DIGITS
 
 CREATE = """
@@ -289,3 +289,26 @@ def test_runs_live_in_folders_that_need_care(weird_folder: Path) -> None:
     run = _create(weird_folder)
     assert list_layouts(weird_folder) == [run]
     assert find_run(weird_folder, run.run_id) == run
+
+
+def test_what_fills_a_run_is_in_it_from_its_first_moment(tmp_path: Path) -> None:
+    source = ImportedFrom(name="x.pth", path="/x.pth", kind="PyTorch state_dict", sha256="ab" * 32)
+
+    def fill(building: RunLayout) -> ImportedFrom:
+        assert list_layouts(tmp_path) == []
+        building.checkpoints.mkdir()
+        return source
+
+    layout = _create(tmp_path, fill=fill)
+    assert layout.checkpoints.is_dir()
+    assert read_record(layout.record, RunRecord).imported_from == source
+
+
+def test_a_run_whose_filling_fails_never_was(tmp_path: Path) -> None:
+    def fill(building: RunLayout) -> ImportedFrom:
+        building.checkpoints.mkdir()
+        raise RelightError("It does not fit.")
+
+    with pytest.raises(RelightError, match="It does not fit"):
+        _create(tmp_path, fill=fill)
+    assert list(tmp_path.iterdir()) == []

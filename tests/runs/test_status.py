@@ -206,3 +206,11 @@ def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evide
     if report.status is RunStatus.INTERRUPTED:
         assert report.reason
         assert report.reason.endswith(".")
+
+
+def test_imported_weights_that_nobody_was_to_start_are_stopped_at_once() -> None:
+    nothing = {"attempt": 0, "start": None, "processes": None, "supervisor_alive": False, "trainer_alive": False}
+    status, reason = _status(**nothing, imported=True, launched_s=NOW)
+    assert status == "stopped" and "resume trains from them" in reason
+    assert _status(**nothing, imported=True, locked=True)[0] == "queued"
+    assert _status(imported=True)[0] == "running"
