@@ -13,11 +13,13 @@ from relight.tasks.inspection import inspect_task
 from relight.tasks.reference import describe_task, list_tasks, resolve_task, validate_config
 
 SPIRAL = '''
+import os
 from pathlib import Path
 from pydantic import field_validator
 from relight import Data, Task, TaskConfig, option
 
 print("noise on stdout, {\\"ok\\": false}")
+os.write(1, b"and some without an end")
 
 class SmallSpiral(Task):
     """Tells three arms
@@ -191,6 +193,7 @@ def test_a_file_that_never_finishes_is_given_up_with_the_line_where_it_waits(fil
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
 
 
+@pytest.mark.timeout(100)
 def test_threads_that_the_file_starts_do_not_keep_the_answer_waiting(file: Path) -> None:
     file.write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n" + SPIRAL)
     assert describe_task(resolve_task(f"{file}:SmallSpiral")).title == "Small Spiral"

@@ -119,7 +119,11 @@ def test_a_plain_name_is_the_one_that_import_gives_so_that_other_processes_find_
 
 def test_a_package_beside_the_file_with_its_name_is_not_taken_for_it(load: Load, tmp_path: Path) -> None:
     write(tmp_path / "spiral/__init__.py", "raise ValueError('the package')")
-    assert load(write(tmp_path / "spiral.py"))["name"] == "Spiral"
+    assert load(write(tmp_path / "spiral.py"))["module"] == "relight_task_spiral"
+
+
+def test_a_file_named_like_a_module_of_python_does_not_take_its_place(load: Load, tmp_path: Path) -> None:
+    assert load(write(tmp_path / "turtle.py"))["module"] == "relight_task_turtle"
 
 
 def test_neighbours_called_core_and_app_are_the_person_s_own(load: Load, tmp_path: Path) -> None:
