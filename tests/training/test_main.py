@@ -74,6 +74,74 @@ def test_a_project_whose_packages_are_called_core_and_app_trains_from_a_folder_f
     assert lines[-1] == "Finished after 1 step."
 
 
+ENDLESS = """
+import multiprocessing
+import threading
+import time
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+from relight import Data, Task, TaskConfig
+
+class Broken(Dataset):
+    def __len__(self):
+        return 64
+    def __getitem__(self, index):
+        if index == 40:
+            raise ValueError("this sample is broken")
+        return torch.zeros(2), 0
+
+class Endless(Task):
+    class Config(TaskConfig):
+        epochs: int = 1
+        workers: int = {workers}
+    def build_model(self):
+        return torch.nn.Linear(2, 2)
+    def build_data(self):
+        {left_behind}
+        return Data(train={train})
+    def step(self, model, batch):
+        x, y = batch
+        return {{"loss": torch.nn.functional.cross_entropy(model(x), y)}}
+"""
+WHOLE = "TensorDataset(torch.zeros(64, 2), torch.zeros(64).long())"
+
+
+@pytest.mark.parametrize(
+    ("workers", "train", "left_behind", "outcome"),
+    [
+        (2, "Broken()", "pass", "crashed"),
+        (0, WHOLE, "multiprocessing.Process(target=time.sleep, args=(60,), daemon=True).start()", "finished"),
+        (0, WHOLE, "threading.Thread(target=time.sleep, args=(60,), name='endless').start()", "finished"),
+    ],
+    ids=["a-broken-sample-in-a-worker", "a-process", "a-thread"],
+)
+def test_a_trainer_ends_whatever_its_task_left_behind(
+    make_run: Callable, tmp_path: Path, workers: int, train: str, left_behind: str, outcome: str
+) -> None:
+    file = tmp_path / "endless.py"
+    file.write_text(ENDLESS.format(workers=workers, train=train, left_behind=left_behind))
+    run = make_run("endless", file=file, class_name="Endless")
+    layout = run.layout.attempt(1)
+    layout.folder.mkdir(parents=True)
+    write_record(layout.start, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
+    code = (
+        "import sys, relight.training.leaving as leaving, relight.training.__main__ as trainer;"
+        "end_soon = leaving.end_soon; trainer.end_soon = lambda code: end_soon(code, within_s=1);"
+        "sys.exit(trainer.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(run.layout.folder), "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=40,
+    )  # fmt: skip
+    assert run.outcome.outcome == outcome, done.stdout + done.stderr
+    assert done.returncode == {"crashed": 3, "finished": 0}[outcome]
+    if "Thread" in left_behind:
+        assert "Left behind: thread endless." in done.stdout
+    else:
+        assert "Left behind" not in done.stdout
+
+
 def test_wrong_arguments_are_a_usage_error() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "relight.training", "only-one"], capture_output=True, text=True, check=False

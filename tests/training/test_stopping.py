@@ -57,6 +57,15 @@ def test_a_signal_is_named_at_the_next_edge(stopping: Stopping) -> None:
     assert "SIGINT" in stop.sentence
 
 
+def test_a_process_that_the_task_forks_ends_by_the_signals_that_a_trainer_outlives(stopping: Stopping) -> None:
+    for number, reaction in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.getsignal(number) == reaction else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+
+
 def test_stop_now_saves_nothing(stopping: Stopping, tmp_path: Path) -> None:
     request_stop(RunLayout(tmp_path / "run"), now=True)
     send(signal.SIGTERM)

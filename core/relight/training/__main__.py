@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from relight.training.attempt import close_in_children, run_attempt
+from relight.training.leaving import end_soon
 from relight.training.log_streams import tolerate_write_errors
 
 
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
         # The supervisor is dead: a resume waits for the lock that we hold, and taking torch apart takes a while.
         sys.stdout.flush()
         os._exit(code)
+    end_soon(code)
     return code
 
 

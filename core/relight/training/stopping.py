@@ -67,6 +67,7 @@ class Stopping:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_alarm)
+        os.register_at_fork(after_in_child=self._let_child_end)
         if lifeline is not None:
             threading.Thread(
                 target=self._watch_lifeline, args=(lifeline,), daemon=True, name="relight-lifeline"
@@ -98,6 +99,12 @@ class Stopping:
             yield
         finally:
             self.interruptible = False
+
+    def _let_child_end(self) -> None:
+        """Give a process that the task forks its own reaction to signals: it is no trainer that could save."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            if signal.getsignal(number) in (self._on_signal, self._on_alarm):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def _explain(self) -> Stop:
         if self._orphaned:
