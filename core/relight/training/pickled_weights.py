@@ -30,6 +30,7 @@ _CPU_S_A_GIGABYTE = 10.0
 _LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of the storages
 _MAGIC = 0x1950A86A20F9469CFC6C
 _CHUNK_BYTES = 8 << 20
+_ZIP = b"PK\x03\x04"
 _LOCAL_HEADER_BYTES = 30
 
 _ACTING_MODULES = {
@@ -98,8 +99,10 @@ def read_pickled(path: Path) -> Any:
     restricted loader (`weights_only=True`). Raises `WeightsRefused` for a file that would run code, or is damaged.
     """
     size = path.stat().st_size
-    zipped = zipfile.is_zipfile(path)
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zipped = file.read(len(_ZIP)) == _ZIP
+        file.seek(0)
         names = _scan_archive(file, path) if zipped else _scan_legacy(file, path)
     stand_ins = _choose_stand_ins(names, path)
     try:
@@ -193,7 +196,7 @@ def _find_part(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     """Where the bytes of an uncompressed part begin."""
     file.seek(entry.header_offset)
     head = file.read(_LOCAL_HEADER_BYTES)
-    if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(b"PK\x03\x04"):
+    if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(_ZIP):
         raise EOFError(f"its part '{entry.filename}' is not where the file says")
     name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
     return entry.header_offset + _LOCAL_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
