@@ -199,6 +199,15 @@ def test_every_kind_of_model_goes_on_exactly(optimizer: str, option: dict[str, A
     assert_exact(lambda: Setup(OPTIMIZERS[optimizer], **option))
 
 
+def test_a_tensor_rate_stays_the_tensor_that_others_hold_on_to() -> None:
+    saved = Setup(lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.25))).capture()
+    setup = Setup(lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.5)))
+    rate = setup.optimizer.param_groups[0]["lr"]
+    setup.restore(saved)
+    assert setup.optimizer.param_groups[0]["lr"] is rate
+    assert float(rate) == 0.25
+
+
 def test_full_precision_moments_of_a_half_precision_parameter_stay_what_they_are() -> None:
     class MasterSGD(torch.optim.Optimizer):
         def __init__(self, parameters: Any) -> None:

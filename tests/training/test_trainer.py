@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def test_a_validation_weighs_every_sample_the_same_and_leaves_the_model_as_it_wa
     assert run.values("validation/size") == pytest.approx([(8 * 8 + 2 * 2) / 10] * 2)
     assert run.trainer is not None
     assert run.trainer._model.training
+
+
+def test_a_validation_that_draws_random_numbers_changes_no_step(here: Callable[..., Here]) -> None:
+    class Noisy(Line):
+        def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            values = super().step(model, batch)
+            noise = random.random() + np.random.randn() + float(torch.rand(()))
+            return {"loss": values["loss"] * (1 + noise)}
+
+    with_validation, without = here("with"), here("without")
+    with_validation.train(Noisy(TaskConfig(epochs=3, batch_size=8)))
+    task = Noisy(TaskConfig(epochs=3, batch_size=8))
+    task.validated = False
+    without.train(task)
+    assert with_validation.values("train/loss") == without.values("train/loss")
 
 
 def test_max_steps_ends_inside_an_epoch_with_a_validation(here: Callable[..., Here]) -> None:
