@@ -13,7 +13,7 @@ import pytest
 
 from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
-from tests.checkpoints.simulator.log import Acknowledge, Create, Entry, Recorder, Rename, Sync, SyncFolder
+from tests.checkpoints.simulator.log import Acknowledge, Create, Entry, Recorder, Remove, Rename, Sync, SyncFolder
 from tests.checkpoints.simulator.trial import StoreRecovery, Verdict, try_all
 from tests.checkpoints.snapshots import make_snapshot
 
@@ -113,6 +113,21 @@ def test_leaving_out_the_sync_of_the_store_itself_is_noticed(
         change=lambda log: [e for e in log if e != SyncFolder("")],
     )
     assert verdict.broken
+
+
+def test_removing_a_pack_before_its_manifest_is_gone_for_good_is_noticed(
+    recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
+) -> None:
+    def change(log: list[Entry]) -> list[Entry]:
+        """Leave out the sync of the manifests' folder that comes between the two."""
+        return [
+            entry
+            for before, entry in zip([None, *log], log, strict=False)
+            if not (entry == SyncFolder("manifests") and isinstance(before, Remove))
+        ]
+
+    assert len(change(recorded[0])) < len(recorded[0])
+    assert judge(recorded, memory_path / "crashed", journaled=False, change=change).broken
 
 
 def test_a_manifest_before_its_pack_is_noticed(

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 from relight.checkpoints.errors import SaveError, UnsupportedState
@@ -176,8 +177,18 @@ def test_a_newer_snapshot_replaces_one_that_waits_but_never_a_scored_one(folder:
     assert steps[-1] == 3
 
 
+def test_snapshots_become_durable_in_the_order_of_their_step_edges(folder: Path) -> None:
+    with started(folder) as client:
+        wait_until(lambda: _is_ready(client), "the writer being ready")
+        os.kill(client.pid, signal.SIGSTOP)
+        save(client, 1)
+        save(client, 2)
+        os.kill(client.pid, signal.SIGCONT)
+        assert [event.step for event in client.drain(PATIENCE_S) if isinstance(event, Durable)] == [1, 2]
+
+
 def _is_ready(client: WriterClient) -> bool:
-    return b"writer_process" in Path(f"/proc/{client.pid}/cmdline").read_bytes()
+    return any("writer_process" in word for word in psutil.Process(client.pid).cmdline())
 
 
 def test_an_unsubmitted_snapshot_is_forgotten(folder: Path) -> None:

@@ -134,6 +134,8 @@ class StoreRecovery:
         """Step and state digest of what was recovered."""
         store = CheckpointStore(folder, operations=Quick())
         store.sweep()
+        # Not even an older one may have a hole: a manifest is there after its pack, and goes before it.
+        assert store.list().damaged == []
         good, _ = store.newest_good()
         if good is None:
             return None
