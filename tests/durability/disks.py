@@ -80,17 +80,16 @@ class Disk:
         copy.replace(self.image)
         self.mount()
 
-    def fill(self, *, spare_bytes: int = 0) -> Path:
-        """Fill the disk up to the last byte but `spare_bytes`; the file with which that was done."""
+    def fill(self) -> Path:
+        """Fill the disk up to the last byte; the file with which that was done."""
         ballast = self.path / "ballast"
         with ballast.open("ab", buffering=0) as file:
-            for size in (1 << 20, 4096, 512):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
-            if spare_bytes:
-                file.truncate(max(0, file.tell() - spare_bytes))
-            os.fsync(file.fileno())
+            for _ in range(2):
+                self.write_back()  # what was removed is free only then
+                for size in (1 << 20, 4096, 512):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
         return ballast
 
 

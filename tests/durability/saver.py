@@ -162,7 +162,8 @@ def main() -> None:
             try:
                 live(Life(*json.loads(message)), pipes[0])
             except BaseException as error:  # after a power cut every call fails, and that is its end
-                os.write(pipes[0], f"ended 0 {type(error).__name__}: {error}\n".encode())
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                os.write(pipes[0], f"ended {words}\n".encode())
             os._exit(1)
         os.close(pipes[0])
 

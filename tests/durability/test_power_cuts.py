@@ -28,5 +28,5 @@ def test_a_power_cut_costs_no_checkpoint_that_was_called_durable(engine: str, op
 
 def test_without_fsync_the_same_cuts_lose_what_was_promised() -> None:
     need_disks(power_cuts=True)
-    with pytest.raises(AssertionError, match="acknowledged|nothing is left|damaged"):
+    with pytest.raises(AssertionError, match=r"acknowledged|nothing is left|damaged"):
         cut_relight(UNSYNCED, cuts=20, seed=0, options=DEFAULT)

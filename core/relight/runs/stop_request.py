@@ -8,8 +8,9 @@ import time
 
 from relight.errors import DamagedFile
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record, write_record
+from relight.runs.record_file import encode_record, read_record
 from relight.runs.records import StopRequest
+from relight.runs.reserved_file import ReservedFile
 
 
 def request_stop(layout: RunLayout, *, now: bool = False, grace_s: float = 60.0) -> StopRequest:
@@ -22,7 +23,7 @@ def request_stop(layout: RunLayout, *, now: bool = False, grace_s: float = 60.0)
     if earlier is not None and (earlier.now or not now):
         return earlier
     request = StopRequest(attempt=attempt, time_s=time.time(), now=now, grace_s=grace_s)
-    write_record(layout.stop_request, request)
+    ReservedFile(layout.stop_request).write(encode_record(request))
     return request
 
 
@@ -41,6 +42,13 @@ def read_stop_request(layout: RunLayout, *, attempt: int | None = None) -> StopR
     except (FileNotFoundError, DamagedFile):
         return None
     return request if attempt is None or request.attempt == attempt else None
+
+
+def reserve_stop_request(layout: RunLayout) -> ReservedFile:
+    """Take room for a request while there is some: a run on a full disk must be stoppable. Released by the caller."""
+    reserved = ReservedFile(layout.stop_request)
+    reserved.reserve()
+    return reserved
 
 
 def clear_stop_request(layout: RunLayout) -> None:

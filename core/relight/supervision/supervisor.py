@@ -15,7 +15,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.progress import read_progress
-from relight.runs.record_file import read_record, write_record
+from relight.runs.record_file import encode_record, read_record, write_record
 from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
@@ -25,7 +25,8 @@ from relight.runs.records import (
     RunRecord,
     TrainerOutcome,
 )
-from relight.runs.stop_request import read_stop_request
+from relight.runs.reserved_file import ReservedFile
+from relight.runs.stop_request import read_stop_request, reserve_stop_request
 from relight.supervision.attempt import begin_attempt
 from relight.supervision.escalation import StopEscalation
 from relight.supervision.exit_record import StopAsked, describe_exit
@@ -45,6 +46,8 @@ SYSTEM_PATIENCE_S = 60.0
 LOCK_HOLDERS_S = 60.0
 MEMORY_WATCH_S = 5.0
 RECORD_RETRY_S = 1.0
+EXIT_RECORD_BYTES = 64 << 10
+"""Room kept for the exit record, a traceback included: it must fit on a full disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,17 +73,21 @@ class Supervisor:
         """Supervise until no attempt is left to run. `on_ready` is called once this process is on record."""
         self._write_processes(None)
         on_ready()
+        stop_request = reserve_stop_request(self._layout)
         try:
             self._run_attempts()
         except Exception as error:
             if not self._attempt.exit.exists():
                 self._write_exit(self._failed(error))
             raise
+        finally:
+            stop_request.release()
 
     def _run_attempts(self) -> None:
         delay_s = 0.0
         while True:
             metrics = SystemMetrics(self._layout, self._attempt)
+            ReservedFile(self._attempt.exit, room_bytes=EXIT_RECORD_BYTES).reserve()
             record = self._run_attempt(metrics, delay_s=delay_s)
             decision = self._decide_restart(record)
             if decision.reason and not decision.restart:
@@ -242,9 +249,11 @@ class Supervisor:
     def _write_exit(self, record: AttemptExit) -> None:
         """Write the exit record; while the disk takes nothing, try again: without it the end stays unexplained."""
         warned = False
+        exit_file = ReservedFile(self._attempt.exit, room_bytes=EXIT_RECORD_BYTES)
         while True:
             try:
-                write_record(self._attempt.exit, record)
+                exit_file.write(encode_record(record))
+                exit_file.release()
                 return
             except OSError as error:
                 if not warned:

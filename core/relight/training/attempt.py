@@ -13,11 +13,14 @@ from typing import Any
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
 from relight.runs.progress import read_progress
-from relight.runs.record_file import read_record, write_record
+from relight.runs.record_file import encode_record, read_record
 from relight.runs.records import AttemptStart, RunRecord, TrainerOutcome
+from relight.runs.reserved_file import ReservedFile
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 
 FINISHED, CRASHED, STOPPED = 0, 3, 130
+_OUTCOME_BYTES = 32 << 10
+"""Room kept for the last words, a traceback included: they must fit on a full disk."""
 _log = logging.getLogger("relight")
 
 
@@ -53,6 +56,8 @@ class _Attempt:
         self._lock_fd = lock_fd
         self._session: Any = None
         self._trainer: Any = None
+        self._outcome = ReservedFile(layout.attempt(number).outcome, room_bytes=_OUTCOME_BYTES)
+        self._outcome.reserve()
 
     def build(self) -> None:
         """Build task, session and trainer."""
@@ -128,7 +133,8 @@ class _Attempt:
 
     def _write_outcome(self, outcome: TrainerOutcome) -> None:
         with _reported("The outcome could not be written"):
-            write_record(self._layout.attempt(self._number).outcome, outcome)
+            self._outcome.write(encode_record(outcome))
+        self._outcome.release()
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from relight.checkpoints.snapshot import Reason, SnapshotHeader
 from relight.checkpoints.writer_client import WriterClient
 from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
 from relight.runs.layout import AttemptLayout
-from relight.runs.record_file import write_record
+from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import SavingState
+from relight.runs.reserved_file import ReservedFile
 from relight.training.snapshot import copy_tensors, describe_tensors
 from relight.training.state import CapturedState
 
@@ -62,6 +63,8 @@ class CheckpointCutter:
         self._policy = policy
         self._writer = writer
         self._saving = SavingState(time_s=time.time())
+        self._saving_file = ReservedFile(layout.saving)  # a full disk must be able to say so
+        self._saving_file.reserve()
         self._last_cut_s = time.monotonic()
         self._owed = False
         self._under_way: list[_UnderWay] = []
@@ -116,9 +119,15 @@ class CheckpointCutter:
         """Why saving fails now; None while it works."""
         return self._saving.failure
 
+    @property
+    def has_work(self) -> bool:
+        """Whether the writer has a snapshot that is not durable yet, be it one that failed so far."""
+        return bool(self._under_way)
+
     def close(self) -> None:
         """Let the writer finish by itself, and part from it."""
         self._writer.close()
+        self._saving_file.release()
 
     def _header(self, captured: CapturedState, facts: SnapshotFacts) -> SnapshotHeader:
         return SnapshotHeader(
@@ -183,8 +192,9 @@ class CheckpointCutter:
 
     def _write_saving(self) -> None:
         try:
-            write_record(self._layout.saving, self._saving, durable=False)
-        except OSError as error:  # the disk is full: the next event tries again
+            self._saving_file.write(encode_record(self._saving), durable=False)
+            self._saving_file.reserve()
+        except OSError as error:  # the next event tries again
             _log.warning("%s cannot be written: %s.", self._layout.saving.name, error.strerror or error)
 
     def _write_identity(self) -> None:

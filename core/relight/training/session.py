@@ -42,8 +42,10 @@ from relight.training.stopping import Stop, Stopping, TrainingStopped
 
 _POLL_EVERY_S = 0.05
 _DRAIN_S = 60.0
+_FINAL_POLL_S = 0.5
 _FINAL_DRAIN_S = 3600.0  # nothing else is left to do, and the writer says when something is wrong
-_FINAL_TRIES = 3
+_FINAL_PATIENCE_S = 86_400.0
+_FINAL_AGAIN_S = 5.0
 _log = logging.getLogger("relight")
 
 
@@ -204,20 +206,39 @@ class TrainingSession:
         return improved
 
     def finish(self) -> None:
-        """Save the final state and wait until it is durable. Raises `RelightError` when it cannot be saved."""
+        """Save the final state and wait until it is durable.
+
+        While it cannot be saved (a full disk) this waits for better times, up to a day: the result of the whole
+        training is in memory. Raises `TrainingStopped` when somebody will not wait for that, `RelightError` when
+        nothing has helped.
+        """
         self._stopping.begin_saving()
         assert self._meter is not None
         self._train.flush()
         self._meter.set_phase("saving")
-        for attempt in range(_FINAL_TRIES):
-            self._cut("final")
-            if self._cutter.drain(_FINAL_DRAIN_S):
+        begun = time.monotonic()
+        failed = False
+        self._cut("final")
+        cut_at = begun
+        while True:
+            if self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done:
                 break
-            if attempt + 1 < _FINAL_TRIES:
-                time.sleep(2.0**attempt)
-        else:
-            failure = self._cutter.failure or f"it took more than {_FINAL_DRAIN_S:.0f} s."
-            raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
+            failure = self._cutter.failure
+            if failure is not None:
+                if not failed:
+                    failed = True
+                    _log.warning("The training is done. Its final state waits in memory until it can be saved.")
+                if (stop := self._stopping.check(time.time())) is not None:
+                    raise TrainingStopped(stop)
+                time.sleep(_FINAL_POLL_S)
+                if (
+                    not self._cutter.has_work and time.monotonic() - cut_at >= _FINAL_AGAIN_S
+                ):  # it has not even been staged
+                    self._cut("final")
+                    cut_at = time.monotonic()
+            if time.monotonic() - begun >= (_FINAL_DRAIN_S if failure is None else _FINAL_PATIENCE_S):
+                failure = failure or f"it took more than {_FINAL_DRAIN_S:.0f} s."
+                raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
         self._meter.set_phase("finished")
 
     def stop(self, stop: Stop) -> bool:
