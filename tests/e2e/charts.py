@@ -22,12 +22,6 @@ class Chart:
           plot._fullData.find((trace) => trace.name === label && !trace.uid.endsWith('-ghosts'))?.x ?? [])"""
         return [int(step) for step in self.plot.evaluate(script, label)]
 
-    def ghosts(self, label: str) -> list[int]:
-        """The steps that an attempt did and a later one did again, as they are drawn."""
-        script = """(plot, label) => Array.from(
-          plot._fullData.find((trace) => trace.name === label && trace.uid.endsWith('-ghosts'))?.x ?? [])"""
-        return [int(step) for step in self.plot.evaluate(script, label) if step is not None]
-
     def wait_for_step(self, step: int) -> None:
         """Wait until the first curve is drawn up to `step`."""
         self.page.wait_for_function(

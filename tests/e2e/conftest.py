@@ -20,6 +20,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import RunLayout
+
 START_S = 90.0
 PATIENCE_MS = 30_000
 """How long a page may take on a machine that runs other tests at the same time."""
@@ -54,6 +57,10 @@ class Dashboard:
         """The address of a page: "/run?id=digits-k3f9". A browser that has opened `url` once needs no token."""
         return f"http://127.0.0.1:{self.port}{path}"
 
+    def url_over(self, port: int) -> str:
+        """`url`, over another port that leads here."""
+        return self.url.replace(f":{self.port}/", f":{port}/")
+
     def relight(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `relight` command on this runs folder."""
         result = subprocess.run(
@@ -81,8 +88,12 @@ class Dashboard:
 
     def only_run(self) -> str:
         """The id of the one run that there is."""
-        (run,) = json.loads(self.relight("list", "--json").stdout)
-        return str(run["run"])
+        return self.only_layout().run_id
+
+    def only_layout(self) -> RunLayout:
+        """The folder of the one run that there is."""
+        (layout,) = list_layouts(self.runs)
+        return layout
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:

@@ -26,6 +26,7 @@ from relight_app.launch_form import (
 )
 from relight_app.navigation import go_to
 from relight_app.problems import explain
+from relight_app.widgets.action_button import action_button
 from relight_app.widgets.notice import show_problem
 
 _OWN = "file"
@@ -147,9 +148,9 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
             show_problem(problem[1], key="launch-problem-shown")
         # Minted when the button is drawn: however often it is pressed, one run follows.
         token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
-        st.button(
-            "Launch", type="primary", icon=":material/rocket_launch:", key="launch", on_click=_launch,
-            args=(engine, task, token, _chosen()),
+        action_button(
+            "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
+            icon=":material/rocket_launch:",
         )  # fmt: skip
 
 

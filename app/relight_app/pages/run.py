@@ -25,6 +25,7 @@ from relight_app.markup import tag
 from relight_app.navigation import address
 from relight_app.server.urls import csv_url, log_url
 from relight_app.tables import build_attempts, build_checkpoints, build_config
+from relight_app.widgets.action_button import action_button
 from relight_app.widgets.empty import build_empty
 from relight_app.widgets.export_strip import build_export_strip
 from relight_app.widgets.notice import build_problem
@@ -92,17 +93,17 @@ def _show_life_buttons(engine: Engine, run: RunSummary) -> None:
         where = (
             f"Goes on from step {run.durable_step:,}" if run.durable_step else "No checkpoint: starts again at step 0"
         )
-        st.button(
-            "Resume", type="primary", icon=":material/play_arrow:", help=f"{where}, as attempt {run.attempt + 1}.",
-            key=f"resume-{run.run}-{run.attempt}", on_click=_resume, args=(engine, run, None),
+        action_button(
+            "Resume", _resume, engine, run, None, key=f"resume-{run.run}-{run.attempt}", type="primary",
+            icon=":material/play_arrow:", help=f"{where}, as attempt {run.attempt + 1}.",
         )  # fmt: skip
     if not run.status.is_live:
         return
     stopping = engine.read_stop(run)
     if stopping is None:
-        st.button(
-            "Stop", icon=":material/stop_circle:", key=f"stop-{run.run}-{run.attempt}",
-            help="Ends at the next step edge, with a checkpoint: nothing is lost.", on_click=_stop, args=(engine, run),
+        action_button(
+            "Stop", _stop, engine, run, key=f"stop-{run.run}-{run.attempt}", icon=":material/stop_circle:",
+            help="Ends at the next step edge, with a checkpoint: nothing is lost.",
         )  # fmt: skip
     else:
         st.button("Stopping…", disabled=True, icon=":material/hourglass_top:", help="It ends at the next step edge.")
@@ -131,9 +132,9 @@ def _show_export_button(
         "Format of the weights", EXPORT_FORMATS, default=EXPORT_FORMATS[0], required=True, key="export-format",
         format_func=lambda name: f".{name}", label_visibility="collapsed", disabled=chosen is None,
     )  # fmt: skip
-    st.button(
-        "Export best weights", icon=":material/file_export:", key="export-best", disabled=chosen is None or busy,
-        help=reason, on_click=_export, args=(engine, run, "best" if best else "latest"),
+    action_button(
+        "Export best weights", _export, engine, run, "best" if best else "latest", key="export-best",
+        icon=":material/file_export:", disabled=chosen is None or busy, help=reason,
     )  # fmt: skip
 
 

@@ -1,0 +1,113 @@
+"""A server that dies, a browser that is away: the training goes on, and whoever comes back sees all of it, once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from relight.runs.layout import RunLayout
+from relight.runs.summary import summarize_run
+from tests.e2e.charts import Chart
+from tests.e2e.conftest import Dashboard, open_browser, serve_dashboard
+from tests.e2e.trainings import launch_endless, wait_for_status, wait_for_step
+from tests.e2e.wire import Wire
+
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
+
+
+def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_running(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with open_browser(browser) as context:
+        page = context.new_page()
+        with serve_dashboard(tmp_path) as first:
+            page.goto(first.url)
+            page.goto(first.address("/launch?task=digits"))
+            epochs = page.get_by_label("Epochs", exact=True)
+            epochs.fill("100000")
+            page.get_by_role("button", name="Launch", exact=True).click()
+            expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+            layout = first.only_layout()
+            chart = Chart(page, "Loss")
+            before = wait_for_step(layout, 5)
+            first.process.send_signal(signal.SIGKILL)
+            first.process.wait(10)
+            chart.wait_for_connection("lost")
+            alive = wait_for_step(layout, before.step + 20)
+            assert (alive.attempt, alive.pids) == (1, before.pids), "the same processes go on"
+
+            with serve_dashboard(tmp_path, port=first.port) as second:
+                assert second.url == first.url, "the same link opens it again"
+                # The page that was open comes back by itself.
+                chart.wait_for_connection("open")
+                chart.wait_for_step(summarize_run(layout).step)
+                expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+                page.get_by_role("button", name="Stop", exact=True).click()
+                expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
+                assert wait_for_status(layout, "stopped").attempt == 1
+                other = context.new_page()
+                other.goto(second.url)
+                expect(other.get_by_role("row").filter(has_text=layout.run_id)).to_contain_text("Stopped")
+
+
+@pytest.fixture
+def wire(dashboard: Dashboard) -> Iterator[Wire]:
+    """The only way to the dashboard for this test's browser."""
+    with Wire(dashboard.port) as carried:
+        yield carried
+
+
+def test_a_browser_that_was_away_catches_up_and_shows_each_step_once(
+    browser: Browser, dashboard: Dashboard, wire: Wire
+) -> None:
+    layout = launch_endless(dashboard.runs)
+    with open_browser(browser) as context:
+        page = open_run(context, dashboard, wire, layout)
+        chart = Chart(page, "Loss")
+        chart.wait_for_step(10)
+        chart.mark()
+        wire.cut()
+        chart.wait_for_connection("lost")
+        left = chart.points("train")[-1]
+        wait_for_step(layout, left + 40)
+        wire.mend()
+        chart.wait_for_connection("open")
+        chart.wait_for_step(summarize_run(layout).step)
+        drawn = chart.points("train")
+        assert drawn == list(range(1, drawn[-1] + 1)), "no step is missing, none is there twice"
+        assert drawn[-1] >= left + 40
+        assert chart.is_marked(), "the chart was patched in place"
+        # The rest of the page is alive again, too.
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
+
+
+def test_a_run_that_ended_while_the_browser_was_away_is_shown_ended(
+    browser: Browser, dashboard: Dashboard, wire: Wire
+) -> None:
+    layout = launch_endless(dashboard.runs)
+    with open_browser(browser) as context:
+        page = open_run(context, dashboard, wire, layout)
+        chart = Chart(page, "Loss")
+        chart.wait_for_step(1)
+        wire.cut()
+        chart.wait_for_connection("lost")
+        dashboard.relight("stop", layout.run_id)
+        last = wait_for_status(layout, "stopped").step
+        wire.mend()
+        expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
+        expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+        chart.wait_for_step(last)
+        assert chart.points("train") == list(range(1, last + 1))
+
+
+def open_run(context: BrowserContext, dashboard: Dashboard, wire: Wire, layout: RunLayout) -> Page:
+    """Open the page of a run over the wire."""
+    page = context.new_page()
+    page.goto(dashboard.url_over(wire.port))
+    page.goto(f"http://127.0.0.1:{wire.port}/run?id={layout.run_id}")
+    return page
