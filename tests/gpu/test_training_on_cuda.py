@@ -1,0 +1,109 @@
+"""On a real GPU: steps without a wait for the device, half precision with its scaler, and a resume that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from relight import Data, Task, TaskConfig
+from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.writer_client import WriterClient
+from relight.metrics.series import read_series
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.environment import prepare_determinism
+from relight.training.session import TrainingSession
+from relight.training.stopping import Stopping
+from relight.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+
+class Pictures(Task):
+    """Convolution, batch norm and dropout: kernels, buffers and random numbers of the device."""
+
+    watch: Callable[[int], None] | None = None
+    steps = 0
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(8 * 36, 4)
+        )
+
+    def build_data(self) -> Data:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(256, 1, 8, 8, generator=generator)
+        return Data(train=TensorDataset(x, torch.randint(0, 4, (256,), generator=generator)))
+
+    def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        self.steps += 1
+        if self.watch is not None:
+            self.watch(self.steps)
+        x, y = batch
+        return {"loss": F.cross_entropy(model(x), y)}
+
+
+def train(folder: Path, task: Task, *, attempt: int = 1, **start: Any) -> CheckpointStore:
+    """Run one attempt to its end."""
+    device = torch.device("cuda", 0)
+    prepare_determinism(device)
+    layout = RunLayout(folder)
+    layout.attempt(attempt).folder.mkdir(parents=True)
+    writer = WriterClient(layout.checkpoints, best=("validation/loss", False))
+    session = TrainingSession(
+        layout,
+        AttemptStart(attempt=attempt, time_s=0.0, reason="resume" if attempt > 1 else "launch", **start),
+        cutter=CheckpointCutter(layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=writer),
+        stopping=Stopping(layout, attempt),
+        best=BestMetric("validation/loss", higher_is_better=False),
+        environment={},
+    )
+    try:
+        Trainer(task, session, device=device).run()
+    finally:
+        session.close()
+    return CheckpointStore(layout.checkpoints)
+
+
+def config(**changes: Any) -> TaskConfig:
+    return TaskConfig(**{"epochs": 2, "batch_size": 16, "device": "cuda", "clip_norm": 1.0, **changes})
+
+
+def test_a_step_never_waits_for_the_device(tmp_path: Path) -> None:
+    task = Pictures(config())
+
+    def watch(step: int) -> None:
+        # The first step starts libraries; from the third to the last but one every wait is an error.
+        torch.cuda.set_sync_debug_mode("error" if 3 <= step < 32 else "default")
+
+    task.watch = watch
+    try:
+        train(tmp_path / "run", task)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert read_series(tmp_path / "run" / "metrics", "train/loss").steps.tolist() == list(range(1, 33))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_resume_in_mid_epoch_is_exact(tmp_path: Path, precision: str) -> None:
+    # A constant rate, since the first part is a shorter training: its schedule would be another.
+    options = {"precision": precision, "schedule": "constant"}
+    twin = train(tmp_path / "twin", Pictures(config(**options)))
+    store = train(tmp_path / "run", Pictures(config(**options, max_steps=21)))
+    half = store.list().checkpoints[-1]
+    assert half.step == 21
+    task = Pictures(config(**options))
+    store = train(tmp_path / "run", task, attempt=2, from_sequence=half.sequence, from_step=21)
+    assert store.digest(store.list().checkpoints[-1]) == twin.digest(twin.list().checkpoints[-1])
