@@ -9,11 +9,13 @@ from relight.checkpoints.listing import DamagedEntry
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
-from relight_app.formats import count, describe_duration, describe_risk
+from relight_app.formats import count, describe_bytes, describe_duration, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.tables import build_age, build_pill
 from relight_app.widgets.notice import build_traceback
+
+_SOON_FULL_S = 86_400.0
 
 
 def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) -> Markup:
@@ -48,7 +50,7 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) ->
 
 def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry]) -> Markup | None:
     """Why it died and what that costs; that saving fails; what a resume passed over. None when all is well."""
-    parts = [_death(run), _saving_failure(run), _notes(run, damaged)]
+    parts = [_death(run), _saving_failure(run), _disk(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
     return tag("div", parts, class_="stack") if parts else None
 
@@ -92,6 +94,18 @@ def _saving_failure(run: RunSummary) -> Markup | None:
         tag("div", f"At risk now: {risk}, and growing. Saving is tried again by itself.", class_="muted"),
         class_="notice bad",
         role="alert",
+    )
+
+
+def _disk(run: RunSummary) -> Markup | None:
+    if run.disk is None or run.disk.full_in_s is None or run.disk.full_in_s > _SOON_FULL_S or run.saving_failure:
+        return None
+    return tag(
+        "div",
+        tag("strong", f"The disk is full in {describe_duration(run.disk.full_in_s)} at this pace. "),
+        f"{describe_bytes(run.disk.free_bytes)} are free. Training will go on then, but nothing is saved.",
+        class_="notice warn",
+        role="status",
     )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from relight.cli.options import LOOKING, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import lay_out_columns, say, say_error, say_json, say_lines
-from relight.cli.summary_wording import word_best, word_pace, word_progress, word_risk
+from relight.cli.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
 from relight.cli.wording import describe_age, describe_value
 from relight.errors import UsageError
 
@@ -234,6 +234,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("saved", "nothing yet" if summary.durable_step is None else f"up to step {summary.durable_step}"),
         ("at risk" if summary.status.is_live else "to do again", word_risk(summary)),
         ("saving fails", summary.saving_failure),
+        ("disk", word_disk(summary)),
         ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),
         ("imported from", summary.imported_from.name if summary.imported_from else None),
         ("created", describe_age(summary.created_s, now_s=now_s)),

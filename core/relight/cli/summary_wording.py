@@ -24,6 +24,16 @@ def word_risk(summary: RunSummary) -> str:
     return f"{count(summary.work_at_risk_steps, 'step')}, {describe_duration(summary.work_at_risk_s)}"
 
 
+def word_disk(summary: RunSummary) -> str:
+    """Say how the disk fills up: "4.2 GB a day written, 12 GB free: full in 4 h 10 min at this pace"."""
+    disk = summary.disk
+    if disk is None:
+        return ""
+    written = f"{describe_bytes(disk.written_bytes_a_day)} a day written, " if disk.written_bytes_a_day else ""
+    full = "" if disk.full_in_s is None else f": full in {describe_duration(disk.full_in_s)} at this pace"
+    return f"{written}{describe_bytes(disk.free_bytes)} free{full if disk.free_bytes else ''}"
+
+
 def word_progress(summary: RunSummary) -> str:
     """Say how far the run is: "155/276 56%"."""
     if not summary.steps_total:

@@ -12,7 +12,9 @@ import msgspec
 from relight.checkpoints.listing import newest_durable
 from relight.errors import DamagedFile
 from relight.metrics.latest import latest_values
+from relight.metrics.recent import read_recent
 from relight.runs.catalog import list_layouts
+from relight.runs.disk_forecast import DiskForecast, forecast_disk
 from relight.runs.evidence import DamageList, gather_evidence
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import is_alive
@@ -77,6 +79,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     imported_from: ImportedFrom | None
     saving_failure: str | None
     """Why checkpoints cannot be saved at the moment, while it trains on."""
+    disk: DiskForecast | None
+    """How the run's disk fills up, while it trains; None in lists."""
     notes: tuple[str, ...]
     """Sentences for a person: damaged files, checkpoints that a resume passed over."""
     error: str | None
@@ -128,7 +132,8 @@ def read_run_record(layout: RunLayout) -> RunRecord:
 def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: bool = True) -> RunSummary:
     """The run in a few figures, as of `now_s`.
 
-    Raises `DamagedFile` only for run.json; damage to any other file is told in `notes`.
+    `traceback=False` leaves out what lists have no room for: the traceback and the forecast of the disk. Raises
+    `DamagedFile` only for run.json; damage to any other file is told in `notes`.
     """
     now_s = time.time() if now_s is None else now_s
     record = read_run_record(layout)
@@ -179,6 +184,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         parent=record.parent,
         imported_from=record.imported_from,
         saving_failure=saving.failure if saving is not None and live else None,
+        disk=_forecast_disk(layout, evidence.attempt, progress, saving) if traceback and live else None,
         notes=((*evidence.start.notes,) if evidence.start is not None else ()) + tuple(damage.notes),
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
@@ -201,6 +207,17 @@ def _earlier_progress(layout: RunLayout, attempt: int) -> Progress | None:
             if progress is not None:
                 return progress
     return None
+
+
+def _forecast_disk(
+    layout: RunLayout, attempt: int, progress: Progress | None, saving: SavingState | None
+) -> DiskForecast | None:
+    began_s = progress.started_s if progress is not None else 0.0
+    return forecast_disk(
+        read_recent(layout.metrics, "system/disk_free_bytes", attempt=attempt),
+        written_bytes=saving.bytes_written if saving is not None else 0,
+        writing_s=saving.time_s - began_s if saving is not None and began_s > 0 else 0.0,
+    )
 
 
 def _best(record: RunRecord, progress: Progress) -> BestSoFar | None:
