@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from relight.checkpoints.listing import CheckpointInfo, find_best
-from relight.errors import RelightError
+from relight.errors import DamagedFile, RelightError
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
@@ -42,10 +42,14 @@ def render() -> None:
     engine = current_engine()
     asked = st.query_params.get("id", "")
     try:
-        record = engine.read_record(asked)
-        run = engine.read_run(record.run)
+        # The folder's name is the id: `run.json` of a copy still has that of the original.
+        run = engine.read_run(engine.find_layout(asked).run_id)
+        record = engine.read_record(run.run)
+    except DamagedFile as error:
+        _show_missing(str(error), title="Damaged run", text="This run cannot be read")
+        return
     except RelightError as error:
-        _show_missing(str(error))
+        _show_missing(str(error), title="No such run", text="This run is not here")
         return
     st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
     checkpoints = engine.list_checkpoints(run.run)
@@ -61,10 +65,10 @@ def render() -> None:
     _show_details(engine, run, record)
 
 
-def _show_missing(sentence: str) -> None:
-    st.title("No such run", anchor=False)
+def _show_missing(sentence: str, *, title: str, text: str) -> None:
+    st.title(title, anchor=False)
     back = tag("a", "See all runs", class_="button", href=address("runs"), data_page="runs")
-    view(build_empty("This run is not here", sentence, action=back), key="missing")
+    view(build_empty(text, sentence, action=back), key="missing")
 
 
 def _show_header(engine: Engine, run: RunSummary, record: RunRecord, checkpoints: list[CheckpointInfo]) -> None:
@@ -237,7 +241,7 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
                 "div",
                 build_config(record.config, defaults=engine.default_config(record), changes=changes),
                 tag(
-                    "p", tag("a", "Launch again with this config", class_="link", **_again(record)), " · ",
+                    "p", tag("a", "Launch again with this config", class_="link", **_again(run, record)), " · ",
                     tag("a", "All metrics as CSV", class_="link", href=csv_url(run.run), download=True), class_="sub",
                 ),
                 class_="stack",
@@ -248,9 +252,9 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
         view(build_attempts(engine.list_attempts(run), now_s=time.time()), key="attempts")
 
 
-def _again(record: RunRecord) -> dict[str, str]:
+def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
     """Where the launch form opens with this run's task and config."""
-    query = {"task": record.task.name, "from": record.run}
+    query = {"task": record.task.name, "from": run.run}
     if record.task.kind != "builtin":
         query |= {"task": "file", "file": f"{record.task.path}:{record.task.class_name}"}
     return {"href": address("launch", **query), "data_page": "launch", "data_query": json.dumps(query)}

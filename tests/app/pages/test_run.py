@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -166,6 +167,26 @@ def test_an_unknown_run_leads_back_to_the_list(runs: Path) -> None:
     assert [title.value for title in page.title] == ["No such run"]
     assert "See all runs" in view_texts(page)
     assert not open_page("run").exception
+
+
+def test_a_copied_run_opens_under_the_name_of_its_folder(runs: Path) -> None:
+    original = make_run(runs, SampleRun("x", status="crashed", step=600))
+    shutil.move(original.folder, runs / "copied-elsewhere")
+    page = open_page("run", id="copied-elsewhere")
+    assert not page.exception
+    assert [title.value for title in page.title] == ["x"]
+    assert _buttons(page) == {"Resume": True, "Export best weights": True}
+    assert "from=copied-elsewhere" in view_markup(page)
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_run_whose_record_is_damaged_is_said_to_be_damaged_not_gone(runs: Path, content: str) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    layout.record.write_text(content)
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert [title.value for title in page.title] == ["Damaged run"]
+    assert "run.json" in view_texts(page)
 
 
 def test_an_address_cannot_leave_the_runs_folder(runs: Path, tmp_path: Path) -> None:
