@@ -130,7 +130,7 @@ def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts:
                 disk.cut_power()
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        return f"{kind} cannot be mounted on a loop device here ({' '.join(said.split())[:160]})"
+        return f"it cannot be mounted on a loop device here ({' '.join(said.split()).rpartition('disk: ')[2][:100]})"
     return None
 
 
@@ -138,7 +138,7 @@ def need_disks(kind: str = "ext4", *, mkfs: tuple[str, ...] = (), power_cuts: bo
     """Skip the test, with the reason, where such a disk cannot be made."""
     obstacle = find_obstacle(kind, mkfs, power_cuts=power_cuts)
     if obstacle is not None:
-        pytest.skip(f"needs a {kind} of its own: {obstacle}")
+        pytest.skip(f"needs a small disk with {' '.join((kind, *mkfs))}: {obstacle}")
 
 
 def _run(*command: str) -> None:

@@ -217,7 +217,11 @@ class CheckpointStore:
 
     def pin(self, info: CheckpointInfo, *, on: bool = True) -> CheckpointInfo:
         """Keep a checkpoint whatever the retention says, or no longer."""
-        return self.add_label(info, PINNED) if on else self.remove_label(info, PINNED)
+        try:
+            return self.add_label(info, PINNED) if on else self.remove_label(info, PINNED)
+        except OSError as error:
+            what = f"The checkpoint at step {info.step} could not be {'pinned' if on else 'unpinned'}"
+            raise SaveError(f"{what}: {error.strerror or error} ({self.layout.labels}).") from error
 
     def add_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
         """Put a label on a checkpoint; durable when this returns."""

@@ -1,0 +1,239 @@
+"""Other file systems than a roomy ext4: the store works there, or one sentence says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.store import CheckpointStore
+from relight.cli.application import app
+from relight.errors import RelightError
+from relight.runs.catalog import create_run, find_run, list_layouts
+from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock, is_locked
+from relight.runs.records import TaskReference
+from tests.checkpoints.snapshots import make_snapshot
+from tests.cli.conftest import RunMaker
+from tests.durability.disks import Disk, make_disk, need_disks
+from tests.durability.lives import assert_right
+from tests.durability.saver import snapshot_at
+
+pytestmark = [pytest.mark.xdist_group("disks")]
+
+DIGITS = TaskReference(kind="builtin", name="digits")
+
+
+@contextlib.contextmanager
+def ext2() -> Iterator[Path]:
+    """No journal, and no fallocate: the C library writes zeros instead."""
+    need_disks("ext2")
+    with make_disk(megabytes=64, kind="ext2") as disk:
+        yield disk.path
+
+
+@contextlib.contextmanager
+def fat(kind: str) -> Iterator[Path]:
+    """No hard links, no O_TMPFILE, no case: Trial and trial are one name."""
+    need_disks(kind)
+    with make_disk(megabytes=64, kind=kind) as disk:
+        yield disk.path
+
+
+@contextlib.contextmanager
+def casefolded() -> Iterator[Path]:
+    """An ext4 folder without case, as on a Mac."""
+    need_disks(mkfs=("-O", "casefold"))
+    with make_disk(megabytes=64, mkfs=("-O", "casefold")) as disk:
+        folder = disk.path / "folded"
+        folder.mkdir()
+        subprocess.run(["chattr", "+F", str(folder)], check=True)
+        assert not (folder / "x").exists()
+        yield folder
+
+
+@contextlib.contextmanager
+def journaled(kind: str) -> Iterator[Path]:
+    """One of the larger ones."""
+    need_disks(kind)
+    with make_disk(megabytes=320, kind=kind) as disk:
+        yield disk.path
+
+
+@contextlib.contextmanager
+def overlay() -> Iterator[Path]:
+    """What a container has."""
+    need_disks()
+    with make_disk(megabytes=64) as disk:
+        lower, upper, work, merged = (disk.path / name for name in ("lower", "upper", "work", "merged"))
+        for folder in (lower, upper, work, merged):
+            folder.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        with mounted("-t", "overlay", "overlay", "-o", options, str(merged)):
+            yield merged
+
+
+@contextlib.contextmanager
+def tmpfs() -> Iterator[Path]:
+    """Memory: there is nothing that a sync could do."""
+    need_disks()
+    with make_disk(megabytes=16) as disk:
+        point = disk.path / "tmpfs"
+        point.mkdir()
+        with mounted("-t", "tmpfs", "-o", "size=64m", "relight-test", str(point)):
+            yield point
+
+
+@contextlib.contextmanager
+def mounted(*words: str) -> Iterator[None]:
+    said = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+    if said.returncode != 0:
+        pytest.skip(f"this cannot be mounted here: {said.stderr.strip()[:200]}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", words[-1]], check=True)
+
+
+FILE_SYSTEMS = {
+    "ext2": ext2,
+    "vfat": partial(fat, "vfat"),
+    "exfat": partial(fat, "exfat"),
+    "ext4 without case": casefolded,
+    "xfs": partial(journaled, "xfs"),
+    "btrfs": partial(journaled, "btrfs"),
+    "overlay": overlay,
+    "tmpfs": tmpfs,
+}
+
+
+@pytest.mark.parametrize("name", FILE_SYSTEMS)
+def test_runs_and_checkpoints_are_whole_on(name: str) -> None:
+    with FILE_SYSTEMS[name]() as folder:
+        layout = create_run(folder / "runs", task=DIGITS, config={}, name="Trial").layout
+        other = create_run(folder / "runs", task=DIGITS, config={}, name="trial").layout
+        assert {found.run_id for found in list_layouts(folder / "runs")} == {layout.run_id, other.run_id}
+        assert find_run(folder / "runs", layout.run_id).folder == layout.folder
+        with RunLock.acquire(layout):
+            assert is_locked(layout)
+            with pytest.raises(RelightError):
+                RunLock.acquire(layout)
+        store = CheckpointStore(layout.checkpoints)
+        for step in range(1, 8):
+            info = store.commit(*snapshot_at(step))
+            assert not store.check(info, from_disk=True)
+            store.mark_verified(info)
+            if step == 2:
+                store.pin(info)
+            store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+        assert [info.step for info in store.list().checkpoints] == [2, 6, 7]
+        # Nothing is replaced, and a damaged one makes way for the one before.
+        pack = store.layout.packs / store.find(7).name.pack
+        data = bytearray(pack.read_bytes())
+        data[-1] ^= 1
+        pack.write_bytes(data)
+        good, passed = store.newest_good()
+        assert good is not None
+        assert (good.step, [one.step for one in passed]) == (6, [7])
+        for info in CheckpointStore(layout.checkpoints).list().checkpoints:
+            assert_right(store, info)
+        store.sweep()
+        assert store.verify().damaged == []
+
+
+def test_no_two_names_of_a_store_differ_in_case_alone(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in range(1, 4):
+        store.pin(store.commit(*make_snapshot(step)))
+    names = [path.name for path in store.layout.folder.rglob("*")]
+    assert names == [name.lower() for name in names]
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    need_disks()
+    with make_disk(megabytes=64) as made:
+        yield made
+
+
+@pytest.fixture
+def read_only(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
+    """A finished run of 20 steps on a disk that is then mounted read-only."""
+    monkeypatch.setenv("RELIGHT_RUNS", str(disk.path / "runs"))
+    layout = RunMaker(disk.path / "runs")("trial")
+    disk.unmount()
+    disk.mount("ro")
+    return layout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list", "show trial", "checkpoints trial", "metrics trial --csv", "logs trial", "verify trial", "digest trial"],
+)
+def test_on_a_read_only_disk_everything_can_be_looked_at(read_only: RunLayout, command: str) -> None:
+    answer = CliRunner().invoke(app, command.split())
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stderr == ""
+
+
+def test_from_a_read_only_disk_weights_can_be_exported_elsewhere(read_only: RunLayout, tmp_path: Path) -> None:
+    out = tmp_path / "weights.safetensors"
+    answer = CliRunner().invoke(app, ["export", "trial", "--out", str(out)])
+    assert answer.exit_code == 0, answer.stderr
+    assert out.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run digits --detach", "resume trial --from 10 --detach", "branch trial --from best --detach", "pin trial 10",
+     "export trial"],
+)  # fmt: skip
+def test_on_a_read_only_disk_what_must_write_is_refused_in_one_sentence(read_only: RunLayout, command: str) -> None:
+    answer = CliRunner().invoke(app, command.split())
+    assert answer.exit_code == 1, answer.stdout
+    (line,) = answer.stderr.strip().splitlines()
+    assert "read-only" in line.lower(), line
+    assert str(read_only.folder.parent) in line, "it does not say where"
+    assert "RELIGHT_DEBUG" not in line, "that is what bugs of ours say"
+
+
+def test_a_save_to_a_read_only_disk_is_one_sentence(read_only: RunLayout) -> None:
+    store = CheckpointStore(read_only.checkpoints)
+    with pytest.raises(SaveError, match="Read-only file system") as refused:
+        store.commit(*make_snapshot(30))
+    assert str(refused.value).startswith("The checkpoint at step 30 was not saved: ")
+    good, passed = store.newest_good(quarantine=False)
+    assert good is not None
+    assert list(passed) == []
+
+
+def test_a_disk_that_dies_under_a_store_is_an_error_and_nothing_else(disk: Disk) -> None:
+    need_disks(power_cuts=True)
+    store = CheckpointStore(disk.path / "checkpoints")
+    store.commit(*snapshot_at(1))
+    disk.cut_power()
+    with pytest.raises(SaveError, match="step 2 was not saved"):
+        store.commit(*snapshot_at(2))
+    disk.come_back()
+    good, passed = CheckpointStore(disk.path / "checkpoints").newest_good()
+    assert good is not None
+    assert (good.step, list(passed)) == (1, [])
+
+
+def test_a_store_that_was_copied_by_hand_is_whole(disk: Disk, tmp_path: Path) -> None:
+    store = CheckpointStore(disk.path / "checkpoints")
+    for step in range(1, 4):
+        store.commit(*snapshot_at(step))
+    shutil.copytree(store.layout.folder, tmp_path / "copy")
+    copy = CheckpointStore(tmp_path / "copy")
+    assert copy.verify().damaged == []
+    for info in copy.list().checkpoints:
+        assert_right(copy, info)
