@@ -5,7 +5,9 @@ What else the machine does then hits all of them alike, and their times compare 
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -20,27 +22,39 @@ class Turns:
     def __init__(self, block: int) -> None:
         self._block = block
         self._steps = 0
-        self._started = (0.0, 0.0)
+        self._processor_s = 0.0
+        self._edges: list[float] = []
         self._answer = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # whatever the loop itself prints goes to stderr
 
     def edge(self) -> None:
         """Mark the beginning of a step."""
+        self._edges.append(time.perf_counter())
         if self._steps % self._block == 0:
-            wall_s, processor_s = time.perf_counter(), time.process_time()
-            self._answer.write(f"{wall_s - self._started[0]} {processor_s - self._started[1]}\n")
+            self._answer.write(f"{self._sum_up()}\n")
             if not sys.stdin.readline():
                 os._exit(1)  # whoever measures is gone
-            self._started = (time.perf_counter(), time.process_time())
+            self._processor_s = time.process_time()
+            self._edges = [time.perf_counter()]
         self._steps += 1
+
+    def _sum_up(self) -> str:
+        edges, processor_s = self._edges, time.process_time() - self._processor_s
+        steps_s = [after - before for before, after in itertools.pairwise(edges)]
+        return f"{edges[-1] - edges[0]} {processor_s} {statistics.median(steps_s) if steps_s else 0.0}"
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a block of steps took: by the clock, and of the processors (all threads), which others cannot lengthen."""
+    """What a block of steps took.
+
+    `wall_s` is all of it by the clock; `processor_s` that of the processors, all threads; `typical_s` the median of its
+    steps by the clock: what others take from a single step, or a rare chore of the loop, does not show in it.
+    """
 
     wall_s: float
     processor_s: float
+    typical_s: float
 
 
 class Racer:
@@ -59,8 +73,7 @@ class Racer:
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        wall_s, processor_s = map(float, self._read().split())
-        return Block(wall_s, processor_s)
+        return Block(*map(float, self._read().split()))
 
     def close(self) -> None:
         """End the loop."""
