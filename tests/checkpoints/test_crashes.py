@@ -2,10 +2,12 @@
 
 The writer's operations are recorded while it works, every disk that a crash may leave is built, and the real recovery
 runs on it. The mutation tests show that the simulator would notice: each sync that the protocol needs is left out once.
+`RELIGHT_CRASHES=thorough` tries about four times as many disks.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import pytest
 
 from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
+from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE
 from tests.checkpoints.simulator.log import Acknowledge, Create, Entry, Recorder, Remove, Rename, Sync, SyncFolder
 from tests.checkpoints.simulator.trial import StoreRecovery, Verdict, try_all
 from tests.checkpoints.snapshots import make_snapshot
 
 Change = Callable[[list[Entry]], list[Entry]]
+THOROUGH = os.environ.get("RELIGHT_CRASHES") == "thorough"
 POLICY = RetentionPolicy(best=(BestRule(count=1),))
 
 
@@ -57,6 +61,7 @@ def judge(
         existed=existed,
         recover=StoreRecovery(),
         stop_at_first=change is not None,
+        exhaustive=MOST_EXHAUSTIVE if THOROUGH else 6,
     )
 
 

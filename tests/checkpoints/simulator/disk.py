@@ -29,6 +29,7 @@ FOLDER = 0
 """Inode number that stands for a folder."""
 
 MOST_EXHAUSTIVE = 9
+"""Up to so many uncovered effects every subset is tried, 512 of them; of more a sample."""
 SAMPLES = 60
 
 
@@ -64,7 +65,13 @@ class Crash:
     disks: Iterator[Disk]
 
 
-def crashes(log: Sequence[Entry], *, journaled: bool, noise: Sequence[str] = ("tmp", "labels")) -> Iterator[Crash]:
+def crashes(
+    log: Sequence[Entry],
+    *,
+    journaled: bool,
+    exhaustive: int = MOST_EXHAUSTIVE,
+    noise: Sequence[str] = ("tmp", "labels"),
+) -> Iterator[Crash]:
     """Every crash point with the disks that it may leave. Names in the folders `noise` are only sampled."""
     durable: list[Effect] = []
     pending: list[Effect] = []
@@ -76,7 +83,7 @@ def crashes(log: Sequence[Entry], *, journaled: bool, noise: Sequence[str] = ("t
             survivors = [effect for effect in pending if _is_covered(effect, entry, journaled=journaled)]
             durable += survivors
             pending = [effect for effect in pending if effect not in survivors]
-        yield Crash(done, _disks(list(durable), list(pending), journaled=journaled, noise=noise))
+        yield Crash(done, _disks(list(durable), list(pending), journaled, exhaustive, noise))
 
 
 def _effects(entry: Entry, inodes: dict[str, int], order: int) -> list[Effect]:
@@ -107,25 +114,27 @@ def _is_covered(effect: Effect, entry: Entry, *, journaled: bool) -> bool:
     return isinstance(entry, SyncFolder) and parent_of(effect.path) == entry.path
 
 
-def _disks(durable: list[Effect], pending: list[Effect], *, journaled: bool, noise: Sequence[str]) -> Iterator[Disk]:
+def _disks(
+    durable: list[Effect], pending: list[Effect], journaled: bool, exhaustive: int, noise: Sequence[str]
+) -> Iterator[Disk]:
     if journaled:
         names = sorted((e for e in pending if isinstance(e, SetName)), key=lambda effect: effect.order)
         data = [e for e in pending if isinstance(e, SetBytes)]
         orders = sorted({effect.order for effect in names})
         for kept in range(len(orders) + 1):
             prefix = [effect for effect in names if effect.order in orders[:kept]]
-            for subset in _subsets(data):
+            for subset in _subsets(data, exhaustive):
                 yield _apply([*durable, *prefix, *subset])
         return
     clear = [e for e in pending if not (isinstance(e, SetName) and parent_of(e.path) in noise)]
     noisy = [e for e in pending if e not in clear]
-    for subset in _subsets(clear):
+    for subset in _subsets(clear, exhaustive):
         for extra in (noisy, [], [e for e in noisy if random.Random(str(e)).random() < 0.5]):
             yield _apply([*durable, *subset, *extra])
 
 
-def _subsets(effects: list[Effect]) -> Iterator[list[Effect]]:
-    if len(effects) <= MOST_EXHAUSTIVE:
+def _subsets(effects: list[Effect], exhaustive: int) -> Iterator[list[Effect]]:
+    if len(effects) <= exhaustive:
         for chosen in itertools.product((True, False), repeat=len(effects)):
             yield [effect for effect, keep in zip(effects, chosen, strict=True) if keep]
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.store import CheckpointStore
-from tests.checkpoints.simulator.disk import Disk, acknowledged, crashes
+from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE, Disk, acknowledged, crashes
 from tests.checkpoints.simulator.log import Acknowledge, Entry
 from tests.checkpoints.snapshots import make_snapshot
 
@@ -43,11 +43,12 @@ def try_all(
     existed: set[tuple[int, str]],
     recover: Recover,
     stop_at_first: bool = False,
+    exhaustive: int = MOST_EXHAUSTIVE,
 ) -> Verdict:
     """Recover from every crash of `log`; `existed` are the states that were ever handed over."""
     verdict = Verdict()
     seen: set[tuple[bytes, int]] = set()
-    for crash in crashes(log, journaled=journaled):
+    for crash in crashes(log, journaled=journaled, exhaustive=exhaustive):
         promises = acknowledged(log, crash.done)
         promised = max((promise.step for promise in promises), default=-1)
         for disk in crash.disks:
