@@ -175,6 +175,8 @@ class Nursery:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        # Not by closing the pipe: a process that was forked meanwhile may hold it open.
+        self._process.stdin.write(b"quit\n")
         self._process.stdin.close()
         self._process.wait(30)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Serve until stdin is closed."""
+    """Serve until stdin says "quit" or is closed."""
     import relight.training.assembly
     import relight.training.loader  # noqa: F401
     from relight.training.tasks import digits  # noqa: F401
@@ -27,7 +27,7 @@ def main() -> None:
         readable, _, _ = select.select([0], [], [], 0.005 if children else None)
         if readable:
             line = _read_line()
-            if not line:
+            if line in (b"", b"quit\n"):
                 return
             request = json.loads(line)
             pid = os.fork()

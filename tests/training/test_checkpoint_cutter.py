@@ -30,7 +30,7 @@ class Writer:
     def __init__(self) -> None:
         self.staged: list[SnapshotHeader] = []
         self.memory = bytearray(12)
-        self.submitted = 0
+        self.submitted = self.pending = self.unfinished = 0
         self.events: list[WriterEvent] = []
         self.refuse: Exception | None = None
         self.identity = current_process()
@@ -43,9 +43,13 @@ class Writer:
 
     def submit(self) -> None:
         self.submitted += 1
+        self.pending += 1
+        self.unfinished += 1
 
     def poll(self) -> list[WriterEvent]:
         events, self.events = self.events, []
+        self.pending -= sum(isinstance(event, Durable | SaveFailed) for event in events)
+        self.unfinished -= sum(isinstance(event, Durable) for event in events)
         return events
 
     def drain(self, timeout_s: float) -> list[WriterEvent]:
@@ -159,6 +163,18 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
     state = read_record(layout.saving, SavingState)
     assert (state.failure, state.failing_since_s, state.durable_step, state.durable_time_s) == (None, None, 3, 5.0)
     assert "Saving works again" in warnings.records[-1].message
+
+
+def test_draining_waits_for_each_of_two_snapshots_of_one_step(layout: AttemptLayout, writer: Writer) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    cutter.cut(CAPTURED, facts(4))
+    cutter.cut(CAPTURED, facts(4, reason="final"))
+    writer.events.append(durable(4))
+    assert not cutter.drain(1.0)
+    assert cutter.has_work
+    writer.events.append(durable(4))
+    assert cutter.drain(1.0)
+    assert not cutter.has_work
 
 
 def test_no_memory_for_a_snapshot_is_a_failure_to_save_not_to_train(layout: AttemptLayout, writer: Writer) -> None:

@@ -187,6 +187,25 @@ def test_a_validation_is_the_same_every_time(workers: int) -> None:
     assert same(first, [batch for batch, _ in ValidationLoader(Globals(kinds="pnt"), batch_size=16, seed=5)])
     assert [count for _, count in loader] == [16, 16, 8]
     assert torch.cat(first)[:, 0].tolist() == list(range(40))
+    loader.close()
+    assert same(first, [batch for batch, _ in loader]), "closed, it can be used again"
+    loader.close()
+
+
+class Stuck(Globals):
+    def __getitem__(self, index: int) -> Tensor:
+        if index > 3:
+            time.sleep(3600)
+        return torch.zeros(())
+
+
+@pytest.mark.processes
+def test_closing_a_loader_ends_its_processes_even_one_that_is_stuck_in_a_sample() -> None:
+    loader = Loader(Stuck(), batch_size=2, seed=5, workers=1, shuffle=False)
+    next(iter(loader))
+    workers = psutil.Process().children()
+    loader.close()
+    _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=1, timeout_s=2)
 
 
 @pytest.mark.processes

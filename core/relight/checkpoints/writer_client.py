@@ -186,6 +186,12 @@ class WriterClient:
         with self._guard:
             return sum(slot.state == "submitted" and not slot.heard for slot in self._slots)
 
+    @property
+    def unfinished(self) -> int:
+        """Submitted snapshots that are not durable yet, those that have failed so far included."""
+        with self._guard:
+            return sum(slot.state == "submitted" for slot in self._slots)
+
     def close(self, *, timeout_s: float = 0.0) -> None:
         """Let the writer finish, verify and end by itself; wait for that up to `timeout_s`."""
         with self._guard:

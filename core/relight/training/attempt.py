@@ -77,7 +77,7 @@ class _Attempt:
 
     def end_finished(self) -> int:
         """Close everything, and say that it is done."""
-        self._session.close()
+        self._close()
         self._write_outcome(TrainerOutcome(outcome="finished", step=self._step(), reason="The training is done."))
         return FINISHED
 
@@ -91,9 +91,9 @@ class _Attempt:
         reason = f"{stop.sentence} It stopped at step {self._step()}"
         reason += "." if saved or self._session is None else ", without a checkpoint of it."
         _log.info("%s", reason)
-        self._close()
         if not stop.orphaned:  # nobody would read it, and the run is to show as interrupted
             self._write_outcome(TrainerOutcome(outcome="stopped", step=self._step(), reason=reason))
+        self._close(quickly=stop.orphaned or not stop.save)
         return STOPPED
 
     def end_crashed(self, error: BaseException) -> int:
@@ -117,10 +117,12 @@ class _Attempt:
         self._close()
         return CRASHED
 
-    def _close(self) -> None:
-        if self._session is not None:
-            with _reported("Closing the attempt went wrong"):
-                self._session.close()
+    def _close(self, *, quickly: bool = False) -> None:
+        with _reported("Closing the attempt went wrong"):
+            if self._session is not None:
+                self._session.close(end_loader=not quickly)
+            if self._trainer is not None and not quickly:
+                self._trainer.close()
 
     def _step(self) -> int:
         if self._session is not None and self._session.steps_done:

@@ -46,13 +46,6 @@ class SnapshotFacts:
     environment: dict[str, Any]
 
 
-@dataclass
-class _UnderWay:
-    step: int
-    reason: Reason
-    failed: bool = False
-
-
 class CheckpointCutter:
     """Cuts checkpoints for one attempt. Only one thread may use it."""
 
@@ -67,7 +60,6 @@ class CheckpointCutter:
         self._saving_file.reserve()
         self._last_cut_s = time.monotonic()
         self._owed = False
-        self._under_way: list[_UnderWay] = []
         self._write_identity()
 
     def is_due(self, step: int) -> bool:
@@ -80,7 +72,7 @@ class CheckpointCutter:
         if not self._owed:
             return False
         self.poll()
-        return len(self._busy()) < _SLOTS
+        return self._writer.pending < _SLOTS
 
     def check(self, captured: CapturedState, facts: SnapshotFacts) -> None:
         """Raise `UnsupportedState` if such a snapshot could not be saved: known after one step instead of an hour."""
@@ -99,8 +91,6 @@ class CheckpointCutter:
         copy_tensors(captured.tensors, memory)
         self._writer.submit()
         self.last_cut_step = facts.step
-        self._under_way = [other for other in self._under_way if not other.failed]
-        self._under_way.append(_UnderWay(facts.step, facts.reason))
         self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)
 
     def poll(self) -> None:
@@ -112,7 +102,7 @@ class CheckpointCutter:
         """Wait until everything is durable or has failed. Returns whether nothing has failed."""
         for event in self._writer.drain(timeout_s):
             self._note(event)
-        return not self._under_way and self._saving.failure is None
+        return self._writer.pending == 0 and self._saving.failure is None
 
     @property
     def failure(self) -> str | None:
@@ -122,7 +112,7 @@ class CheckpointCutter:
     @property
     def has_work(self) -> bool:
         """Whether the writer has a snapshot that is not durable yet, be it one that failed so far."""
-        return bool(self._under_way)
+        return self._writer.unfinished > 0
 
     def close(self) -> None:
         """Let the writer finish by itself, and part from it."""
@@ -143,14 +133,10 @@ class CheckpointCutter:
             attempt=self._layout.number,
         )
 
-    def _busy(self) -> list[_UnderWay]:
-        return [other for other in self._under_way if not other.failed]
-
     def _note(self, event: WriterEvent) -> None:
         now = time.time()
         if isinstance(event, Durable):
             self.durable_step = event.step
-            self._under_way = [other for other in self._under_way if other.step > event.step]
             if self._saving.failure is not None:
                 _log.info("Saving works again: the checkpoint at step %d is durable.", event.step)
             self._saving = msgspec.structs.replace(
@@ -167,8 +153,6 @@ class CheckpointCutter:
         elif isinstance(event, SaveFailed):
             if event.sentence != self._saving.failure:
                 _log.warning("%s Training goes on.", event.sentence)
-            for other in self._under_way:
-                other.failed = other.failed or other.step == event.step
             self._saving = msgspec.structs.replace(
                 self._saving,
                 time_s=now,

@@ -55,7 +55,7 @@ class Loader:
         self._workers = workers
         self._source = BatchSource(dataset, seed=seed, collate=collate)
         self._pin_memory = pin_memory
-        self._stream: Iterator[_Loaded] | None = None
+        self._stream: _Stream | None = None
 
     @property
     def batches(self) -> int:
@@ -80,7 +80,7 @@ class Loader:
     def open(self) -> None:
         """Start the data-loading processes at the current position; nothing happens when they are there."""
         if self._stream is None:
-            self._stream = _load_batches(
+            self._stream = _Stream(
                 self._source, self._keys(self.epoch, self.consumed), workers=self._workers, pin_memory=self._pin_memory
             )
 
@@ -120,7 +120,9 @@ class Loader:
 
     def close(self) -> None:
         """End the data-loading processes."""
-        self._stream = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _keys(self, epoch: int, start: int) -> Iterator[BatchKey]:
         while self._epochs is None or epoch < self._epochs:
@@ -148,6 +150,7 @@ class ValidationLoader:
             if workers
             else None
         )
+        self._iterator: Any = None
 
     @property
     def batches(self) -> int:
@@ -161,10 +164,17 @@ class ValidationLoader:
                 yield self._source(key), len(key.indices)
             return
         with _signals_blocked():
-            iterator = iter(self._loader)
-        for loaded in iterator:
+            self._iterator = iter(self._loader)  # the same one each time, started anew
+        for loaded in self._iterator:
             done = _unwrap(loaded)
             yield done.batch, done.stop - done.start
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+        _end_workers(self._iterator)
+        self._iterator = None
+        if self._loader is not None:
+            self._loader._iterator = None
 
 
 @dataclass(frozen=True)
@@ -214,15 +224,39 @@ class _Failure:
     error: RelightError
 
 
-def _load_batches(
-    source: BatchSource, keys: Iterator[BatchKey], *, workers: int, pin_memory: bool
-) -> Iterator[_Loaded]:
-    if workers == 0:
-        return (_Loaded(key.start, key.start + len(key.indices), source(key)) for key in keys)
-    loader = _make_data_loader(source, keys, workers, pin_memory)
-    with _signals_blocked():
-        iterator = iter(loader)
-    return map(_unwrap, iterator)
+class _Stream:
+    """The batches of some keys in their order, from this process or from workers."""
+
+    def __init__(self, source: BatchSource, keys: Iterator[BatchKey], *, workers: int, pin_memory: bool) -> None:
+        self._iterator: Any = None
+        if workers:
+            with _signals_blocked():
+                self._iterator = iter(_make_data_loader(source, keys, workers, pin_memory))
+            self._batches: Iterator[_Loaded] = map(_unwrap, self._iterator)
+        else:
+            self._batches = (_Loaded(key.start, key.start + len(key.indices), source(key)) for key in keys)
+
+    def __next__(self) -> _Loaded:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the workers."""
+        _end_workers(self._iterator)
+        self._iterator = None
+        self._batches = iter(())
+
+
+def _end_workers(iterator: Any) -> None:
+    """End the processes behind a DataLoader's iterator now, not when Python happens to collect it.
+
+    They ignore the SIGTERM with which PyTorch and Python would end those that do not answer.
+    """
+    workers = list(getattr(iterator, "_workers", ()))
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _make_data_loader(

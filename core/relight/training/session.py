@@ -256,18 +256,21 @@ class TrainingSession:
             return False
         return self._cutter.drain(_DRAIN_S)
 
-    def close(self) -> None:
-        """Close files and loader, and part from the writer, which finishes by itself."""
+    def close(self, *, end_loader: bool = True) -> None:
+        """Close files and loader, and part from the writer, which finishes by itself.
+
+        Without `end_loader` nothing waits for data-loading processes, which end with this one.
+        """
         try:
             self._train.close()
         except RuntimeError as error:  # a CUDA error: what was under way cannot be read any more
             _log.warning("The last steps' metrics could not be read back: %s", error)
         self._validation.close()
-        if self._loader is not None:
-            self._loader.close()
         self._cutter.close()
         if self._meter is not None:
             self._meter.close()
+        if end_loader and self._loader is not None:
+            self._loader.close()
 
     def _on_update(self, *_: Any) -> None:
         self._stopping.interruptible = False

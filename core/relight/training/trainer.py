@@ -66,6 +66,11 @@ class Trainer:
         session.finish()
         _log.info("Finished after %s.", _count(session.steps_done, "step", "steps"))
 
+    def close(self) -> None:
+        """End the processes that load the validation data."""
+        if self._validation is not None:
+            self._validation.close()
+
     def _count_steps(self) -> int:
         """Count the steps of the whole run: those that lie behind it, and what its config makes of the rest.
 
