@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 pytest_plugins = ["fake_nvml.plugin"]
+
+# A shell starts background jobs with Ctrl-C ignored, and every child inherits that: the tests that press it mean it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
