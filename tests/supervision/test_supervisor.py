@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -41,6 +42,31 @@ def test_a_running_training_shows_its_pids_and_holds_the_lock(lab: Lab) -> None:
     assert summary.status is RunStatus.RUNNING
     assert (summary.pids.supervisor, summary.pids.trainer) == (processes.supervisor.pid, processes.trainer.pid)
     assert is_locked(layout)
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "removed in part"])
+def test_a_training_whose_run_folder_is_taken_away_ends_and_does_not_bring_it_back(
+    lab: Lab, tmp_path: Path, how: str
+) -> None:
+    layout = lab.launch("train", "10000").layout
+    lab.wait_for_step(layout, 1)
+    processes = lab.processes(layout)
+    if how == "moved":
+        shutil.move(layout.folder, tmp_path / "elsewhere")
+    elif how == "removed":
+        wait_for(lambda: shutil.rmtree(layout.folder, ignore_errors=True) or not layout.folder.exists())
+    else:  # as `rm -r` leaves it when a file is made under its hands
+        for path in (layout.record, layout.lock, layout.attempt(1).processes):
+            path.unlink()
+    wait_for(lambda: not is_alive(processes.supervisor) and not is_alive(processes.trainer), timeout_s=15)
+    assert layout.folder.exists() == (how == "removed in part")
+
+
+def test_a_training_whose_record_alone_is_lost_goes_on(lab: Lab) -> None:
+    layout = lab.launch("train", "50").layout
+    lab.wait_for_step(layout, 1)
+    layout.record.unlink()
+    assert lab.wait_for_exit(layout).outcome == "finished"
 
 
 def test_both_streams_reach_the_log_also_from_outside_python(lab: Lab, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class _Part:
             self._descriptor = -1
 
     def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)  # without its parents: a run that was removed must not come back
         part = 1
         while True:
             path = self._folder / metric_file_name(self._header.stream, attempt=self._header.attempt, part=part)

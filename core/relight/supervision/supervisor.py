@@ -34,6 +34,7 @@ from relight.supervision.history import PastAttempt, read_history, read_or_none
 from relight.supervision.inbox import SignalInbox
 from relight.supervision.memory_pressure import OutOfMemoryWatch
 from relight.supervision.orphans import find_lock_holders
+from relight.supervision.removal import RemovalWatch
 from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
 from relight.supervision.trainer_command import TrainerCommand, build_trainer_command
@@ -67,6 +68,8 @@ class Supervisor:
         self._inbox = SignalInbox()
         self._identity = current_process()
         self._escalation = StopEscalation()
+        self._removal = RemovalWatch(layout)
+        self._removed = False
         self._sentence = ""
 
     def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -89,6 +92,9 @@ class Supervisor:
             metrics = SystemMetrics(self._layout, self._attempt)
             ReservedFile(self._attempt.exit, room_bytes=EXIT_RECORD_BYTES).reserve()
             record = self._run_attempt(metrics, delay_s=delay_s)
+            if self._removed:
+                metrics.close()
+                return
             decision = self._decide_restart(record)
             if decision.reason and not decision.restart:
                 record = msgspec.structs.replace(record, reason=f"{record.reason} {decision.reason}".strip())
@@ -139,6 +145,9 @@ class Supervisor:
             due = self._escalation.next_signal(at=now)
             if due is not None:
                 trainer.send(due)
+            if not self._removed and self._removal.is_gone(self._attempt, at=now):
+                self._removed = True
+                trainer.send(signal.SIGKILL)
             if now >= refresh_at:
                 memory.refresh()
                 refresh_at = now + MEMORY_WATCH_S
