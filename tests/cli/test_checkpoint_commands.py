@@ -75,6 +75,16 @@ def test_best_and_latest_can_be_named(ask: Ask, make_run: RunMaker) -> None:
     assert ask("digest", layout.run_id, "--which", "latest", "--json").json["step"] == 30
 
 
+def test_a_damaged_newest_checkpoint_is_named_when_an_older_one_answers(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    newest = max(layout.checkpoints.glob("manifests/*.json"))
+    newest.write_bytes(newest.read_bytes()[:-20])
+    answer = ask("digest", layout.run_id, "--json")
+    assert answer.json["step"] == 10
+    assert str(newest) in answer.error
+    assert "passed over" in answer.error
+
+
 def test_a_step_without_checkpoint_is_usage_and_says_which_there_are(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     for arguments in (("digest", layout.run_id, "--which", "11"), ("pin", layout.run_id, "11")):
