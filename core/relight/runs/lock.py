@@ -21,8 +21,9 @@ from relight.runs.record_file import read_record_if_there
 from relight.runs.records import AttemptProcesses, ProcessIdentity
 
 _POLL_S = 0.02
-_PROBE_S = 0.1
-"""`is_locked` holds a shared lock for an instant; an acquirer outwaits that."""
+_PROBE_S = 0.5
+_PROBE_POLL_S = 0.002
+"""`is_locked` holds a shared lock for an instant, longer on a busy machine; an acquirer outwaits that, trying often."""
 
 
 class RunLock:
@@ -36,12 +37,14 @@ class RunLock:
     def acquire(cls, layout: RunLayout, timeout_s: float = 0.0) -> RunLock:
         """Lock the run; waits up to `timeout_s` for whoever holds it, then raises `RunBusy` with the holder's pid."""
         descriptor = _open(layout)
+        probe_until = time.monotonic() + _PROBE_S
         deadline = time.monotonic() + max(timeout_s, _PROBE_S)
         try:
             while not _try_lock(descriptor, fcntl.LOCK_EX, layout.lock):
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     raise busy_error(layout)
-                time.sleep(_POLL_S)
+                time.sleep(_PROBE_POLL_S if now < probe_until else _POLL_S)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
