@@ -1,8 +1,8 @@
 """What saving a training state costs: Relight's store and its writer process beside what people use today.
 
 The state is a GPT's parameters and AdamW's two moments, scaled to the size given; every number changes from one save to
-the next, so nothing can be shared between checkpoints. In each round each way saves once, in an order that moves on by
-one, into a folder of its own; the round before's file is removed first and the disk given time to settle (`sync`).
+the next, so nothing can be shared between checkpoints. In each round each way saves once, in another order each time,
+into a folder of its own; what was saved before is removed first and the disk given time to settle (`sync`).
 
 * *blocks*: how long the training loop stands still.
 * *durable*: until the state would survive a power cut. For ways that never call fsync, what they left to the operating
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -115,10 +116,10 @@ def _measure(state: State, folder: Path, *, rounds: int) -> dict[str, list[Taken
     names = ["O_DIRECT", writer.name, *(way.name for way in WAYS)]
     ways = {way.name: way for way in WAYS}
     times: dict[str, list[Taken]] = {name: [] for name in names}
+    order = random.Random(0)
     try:
         for number in range(-1, rounds):
-            shift = number % len(names)
-            for name in names[shift:] + names[:shift]:
+            for name in order.sample(names, len(names)):
                 for tensor in state.values():
                     tensor.add_(1.0)
                 if name == "O_DIRECT":
@@ -165,7 +166,7 @@ class _Writer:
 
     def save(self, state: State) -> Taken:
         """Save, and wait for the word that it is durable."""
-        from relight.checkpoints.writer_events import Durable
+        from relight.checkpoints.writer_events import Durable, Verified
         from relight.training.snapshot import copy_tensors
 
         os.sync()
@@ -174,11 +175,17 @@ class _Writer:
         copy_tensors(state, self._client.stage(_make_header(state, self._step)))
         self._client.submit()
         returned = time.perf_counter()
-        while not any(isinstance(event, Durable) and event.step == self._step for event in self._client.poll()):
-            time.sleep(0.001)
+        self._wait_for(Durable)
         durable = time.perf_counter()
-        self._client.drain(60)  # reading back, and removing what the retention does not keep
+        self._wait_for(Verified)  # it has read everything back, which is not to slow down who comes next
         return Taken(returned - begun, durable - begun)
+
+    def _wait_for(self, kind: type[Any]) -> None:
+        deadline = time.monotonic() + 120
+        while not any(isinstance(event, kind) for event in self._client.poll()):
+            if time.monotonic() > deadline:
+                raise SystemExit("The writer process says nothing any more.")
+            time.sleep(0.001)
 
     def close(self) -> None:
         """End the writer."""

@@ -30,6 +30,7 @@ from measuring.turns import Block, Racer, Turns, race
 
 LOOPS = ("bare", "relight", "lightning")
 WARM_UP = 3
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}  # as `python -m relight.training` sets it
 COLUMNS = ("µs a step", "µs over bare", "times bare")
 KINDS = {"all": "wall_s", "typical step": "typical_s", "processor": "processor_s"}
 
@@ -106,7 +107,7 @@ def _start(loop: str, name: str, options: argparse.Namespace, folder: Path) -> R
     command += ["--rounds", str(options.rounds), "--threads", str(options.threads), "--folder", str(folder)]
     environment = dict(os.environ)
     if loop == "relight":
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `python -m relight.training` does
+        environment |= WAITING
     if options.peers:
         environment["PYTHONPATH"] = f"{options.peers}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     return Racer(command, environment=environment, log=folder / f"{loop}.log")

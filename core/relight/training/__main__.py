@@ -12,6 +12,8 @@ from relight.training.attempt import close_in_children, run_attempt
 from relight.training.leaving import end_soon
 from relight.training.log_streams import tolerate_write_errors
 
+_LOOKS_BEFORE_SLEEP = "10000"
+
 
 def main(arguments: list[str]) -> int:
     """Run the attempt; the environment may name a life line and a lock that the supervisor has handed over."""
@@ -20,10 +22,7 @@ def main(arguments: list[str]) -> int:
         return 2
     _forget_working_folder()
     _set_up_output()
-    # OpenMP's threads spin while they wait for each other. As soon as something else wants the processors, that costs
-    # far more than it saves: measured with 2 threads on 2 busy cores, 80 to 200 ms a step instead of 13. Read by the
-    # OpenMP library when torch loads it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _choose_waiting()
     lifeline, lock_fd = _inherited_fd("RELIGHT_LIFELINE_FD"), _inherited_fd("RELIGHT_LOCK_FD")
     close_in_children(tuple(fd for fd in (lifeline, lock_fd) if fd is not None))
     code = run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
@@ -39,6 +38,18 @@ def _forget_working_folder() -> None:
     """Take the folder that `python -m` puts first off `sys.path`: a person's file brings its own."""
     if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd():
         del sys.path[0]
+
+
+def _choose_waiting() -> None:
+    """Let OpenMP's threads, while they wait for each other, look a few thousand times and then sleep.
+
+    Their own way is to spin far longer. As soon as something else wants the processors, that costs more than it saves;
+    to sleep at once costs a tenth of the speed on a quiet machine (`benchmarks/thread_waiting.py`). The OpenMP library
+    reads this when torch loads it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", _LOOKS_BEFORE_SLEEP)
 
 
 def _set_up_output() -> None:
