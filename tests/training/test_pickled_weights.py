@@ -27,6 +27,12 @@ from tests.training.foreign_files import harmful_calls, make_net, usual_checkpoi
 FUZZ = int(os.environ.get("RELIGHT_FUZZ", "150"))
 
 
+@pytest.fixture(scope="module")
+def fuzz_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all inputs: a folder for each of 100,000 would be most of the work."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
 def saved(tree: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(tree, buffer, **options)
@@ -214,13 +220,13 @@ SEEDS = [saved(usual_checkpoint(make_net())), saved({"w": torch.ones(3)}, _use_n
     cut=st.floats(0.5, 1),
 )
 def test_any_damage_ends_in_tensors_or_in_one_sentence(
-    tmp_path_factory: pytest.TempPathFactory, seed: bytes, changes: list[tuple[float, bytes]], cut: float
+    fuzz_folder: Path, seed: bytes, changes: list[tuple[float, bytes]], cut: float
 ) -> None:
     data = bytearray(seed)
     for where, what in changes:
         place = int(where * len(data))
         data[place : place + len(what)] = what
-    try_to_read(tmp_path_factory, bytes(data[: int(cut * len(data))] if cut < 0.9 else data))
+    try_to_read(fuzz_folder, bytes(data[: int(cut * len(data))] if cut < 0.9 else data))
 
 
 OPCODES = b"".join(op.code.encode("latin1") for op in pickletools.opcodes)
@@ -237,16 +243,14 @@ GLOBALS = [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n
         max_size=40,
     )
 )
-def test_any_pickle_ends_in_a_tree_or_in_one_sentence(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
-) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "x.pth"
+def test_any_pickle_ends_in_a_tree_or_in_one_sentence(fuzz_folder: Path, pieces: list[bytes]) -> None:
+    path = fuzz_folder / "x.pth"
     write_archive(path, b"\x80\x02" + b"".join(pieces) + b".", parts={"0": bytes(16)})
-    try_to_read(tmp_path_factory, path.read_bytes())
+    try_to_read(fuzz_folder, path.read_bytes())
 
 
-def try_to_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "x.pth"
+def try_to_read(folder: Path, data: bytes) -> None:
+    path = folder / "x.pth"
     path.write_bytes(data)
     try:
         for tensor in list_tensors(read_pickled(path)):

@@ -182,7 +182,7 @@ def test_any_damage_to_a_safetensors_file_ends_in_tensors_or_in_one_sentence(
     data = bytearray(SEED)
     for place, what in changes:
         data[place : place + len(what)] = what
-    path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
+    path = tmp_path_factory.getbasetemp() / f"fuzz-{os.getpid()}.safetensors"
     path.write_bytes(data[: cut if cut % 3 == 0 else None])
     try:
         opened = open_weights(path)
