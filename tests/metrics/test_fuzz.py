@@ -1,4 +1,4 @@
-"""Fuzz: whatever a metric file holds, its readers give rows or one named reason. `RELIGHT_FUZZ` sets how many inputs."""
+"""Fuzz: whatever a metric file holds, its readers give rows or one named reason. `RELIGHT_FUZZ` says how many."""
 
 from __future__ import annotations
 
