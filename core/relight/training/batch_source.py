@@ -30,7 +30,7 @@ class BatchSource:
 
     def __init__(self, dataset: Dataset[Any], *, seed: int, collate: Collate | None = None) -> None:
         self._dataset, self._places = _unwrap_subsets(dataset)
-        self._seed = seed
+        self.seed = seed
         self._collate: Collate = collate or default_collate
         self._load = self._choose_way(collate)
         self._generator: torch.Generator | None = None
@@ -54,6 +54,11 @@ class BatchSource:
     def _find(self, key: BatchKey) -> Indices:
         return key.indices if self._places is None else self._places[key.indices]
 
+    def _seeds(self, key: BatchKey) -> list[int]:
+        numbers = key.indices if key.numbers is None else key.numbers
+        seeds: list[int] = sample_seeds(numbers, seed=self.seed, epoch=key.epoch).tolist()
+        return seeds
+
     def _index_tensors(self, key: BatchKey) -> list[torch.Tensor]:
         """Exactly what `default_collate` makes of the samples, in one operation a tensor instead of two a sample."""
         rows = torch.from_numpy(self._find(key).astype(np.int64))
@@ -63,8 +68,7 @@ class BatchSource:
         if self._generator is None:
             self._generator = torch.Generator()
         generator, dataset, samples = self._generator, self._dataset, []
-        seeds = sample_seeds(key.indices, seed=self._seed, epoch=key.epoch).tolist()
-        for index, seed in zip(self._find(key).tolist(), seeds, strict=True):
+        for index, seed in zip(self._find(key).tolist(), self._seeds(key), strict=True):
             generator.manual_seed(seed)
             samples.append(dataset.sample(index, generator))  # type: ignore[attr-defined]
         return self._collate(samples)
@@ -72,8 +76,8 @@ class BatchSource:
     def _get_items(self, key: BatchKey) -> Any:
         if self._globals is None:
             self._globals = _WatchedGenerators()
-        seeds = sample_seeds(key.indices, seed=self._seed, epoch=key.epoch).tolist()
-        collate_seed = int(sample_seeds(_COLLATE - key.start, seed=self._seed, epoch=key.epoch)[0])
+        seeds = self._seeds(key)
+        collate_seed = int(sample_seeds(_COLLATE - key.start, seed=self.seed, epoch=key.epoch)[0])
         return self._globals.run(lambda draw: self._get_seeded(key, seeds, collate_seed, draw))
 
     def _get_seeded(self, key: BatchKey, seeds: list[int], collate_seed: int, draw: _Draw) -> Any:

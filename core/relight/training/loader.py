@@ -17,10 +17,25 @@ from torch.utils.data import DataLoader, Dataset
 from relight.errors import RelightError, TaskError
 from relight.training.batch_source import BatchSource, Collate
 from relight.training.sample_seeds import VALIDATION_EPOCH
-from relight.training.sampler import BatchKey, Sampler
+from relight.training.sampler import BatchKey, Order, Sampler, WeightedSampler
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How batches are loaded; none of it changes what is in them."""
+
+    workers: int = 0
+    pin_memory: bool = False
+    prefetch: int | None = None
+    """Batches that each worker loads ahead."""
+    timeout_s: float = 0
+    context: Any = None
+    """How processes are started, as `multiprocessing` names it."""
+    prepare: Callable[[int], None] | None = None
+    """Called first in each worker with its number."""
 
 
 class Loader:
@@ -40,21 +55,66 @@ class Loader:
         workers: int = 0,
         collate: Collate | None = None,
         shuffle: bool = True,
+        weights: Any = None,
         drop_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
         length = _count_samples(dataset)
-        self.sampler = Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
-        if self.sampler.batches == 0:
+        order: Order
+        if weights is None:
+            order = Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+        else:
+            order = WeightedSampler(weights, batch_size=batch_size, seed=seed, drop_last=drop_last)
+            if order.length != length:
+                raise TaskError(
+                    f"There are {order.length:,} sampling weights for {length:,} samples: give one a sample."
+                )
+        self._set_up(
+            dataset,
+            order,
+            epochs=epochs,
+            collate=collate,
+            options=WorkerOptions(workers=workers, pin_memory=pin_memory),
+        )
+
+    @classmethod
+    def in_order(
+        cls,
+        dataset: Dataset[Any],
+        order: Order,
+        *,
+        epochs: int | None = None,
+        collate: Collate | None = None,
+        options: WorkerOptions | None = None,
+    ) -> Loader:
+        """Make a loader whose batches another order names. Its seed is part of the state, and a saved one wins."""
+        loader = cls.__new__(cls)
+        loader._set_up(dataset, order, epochs=epochs, collate=collate, options=options or WorkerOptions())
+        loader._seed_is_state = True
+        return loader
+
+    def _set_up(
+        self,
+        dataset: Dataset[Any],
+        order: Order,
+        *,
+        epochs: int | None,
+        collate: Collate | None,
+        options: WorkerOptions,
+    ) -> None:
+        self.sampler = order
+        self.dataset = dataset
+        if order.batches == 0:
             raise TaskError(
-                f"The training data has {length} samples, fewer than one batch of {batch_size}: lower batch_size."
+                f"The training data has {order.length} samples, fewer than one batch of {order.batch_size}: "
+                "lower batch_size."
             )
         self.epoch = 0
         self.consumed = 0
+        self._seed_is_state = False
         self._epochs = epochs
-        self._workers = workers
-        self._source = BatchSource(dataset, seed=seed, collate=collate)
-        self._pin_memory = pin_memory
+        self._options = options
+        self._source = BatchSource(dataset, seed=order.seed, collate=collate)
         self._stream: _Stream | None = None
 
     @property
@@ -70,36 +130,46 @@ class Loader:
     @property
     def remaining(self) -> int:
         """Batches of this epoch that are still to come."""
-        return -(-(self.sampler.samples - self.consumed) // self.sampler.batch_size)
+        return -(-(self.sampler.samples_of(self.epoch) - self.consumed) // self.sampler.batch_size)
 
     @property
     def epochs_done(self) -> int:
         """Epochs of which the loop has consumed every sample."""
-        return self.epoch + (self.consumed >= self.sampler.samples)
+        return self.epoch + (self.consumed > 0 and self.consumed >= self.sampler.samples_of(self.epoch))
+
+    def __len__(self) -> int:
+        """Batches of one epoch, as PyTorch's loaders tell it."""
+        return self.sampler.batches
 
     def open(self) -> None:
         """Start the data-loading processes at the current position; nothing happens when they are there."""
         if self._stream is None:
-            self._stream = _Stream(
-                self._source, self._keys(self.epoch, self.consumed), workers=self._workers, pin_memory=self._pin_memory
-            )
+            self._stream = _Stream(self._source, self.sampler, options=self._options, epochs=self._epochs)
+        self._stream.start(self.epoch, self.consumed)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the rest of the current epoch, then move on to the next."""
         self.open()
         stream = self._stream
         assert stream is not None
-        samples = self.sampler.samples
+        samples = self.sampler.samples_of(self.epoch)
         while self.consumed < samples:
             loaded = next(stream)
             self.consumed = loaded.stop
             yield loaded.batch
+        self.next_epoch()
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch, leaving out what is left of this one."""
+        if self.consumed < self.sampler.samples_of(self.epoch):
+            self.close()  # what was loaded ahead is not wanted
         self.epoch += 1
         self.consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what the loop has consumed, whatever the workers have loaded ahead."""
         return {
+            **self.sampler.state(self.epoch),
             "epoch": self.epoch,
             "consumed": self.consumed,
             "epochs_done": self.epochs_done,
@@ -116,6 +186,9 @@ class Loader:
                 "the checkpoint was saved: put the data back as it was, or start a new run."
             )
         self.close()
+        if self._seed_is_state:
+            self.sampler.seed = self._source.seed = int(state["seed"])
+        self.sampler.load_state(state)
         self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
 
     def close(self) -> None:
@@ -123,11 +196,6 @@ class Loader:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-    def _keys(self, epoch: int, start: int) -> Iterator[BatchKey]:
-        while self._epochs is None or epoch < self._epochs:
-            yield from self.sampler.keys(epoch=epoch, start=start)
-            epoch, start = epoch + 1, 0
 
 
 class ValidationLoader:
@@ -145,10 +213,9 @@ class ValidationLoader:
     ) -> None:
         self.sampler = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
         self._source = BatchSource(dataset, seed=seed, collate=collate)
+        options = WorkerOptions(workers=workers, pin_memory=pin_memory)
         self._loader = (
-            _make_data_loader(self._source, _Keys(self.sampler), workers, pin_memory, persistent=True)
-            if workers
-            else None
+            _make_data_loader(self._source, _Keys(self.sampler), options, persistent=True) if workers else None
         )
         self._iterator: Any = None
 
@@ -192,7 +259,7 @@ class _Keys:
 
     def __iter__(self) -> Iterator[BatchKey]:
         for key in self._sampler.keys(epoch=0):
-            yield BatchKey(VALIDATION_EPOCH, key.start, key.indices)
+            yield BatchKey(VALIDATION_EPOCH, key.start, key.indices, key.stop)
 
     def __len__(self) -> int:
         return self._sampler.batches
@@ -216,7 +283,7 @@ class _KeyedDataset(Dataset[Any]):
             batch = self._source(key)
         except RelightError as error:
             batch = _Failure(error)  # as a value: the DataLoader would wrap the sentence into a stack
-        return key.start, key.start + len(key.indices), batch
+        return key.start, key.stop, batch
 
 
 @dataclass(frozen=True)
@@ -225,16 +292,38 @@ class _Failure:
 
 
 class _Stream:
-    """The batches of some keys in their order, from this process or from workers."""
+    """The batches from one position on in their order, from this process or from workers.
 
-    def __init__(self, source: BatchSource, keys: Iterator[BatchKey], *, workers: int, pin_memory: bool) -> None:
+    One stream runs through all epochs where their orders may be drawn ahead. Where not, its workers stay, but wait at
+    the end of each epoch until the next is started.
+    """
+
+    def __init__(self, source: BatchSource, order: Order, *, options: WorkerOptions, epochs: int | None) -> None:
+        self._source = source
+        self._order = order
+        self._options = options
+        self._epochs = epochs
+        self._started: int | None = None
+        self._keys = _StreamKeys()
+        self._loader = (
+            _make_data_loader(source, self._keys, options, persistent=not order.ahead) if options.workers else None
+        )
         self._iterator: Any = None
-        if workers:
-            with _signals_blocked():
-                self._iterator = iter(_make_data_loader(source, keys, workers, pin_memory))
-            self._batches: Iterator[_Loaded] = map(_unwrap, self._iterator)
-        else:
-            self._batches = (_Loaded(key.start, key.start + len(key.indices), source(key)) for key in keys)
+        self._batches: Iterator[_Loaded] = iter(())
+
+    def start(self, epoch: int, consumed: int) -> None:
+        """Start loading from there, unless that is under way."""
+        if self._started is not None and (self._order.ahead or self._started == epoch):
+            return
+        self._started = epoch
+        self._keys.keys = self._name(epoch, consumed)
+        if self._loader is None:
+            source = self._source
+            self._batches = (_Loaded(key.start, key.stop, source(key)) for key in self._keys)
+            return
+        with _signals_blocked():
+            self._iterator = iter(self._loader)
+        self._batches = map(_unwrap, self._iterator)
 
     def __next__(self) -> _Loaded:
         return next(self._batches)
@@ -244,6 +333,26 @@ class _Stream:
         _end_workers(self._iterator)
         self._iterator = None
         self._batches = iter(())
+
+    def _name(self, epoch: int, start: int) -> Iterator[BatchKey]:
+        if not self._order.ahead:
+            return self._order.keys(epoch=epoch, start=start)
+        return self._name_all(epoch, start)
+
+    def _name_all(self, epoch: int, start: int) -> Iterator[BatchKey]:
+        while self._epochs is None or epoch < self._epochs:
+            yield from self._order.keys(epoch=epoch, start=start)
+            epoch, start = epoch + 1, 0
+
+
+class _StreamKeys:
+    """What is to be loaded next; another iterator takes its place for another epoch."""
+
+    def __init__(self) -> None:
+        self.keys: Iterator[BatchKey] = iter(())
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        return self.keys
 
 
 def _end_workers(iterator: Any) -> None:
@@ -260,15 +369,18 @@ def _end_workers(iterator: Any) -> None:
 
 
 def _make_data_loader(
-    source: BatchSource, keys: Any, workers: int, pin_memory: bool, *, persistent: bool = False
+    source: BatchSource, keys: Any, options: WorkerOptions, *, persistent: bool = False
 ) -> DataLoader[Any]:
     return DataLoader(
         _KeyedDataset(source),
         batch_sampler=keys,
-        num_workers=workers,
+        num_workers=options.workers,
         collate_fn=_pass_through,
-        pin_memory=pin_memory,
-        worker_init_fn=_prepare_worker,
+        pin_memory=options.pin_memory,
+        timeout=options.timeout_s,
+        prefetch_factor=options.prefetch,
+        multiprocessing_context=options.context,
+        worker_init_fn=_WorkerStart(options.prepare),
         persistent_workers=persistent,
         generator=torch.Generator(),  # else its base seed is drawn from the global generator
     )
@@ -285,7 +397,19 @@ def _pass_through(batch: Any) -> Any:
     return batch
 
 
-def _prepare_worker(_: int) -> None:
+class _WorkerStart:
+    """What each worker does first; a class, so that it can be sent to a process that starts afresh."""
+
+    def __init__(self, prepare: Callable[[int], None] | None) -> None:
+        self._prepare = prepare
+
+    def __call__(self, worker: int) -> None:
+        _prepare_worker()
+        if self._prepare is not None:
+            self._prepare(worker)
+
+
+def _prepare_worker() -> None:
     """Let the trainer alone decide on signals (a terminal sends Ctrl-C to all), and end with it when it is killed."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

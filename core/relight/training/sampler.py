@@ -1,14 +1,19 @@
-"""The order of the training data: seed and epoch give a permutation, a position gives the rest of it."""
+"""The order of the training data: seed and epoch give the batches of an epoch, a position gives the rest of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from relight.errors import TaskError
+
 Indices = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+_CHUNK = 65_536  # draws of one generator: a position is reached without drawing all that comes before it
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,86 @@ class BatchKey:
     epoch: int
     start: int
     """Samples of the epoch that come before this batch."""
-    indices: Indices
+    indices: Indices | npt.NDArray[Any]
+    stop: int
+    """Where the next batch starts."""
+    numbers: Indices | None = None
+    """What tells the samples' random numbers apart, where one sample may come twice in an epoch; else its index."""
 
 
-class Sampler:
+class Order(Protocol):
+    """Names the batches of every epoch. A position is counted in samples, or in batches where `batch_size` is 1."""
+
+    seed: int
+    length: int
+    """Samples of the data. Of data with another length the order would be another."""
+    batch_size: int
+    ahead: bool
+    """Whether an epoch's order may be drawn before the one before it has ended."""
+
+    @property
+    def samples(self) -> int:
+        """What one epoch counts to."""
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+
+    def samples_of(self, epoch: int) -> int:
+        """What this epoch counts to, where epochs differ."""
+
+    def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
+        """Name the batches of `epoch` in order, from the one that begins at `start`."""
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Return what a resume in `epoch` needs beside seed and position."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a saved `state`, which may have more keys."""
+
+
+class _FixedOrder:
+    """An order whose epochs all have the same number of samples, and which depends on seed and epoch alone."""
+
+    ahead = True
+
+    def __init__(self, *, length: int, per_epoch: int, batch_size: int, seed: int, drop_last: bool) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self._per_epoch = per_epoch
+
+    @property
+    def samples(self) -> int:
+        """Samples of one epoch: all, or as many as fill whole batches."""
+        return self._per_epoch - self._per_epoch % self.batch_size if self.drop_last else self._per_epoch
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+        return -(-self.samples // self.batch_size)
+
+    def samples_of(self, _: int) -> int:
+        """Return `samples`: all epochs are the same."""
+        return self.samples
+
+    def state(self, _: int) -> dict[str, Any]:
+        """Return nothing: seed and position say it all."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over nothing."""
+
+    def _spans(self, start: int) -> Iterator[tuple[int, int]]:
+        samples = self.samples
+        while start < samples:
+            stop = min(start + self.batch_size, samples)
+            yield start, stop
+            start = stop
+
+
+class Sampler(_FixedOrder):
     """Shuffles `length` samples anew for each epoch.
 
     The permutation is one array of 4 bytes a sample, shuffled in place by `RandomState`, whose stream NumPy promises
@@ -33,37 +114,82 @@ class Sampler:
     ) -> None:
         if length < 1:
             raise ValueError("a sampler needs at least one sample")
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
+        super().__init__(length=length, per_epoch=length, batch_size=batch_size, seed=seed, drop_last=drop_last)
         self.shuffle = shuffle
-        self.drop_last = drop_last
-
-    @property
-    def samples(self) -> int:
-        """Samples of one epoch: all, or as many as fill whole batches."""
-        return self.length - self.length % self.batch_size if self.drop_last else self.length
-
-    @property
-    def batches(self) -> int:
-        """Batches of one epoch."""
-        return -(-self.samples // self.batch_size)
 
     def permutation(self, epoch: int) -> Indices:
         """Return the order of the samples in `epoch`, counted from 0."""
         small = self.length < 2**31
         order: Indices = np.arange(self.length, dtype=np.int32) if small else np.arange(self.length, dtype=np.int64)
         if self.shuffle:
-            bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-            np.random.RandomState(bits).shuffle(order)
+            _generator(self.seed, epoch).shuffle(order)
         return order
 
     def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
         """Name the batches of `epoch` in order, from the one that begins after `start` samples."""
         order = self.permutation(epoch)
-        while start < self.samples:
-            stop = min(start + self.batch_size, self.samples)
-            yield BatchKey(
-                epoch, start, order[start:stop].copy()
-            )  # a copy: a view would pickle or keep the whole order
-            start = stop
+        for begin, stop in self._spans(start):
+            # A copy: a view would pickle or keep the whole order.
+            yield BatchKey(epoch, begin, order[begin:stop].copy(), stop)
+
+
+class WeightedSampler(_FixedOrder):
+    """Draws samples with replacement, each as often as its weight says: `per_epoch` in an epoch, by default `length`.
+
+    What it holds is the running sum of the weights, 8 bytes a sample. Draws come in chunks with a generator each, so
+    that any position is reached at once. A sample that comes twice in an epoch is augmented differently each time.
+    """
+
+    def __init__(
+        self,
+        weights: npt.ArrayLike,
+        *,
+        batch_size: int,
+        seed: int,
+        per_epoch: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        numbers = np.asarray(weights, dtype=np.float64)
+        if numbers.ndim != 1 or not len(numbers):
+            raise TaskError(f"The sampling weights have the shape {list(numbers.shape)}: give one number a sample.")
+        if not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.any():
+            raise TaskError("The sampling weights must be finite, none below 0, and at least one above 0.")
+        length = len(numbers)
+        super().__init__(
+            length=length, per_epoch=per_epoch or length, batch_size=batch_size, seed=seed, drop_last=drop_last
+        )
+        self._last = int(np.flatnonzero(numbers)[-1])
+        self._sums = np.cumsum(numbers)
+
+    def draw(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the draws `start` to `stop` of `epoch`."""
+        parts = []
+        for chunk in range(start // _CHUNK, -(-stop // _CHUNK)):
+            first = chunk * _CHUNK
+            parts.append(self._draw_chunk(epoch, chunk)[max(0, start - first) : stop - first])
+        return np.concatenate(parts)
+
+    def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
+        """Name the batches of `epoch` in order, from the one that begins after `start` draws."""
+        held = -1
+        order: Indices = np.empty(0, dtype=np.int64)
+        indices: Indices
+        for begin, stop in self._spans(start):
+            if begin // _CHUNK == (stop - 1) // _CHUNK:
+                if held != begin // _CHUNK:
+                    held = begin // _CHUNK
+                    order = self._draw_chunk(epoch, held)
+                indices = order[begin - held * _CHUNK : stop - held * _CHUNK].copy()
+            else:
+                indices = self.draw(epoch, begin, stop)
+            yield BatchKey(epoch, begin, indices, stop, np.arange(begin, stop))
+
+    def _draw_chunk(self, epoch: int, chunk: int) -> npt.NDArray[np.int64]:
+        draws = _generator(self.seed, epoch, chunk).random_sample(_CHUNK) * self._sums[-1]
+        # A weight of 0 is never drawn: its sum is its predecessor's. Rounding may reach the total itself.
+        found: npt.NDArray[np.int64] = np.minimum(np.searchsorted(self._sums, draws, side="right"), self._last)
+        return found
+
+
+def _generator(*seeds: int) -> np.random.RandomState:
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))
