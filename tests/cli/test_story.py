@@ -54,6 +54,17 @@ def test_failing_saves_are_told_when_they_begin_and_when_they_end(make_run: RunM
     assert [line.text for line in story.poll()] == ["Checkpoints are saved again."]
 
 
+def test_what_may_keep_a_resume_from_being_bit_identical_is_told_once(make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=23)
+    story = RunStory(layout, attempt=1, from_start=False)
+    story.poll()
+    layout.attempt(1).environment.write_text('{"changes": [{"key": "threads", "before": 2, "now": 4}]}')
+    (line,) = story.poll()
+    assert line.kind == "trouble"
+    assert line.text.endswith("may not be bit-identical, because the number of threads was 2 and is 4.")
+    assert story.poll() == []
+
+
 def test_a_restart_is_told_with_its_reason(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
     story = RunStory(layout, attempt=1, from_start=False)

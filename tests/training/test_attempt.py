@@ -13,6 +13,7 @@ import pytest
 from relight.runs.record_file import read_record
 from relight.runs.records import ProcessIdentity, SavingState
 from relight.runs.stop_request import clear_stop_request, request_stop
+from relight.runs.summary import summarize_run
 
 pytestmark = pytest.mark.processes
 
@@ -166,6 +167,43 @@ def test_a_changed_model_is_one_error_with_the_names(make_run: Callable) -> None
     assert error is not None
     assert "first.weight (float32 [16, 2] in the checkpoint, float32 [20, 2] now)" in error
     assert run.outcome.traceback is None
+
+
+def test_a_model_with_other_layers_is_one_error_with_names_and_shapes_on_both_sides(
+    make_run: Callable, spiral_file: Path
+) -> None:
+    run = make_run(epochs=1)
+    assert run.run() == 0
+    spiral_file.write_text(
+        spiral_file.read_text().replace("self.first =", "self.extra = nn.Linear(3, 1); self.begin =")
+    )
+    spiral_file.write_text(spiral_file.read_text().replace("self.first(", "self.begin("))
+    run.edit_config(epochs=2)
+    assert run.resume() == 3
+    error = str(run.outcome.error)
+    assert "4 missing in the checkpoint: begin.bias (float32 [16]), begin.weight (float32 [16, 2]), extra.bias" in error
+    assert "2 that only the checkpoint has: first.bias (float32 [16]), first.weight (float32 [16, 2])" in error
+    assert "\n" not in error
+    assert run.outcome.traceback is None
+
+
+def test_a_resume_with_changed_code_and_threads_says_why_it_may_not_be_bit_identical(
+    make_run: Callable, spiral_file: Path
+) -> None:
+    run = make_run(epochs=1, threads=1)
+    assert run.run() == 0
+    assert summarize_run(run.layout).environment_changes == ()
+    spiral_file.write_text(spiral_file.read_text() + "# a comment\n")
+    run.edit_config(epochs=2, threads=2)
+    assert run.resume() == 0
+    summary = summarize_run(run.layout)
+    assert [change.key for change in summary.environment_changes or ()] == ["threads", "code.digest"]
+    caveat = (
+        "The resume is correct but may not be bit-identical, because the number of threads was 1 and is 2, and the "
+        "task's code has changed."
+    )
+    assert summary.notes == (caveat,)
+    assert caveat in run.log
 
 
 def test_changed_data_is_refused_because_the_order_would_be_another(make_run: Callable) -> None:

@@ -43,6 +43,7 @@ class RunStory:
     _told_sequence: int = field(init=False)
     _told_epoch: int | None = None
     _told_failure: str | None = None
+    _told_caveat: str = ""
     _train: dict[str, float] = field(default_factory=dict)
     _validates: bool = False
 
@@ -62,14 +63,30 @@ class RunStory:
         """Read the folder again; `summary` and `progress` are then fresh. Raises DamagedFile for a broken run.json."""
         self._summary = summarize_run(self.layout)
         self.progress = read_progress(self.layout.attempt(self.summary.attempt).progress) or Progress()
-        return [*self._tell_attempt(), *self._tell_epochs(), *self._tell_checkpoints(), *self._tell_saving()]
+        told = (
+            self._tell_attempt(),
+            self._tell_caveat(),
+            self._tell_epochs(),
+            self._tell_checkpoints(),
+            self._tell_saving(),
+        )
+        return [line for lines in told for line in lines]
 
     def _tell_attempt(self) -> list[Line]:
         """Say when a later attempt takes over: the supervisor has restarted a crashed trainer."""
         if self.summary.attempt <= self._told_attempt:
             return []
         self._told_attempt = self.summary.attempt
-        return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *self.summary.notes]))]
+        notes = [note for note in self.summary.notes if note != self.summary.environment_caveat]
+        return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *notes]))]
+
+    def _tell_caveat(self) -> list[Line]:
+        """Say once what may keep this attempt from being bit-identical; its trainer knows soon after it has started."""
+        caveat = self.summary.environment_caveat
+        if not caveat or caveat == self._told_caveat:
+            return []
+        self._told_caveat = caveat
+        return [Line("trouble", caveat)]
 
     def _tell_epochs(self) -> list[Line]:
         lines = []

@@ -16,6 +16,7 @@ from relight.metrics.recent import read_recent
 from relight.runs.catalog import list_layouts
 from relight.runs.disk_forecast import DiskForecast, forecast_disk
 from relight.runs.evidence import DamageList, gather_evidence
+from relight.runs.fingerprint import FingerprintChange, read_changes, word_resume_caveat
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import Phase, Progress, read_progress
@@ -81,11 +82,19 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Why checkpoints cannot be saved at the moment, while it trains on."""
     disk: DiskForecast | None
     """How the run's disk fills up, while it trains; None in lists."""
+    environment_changes: tuple[FingerprintChange, ...] | None
+    """What is not as it was when the checkpoint was made that the newest attempt started from; None in lists."""
     notes: tuple[str, ...]
-    """Sentences for a person: damaged files, checkpoints that a resume passed over."""
+    """Sentences for a person: damaged files, checkpoints that a resume passed over, what changed since them."""
     error: str | None
     traceback: str | None
     """Whole; None in lists."""
+
+    @property
+    def environment_caveat(self) -> str:
+        """Why the newest attempt may not be bit-identical to what it goes on from; "" when nothing says so."""
+        what = "branch" if self.parent is not None and self.attempt == 1 else "resume"
+        return word_resume_caveat(self.environment_changes or (), what=what)
 
 
 class DamagedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,8 +141,8 @@ def read_run_record(layout: RunLayout) -> RunRecord:
 def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: bool = True) -> RunSummary:
     """The run in a few figures, as of `now_s`.
 
-    `traceback=False` leaves out what lists have no room for: the traceback and the forecast of the disk. Raises
-    `DamagedFile` only for run.json; damage to any other file is told in `notes`.
+    `traceback=False` leaves out what lists have no room for: the traceback, the forecast of the disk, and what
+    changed in the environment. Raises `DamagedFile` only for run.json; damage to any other file is told in `notes`.
     """
     now_s = time.time() if now_s is None else now_s
     record = read_run_record(layout)
@@ -146,6 +155,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
     known = progress or _earlier_progress(layout, evidence.attempt) or Progress()
     newest_step = _newest_durable_step(layout)
     live = report.status.is_live
+    changes = read_changes(attempt.environment) if traceback and evidence.attempt else None
     risk = measure_work_at_risk(
         progress,
         saving,
@@ -155,7 +165,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         now_s=now_s,
     )
     training = progress if report.status is RunStatus.RUNNING else None
-    return RunSummary(
+    summary = RunSummary(
         run=layout.run_id,
         name=record.name,
         status=report.status,
@@ -185,10 +195,14 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         imported_from=record.imported_from,
         saving_failure=saving.failure if saving is not None and live else None,
         disk=_forecast_disk(layout, evidence.attempt, progress, saving) if traceback and live else None,
-        notes=((*evidence.start.notes,) if evidence.start is not None else ()) + tuple(damage.notes),
+        environment_changes=changes,
+        notes=(),
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
     )
+    began = evidence.start.notes if evidence.start is not None else ()
+    notes = (*began, *filter(None, [summary.environment_caveat]), *damage.notes)
+    return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
 
 def _newest_durable_step(layout: RunLayout) -> int | None:

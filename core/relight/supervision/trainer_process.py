@@ -117,6 +117,8 @@ def _environment(layout: RunLayout, attempt: AttemptLayout, *, lifeline: int, lo
         # A crash in native code then leaves Python's stack in the log; lines reach it as they are printed.
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
+        # Strings hash alike in every attempt, so what goes through a set keeps its order: else no resume is exact.
+        "PYTHONHASHSEED": "0",
         **os.environ,
         RUN_VARIABLE: str(layout.folder),
         ATTEMPT_VARIABLE: str(attempt.number),

@@ -9,19 +9,25 @@ import torch
 
 from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.writer_client import WriterClient
+from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, RunRecord
 from relight.tasks.parsing import parse_config
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.device import choose_device
-from relight.training.environment import describe_environment, prepare_determinism, write_environment
+from relight.training.environment import (
+    describe_environment,
+    find_changes,
+    prepare_determinism,
+    shorten_environment,
+    write_environment,
+)
 from relight.training.session import TrainingSession
 from relight.training.stopping import Stopping
 from relight.training.task_loading import load_task_class
 from relight.training.trainer import Trainer
 
-_SHORT = ("relight", "torch", "python", "cuda", "cudnn", "device", "gpu", "cpu", "threads", "world_size", "tf32", "git")
 _log = logging.getLogger("relight")
 
 
@@ -41,7 +47,10 @@ def build_trainer(
     code_folder = Path(record.task.path).parent if record.task.path else None
     environment = describe_environment(device, code_folder=code_folder)
     attempt = layout.attempt(start.attempt)
-    write_environment(attempt.environment, environment)
+    changes = find_changes(layout, start, environment)
+    write_environment(attempt.environment, environment, changes=changes)
+    if changes:
+        _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
     best = BestMetric(record.best_metric, higher_is_better=record.higher_is_better)
     writer = WriterClient(
         layout.checkpoints,
@@ -56,7 +65,7 @@ def build_trainer(
     )
     session = TrainingSession(
         layout, start, cutter=cutter, stopping=stopping, best=best,
-        environment={key: environment[key] for key in _SHORT},
+        environment=shorten_environment(environment),
     )  # fmt: skip
     try:
         trainer = Trainer(task_class(config), session, device=device)

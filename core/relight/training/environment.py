@@ -13,10 +13,18 @@ import msgspec
 import numpy as np
 import torch
 
+from relight.checkpoints.store import CheckpointStore
 from relight.runs.durable_file import write_durably
+from relight.runs.fingerprint import FingerprintChange, compare_fingerprints, describe_code, take_fingerprint
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
 from relight.version import __version__
 
 _GIT_TIMEOUT_S = 3.0
+_KEPT_IN_CHECKPOINTS = (
+    "relight", "torch", "python", "numpy", "cuda", "cudnn", "device", "gpu", "gpu_capability", "cpu", "cpu_capability",
+    "threads", "world_size", "tf32", "hash_seed", "git",
+)  # fmt: skip
 
 
 def prepare_determinism(device: torch.device) -> None:
@@ -47,6 +55,7 @@ def describe_environment(device: torch.device, *, code_folder: Path | None) -> d
         "numpy": np.__version__,
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu_capability": _describe_capability(device),
         "cuda": torch.version.cuda,
         "cudnn": _version_of_cudnn(),
         "cpu": _name_cpu(),
@@ -61,8 +70,31 @@ def describe_environment(device: torch.device, *, code_folder: Path | None) -> d
             "cudnn": torch.backends.cudnn.allow_tf32,
         },
         "determinism": describe_determinism(device),
+        "hash_seed": os.environ.get("PYTHONHASHSEED"),
         "git": describe_git(code_folder) if code_folder is not None else None,
+        "code": describe_code(code_folder) if code_folder is not None else None,
     }
+
+
+def shorten_environment(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return what of it each checkpoint keeps: all that an attempt that starts from it is compared by."""
+    short = {key: environment[key] for key in _KEPT_IN_CHECKPOINTS}
+    if environment["code"] is not None:
+        short["code"] = {"digest": environment["code"]["digest"]}
+    short["determinism"] = {key: value for key, value in environment["determinism"].items() if key != "sentence"}
+    return short
+
+
+def find_changes(layout: RunLayout, start: AttemptStart, environment: dict[str, Any]) -> tuple[FingerprintChange, ...]:
+    """Return what is not as it was when the checkpoint was made that the attempt starts from."""
+    if start.from_sequence is None or start.weights_only:
+        return ()
+    store = CheckpointStore(layout.checkpoints)
+    for info in store.list().checkpoints:
+        if info.sequence == start.from_sequence and info.reason != "import":
+            with store.open(info) as reader:
+                return compare_fingerprints(take_fingerprint(reader.environment), take_fingerprint(environment))
+    return ()
 
 
 def describe_determinism(device: torch.device) -> dict[str, Any]:
@@ -90,9 +122,10 @@ def describe_git(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": None if changes is None else bool(changes)}
 
 
-def write_environment(path: Path, environment: dict[str, Any]) -> None:
-    """Write it as indented JSON."""
-    write_durably(path, msgspec.json.format(msgspec.json.encode(environment), indent=2) + b"\n", durable=False)
+def write_environment(path: Path, environment: dict[str, Any], *, changes: tuple[FingerprintChange, ...] = ()) -> None:
+    """Write it as indented JSON, with what has changed since the checkpoint that the attempt starts from."""
+    whole = {**environment, "changes": changes}
+    write_durably(path, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n", durable=False)
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
@@ -110,6 +143,13 @@ def _run_git(folder: Path, *arguments: str) -> str | None:
 def _version_of_cudnn() -> int | None:
     cudnn: Any = torch.backends.cudnn
     return cudnn.version() if cudnn.is_available() else None
+
+
+def _describe_capability(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{major}.{minor}"
 
 
 def _name_cpu() -> str:

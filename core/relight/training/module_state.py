@@ -100,7 +100,9 @@ class ModulePart:
             for key, value in saved.items()
             if key in by_key and isinstance(value, Tensor) and _describe(value) != _describe(live[by_key[key]])
         ]
-        check_names(self.name, saved=saved, live=by_key, problems=problems)
+        forms = {key: _describe(live[name]) for key, name in by_key.items()}
+        forms |= {key: _describe(value) for key, value in saved.items()}
+        check_names(self.name, saved=saved, live=by_key, problems=problems, forms=forms)
         self.module.load_state_dict({by_key[key]: value for key, value in saved.items()})
         self._restore_buffers(tree["buffers"], read, set(live))
         self._restore_flags(tree)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from relight.errors import RelightError
 
@@ -13,18 +13,27 @@ class StateMismatch(RelightError):
     """The checkpoint and the live objects do not have the same tensors."""
 
 
-def check_names(owner: str, *, saved: Iterable[str], live: Iterable[str], problems: Sequence[str] = ()) -> None:
+def check_names(
+    owner: str,
+    *,
+    saved: Iterable[str],
+    live: Iterable[str],
+    problems: Sequence[str] = (),
+    forms: Mapping[str, str] | None = None,
+) -> None:
     """Raise `StateMismatch` unless both sides have the same names and there are no other `problems`.
 
-    The message lists what is missing in the checkpoint, what it has too much, and the problems.
+    The message lists what is missing in the checkpoint, what it has too much, and the problems. `forms` says of what
+    type and shape a name is, where that is known.
     """
+    forms = forms or {}
     saved_names, live_names = set(saved), set(live)
     missing, extra = sorted(live_names - saved_names), sorted(saved_names - live_names)
     parts = []
     if missing:
-        parts.append(f"{len(missing)} missing in the checkpoint: {_list(missing)}")
+        parts.append(f"{len(missing)} missing in the checkpoint: {_list(missing, forms)}")
     if extra:
-        parts.append(f"{len(extra)} that only the checkpoint has: {_list(extra)}")
+        parts.append(f"{len(extra)} that only the checkpoint has: {_list(extra, forms)}")
     if problems:
         parts.append(f"{len(problems)} of another shape or type: {_list(problems)}")
     if parts:
@@ -34,6 +43,7 @@ def check_names(owner: str, *, saved: Iterable[str], live: Iterable[str], proble
         )
 
 
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_AT_MOST])
+def _list(names: Sequence[str], forms: Mapping[str, str] | None = None) -> str:
+    known = forms or {}
+    shown = ", ".join(f"{name} ({known[name]})" if name in known else name for name in names[:_NAMED_AT_MOST])
     return shown if len(names) <= _NAMED_AT_MOST else f"{shown} and {len(names) - _NAMED_AT_MOST} more"
