@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
+from array import array
 
 import numpy as np
 import torch
 
 from relight.checkpoints.typed_json import decode_state, encode_state
-from relight.training.rng import RngRecorder, decode_rng, encode_rng, restore_rng, seed_everything
+from relight.training.rng import (
+    PythonState,
+    RngRecorder,
+    decode_rng,
+    encode_rng,
+    get_python_state,
+    restore_rng,
+    seed_everything,
+    set_python_state,
+)
 
 
 def draw() -> list[float]:
@@ -66,3 +76,19 @@ def test_another_bit_generator_behind_numpys_functions_is_captured_too() -> None
         assert np.random.rand(3).tolist() == expected
     finally:
         np.random.set_bit_generator(earlier)
+
+
+def test_the_words_of_pythons_generator_are_those_of_its_getstate() -> None:
+    for seed in range(20):
+        random.seed(seed)
+        for _ in range(seed * 37 % 700):
+            random.random()
+        if seed % 2:
+            random.gauss(0, 1)  # puts one number by
+        version, words, gauss = random.getstate()
+        expected = PythonState(array("I", (words[-1], *words[:-1])).tobytes(), gauss)
+        assert get_python_state() == expected
+        following = [random.gauss(0, 1) for _ in range(3)]
+        set_python_state(expected)
+        assert [random.gauss(0, 1) for _ in range(3)] == following
+        assert version == 3

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import ctypes
 import random
+import sys
 from array import array
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_MT19937_BYTES = 625 * 4  # key of 624 words and the position in it, as numpy's C struct has them
+_MT19937_BYTES = 625 * 4  # key of 624 words and the position in it, as the C structs of Python and NumPy have them
+_PYTHON_VERSION = 3  # of the tuple that `random.getstate` returns
 
 
-@dataclass(frozen=True)
-class RngState:
+class PythonState(NamedTuple):
+    """The state of Python's `random`: the position in its 624 words and the words, 4 bytes each, and a Gaussian put by.
+
+    `getstate` has the position last, and so do checkpoints.
+    """
+
+    raw: bytes
+    gauss: float | None
+
+
+class RngState(NamedTuple):
     """The state of every global generator at one moment. `cuda` has one tensor for each device that is in use."""
 
-    python: tuple[Any, ...]
+    python: PythonState
     numpy: dict[str, Any]
     torch: Tensor
     cuda: tuple[Tensor, ...] = ()
@@ -27,7 +38,7 @@ class RngState:
 
 
 class RngRecorder:
-    """Captures the generators, again and again: about 10 microseconds, as long as NumPy's has not moved."""
+    """Captures the generators, again and again: about 3 microseconds, as long as NumPy's has not moved."""
 
     def __init__(self) -> None:
         self._numpy = NumpyGenerator()
@@ -35,12 +46,53 @@ class RngRecorder:
     def capture(self) -> RngState:
         """Return the state of all generators now."""
         return RngState(
-            python=random.getstate(),
-            numpy=self._numpy.state(),
-            torch=torch.default_generator.get_state(),
-            cuda=_capture_cuda(),
-            mps=_capture_mps(),
+            get_python_state(),
+            self._numpy.state(),
+            torch.default_generator.get_state(),
+            _capture_cuda(),
+            _capture_mps(),
         )
+
+
+def get_python_state() -> PythonState:
+    """Return the state of Python's `random`: its words copied in one piece, where `getstate` makes 625 objects."""
+    if _PYTHON_WORDS is None:
+        _, words, gauss = random.getstate()
+        return PythonState(_pack_words(words), gauss)
+    return PythonState(bytes(_PYTHON_WORDS), random._inst.gauss_next)  # type: ignore[attr-defined]
+
+
+def set_python_state(state: PythonState) -> None:
+    """Put Python's `random` into `state`."""
+    position, *words = array("I", state.raw)
+    random.setstate((_PYTHON_VERSION, (*words, position), state.gauss))
+
+
+def _pack_words(words: Sequence[int]) -> bytes:
+    return array("I", (words[-1], *words[:-1])).tobytes()
+
+
+def _find_python_words() -> memoryview | None:
+    """Look at where CPython keeps position and words of `random`; None unless they are seen to be there.
+
+    `struct { PyObject_HEAD; int index; uint32_t state[624]; }` is no promise of CPython's (`_randommodule.c`), so two
+    generators are read both ways, before and after a draw.
+    """
+    if sys.implementation.name != "cpython" or type(getattr(random, "_inst", None)) is not random.Random:
+        return None
+    if random.Random.__basicsize__ < object.__basicsize__ + _MT19937_BYTES:
+        return None
+    probe = random.Random(5)
+    for generator in (random._inst, probe):
+        for _ in range(2):
+            if bytes(_view(id(generator) + object.__basicsize__)) != _pack_words(generator.getstate()[1]):
+                return None
+            probe.random()
+    return _view(id(random._inst) + object.__basicsize__)
+
+
+def _view(address: int) -> memoryview:
+    return memoryview((ctypes.c_ubyte * _MT19937_BYTES).from_address(address)).cast("B")
 
 
 class NumpyGenerator:
@@ -54,13 +106,20 @@ class NumpyGenerator:
     times_set = 0
 
     def __init__(self) -> None:
+        self._bit_generator: Any = None
+        self._words: memoryview | None = None
         self._raw: bytes | None = None
         self._times_set = -1
         self._last: Any = {}
 
     def state(self) -> dict[str, Any]:
         """Return NumPy's own state dictionary; callers must not change it."""
-        raw = _read_numpy_words()
+        bit_generator = _NUMPY._bit_generator  # looked up each time: np.random.set_bit_generator swaps it
+        if bit_generator is not self._bit_generator:
+            self._bit_generator, self._raw = bit_generator, None
+            ours = type(bit_generator) is np.random.MT19937
+            self._words = _view(bit_generator.ctypes.state_address) if ours else None
+        raw = None if self._words is None else bytes(self._words)
         if raw is None or raw != self._raw or self._times_set != NumpyGenerator.times_set or self._last["has_gauss"]:
             self._last = np.random.get_state(legacy=False)
             self._raw = raw
@@ -71,7 +130,7 @@ class NumpyGenerator:
 
 def restore_rng(state: RngState) -> None:
     """Put every generator into `state`. Do it last, right before the first batch: building and loading draw numbers."""
-    random.setstate(state.python)
+    set_python_state(state.python)
     set_numpy_state(state.numpy)
     torch.default_generator.set_state(state.torch)
     if state.cuda and torch.cuda.is_available():
@@ -96,12 +155,15 @@ def seed_everything(seed: int) -> None:
 
 def encode_rng(state: RngState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Split `state` into a tree of plain values and named tensors: `torch`, `cuda.0`, `mps`."""
-    version, words, gauss = state.python
     numpy_state = dict(state.numpy)
     if "key" in (inner := numpy_state["state"]):  # MT19937; other bit generators have ints only
         numpy_state["state"] = {**inner, "key": array("I", inner["key"].tolist()).tobytes()}
     tree = {
-        "python": {"version": version, "words": array("I", words).tobytes(), "gauss": gauss},
+        "python": {
+            "version": _PYTHON_VERSION,
+            "words": state.python.raw[4:] + state.python.raw[:4],
+            "gauss": state.python.gauss,
+        },
         "numpy": {key: _plain(value) for key, value in numpy_state.items()},
     }
     tensors = {"torch": state.torch}
@@ -119,20 +181,12 @@ def decode_rng(tree: dict[str, Any], tensors: dict[str, Tensor]) -> RngState:
         numpy_state["state"] = {**numpy_state["state"], "key": np.frombuffer(key, dtype=np.uint32).copy()}
     cuda = sorted((name for name in tensors if name.startswith("cuda.")), key=lambda name: int(name[5:]))
     return RngState(
-        python=(python["version"], tuple(array("I", python["words"])), python["gauss"]),
+        python=PythonState(python["words"][-4:] + python["words"][:-4], python["gauss"]),
         numpy=numpy_state,
         torch=tensors["torch"],
         cuda=tuple(tensors[name] for name in cuda),
         mps=tensors.get("mps"),
     )
-
-
-def _read_numpy_words() -> bytes | None:
-    """Return the raw words of NumPy's global MT19937; None when the global generator is of another kind."""
-    generator = np.random.mtrand._rand._bit_generator  # looked up each time: np.random.set_bit_generator swaps it
-    if type(generator) is not np.random.MT19937:
-        return None
-    return ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
 
 
 def _capture_cuda() -> tuple[Tensor, ...]:
@@ -153,3 +207,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return value.item() if isinstance(value, np.generic) else value
+
+
+_NUMPY: Any = np.random.mtrand._rand
+_PYTHON_WORDS = _find_python_words()

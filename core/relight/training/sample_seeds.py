@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relight.training.rng import NumpyGenerator, set_numpy_state
+from relight.training.rng import NumpyGenerator, get_python_state, set_numpy_state, set_python_state
 
 VALIDATION_EPOCH = -1
 """Stands in for the epoch where samples must look the same every time."""
@@ -54,11 +54,11 @@ class PythonGenerator:
 
     def capture(self) -> Any:
         """Return the state."""
-        return random.getstate()
+        return get_python_state()
 
     def restore(self, state: Any) -> None:
         """Go back to a captured state."""
-        random.setstate(state)
+        set_python_state(state)
 
     def seed(self, seed: int) -> None:
         """Start anew from `seed`."""
