@@ -20,6 +20,7 @@ from relight.runs.records import (
     Record,
     RunRecord,
     SavingState,
+    ScriptRecord,
     StopRequest,
     TrainerOutcome,
 )
@@ -70,6 +71,7 @@ def _list_records(layout: RunLayout) -> list[tuple[Path, type[Record]]]:
         records += [
             (attempt.start, AttemptStart),
             (attempt.processes, AttemptProcesses),
+            (attempt.script, ScriptRecord),
             (attempt.writer, ProcessIdentity),
             (attempt.saving, SavingState),
             (attempt.outcome, TrainerOutcome),

@@ -32,6 +32,11 @@ class AttemptLayout:
         return self.folder / "writer.json"
 
     @property
+    def script(self) -> Path:
+        """What a script told `relight.init` (`ScriptRecord`); written by the script's own process."""
+        return self.folder / "script.json"
+
+    @property
     def environment(self) -> Path:
         """Versions, device, threads and determinism flags; written by the trainer."""
         return self.folder / "environment.json"

@@ -43,6 +43,8 @@ class TaskReference(Record, frozen=True, kw_only=True):
     working_folder: str | None = None
     code_digest: str | None = None
     """xxh3-128 of the file's bytes when the run was created."""
+    module: str | None = None
+    """Dotted name of a script that was started with `python -m`."""
 
 
 class Parent(Record, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class Parent(Record, frozen=True, kw_only=True):
     changes: dict[str, tuple[Any, Any]] = {}
     """Config keys that differ: (parent's value, this run's value)."""
     weights_only: bool = False
+    config: dict[str, Any] | None = None
+    """The parent's whole config, where this run's is not known before it runs: that of a script."""
 
 
 class ImportedFile(Record, frozen=True, kw_only=True):
@@ -114,6 +118,18 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     """Sentences for a person: which damaged checkpoints were passed over, and how many steps that costs."""
     max_restarts: int = 0
     token: str | None = None
+
+
+class ScriptRecord(Record, frozen=True, kw_only=True):
+    """What a script told `relight.init` in this attempt: its config, and what `best` means."""
+
+    config: dict[str, Any] = {}
+    best_metric: str | None = None
+    """Full name; None until the first evaluation when `init` did not say it."""
+    higher_is_better: bool = True
+    settings: dict[str, Any] = {}
+    """Options of `relight.init` as they are in force: seed, checkpoint_every_s, …"""
+    pid: int = 0
 
 
 class AttemptProcesses(Record, frozen=True, kw_only=True):

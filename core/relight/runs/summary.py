@@ -22,6 +22,7 @@ from relight.runs.process_identity import is_alive
 from relight.runs.progress import Phase, Progress, read_progress
 from relight.runs.record_file import read_record
 from relight.runs.records import ImportedFrom, Parent, ProcessIdentity, RunRecord, SavingState
+from relight.runs.script_facts import add_script_facts
 from relight.runs.status import Evidence, RunStatus, derive_status
 from relight.runs.work_at_risk import measure_work_at_risk
 
@@ -128,9 +129,9 @@ def list_runs(folder: Path, *, now_s: float | None = None) -> RunListing:
 
 
 def read_run_record(layout: RunLayout) -> RunRecord:
-    """The run's `run.json`; `DamagedFile` when it is damaged or missing."""
+    """The run's `run.json`, with what a script said of itself since; `DamagedFile` when it is damaged or missing."""
     try:
-        return read_record(layout.record, RunRecord)
+        return add_script_facts(layout, read_record(layout.record, RunRecord))
     except FileNotFoundError as error:
         raise DamagedFile(
             f"{str(layout.record)!r} is missing, so nobody knows what run {layout.run_id!r} trains. "
