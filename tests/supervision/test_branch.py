@@ -18,6 +18,8 @@ from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord, TaskReference
 from relight.supervision.branch import branch_run
 from relight.supervision.checkpoint_choice import choose_checkpoint
+from relight.tasks import inspection
+from relight.tasks.inspection import Inspection
 from supervision.conftest import Lab, stand_in
 
 pytestmark = pytest.mark.processes
@@ -185,3 +187,25 @@ def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
     assert choose_checkpoint(layout, None).sequence is None
     with pytest.raises(CheckpointNotFound):
         choose_checkpoint(layout, "best")
+
+
+@pytest.mark.parametrize(("changes", "asked"), [({"lr": 0.01, "epochs": 9, "seed": 4}, False), ({"width": 64}, True)])
+def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
+    lab: Lab, parent: RunLayout, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], asked: bool
+) -> None:
+    questions: list[Any] = []
+
+    def inspect(task: TaskReference, *, config: Mapping[str, Any], fits: tuple[Any, int]) -> Inspection:
+        questions.append((task.name, config["width"], fits))
+        return Inspection(schema={}, best_metric="", higher_is_better=True, title="", summary="", misfit="1 of another")
+
+    monkeypatch.setattr(inspection, "inspect_task", inspect)
+    if asked:
+        with pytest.raises(RelightError, match=r"No branch with width=64: its model .* at step 20 .*1 of another\."):
+            branch(parent, config_changes=changes)
+        assert questions == [("digits", 64, (parent.checkpoints, 2))]
+        assert [layout.run_id for layout in list_layouts(lab.folder)] == [parent.run_id]
+        assert CheckpointStore(parent.checkpoints).find(20).labels == ()
+    else:
+        branch(parent, config_changes=changes)
+        assert questions == [], "what every task has changes no model"

@@ -307,8 +307,8 @@ def test_what_does_not_fit_is_one_error_with_the_names() -> None:
     with pytest.raises(StateMismatch) as caught:
         other.state.restore({**saved.tree, "parts": {"model": saved.tree["parts"]["model"]}}, saved.tensors.__getitem__)
     message = str(caught.value)
-    assert "missing in the checkpoint: extra.bias, extra.weight" in message
-    assert "only the checkpoint has: last.bias, last.weight" in message
+    assert "missing in the checkpoint: extra.bias (float32 [2]), extra.weight (float32 [2, 2])" in message
+    assert "only the checkpoint has: last.bias (float32 [2]), last.weight (float32 [2, 8])" in message
     assert "second.weight (float32 [8, 8] in the checkpoint, float32 [9, 8] now)" in message
     assert "\n" not in message
 
@@ -328,6 +328,15 @@ def test_a_branch_keeps_its_own_rates_and_the_parents_moments() -> None:
     assert child.optimizer.param_groups[0]["weight_decay"] == 0.1
     ours, theirs = parent.capture().tensors, child.capture().tensors
     assert torch.equal(ours["optimizer.last.bias.exp_avg"], theirs["optimizer.last.bias.exp_avg"])
+
+
+def test_a_branch_with_another_optimizer_begins_it_afresh() -> None:
+    parent = Setup(lambda p: torch.optim.AdamW(p, lr=0.01))
+    parent.train(2)
+    child = Setup(lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9))
+    child.restore(parent.capture(), branch=True)
+    assert not child.optimizer.state, "nothing of AdamW's is left in it"
+    assert torch.equal(parent.model.last.bias, child.model.last.bias)
 
 
 def test_a_users_object_is_part_of_the_state_and_recorded_at_the_edge() -> None:

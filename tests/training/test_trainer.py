@@ -256,6 +256,20 @@ def test_a_branch_with_another_batch_size_trains_the_rest_of_its_epochs(here: Ca
     assert set(child.values("train/lr")[9:]) == {0.5}
 
 
+def test_a_branch_with_data_of_another_length_begins_its_epoch_anew(here: Callable[..., Here]) -> None:
+    class Longer(Line):
+        def build_data(self) -> Data:
+            x = torch.ones(60, 3)
+            return Data(train=TensorDataset(x, x[:, :1]))
+
+    parent = here()
+    parent.train(Line(TaskConfig(epochs=4, batch_size=8, max_steps=9)))  # 6 steps, then 3 of the second epoch
+    last = CheckpointStore(parent.layout.checkpoints).list().checkpoints[-1]
+    child = Here(parent.layout.folder, attempt=2, from_sequence=last.sequence, from_step=9, reason="branch")
+    child.train(Longer(TaskConfig(epochs=3, batch_size=10)))
+    assert child.steps("train/loss")[-1] == 9 + 6 + 6, "the second epoch and the third, of the longer data"
+
+
 def test_weights_only_starts_a_training_anew_from_the_weights(here: Callable[..., Here]) -> None:
     parent = here()
     trained = parent.train(Line(TaskConfig(epochs=1, batch_size=8)))

@@ -14,6 +14,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, Parent, TaskReference
 from relight.runs.summary import read_run_record
 from relight.supervision.attempt import Launched, start_first_attempt
+from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint
 
@@ -37,11 +38,13 @@ def branch_run(
     The checkpoint is copied into the child's own store, so that either folder can go anywhere by itself, and is kept in
     the parent by the label "parent". `config_changes` are values by key, checked as those of a launch (`validate`
     replaces that check). The same `token` again gives the same run. Raises CheckpointNotFound, DamagedCheckpoint,
-    ConfigError, and RelightError when the disk is full; none of them leaves a run behind.
+    ConfigError, and RelightError when the disk is full or the config's model would not fit the checkpoint; none of them
+    leaves a run behind.
     """
     record = read_run_record(layout)
     config = (validate or _validate)(record.task, {**record.config, **config_changes})
     info, notes = choose_for_branch(layout, from_)
+    refuse_misfit(layout, record, config, info)
     parent = Parent(
         run=record.run,
         step=info.step,

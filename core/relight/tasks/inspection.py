@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +24,8 @@ _ERRORS: dict[str, type[RelightError]] = {"config": ConfigError, "device": Devic
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What `relight.training.describe` answers: the config's JSON schema, and what `best` means.
 
-    `config` is the complete, valid config where one was asked about.
+    `config` is the complete, valid config where one was asked about. `misfit` says what of a checkpoint does not fit
+    the model that the config makes: "" when all does, None when nobody asked or it cannot be told.
     """
 
     schema: dict[str, Any]
@@ -32,6 +34,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     summary: str
     config: dict[str, Any] | None = None
+    misfit: str | None = None
 
 
 def inspect_task(
@@ -39,13 +42,14 @@ def inspect_task(
     *,
     config: Mapping[str, Any] | None = None,
     check: bool = False,
+    fits: tuple[Path, int] | None = None,
     timeout_s: float = IMPORT_WITHIN_S,
 ) -> Inspection:
     """Import the task in a child process and say what it is; with `config`, validate that too.
 
-    `check` looks whether the device that the config asks for is there; `timeout_s` is what the person's file may take
-    to import. Raises `ConfigError`, `DeviceError`, or
-    `TaskError` with the whole traceback of the person's code.
+    `check` looks whether the device that the config asks for is there; `fits` is a checkpoint (its store's folder, its
+    sequence number) to compare the config's model with; `timeout_s` is what the person's file may take to import.
+    Raises `ConfigError`, `DeviceError`, or `TaskError` with the whole traceback of the person's code.
     """
     target = f"{reference.path}:{reference.class_name}" if reference.path else reference.name
     command = [sys.executable, "-P", "-m", "relight.training.describe", target, "--timeout", str(timeout_s)]
@@ -55,6 +59,8 @@ def inspect_task(
         command += ["--config", "-"]
     if check:
         command.append("--check")
+    if fits is not None:
+        command += ["--fits", str(fits[0]), str(fits[1])]
     given = b"" if config is None else json.dumps(dict(config)).encode()
     code, out, said = _ask(command, given, timeout_s=timeout_s + TORCH_WITHIN_S)
     return _read_answer(reference.name, code, out, said)

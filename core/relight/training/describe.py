@@ -1,9 +1,11 @@
 """`python -m relight.training.describe TASK`: imports a task in this process and prints what it is, as one JSON line.
 
-    python -m relight.training.describe FILE.py:Class [--config JSON] [--check] [--working-folder DIR] [--timeout S]
+    python -m relight.training.describe FILE.py:Class [--config JSON] [--check] [--fits STORE SEQUENCE]
+                                        [--working-folder DIR] [--timeout S]
 
 TASK may be a built-in name as well. `--config -` reads the JSON from stdin. With `--config` the complete, valid config
-is in the answer; `--check` also looks whether its device is there. The answer is one of
+is in the answer; `--check` also looks whether its device is there, and `--fits` whether that checkpoint fits its model:
+"misfit" then says what does not, "" when all does, null when it cannot be told. The answer is one of
 
     {"ok": true, "schema": …, "best_metric": "validation/accuracy", "higher_is_better": true, "title": …, "summary": …}
     {"ok": false, "kind": "task" | "config" | "device", "error": SENTENCE, "traceback": WHOLE or null}
@@ -30,6 +32,7 @@ from relight.tasks.catalog import BUILTIN_TASKS
 from relight.tasks.config import full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.device import choose_device
+from relight.training.model_fit import find_misfit
 from relight.training.precision import Precision
 from relight.training.task import Task
 from relight.training.task_loading import load_task_class
@@ -73,6 +76,9 @@ def _describe(options: argparse.Namespace, given: dict[str, Any] | None) -> dict
             if options.check:
                 Precision(config.precision, device=choose_device(config.device))
             answer["config"] = config.model_dump(mode="json")
+            if options.fits:
+                folder, sequence = options.fits
+                answer["misfit"] = find_misfit(task(config), Path(folder), int(sequence))
         return {"ok": True, **answer}
     except RelightError as error:
         kind = "config" if isinstance(error, ConfigError) else "device" if isinstance(error, DeviceError) else "task"
@@ -103,6 +109,7 @@ def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("task", help="FILE.py:Class, or the name of a built-in task")
     parser.add_argument("--config", help="a config to validate, as JSON; - reads it from stdin")
     parser.add_argument("--check", action="store_true", help="look whether the config's device is there")
+    parser.add_argument("--fits", nargs=2, metavar=("STORE", "SEQUENCE"), help="a checkpoint to compare the model with")
     parser.add_argument("--working-folder", help="a folder to import from as well, after all others")
     parser.add_argument("--timeout", type=float, default=0.0, help="seconds that the file may take; 0 means any")
     return parser.parse_args(arguments)

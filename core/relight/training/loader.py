@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from relight.training.sampler import BatchKey, Order, Sampler, WeightedSampler
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
+_log = logging.getLogger("relight")
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,18 @@ class Loader:
             self.sampler.seed = self._source.seed = int(state["seed"])
         self.sampler.load_state(state)
         self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
+
+    def load_branch_state(self, state: dict[str, Any]) -> None:
+        """As `load_state_dict`, for a branch, whose data may be other: of another length, its epoch begins anew."""
+        if state["length"] != self.sampler.length:
+            _log.info(
+                "The training data has %s samples, the parent's had %s: epoch %d begins anew with them.",
+                f"{self.sampler.length:,}", f"{state['length']:,}", int(state["epoch"]) + 1,
+            )  # fmt: skip
+            self.close()
+            self.epoch, self.consumed = int(state["epoch"]), 0
+        else:
+            self.load_state_dict(state)
 
     def close(self) -> None:
         """End the data-loading processes."""

@@ -96,12 +96,12 @@ class ModulePart:
         by_key = {self._names.canonical(name): name for name in live}
         saved = {key: decode_tree(value, read) for key, value in tree["tensors"].items()}
         problems = [
-            f"{key} ({_describe(value)} in the checkpoint, {_describe(live[by_key[key]])} now)"
+            f"{key} ({describe_form(value)} in the checkpoint, {describe_form(live[by_key[key]])} now)"
             for key, value in saved.items()
-            if key in by_key and isinstance(value, Tensor) and _describe(value) != _describe(live[by_key[key]])
+            if key in by_key and isinstance(value, Tensor) and describe_form(value) != describe_form(live[by_key[key]])
         ]
-        forms = {key: _describe(live[name]) for key, name in by_key.items()}
-        forms |= {key: _describe(value) for key, value in saved.items()}
+        forms = {key: describe_form(live[name]) for key, name in by_key.items()}
+        forms |= {key: describe_form(value) for key, value in saved.items()}
         check_names(self.name, saved=saved, live=by_key, problems=problems, forms=forms)
         self.module.load_state_dict({by_key[key]: value for key, value in saved.items()})
         self._restore_buffers(tree["buffers"], read, set(live))
@@ -166,7 +166,8 @@ class ModulePart:
         return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
-def _describe(value: Any) -> str:
+def describe_form(value: Any) -> str:
+    """Say of what type and shape a tensor is: "float32 [16, 2]"; of anything else its type."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

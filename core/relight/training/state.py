@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from relight.training.rng import RngRecorder, RngState, decode_rng, encode_rng, 
 from relight.training.state_errors import check_names
 from relight.training.state_tree import ReadTensor, StateCollector, decode_tree
 
+_log = logging.getLogger("relight")
 FORMAT = 1
 MODEL = "model"
 _MOVE_IN_UPDATE = (LRScheduler, torch.amp.GradScaler)
@@ -111,7 +113,8 @@ class TrainingState:
     def restore(self, tree: dict[str, Any], read: ReadTensor, *, branch: bool = False) -> dict[str, Any]:
         """Put a saved tree into everything tracked but the generators; return the counters.
 
-        Raises `StateMismatch` with lists of what does not fit. `branch`: the live config's rates and decay stay.
+        Raises `StateMismatch` with lists of what does not fit. `branch`: the live config's rates and decay stay, and
+        an optimizer of another class than the parent's begins afresh.
         """
         parts = tree["parts"]
         live = [*self._modules, *self._optimizers, *self._objects]
@@ -121,11 +124,16 @@ class TrainingState:
             module.restore(parts[name], read)
         self._optimizer_parts = {}
         for name, optimizer in self._find_optimizer_parts().items():
-            if name in parts:
-                optimizer.restore(parts[name], read, keep_options=branch)
+            if name not in parts:
+                continue
+            if branch and parts[name]["class"] != type(optimizer.optimizer).__name__:
+                _log.info("The %s is another than the parent's %s and begins afresh.", name, parts[name]["class"])
+                continue
+            optimizer.restore(parts[name], read, keep_options=branch)
         for name, tracked in self._objects.items():
             if name in parts:
-                tracked.load_state_dict(decode_tree(parts[name]["state"], read))
+                load = getattr(tracked, "load_branch_state", None) if branch else None
+                (load or tracked.load_state_dict)(decode_tree(parts[name]["state"], read))
         counters: dict[str, Any] = tree["counters"]
         return counters
 

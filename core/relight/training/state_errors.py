@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from relight.errors import RelightError
 
-_NAMED_AT_MOST = 12
+_NAMED_AT_MOST = 8
 
 
 class StateMismatch(RelightError):
@@ -23,8 +23,26 @@ def check_names(
 ) -> None:
     """Raise `StateMismatch` unless both sides have the same names and there are no other `problems`.
 
-    The message lists what is missing in the checkpoint, what it has too much, and the problems. `forms` says of what
-    type and shape a name is, where that is known.
+    The message is that of `list_differences`.
+    """
+    differences = list_differences(saved=saved, live=live, problems=problems, forms=forms)
+    if differences:
+        raise StateMismatch(
+            f"The checkpoint does not fit the {owner} that is there now. {differences}. "
+            "Resume with the code and config that saved it, or start a new run."
+        )
+
+
+def list_differences(
+    *,
+    saved: Iterable[str],
+    live: Iterable[str],
+    problems: Sequence[str] = (),
+    forms: Mapping[str, str] | None = None,
+) -> str:
+    """List what is missing in the checkpoint, what it has too much, and the problems; "" when there is nothing.
+
+    `forms` says of what type and shape a name is, where that is known.
     """
     forms = forms or {}
     saved_names, live_names = set(saved), set(live)
@@ -36,11 +54,7 @@ def check_names(
         parts.append(f"{len(extra)} that only the checkpoint has: {_list(extra, forms)}")
     if problems:
         parts.append(f"{len(problems)} of another shape or type: {_list(problems)}")
-    if parts:
-        raise StateMismatch(
-            f"The checkpoint does not fit the {owner} that is there now. {'; '.join(parts)}. "
-            "Resume with the code and config that saved it, or start a new run."
-        )
+    return "; ".join(parts)
 
 
 def _list(names: Sequence[str], forms: Mapping[str, str] | None = None) -> str:

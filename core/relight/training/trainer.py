@@ -78,7 +78,8 @@ class Trainer:
         """
         config, loader = self._task.config, self._loader
         done, position = self._session.read_position()
-        epoch, consumed = position.get("epoch", 0), position.get("consumed", 0)
+        same_data = position.get("length", loader.sampler.length) == loader.sampler.length
+        epoch, consumed = position.get("epoch", 0), position.get("consumed", 0) if same_data else 0
         of_epoch = math.ceil(loader.batches / self._accumulate)
         batches_left = math.ceil(max(0, loader.sampler.samples - consumed) / config.batch_size)
         of_rest = math.ceil(batches_left / self._accumulate)

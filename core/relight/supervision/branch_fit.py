@@ -1,0 +1,58 @@
+"""Whether a branch's changed config can go on from its parent's checkpoint: a misfit is refused before a run exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight.errors import RelightError
+from relight.runs.layout import RunLayout
+from relight.runs.records import RunRecord, TaskReference
+
+
+def refuse_misfit(layout: RunLayout, record: RunRecord, config: Mapping[str, Any], info: CheckpointInfo) -> None:
+    """Raise `RelightError` with the tensors' names when the config's model does not fit checkpoint `info`.
+
+    Only a change of the task's own options, or of its code, can change the model; what every task has (learning rate,
+    batch size, epochs, …) needs no check, which costs a process that loads torch.
+    """
+    changed = [key for key in sorted({*record.config, *config}) if record.config.get(key) != config.get(key)]
+    own = [key for key in changed if key not in _common_options()]
+    if record.task.kind == "script" or not (own or _code_has_changed(record.task)):
+        return
+    from relight.tasks.inspection import inspect_task
+
+    answer = inspect_task(record.task, config=config, fits=(layout.checkpoints, info.sequence))
+    if not answer.misfit:
+        return
+    changes = ", ".join(f"{key}={config.get(key)}" for key in own)
+    where = f"the checkpoint at step {info.step} of {layout.run_id}"
+    if changes:
+        raise RelightError(
+            f"No branch with {changes}: its model would not fit {where}. {answer.misfit}. Leave that as it "
+            "is, or launch a new run with it."
+        )
+    raise RelightError(
+        f"No branch: {record.task.name} has changed, and its model does not fit {where} any more. {answer.misfit}. "
+        "Put the code back that saved it, or launch a new run."
+    )
+
+
+def _common_options() -> frozenset[str]:
+    from relight.tasks.config import TaskConfig
+
+    return frozenset(TaskConfig.model_fields)
+
+
+def _code_has_changed(task: TaskReference) -> bool:
+    """Whether the task's file is not what it was when the run was created."""
+    if task.kind != "file" or task.path is None or task.code_digest is None:
+        return False
+    import xxhash
+
+    try:
+        return xxhash.xxh3_128_hexdigest(Path(task.path).read_bytes()) != task.code_digest
+    except OSError:
+        return False  # the check of the config says it better
