@@ -111,6 +111,20 @@ class WriterClient:
         """The writer process, such that a later process with its pid is not mistaken for it."""
         return identify_process(self._process.pid)
 
+    def set_best(self, *, higher_is_better: bool) -> None:
+        """Say from now on which of two checkpoints is better, for a run whose best metric was not known before."""
+        with self._guard:
+            policy = self._configure.policy
+            rules = tuple(
+                replace(rule, higher_is_better=higher_is_better) if rule.metric is None else rule
+                for rule in policy.best
+            )
+            self._configure = Configure(self._configure.folder, replace(policy, best=rules))
+            try:
+                self._channel.send(self._configure)
+            except Disconnected:
+                pass  # Noticed at the next call, which starts another one with this.
+
     def reserve_memory(self, nbytes: int) -> None:
         """Take the memory for snapshots of about `nbytes` now, so that the first one does not have to wait for it."""
         with self._guard:

@@ -138,16 +138,17 @@ class Writer:
     def _work(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._configure is not None or self._finishing)
-            configure = self._configure
-        if configure is None:
+        if self._configure is None:
             return
+        configure = self._configure
         store = CheckpointStore(Path(configure.folder))
         self._attempt(store.sweep, "What an earlier crash left behind could not be removed")
         while (job := self._next_job()) is not None:
             info = self._write(job, store)
             if info is not None:
                 self._attempt(partial(self._verify, info, store), "The checkpoint could not be read back")
-                self._attempt(partial(_retain, store, configure.policy), "Old checkpoints could not be removed")
+                policy = self._configure.policy  # what `best` means may be known only after the first evaluation
+                self._attempt(partial(_retain, store, policy), "Old checkpoints could not be removed")
 
     def _next_job(self) -> _Job | None:
         """The oldest job that may be tried now; None when there will be no other.

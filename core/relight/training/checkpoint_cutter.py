@@ -93,6 +93,10 @@ class CheckpointCutter:
         self.last_cut_step = facts.step
         self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)
 
+    def set_best(self, *, higher_is_better: bool) -> None:
+        """Say from now on which of two checkpoints is better."""
+        self._writer.set_best(higher_is_better=higher_is_better)
+
     def poll(self) -> None:
         """Take note of what the writer has reported; never waits."""
         for event in self._writer.poll():
