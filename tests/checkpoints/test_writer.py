@@ -21,7 +21,15 @@ from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
+from relight.checkpoints.writer_events import (
+    Durable,
+    SaveFailed,
+    Verified,
+    Warned,
+    WriterDied,
+    WriterEvent,
+    WriterStarted,
+)
 from tests.checkpoints.snapshots import make_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED
 
@@ -305,22 +313,44 @@ def test_a_writer_that_is_killed_while_it_writes_loses_nothing(folder: Path) -> 
     assert store.find("latest").step == 12
 
 
-def test_a_writer_that_always_dies_costs_the_training_no_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = WriterClient(folder)
-    monkeypatch.setattr("relight.checkpoints.writer_client.sys.executable", "/bin/false")
-    os.kill(client.pid, signal.SIGKILL)
-    events: list[WriterEvent] = []
-    wait_until(
-        lambda: events.extend(client.poll()) or any(isinstance(e, WriterDied) and not e.restarted for e in events),
-        "giving up",
-    )
-    begun = time.monotonic()
-    for _ in range(1000):
-        assert client.poll() == []
-    assert time.monotonic() - begun < 1.0
-    with pytest.raises(Exception, match="keeps dying"):
-        client.stage(make_snapshot(1)[0])
-    client.close()
+def test_a_writer_that_always_dies_costs_no_time_and_the_newest_snapshots_wait_for_the_next_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relight.checkpoints.writer_client._LONGEST_PAUSE_S", 1.0)
+    with started(folder) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("relight.checkpoints.writer_client.sys.executable", "/bin/false")
+            os.kill(client.pid, signal.SIGKILL)
+            wait_until(lambda: _has_given_up(client), "giving up")
+            begun = time.monotonic()
+            for step in range(1, 301):
+                save(client, step, score=1.0 if step == 2 else None)
+            assert time.monotonic() - begun < 1.0
+            assert client.pending == 2
+        events: list[WriterEvent] = []
+        wait_for(client, WriterStarted, events)
+        events += client.drain(PATIENCE_S)
+        assert [event.step for event in events if isinstance(event, Durable)] == [2, 300], "the scored one, the newest"
+    assert CheckpointStore(folder).verify().damaged == []
+
+
+def _has_given_up(client: WriterClient) -> bool:
+    return any(isinstance(event, WriterDied) and not event.restarted for event in client.poll())
+
+
+def test_a_machine_that_can_start_no_process_costs_checkpoints_and_not_the_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relight.checkpoints.writer_client._LONGEST_PAUSE_S", 0.1)
+    with started(folder) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("relight.checkpoints.writer_client.sys.executable", "/nowhere/python")
+            os.kill(client.pid, signal.SIGKILL)
+            save(client, 1)
+            assert "No such file" in wait_for(client, WriterDied).sentence
+            with pytest.raises(SaveError, match="No checkpoint writer can be started: No such file"):
+                WriterClient(folder)
+        assert wait_for(client, Durable).step == 1
 
 
 def test_damage_right_after_the_write_is_told_and_the_next_save_is_whole(folder: Path) -> None:

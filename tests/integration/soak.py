@@ -2,8 +2,10 @@
 
     python tests/integration/soak.py --kills 25                    each of the victims, and a table of figures
     python tests/integration/soak.py --kills 5 --victims writer --seed 3
+    python tests/integration/soak.py --kills 100 --every-step      a checkpoint at every step
 
-`make soak` runs the first; the tests in `test_soak.py` run a few kills of each.
+`make soak` runs the first; the tests in `test_soak.py` run a few kills of each. After each death every byte of every
+checkpoint is read, and what had been acknowledged must be there.
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ CONFIG = {
     "nap_s": 0.006,
     "device": "cpu",
 }
-VICTIMS = ("trainer", "supervisor", "both", "group", "writer")
-WRITER_KILLS = 3
-"""In one run: writers that die again and again are given up for a while, and its last state is then not saved."""
+EVERY_STEP = {"checkpoint_every_s": 0.0, "checkpoint_every_steps": 1}
+VICTIMS = ("trainer", "supervisor", "both", "group", "writer", "trainer+writer", "everything")
+"""`both` is supervisor and trainer; `group` the trainer's process group; `everything` supervisor, trainer, writer."""
 STATUS_WITHIN_S = 2.0
 PATIENCE_S = 120.0
 
@@ -67,19 +69,22 @@ class Figures:
     exit_record_s: list[float] = field(default_factory=list)
     resume_s: list[float] = field(default_factory=list)
     lost_steps: list[int] = field(default_factory=list)
+    checkpoints: int = 0
+    """Checkpoints of which every byte was read after a kill."""
 
     def row(self) -> str:
         """One line of the table."""
         return (
-            f"{self.victim:<11}{self.kills:>6}{self.runs:>6}  "
+            f"{self.victim:<15}{self.kills:>6}{self.runs:>6}  "
             f"{_spread(self.status_s):>16}{_spread(self.exit_record_s):>16}{_spread(self.resume_s):>16}"
-            f"{max(self.lost_steps, default=0):>12}"
+            f"{max(self.lost_steps, default=0):>12}{self.checkpoints:>13}"
         )
 
 
 HEADER = (
-    f"{'victim':<11}{'kills':>6}{'runs':>6}  {'right status s':>16}{'exit record s':>16}{'resume s':>16}"
-    f"{'steps lost':>12}\n{'':<25}{'median / max':>16}{'median / max':>16}{'median / max':>16}{'max':>12}"
+    f"{'victim':<15}{'kills':>6}{'runs':>6}  {'right status s':>16}{'exit record s':>16}{'resume s':>16}"
+    f"{'steps lost':>12}{'checkpoints':>13}\n"
+    f"{'':<29}{'median / max':>16}{'median / max':>16}{'median / max':>16}{'max':>12}{'read':>13}"
 )
 
 
@@ -125,7 +130,6 @@ def soak(
     folder: Path, reference: Reference, config: dict[str, Any], *, victim: str, kills: int, seed: int, say: Say
 ) -> Figures:
     """Kill `victim` `kills` times at random moments of one run after the other, resume each time, compare each end."""
-    kills_of_run = 0
     chance = random.Random(f"{victim} {seed}")
     figures = Figures(victim)
     layout: RunLayout | None = None
@@ -133,14 +137,10 @@ def soak(
         if layout is None:
             layout = launch(folder, config, name=f"{victim} {figures.runs + 1}")
             figures.runs += 1
-            kills_of_run = 0
         if _live_and_kill(layout, victim, chance, figures):
             figures.kills += 1
-            kills_of_run += 1
             now = summarize_run(layout)
             say(f"{victim}: {figures.kills} of {kills}, attempt {now.attempt}, step {now.step}, {now.status}")
-            if victim == "writer" and kills_of_run == WRITER_KILLS:
-                _wait_for_the_end(layout)
         summary = summarize_run(layout)
         if summary.status is RunStatus.FINISHED:
             reference.compare(layout)
@@ -178,8 +178,9 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
         return False
     if victim == "writer":
         figures.status_s.append(_watch_writer_come_back(layout, before, killed_at))
+        _read_all(layout, figures, acknowledged=before.durable_step or 0)
         return True
-    expected = RunStatus.CRASHED if victim in ("trainer", "group") else RunStatus.INTERRUPTED
+    expected = RunStatus.CRASHED if victim in ("trainer", "group", "trainer+writer") else RunStatus.INTERRUPTED
     report: RunSummary | None = None
     while report is None or report.status not in (expected, RunStatus.FINISHED):
         report = summarize_run(layout)
@@ -196,9 +197,18 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
         figures.exit_record_s.append(time.monotonic() - killed_at)
         report = summarize_run(layout)
         assert "SIGKILL" in report.reason, report.reason
-    # What was durable when it was killed is durable for good.
-    assert (report.durable_step or 0) >= (before.durable_step or 0)
+    _read_all(layout, figures, acknowledged=before.durable_step or 0)
     return True
+
+
+def _read_all(layout: RunLayout, figures: Figures, *, acknowledged: int) -> None:
+    """Every byte of every checkpoint must be right, and what was durable when it was killed is durable for good."""
+    store = CheckpointStore(layout.checkpoints)
+    found = store.verify()
+    assert not found.damaged, found.damaged
+    figures.checkpoints += found.checked
+    newest = max((info.step for info in store.list().checkpoints), default=0)
+    assert newest >= acknowledged, f"{layout.folder}: step {acknowledged} was durable, the newest is {newest}"
 
 
 def _kill(layout: RunLayout, victim: str, processes: AttemptProcesses, before: RunSummary) -> bool:
@@ -209,6 +219,8 @@ def _kill(layout: RunLayout, victim: str, processes: AttemptProcesses, before: R
         "both": [processes.supervisor.pid, processes.trainer.pid],
         "group": [-processes.trainer.pid],
         "writer": [before.pids.writer],
+        "trainer+writer": [processes.trainer.pid, before.pids.writer],
+        "everything": [processes.supervisor.pid, processes.trainer.pid, before.pids.writer],
     }[victim]
     if None in targets:
         return False
@@ -230,7 +242,7 @@ def _watch_writer_come_back(layout: RunLayout, before: RunSummary, killed_at: fl
         assert now.status in (RunStatus.RUNNING, RunStatus.FINISHED), (now.status, now.reason)
         return now.status is RunStatus.FINISHED or now.pids.writer not in (None, before.pids.writer)
 
-    wait_for(back, timeout_s=30.0, why="another writer")
+    wait_for(back, timeout_s=60.0, why="another writer")
     assert layout.latest_attempt() == number
     return time.monotonic() - killed_at
 
@@ -304,15 +316,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=25, help="kills of each victim")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every-step", action="store_true", help="a checkpoint at every step")
     given = parser.parse_args()
+    config = CONFIG | EVERY_STEP if given.every_step else CONFIG
     folder = Path(tempfile.mkdtemp(prefix="relight-soak-"))
     begun = time.monotonic()
     try:
-        reference = Reference(folder, CONFIG)
+        reference = Reference(folder, config)
         print(f"Uninterrupted: {reference.steps} steps, digest {reference.digest}. Runs are in {folder}.", flush=True)
         rows = []
         for victim in given.victims:
-            figures = soak(folder, reference, CONFIG, victim=victim, kills=given.kills, seed=given.seed, say=_report)
+            figures = soak(folder, reference, config, victim=victim, kills=given.kills, seed=given.seed, say=_report)
             rows.append(figures.row())
             print("\r\033[K" + rows[-1], flush=True)
     finally:

@@ -12,7 +12,7 @@ import torch
 
 from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.snapshot import SnapshotHeader
-from relight.checkpoints.writer_events import Durable, SaveFailed, WriterDied, WriterEvent
+from relight.checkpoints.writer_events import Durable, SaveFailed, WriterDied, WriterEvent, WriterStarted
 from relight.runs.layout import AttemptLayout
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record
@@ -200,3 +200,8 @@ def test_a_writer_that_died_and_was_replaced_is_on_record(layout: AttemptLayout,
     writer.events.append(WriterDied(False, "The writer was killed, again."))
     cutter.poll()
     assert cutter.failure == "The writer was killed, again."
+    layout.writer.unlink()
+    writer.events.append(WriterStarted("Another one was started."))
+    cutter.poll()
+    assert read_record(layout.writer, ProcessIdentity).pid == writer.identity.pid
+    assert cutter.failure is not None, "until a checkpoint is durable, nothing is known to work"

@@ -40,7 +40,15 @@ from relight.checkpoints.writer_channel import (
     Withdraw,
     Withdrawn,
 )
-from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
+from relight.checkpoints.writer_events import (
+    Durable,
+    SaveFailed,
+    Verified,
+    Warned,
+    WriterDied,
+    WriterEvent,
+    WriterStarted,
+)
 from relight.runs.process_identity import identify_process
 from relight.runs.records import ProcessIdentity
 
@@ -48,9 +56,9 @@ _log = logging.getLogger(__name__)
 
 _SLOTS = 2
 _ANSWER_S = 30.0
-_RESTARTS_WITHIN_S = 60.0
-_MOST_RESTARTS = 3
-_PAUSE_S = 10.0
+_RESTARTS_WITHIN_S = 120.0
+_RESTARTS_AT_ONCE = 3
+_LONGEST_PAUSE_S = 30.0
 _HEADER_BYTES = 4 << 20
 _PRECIOUS = ("best", "stop", "signal", "exception", "manual", "final")
 
@@ -70,7 +78,8 @@ class WriterClient:
     """Starts a writer process and hands snapshots to it. Safe to use from several threads.
 
     `inherit_fds` stay open in the writer: a run's lock, say, which is then held until the last snapshot is durable.
-    A writer that dies is replaced at the next call, and gets what it had not finished.
+    A writer that dies is replaced at the next call, and gets what it had not finished. One that dies again and again is
+    replaced after pauses of 2 s, 4 s and so on to 30 s; until then snapshots wait in memory, the newest in the end.
     """
 
     def __init__(
@@ -99,7 +108,10 @@ class WriterClient:
         self._deaths: list[float] = []
         self._paused_until: float | None = None
         self._closed = False
-        self._process, self._channel = self._start()
+        try:
+            self._process, self._channel = self._start()
+        except OSError as error:
+            raise SaveError(f"No checkpoint writer can be started: {error.strerror or error}.") from error
 
     @property
     def pid(self) -> int:
@@ -164,10 +176,7 @@ class WriterClient:
             slot = next(slot for slot in self._slots if slot.state == "filling")
             assert slot.submit is not None
             slot.state = "submitted"
-            try:
-                self._channel.send(slot.submit)
-            except Disconnected:
-                self._replace_writer()
+            self._tell(slot.submit)
 
     def discard(self) -> None:
         """Forget the staged snapshot that was not submitted, if there is one."""
@@ -191,6 +200,9 @@ class WriterClient:
         while self.pending and (left := deadline - time.monotonic()) > 0:
             with self._guard:
                 self._listen(min(left, 0.2))
+                waits = self._paused_until is not None
+            if waits:
+                time.sleep(min(left, 0.05))
             events += self.poll()
         return events
 
@@ -263,13 +275,11 @@ class WriterClient:
         self.discard()
         self._listen(0.0)
         while True:
-            if self._paused_until is not None:
-                raise SaveError(
-                    "The checkpoint writer keeps dying, so nothing is saved. Its last words are in the log."
-                )
             for slot in self._slots:
                 if slot.state == "free":
                     return slot
+            if self._paused_until is not None:
+                return self._reclaim_slot()
             freed = self._withdraw(force=time.monotonic() >= deadline)
             if freed is not None:
                 freed.state = "free"
@@ -279,6 +289,13 @@ class WriterClient:
                     "The checkpoint writer does not answer, so nothing is saved. The disk may hang; see the log."
                 )
             self._listen(max(0.0, min(0.2, deadline - time.monotonic())))
+
+    def _reclaim_slot(self) -> _Slot:
+        """While there is no writer, nobody reads the slots: the newest snapshot takes the place of the oldest."""
+        waiting = [slot for slot in self._slots if slot.submit is not None and slot.state == "submitted"]
+        slot = min(waiting, key=lambda slot: (slot.submit.precious, slot.submit.step) if slot.submit else (False, 0))
+        slot.state = "free"
+        return slot
 
     def _withdraw(self, *, force: bool) -> _Slot | None:
         process = self._process
@@ -312,11 +329,16 @@ class WriterClient:
                 slot.memory = None
             # A little more, so that a header that grows by some bytes does not cost new memory.
             slot.memory = StagingMemory.create(nbytes + nbytes // 64 + _HEADER_BYTES)
-            try:
-                self._channel.send(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
-            except Disconnected:
-                self._replace_writer()
+            self._tell(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
         return slot.memory
+
+    def _tell(self, message: Submit | ShareMemory, *, descriptor: int | None = None) -> None:
+        if self._paused_until is not None:
+            return  # the next writer is told everything when it starts
+        try:
+            self._channel.send(message, descriptor=descriptor)
+        except Disconnected:
+            self._replace_writer()
 
     def _listen(self, timeout_s: float) -> None:
         if self._closed or not self._revive():
@@ -355,17 +377,25 @@ class WriterClient:
         how = "hung up" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         now = time.monotonic()
         self._deaths = [at for at in self._deaths if now - at < _RESTARTS_WITHIN_S] + [now]
-        restarted = len(self._deaths) <= _MOST_RESTARTS
-        if restarted:
-            self._process, self._channel = self._start()
-            sentence = f"The checkpoint writer {how}; another one took over."
-        else:
+        often = len(self._deaths) - _RESTARTS_AT_ONCE
+        if often > 0:
             # It dies at once, again and again: the training must not spend its time on that.
-            self._paused_until = now + _PAUSE_S
-            for slot in self._slots:
-                slot.heard = True
-            sentence = f"The checkpoint writer {how}, and so did those before it: nothing is saved at the moment."
-        self._events.append(WriterDied(restarted, sentence))
+            self._pause(f"The checkpoint writer {how}, and so did those before it", min(2.0**often, _LONGEST_PAUSE_S))
+        elif self._try_to_start():
+            self._events.append(WriterDied(True, f"The checkpoint writer {how}; another one took over."))
+
+    def _try_to_start(self) -> bool:
+        try:
+            self._process, self._channel = self._start()
+        except OSError as error:
+            self._pause(f"No checkpoint writer can be started ({error.strerror or error})", _LONGEST_PAUSE_S)
+            return False
+        return True
+
+    def _pause(self, why: str, pause_s: float) -> None:
+        self._paused_until = time.monotonic() + pause_s
+        sentence = f"{why}: nothing is saved at the moment. The next one is started within {_LONGEST_PAUSE_S:.0f} s."
+        self._events.append(WriterDied(False, sentence))
 
     def _revive(self) -> bool:
         """Whether there is a writer to talk to, after trying again if it is time to."""
@@ -374,7 +404,9 @@ class WriterClient:
         if time.monotonic() < self._paused_until:
             return False
         self._paused_until = None
-        self._process, self._channel = self._start()
+        if not self._try_to_start():
+            return False
+        self._events.append(WriterStarted("Another checkpoint writer was started."))
         return True
 
 

@@ -50,4 +50,11 @@ class WriterDied:
     sentence: str
 
 
-WriterEvent = Durable | Verified | SaveFailed | Warned | WriterDied
+@dataclass(frozen=True)
+class WriterStarted:
+    """After a pause without a writer there is one again; it has everything that was waiting."""
+
+    sentence: str
+
+
+WriterEvent = Durable | Verified | SaveFailed | Warned | WriterDied | WriterStarted

@@ -13,7 +13,15 @@ from relight.checkpoints.encoded_snapshot import encode_snapshot
 from relight.checkpoints.errors import SaveError
 from relight.checkpoints.snapshot import Reason, SnapshotHeader
 from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import Durable, SaveFailed, Verified, Warned, WriterDied, WriterEvent
+from relight.checkpoints.writer_events import (
+    Durable,
+    SaveFailed,
+    Verified,
+    Warned,
+    WriterDied,
+    WriterEvent,
+    WriterStarted,
+)
 from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import SavingState
@@ -169,8 +177,15 @@ class CheckpointCutter:
                 self._write_identity()
             else:
                 self._saving = msgspec.structs.replace(
-                    self._saving, time_s=now, failure=event.sentence, failing_since_s=now
+                    self._saving,
+                    time_s=now,
+                    failure=event.sentence,
+                    failing_since_s=self._saving.failing_since_s or now,
                 )
+        elif isinstance(event, WriterStarted):
+            _log.info("%s", event.sentence)
+            self._write_identity()
+            return
         elif isinstance(event, Warned):
             _log.warning("%s", event.sentence)
             return

@@ -220,9 +220,7 @@ class TrainingSession:
         failed = False
         self._cut("final")
         cut_at = begun
-        while True:
-            if self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done:
-                break
+        while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
             failure = self._cutter.failure
             if failure is not None:
                 if not failed:
@@ -231,9 +229,10 @@ class TrainingSession:
                 if (stop := self._stopping.check(time.time())) is not None:
                     raise TrainingStopped(stop)
                 time.sleep(_FINAL_POLL_S)
-                if (
-                    not self._cutter.has_work and time.monotonic() - cut_at >= _FINAL_AGAIN_S
-                ):  # it has not even been staged
+            if not self._cutter.has_work:
+                # The final state has not even been staged, or an older one came in its place.
+                time.sleep(_FINAL_POLL_S)
+                if time.monotonic() - cut_at >= _FINAL_AGAIN_S:
                     self._cut("final")
                     cut_at = time.monotonic()
             if time.monotonic() - begun >= (_FINAL_DRAIN_S if failure is None else _FINAL_PATIENCE_S):
