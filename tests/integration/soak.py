@@ -317,7 +317,11 @@ def main() -> None:
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-step", action="store_true", help="a checkpoint at every step")
+    parser.add_argument(
+        "--status-within", type=float, default=STATUS_WITHIN_S, metavar="S", help="more, for a machine that is busy"
+    )
     given = parser.parse_args()
+    globals()["STATUS_WITHIN_S"] = given.status_within
     config = CONFIG | EVERY_STEP if given.every_step else CONFIG
     folder = Path(tempfile.mkdtemp(prefix="relight-soak-"))
     begun = time.monotonic()
