@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from relight.checkpoints.errors import UnsupportedState
 from relight.training.module_names import ModuleNames
 from relight.training.state_errors import check_names
 from relight.training.state_tree import ReadTensor, StateCollector, decode_tree
 
 _LARGE_BUFFER_BYTES = 1 << 20
+_NAMED_AT_MOST = 8
 
 
 @dataclass
@@ -36,6 +40,8 @@ class ModulePart:
         self._buffer_prefix = "buffer." if name == "model" else f"buffer:{name}."
         self._record: ModuleRecord | None = None
         self._index()
+        self._built_parameters = {self._names.canonical(name) for name, _ in module.named_parameters()}
+        self._built_buffers = dict(self._shape_buffers())
 
     def parameter_names(self) -> dict[int, str]:
         """Return the canonical name of each parameter by its id; a tied one goes by its first name."""
@@ -57,13 +63,23 @@ class ModulePart:
                 record = self._record = self._start_record()
         record.evaluating = tuple([not module.training for module in self._modules])
 
-    def capture(self, collector: StateCollector, *, at_edge: bool) -> dict[str, Any] | None:
+    def capture(self, collector: StateCollector, *, at_edge: bool, gradients: bool = False) -> dict[str, Any] | None:
         """Return the module's tree as it was at the last step edge; `at_edge` says that nothing has happened since.
 
-        None when that is not exact any more: a large buffer has moved since the edge.
+        None when that is not exact any more: a large buffer has moved since the edge, or one is new. `gradients` asks
+        for those that are there as well.
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
+        self._check_parameters()
+        shapes = dict(self._shape_buffers())
+        if any(
+            shape is not None and live not in record.buffers and live not in record.large
+            for live, shape in shapes.items()
+        ):
+            self._record = None  # a buffer that came later: the next edge starts anew with it
+            if not at_edge:
+                return None
         if not at_edge and not self._large_unmoved(record):
             return None
         overrides = record.buffers
@@ -81,7 +97,7 @@ class ModulePart:
         }
         evaluating = [name for name, flag in zip(self._module_names, record.evaluating, strict=True) if flag]
         frozen = [self._names.canonical(n) for n, p in self.module.named_parameters() if not p.requires_grad]
-        return {
+        tree = {
             "kind": "module",
             "tensors": tensors,
             "buffers": buffers,
@@ -89,16 +105,33 @@ class ModulePart:
             "frozen": frozen,
             "tied": self._tied_names(),
         }
+        reshaped = {
+            self._names.canonical(live): self._built_buffers.get(live)
+            for live, shape in shapes.items()
+            if shape is not None and shape != self._built_buffers.get(live)
+        }
+        if reshaped:
+            tree["reshaped"] = reshaped
+        if gradients:
+            tree["gradients"] = {
+                self._names.canonical(live): collector.encode(
+                    f"gradient:{self.name}.{self._names.canonical(live)}", parameter.grad
+                )
+                for live, parameter in self.module.named_parameters()
+                if parameter.grad is not None
+            }
+        return tree
 
     def restore(self, tree: dict[str, Any], read: ReadTensor) -> None:
         """Copy a saved tree into the live module. Raises `StateMismatch` with the names that do not fit."""
+        self._reshape_buffers(tree, read)
         live = self.module.state_dict()
         by_key = {self._names.canonical(name): name for name in live}
         saved = {key: decode_tree(value, read) for key, value in tree["tensors"].items()}
         problems = [
             f"{key} ({describe_form(value)} in the checkpoint, {describe_form(live[by_key[key]])} now)"
             for key, value in saved.items()
-            if key in by_key and isinstance(value, Tensor) and describe_form(value) != describe_form(live[by_key[key]])
+            if key in by_key and isinstance(value, Tensor) and not _fits(value, live[by_key[key]])
         ]
         forms = {key: describe_form(live[name]) for key, name in by_key.items()}
         forms |= {key: describe_form(value) for key, value in saved.items()}
@@ -106,6 +139,7 @@ class ModulePart:
         self.module.load_state_dict({by_key[key]: value for key, value in saved.items()})
         self._restore_buffers(tree["buffers"], read, set(live))
         self._restore_flags(tree)
+        self._restore_gradients(tree.get("gradients", {}), read)
         self._index()
 
     def _restore_buffers(self, saved: dict[str, Any], read: ReadTensor, persistent: set[str]) -> None:
@@ -121,6 +155,28 @@ class ModulePart:
                 if buffers[key].shape != value.shape:
                     buffers[key].resize_(value.shape)
                 buffers[key].copy_(value)
+
+    def _reshape_buffers(self, tree: dict[str, Any], read: ReadTensor) -> None:
+        """Give buffers that had changed their shape, or come later, that shape: if they are built as they were."""
+        owners = {self._names.canonical(name): module for name, module in self.module.named_modules()}
+        for key, built in tree.get("reshaped", {}).items():
+            path, _, leaf = key.rpartition(".")
+            owner = owners.get(path)
+            if owner is None or _shape_of(owner._buffers.get(leaf)) != built:
+                continue  # the code has changed: the names say so
+            persistent = key in tree["tensors"]
+            saved = decode_tree(tree["tensors"][key] if persistent else tree["buffers"][key], read)
+            near = next((tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor)), saved)
+            fresh = torch.empty_like(saved, device=near.device)
+            if leaf in owner._buffers:
+                owner._buffers[leaf] = fresh
+            else:
+                owner.register_buffer(leaf, fresh, persistent=persistent)
+
+    def _restore_gradients(self, saved: dict[str, Any], read: ReadTensor) -> None:
+        for live, parameter in self.module.named_parameters():
+            reference = saved.get(self._names.canonical(live))
+            parameter.grad = None if reference is None else decode_tree(reference, read).to(parameter.device)
 
     def _restore_flags(self, tree: dict[str, Any]) -> None:
         evaluating, frozen = set(tree["evaluating"]), set(tree["frozen"])
@@ -142,7 +198,7 @@ class ModulePart:
         for prefix, module in self.module.named_modules(remove_duplicate=False):
             for leaf, buffer in module._buffers.items():
                 live = f"{prefix}.{leaf}" if prefix else leaf
-                if buffer is None:
+                if buffer is None or is_lazy(buffer):
                     continue
                 if buffer.nbytes > _LARGE_BUFFER_BYTES:
                     record.large[live] = buffer.detach().clone()
@@ -154,6 +210,22 @@ class ModulePart:
         self._small: list[tuple[Any, str]] = [(owner, leaf) for _, owner, leaf in small]
         self._copies = list(record.buffers.values())
         return record
+
+    def _shape_buffers(self) -> Iterator[tuple[str, list[int] | None]]:
+        """Give the shape of each buffer by its live name; None for one that has no data yet."""
+        for prefix, module in self.module.named_modules(remove_duplicate=False):
+            for leaf, buffer in module._buffers.items():
+                yield (f"{prefix}.{leaf}" if prefix else leaf), _shape_of(buffer)
+
+    def _check_parameters(self) -> None:
+        """Raise `UnsupportedState` when the module has got or lost parameters since it was tracked."""
+        now = {self._names.canonical(name) for name, _ in self.module.named_parameters()}
+        if now != self._built_parameters:
+            differences = ", ".join(sorted(now ^ self._built_parameters)[:_NAMED_AT_MOST])
+            raise UnsupportedState(
+                f"The module '{self.name}' has other parameters than when it was tracked ({differences}), so a resume "
+                "could not build it: make all of them before it is tracked."
+            )
 
     def _large_unmoved(self, record: ModuleRecord) -> bool:
         live = dict(self.module.named_buffers(remove_duplicate=False))
@@ -168,6 +240,15 @@ class ModulePart:
 
 def describe_form(value: Any) -> str:
     """Say of what type and shape a tensor is: "float32 [16, 2]"; of anything else its type."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or is_lazy(value):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def _fits(saved: Tensor, live: Any) -> bool:
+    # A lazy module takes whatever shape it is given, as it would have from its first batch.
+    return (isinstance(live, Tensor) and is_lazy(live)) or describe_form(saved) == describe_form(live)
+
+
+def _shape_of(buffer: Tensor | None) -> list[int] | None:
+    return None if buffer is None or is_lazy(buffer) else list(buffer.shape)

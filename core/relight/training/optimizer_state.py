@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relight.training.module_state import describe_form
 from relight.training.state_errors import check_names
 from relight.training.state_tree import ReadTensor, StateCollector, decode_tree
+
+_UNNAMED = "unnamed."
 
 
 class OptimizerPart:
@@ -19,9 +22,15 @@ class OptimizerPart:
         self.name = name
         self.optimizer = optimizer
         self._names = self._name_parameters(parameter_names)
+        self.unnamed: dict[str, Tensor] = {
+            name: parameter
+            for name, parameter in zip(self._names, self._parameters(), strict=True)
+            if name.startswith(_UNNAMED)
+        }
+        """What the optimizer trains and nobody has tracked."""
 
-    def capture(self, collector: StateCollector) -> dict[str, Any]:
-        """Return the optimizer's tree."""
+    def capture(self, collector: StateCollector, *, gradients: bool = False) -> dict[str, Any]:
+        """Return the optimizer's tree, with the tensors that it trains and no module or name accounts for."""
         state = self.optimizer.state_dict()
         by_name: dict[str, Any] = {}
         rest: dict[Any, Any] = {}
@@ -42,6 +51,15 @@ class OptimizerPart:
         tree = {"kind": "optimizer", "class": type(self.optimizer).__name__, "state": by_name, "groups": groups}
         if rest:
             tree["rest"] = rest
+        if self.unnamed:
+            owner = f"{self.name}:parameter"
+            tree["parameters"] = {key: collector.add(f"{owner}.{key}", one) for key, one in self.unnamed.items()}
+            if gradients:
+                tree["gradients"] = {
+                    key: collector.encode(f"{owner}.{key}.gradient", one.grad)
+                    for key, one in self.unnamed.items()
+                    if one.grad is not None
+                }
         extra = {key: value for key, value in state.items() if key not in ("state", "param_groups")}
         if extra:
             tree["extra"] = collector.encode(f"{self.name}:extra", extra)
@@ -73,6 +91,7 @@ class OptimizerPart:
             start += count
             del place
         loaded = {**decode_tree(tree.get("extra", {}), read), "state": state, "param_groups": groups}
+        self._restore_parameters(tree, read)
         self.optimizer.load_state_dict(loaded)
         self._restore_types(state)
         for group, tensors in zip(self.optimizer.param_groups, live_tensors, strict=True):
@@ -82,18 +101,37 @@ class OptimizerPart:
                     with torch.no_grad():
                         group[key] = tensor.copy_(group[key])
 
+    def _restore_parameters(self, tree: dict[str, Any], read: ReadTensor) -> None:
+        saved = {key: decode_tree(value, read) for key, value in tree.get("parameters", {}).items()}
+        problems = [
+            f"{key} ({describe_form(value)} in the checkpoint, {describe_form(self.unnamed[key])} now)"
+            for key, value in saved.items()
+            if key in self.unnamed and describe_form(value) != describe_form(self.unnamed[key])
+        ]
+        if saved:
+            check_names(f"tensors of the {self.name}", saved=saved, live=self.unnamed, problems=problems)
+        gradients = tree.get("gradients", {})
+        with torch.no_grad():
+            for key, value in saved.items():
+                self.unnamed[key].copy_(value)
+                if key in gradients:
+                    self.unnamed[key].grad = decode_tree(gradients[key], read).to(self.unnamed[key].device)
+
     def _restore_types(self, saved: Mapping[Any, Any]) -> None:
         """Undo PyTorch's cast of state to the parameter's type: fp32 moments of a bf16 parameter must stay fp32."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = self._parameters()
         for key, value in saved.items():
             if isinstance(key, int) and key < len(parameters):
                 live = self.optimizer.state[parameters[key]]
                 self.optimizer.state[parameters[key]] = _match_types(live, value)
 
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def _name_parameters(self, known: Mapping[int, str]) -> list[str]:
         """Name the parameters in the order of the groups; one that belongs to no tracked module goes by its place."""
         return [
-            known.get(id(parameter), f"unnamed.{number}.{place}")
+            known.get(id(parameter), f"{_UNNAMED}{number}.{place}")
             for number, group in enumerate(self.optimizer.param_groups)
             for place, parameter in enumerate(group["params"])
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,17 +12,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from relight.errors import TaskError
+from relight.training.edge_copy import MovedSince, copy_state, open_copy
 from relight.training.module_state import ModulePart
 from relight.training.optimizer_state import OptimizerPart
 from relight.training.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
 from relight.training.state_errors import check_names
 from relight.training.state_tree import ReadTensor, StateCollector, decode_tree
+from relight.training.tracked_values import TrackedTensor, adapt_value
 
 _log = logging.getLogger("relight")
 FORMAT = 1
 MODEL = "model"
 _MOVE_IN_UPDATE = (LRScheduler, torch.amp.GradScaler)
-_PLAIN = (int, float, str, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,15 @@ class TrainingState:
         self._optimizer_parts: dict[str, OptimizerPart] = {}
         self._objects: dict[str, Any] = {}
         self._moving: list[tuple[str, Any]] = []
+        self._tensors: dict[int, str] = {}
+        self.accumulating = False
+        """Whether the last edge lies between two updates, so that the gradients gathered so far belong to the state."""
         self._rng = RngRecorder()
         self._record: _EdgeRecord | None = None
+        self._warned: set[str] = set()
 
     def track(self, name: str, tracked: Any) -> None:
-        """Add a module, an optimizer, or anything else with `state_dict` and `load_state_dict`."""
+        """Add a module, an optimizer, a generator, a tensor, or anything with `state_dict` and `load_state_dict`."""
         if name in self._modules or name in self._optimizers or name in self._objects or "." in name or ":" in name:
             raise TaskError(f"'{name}' cannot be tracked: give it a name of its own, without '.' and ':'.")
         if isinstance(tracked, nn.Module):
@@ -72,6 +76,12 @@ class TrainingState:
             self._objects[name] = tracked
             if not isinstance(tracked, _MOVE_IN_UPDATE):
                 self._moving.append((name, tracked))
+        elif (adapted := adapt_value(name, tracked)) is not None:
+            self._objects[name] = adapted
+            if isinstance(adapted, TrackedTensor):
+                self._tensors[id(tracked)] = name
+            if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # one that is trained moves then
+                self._moving.append((name, adapted))
         else:
             raise TaskError(
                 f"'{name}' is a {type(tracked).__name__}, which has no state_dict and load_state_dict: "
@@ -83,7 +93,7 @@ class TrainingState:
         for part in self._modules.values():
             part.record_edge()
         self._record = _EdgeRecord(
-            self._rng.capture(), counters, {name: _copy_plain(tracked.state_dict()) for name, tracked in self._moving}
+            self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
         )
 
     def capture(self, *, at_edge: bool) -> CapturedState | None:
@@ -93,17 +103,24 @@ class TrainingState:
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
+        if self.accumulating and not at_edge:
+            return None  # the next backward pass adds to the gradients in place
         collector = StateCollector()
         parts: dict[str, Any] = {}
         for name, module in self._modules.items():
-            tree = module.capture(collector, at_edge=at_edge)
+            tree = module.capture(collector, at_edge=at_edge, gradients=self.accumulating)
             if tree is None:
                 return None
             parts[name] = tree
         for name, optimizer in self._find_optimizer_parts().items():
-            parts[name] = optimizer.capture(collector)
+            parts[name] = optimizer.capture(collector, gradients=self.accumulating)
         for name, tracked in self._objects.items():
-            state = record.objects[name] if name in record.objects else tracked.state_dict()
+            try:
+                state = open_copy(record.objects[name]) if name in record.objects else tracked.state_dict()
+            except MovedSince:
+                if not at_edge:
+                    return None
+                state = tracked.state_dict()
             parts[name] = {"kind": "object", "state": collector.encode(name, state)}
         rng, tensors = encode_rng(record.rng)
         rng["tensors"] = {name: collector.add(f"rng.{name}", tensor) for name, tensor in tensors.items()}
@@ -134,6 +151,7 @@ class TrainingState:
             if name in parts:
                 load = getattr(tracked, "load_branch_state", None) if branch else None
                 (load or tracked.load_state_dict)(decode_tree(parts[name]["state"], read))
+        self.accumulating = any("gradients" in part for part in parts.values())
         counters: dict[str, Any] = tree["counters"]
         return counters
 
@@ -151,7 +169,7 @@ class TrainingState:
     def _find_optimizer_parts(self) -> dict[str, OptimizerPart]:
         # Made late: by now every module is tracked, so every parameter has its name.
         if len(self._optimizer_parts) != len(self._optimizers):
-            names: dict[int, str] = {}
+            names = dict(self._tensors)
             for part_name, module in self._modules.items():
                 prefix = "" if part_name == MODEL else f"{part_name}."
                 for identity, name in module.parameter_names().items():
@@ -160,11 +178,11 @@ class TrainingState:
                 name: OptimizerPart(name, optimizer, parameter_names=names)
                 for name, optimizer in self._optimizers.items()
             }
+            for part in self._optimizer_parts.values():
+                if part.unnamed and part.name not in self._warned:
+                    self._warned.add(part.name)
+                    _log.warning(
+                        "The %s trains %d tensors of no tracked module. They are saved, and nothing else of their "
+                        "module is: track it, too.", part.name, len(part.unnamed),
+                    )  # fmt: skip
         return self._optimizer_parts
-
-
-def _copy_plain(state: Any) -> Any:
-    """Copy a state that may go on changing; one flat dictionary of numbers, the usual case, without `deepcopy`."""
-    if type(state) is dict and all(type(value) in _PLAIN for value in state.values()):
-        return state.copy()
-    return copy.deepcopy(state)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
@@ -50,6 +51,10 @@ class StateCollector:
 
     def add(self, name: str, tensor: Tensor) -> TensorRef:
         """Name `tensor` and return the reference that stands for it in the tree."""
+        if is_lazy(tensor):
+            raise UnsupportedState(
+                f"The tensor '{name}' of a lazy module has no shape yet: give the model one batch before it is trained."
+            )
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPE_NAMES:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
             raise UnsupportedState(

@@ -1,0 +1,68 @@
+"""Copies of an object's state at a step edge, so that it may go on changing: small things are copied, large watched."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+LARGE_BYTES = 1 << 20
+"""A tensor above this is not copied at every edge: it would cost as much as the step."""
+
+_PLAIN = frozenset((int, float, str, bool, type(None)))
+_FROZEN = _PLAIN | {bytes, complex}
+
+
+class MovedSince(Exception):
+    """A large tensor has moved since the edge, so what it was there cannot be told any more."""
+
+
+class _Watched:
+    """A large tensor, and how often it had been written to."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.version = tensor._version
+
+
+def copy_state(state: Any) -> Any:
+    """Copy a state that may go on changing; one flat dictionary of numbers, the usual case, costs next to nothing."""
+    if type(state) is dict and _PLAIN.issuperset(map(type, state.values())):
+        return state.copy()
+    return _copy(state)
+
+
+def open_copy(copied: Any) -> Any:
+    """Return the state of which `copied` is the copy. Raises `MovedSince` when a large tensor has been written to."""
+    kind = type(copied)
+    if kind is _Watched:
+        if copied.tensor._version != copied.version:
+            raise MovedSince
+        return copied.tensor
+    return _rebuild(copied, open_copy)
+
+
+def _copy(value: Any) -> Any:
+    if type(value) in _FROZEN:
+        return value
+    if isinstance(value, Tensor):
+        # An inference tensor does not count its writes.
+        watch = value.nbytes > LARGE_BYTES and not value.is_inference()
+        return _Watched(value.detach()) if watch else value.detach().clone()
+    rebuilt = _rebuild(value, _copy)
+    return copy.deepcopy(value) if rebuilt is value else rebuilt
+
+
+def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a container of the same kind with everything in it changed; anything else as it is."""
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return kind((key, change(inner)) for key, inner in value.items())
+    if kind is list or kind is tuple:
+        return kind([change(inner) for inner in value])
+    if kind is deque:
+        return deque((change(inner) for inner in value), value.maxlen)
+    return value
