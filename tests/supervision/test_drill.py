@@ -8,8 +8,11 @@ from typing import Any
 import psutil
 import pytest
 
-from relight.runs.records import TaskReference
-from relight.supervision.drill import DrillFailed, DrillReport, drill, plan_config
+from relight.runs.drill_proof import find_proof, judge_proof
+from relight.runs.record_file import write_record
+from relight.runs.records import ProcessIdentity, TaskReference
+from relight.supervision.drill import DrillFailed, DrillReport, hold_and_keep, plan_config
+from relight.supervision.drill_trainings import make_temporary_runs, sweep_leftovers
 
 TASK = '''
 import time
@@ -73,18 +76,19 @@ def hold(folder: Path, name: str, **changes: Any) -> DrillReport:
         kind="file", name=f"tasks.py:{name}", path=str(file), class_name=name, working_folder=str(folder)
     )
     runs = folder / "runs"
-    runs.mkdir(exist_ok=True)
+    config = CONFIG | changes
     try:
-        return drill(
-            reference,
-            config=CONFIG | changes,
-            best_metric="validation/loss",
-            higher_is_better=False,
-            folder=runs,
-            timeout_s=200,
+        report = hold_and_keep(
+            runs, reference, config=config, best_metric="validation/loss", higher_is_better=False, timeout_s=200
         )
+        proof = find_proof(runs, reference, config)
+        assert proof is not None
+        assert (proof.bit_exact, proof.first_difference) == (report.bit_exact, report.first_difference)
+        assert proof.code_files == ("tasks.py",)
+        assert judge_proof(proof, config=config, fingerprint=report.fingerprint) == ()
+        return report
     finally:
-        assert list(runs.iterdir()) == [], "the drill left a folder behind"
+        assert {path.name for path in runs.iterdir()} <= {".drills"}, "the drill left a folder behind"
         commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
         assert not [command for command in commands if str(runs) in command], "the drill left a process behind"
 
@@ -97,6 +101,17 @@ def test_the_plan_trains_little_saves_often_and_keeps_all() -> None:
     assert plan["lr"] == 0.1
     assert plan_config({"max_steps": 9}, steps=40)["checkpoint_every_steps"] == 3
     assert plan_config({}, steps=3)["checkpoint_every_steps"] == 1
+
+
+def test_what_a_killed_drill_left_is_swept_up_but_not_that_of_a_living_one(tmp_path: Path) -> None:
+    dead = tmp_path / ".drill-dead"
+    (dead / "killed-abcd" / "attempts").mkdir(parents=True)
+    write_record(dead / ".owner.json", ProcessIdentity(pid=1, start_ticks=-1.0, boot_id="of another day"))
+    kept = tmp_path / ".drill-kept"
+    kept.mkdir()
+    with make_temporary_runs(tmp_path) as living:
+        sweep_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([kept, living])
 
 
 @pytest.mark.processes
@@ -122,6 +137,8 @@ def test_state_outside_of_the_checkpoint_is_found_and_explained(tmp_path: Path) 
     assert first.part in ("tensor", "optimizer")
     assert "after the resume" in first.detail
     assert "very first step after the resume" in first.cause
+    assert "'self.calls' in step(), in line 33 of tasks.py" in first.cause
+    assert "register_buffer" in first.cure
     assert first.step > report.resumed_from_step
 
 
@@ -131,6 +148,7 @@ def test_a_task_that_is_never_the_same_twice_is_not_blamed_on_the_resume(tmp_pat
     assert not report.bit_exact
     assert report.first_difference is not None
     assert "not deterministic" in report.first_difference.cause
+    assert "the clock" in report.first_difference.cause
 
 
 @pytest.mark.processes

@@ -7,14 +7,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from relight.checkpoints.manifest import Manifest
 from relight.checkpoints.snapshot import SnapshotHeader, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.supervision.drill_comparison import (
     StateDifference,
-    explain_difference,
     find_differences,
     find_metric_difference,
 )
@@ -99,18 +96,3 @@ def test_the_first_logged_value_that_differs_by_one_bit_is_found() -> None:
     assert found[1].name == "train/loss"
     assert find_metric_difference(ours, ours) is None
     assert find_metric_difference({1: {"a": 0.0}}, {1: {"a": -0.0}}) is not None
-
-
-@pytest.mark.parametrize(
-    ("step", "metric_step", "said"),
-    [
-        (11, 5, "not deterministic"),
-        (22, 12, "very first step after the resume"),
-        (33, 24, "after the epoch ended at step 23"),
-        (22, None, "register it as a buffer"),
-    ],
-)
-def test_the_cause_depends_on_where_it_shows_first(step: int, metric_step: int | None, said: str) -> None:
-    difference = StateDifference("tensor", "model.w", "")
-    cause = explain_difference(difference, step=step, resumed_from=11, metric_step=metric_step, steps_per_epoch=23)
-    assert said.lower() in cause.lower()

@@ -42,22 +42,21 @@ def drill(
 
     Trains a few steps, kills the trainer with -9 in mid-epoch, resumes, and compares with a run that nobody killed.
 
-    Says "bit-exact", or what differs first and why that usually happens; then the exit code is 1. Works in a temporary
-    runs folder, which is removed after.
+    Says "bit-exact", or what differs first, the likely cause and its cure; then the exit code is 1. Works in a
+    temporary runs folder, which is removed after. The result is kept: the pages of the task's runs show it.
     """
     from relight.cli.task_argument import prepare_task
     from relight.runs.catalog import runs_folder
-    from relight.supervision.drill import drill as hold_drill
+    from relight.supervision.drill import hold_and_keep
 
     prepared = prepare_task(task, assignments or ())
-    folder = runs_folder(runs)
-    report = hold_drill(
+    report = hold_and_keep(
+        runs_folder(runs),
         prepared.reference,
         config=prepared.config,
         best_metric=prepared.best_metric,
         higher_is_better=prepared.higher_is_better,
         steps=steps,
-        folder=folder if folder.is_dir() else None,
         keep=keep,
         timeout_s=timeout_s,
         tell=(lambda text: None) if json else say,
@@ -87,7 +86,8 @@ def _say_report(report: DrillReport) -> None:
         say_error(f"{report.task} is not bit-exact {killed}, resumed from step {report.resumed_from_step}.")
         if first is not None:
             say(f"First difference: {first.part} {first.name}, at step {first.step}: {first.detail}")
-            say(first.cause)
+            say(f"Cause: {first.cause}")
+            say(f"Cure: {first.cure}")
             if first.others:
                 say(f"{count(first.others, 'other thing')} differ at that step, too.")
         say(f"Compared {compared}.")

@@ -136,7 +136,7 @@ def digest_code(folder: Path, files: Iterable[str]) -> str:
 
 
 def _word_change(change: FingerprintChange) -> str:
-    name = _NAMES.get(change.key, change.key)
+    name = _NAMES.get(change.key, change.key.removeprefix("config."))
     if change.key == "code.digest":
         return f"{name} has changed"
     return f"{name} was {_word(change.key, change.before)} and is {_word(change.key, change.now)}"

@@ -12,9 +12,15 @@ from relight.checkpoints.digest import state_digest
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.file_format import MetricFormatError, decode_header, parse_file_name
+from relight.runs.drill_proof import DrillProof, FirstDifference, choose_relevant, write_proof
+from relight.runs.durable_file import make_folder
+from relight.runs.fingerprint import Fingerprint, read_environment, take_fingerprint
 from relight.runs.layout import RunLayout
+from relight.runs.log import read_log_tail
 from relight.runs.records import TaskReference
-from relight.supervision.drill_comparison import explain_difference, find_differences, find_metric_difference
+from relight.supervision.drill_comparison import find_differences, find_metric_difference
+from relight.supervision.drill_explanation import Evidence, explain_difference
+from relight.supervision.drill_suspects import DataWatch, Suspect, find_suspects, find_warned_kernels
 from relight.supervision.drill_trainings import (
     DrillFailed,
     DrillTask,
@@ -25,31 +31,18 @@ from relight.supervision.drill_trainings import (
     make_temporary_runs,
     plan_config,
     resume_killed,
+    sweep_leftovers,
     train_and_kill,
 )
 
 DEFAULT_STEPS = 40
+_LOG_BYTES = 1 << 20
 _TRIES = 3
 _MORE_STEPS = 20
 """How many times longer the drill gets when the training was over before it could be killed."""
 
 MetricRows = Mapping[int, Mapping[str, float]]
 """Values by step and full name."""
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """What differs first between the resumed and the uninterrupted run, and what that usually means."""
-
-    part: str
-    """"tensor", "generator", "data position", "metric", …"""
-    name: str
-    step: int
-    """Of the first checkpoint, or logged value, that differs."""
-    detail: str
-    cause: str
-    others: int
-    """How much else differs at that step."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,9 @@ class DrillReport:
     duration_s: float
     folder: str | None
     """Where both runs are, when they were to be kept."""
+    fingerprint: Fingerprint
+    """Versions, device, threads and code of the drill."""
+    code_files: tuple[str, ...]
 
 
 def drill(
@@ -93,6 +89,9 @@ def drill(
     called with a sentence now and then. Raises `DrillFailed` when the training itself does not get through.
     """
     begun = time.monotonic()
+    if folder is not None:
+        sweep_leftovers(folder)
+    data = DataWatch(config)
     for more in (_MORE_STEPS**tried for tried in range(_TRIES)):
         plan = DrillTask(task, plan_config(config, steps=steps * more), best_metric, higher_is_better, timeout_s)
         with make_temporary_runs(folder, keep=keep) as runs:
@@ -109,14 +108,66 @@ def drill(
                     twin = launch_uninterrupted(runs, plan)
                 finish(twin, 1, plan)
                 tell("Comparing.")
-                return _compare(plan, resumed, twin, begun=begun, kept=runs if keep else None)
+                return _compare(plan, resumed, twin, data=data, begun=begun, kept=runs if keep else None)
         if plan.config["max_steps"] < steps * more:
             break
         tell("It was over before it could be killed; once more, with more steps.")
     raise DrillFailed(f"{task.name} is over before it can be killed: give it more to do, with --set epochs=100, say.")
 
 
-def _compare(plan: DrillTask, resumed: ResumedRun, twin: RunLayout, *, begun: float, kept: Path | None) -> DrillReport:
+def hold_and_keep(
+    folder: Path,
+    task: TaskReference,
+    *,
+    config: Mapping[str, Any],
+    best_metric: str | None,
+    higher_is_better: bool,
+    steps: int = DEFAULT_STEPS,
+    keep: bool = False,
+    timeout_s: float = 600.0,
+    tell: Tell = lambda text: None,
+) -> DrillReport:
+    """Hold the drill as `drill` does, and keep what it shows in the runs folder `folder`, for the runs of that task."""
+    make_folder(folder)
+    report = drill(
+        task,
+        config=config,
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
+        steps=steps,
+        folder=folder,
+        keep=keep,
+        timeout_s=timeout_s,
+        tell=tell,
+    )
+    write_proof(folder, _make_proof(task, config, report))
+    return report
+
+
+def _make_proof(task: TaskReference, config: Mapping[str, Any], report: DrillReport) -> DrillProof:
+    return DrillProof(
+        task=task,
+        config=choose_relevant(config),
+        time_s=time.time(),
+        bit_exact=report.bit_exact,
+        fingerprint=report.fingerprint,
+        code_files=report.code_files,
+        steps=report.steps,
+        killed_at_step=report.killed_at_step,
+        resumed_from_step=report.resumed_from_step,
+        mid_epoch=report.mid_epoch,
+        checkpoints_compared=report.checkpoints_compared,
+        tensors_compared=report.tensors_compared,
+        metric_steps_compared=report.metric_steps_compared,
+        digest=report.digest,
+        first_difference=report.first_difference,
+        duration_s=report.duration_s,
+    )
+
+
+def _compare(
+    plan: DrillTask, resumed: ResumedRun, twin: RunLayout, *, data: DataWatch, begun: float, kept: Path | None
+) -> DrillReport:
     """Compare what both runs left: every checkpoint that both have, and every logged value."""
     store, twin_store = CheckpointStore(resumed.layout.checkpoints), CheckpointStore(twin.checkpoints)
     pairs = _pair_by_step(store, twin_store)
@@ -126,8 +177,9 @@ def _compare(plan: DrillTask, resumed: ResumedRun, twin: RunLayout, *, begun: fl
     last, twin_last = pairs[-1]
     digest, twin_digest = store.digest(last), twin_store.digest(twin_last)
     difference = _find_first_difference(
-        resumed, store=store, twin_store=twin_store, pairs=pairs, ours=ours, theirs=theirs
+        plan, resumed, twin, data=data, store=store, twin_store=twin_store, pairs=pairs, ours=ours, theirs=theirs
     )
+    environment = read_environment(resumed.layout.attempt(resumed.layout.latest_attempt()).environment) or {}
     return DrillReport(
         bit_exact=difference is None and digest == twin_digest,
         task=plan.reference.name,
@@ -143,12 +195,17 @@ def _compare(plan: DrillTask, resumed: ResumedRun, twin: RunLayout, *, begun: fl
         first_difference=difference,
         duration_s=time.monotonic() - begun,
         folder=None if kept is None else str(kept),
+        fingerprint=take_fingerprint(environment),
+        code_files=_code_files(environment),
     )
 
 
 def _find_first_difference(
+    plan: DrillTask,
     resumed: ResumedRun,
+    twin: RunLayout,
     *,
+    data: DataWatch,
     store: CheckpointStore,
     twin_store: CheckpointStore,
     pairs: list[tuple[CheckpointInfo, CheckpointInfo]],
@@ -170,14 +227,41 @@ def _find_first_difference(
     if not found:
         return None
     first = found[0]
-    cause = explain_difference(
+    environment = read_environment(twin.attempt(1).environment) or {}
+    explanation = explain_difference(
         first,
-        step=step,
-        resumed_from=resumed.from_step,
-        metric_step=logged[0] if logged is not None else None,
-        steps_per_epoch=resumed.steps_per_epoch,
+        Evidence(
+            step=step,
+            resumed_from=resumed.from_step,
+            metric_step=logged[0] if logged is not None else None,
+            steps_per_epoch=resumed.steps_per_epoch,
+            on_cpu=environment.get("device") == "cpu",
+            suspects=_find_suspects(plan.reference, environment),
+            kernels=find_warned_kernels(read_log_tail(twin.attempt(1).log, max_bytes=_LOG_BYTES)),
+            changed_data=data.find_change(),
+        ),
     )
-    return FirstDifference(first.part, first.name, step, first.detail, cause, len(found) - 1)
+    return FirstDifference(
+        part=first.part,
+        name=first.name,
+        step=step,
+        detail=first.detail,
+        cause=explanation.cause,
+        cure=explanation.cure,
+        others=len(found) - 1,
+    )
+
+
+def _find_suspects(task: TaskReference, environment: Mapping[str, Any]) -> tuple[Suspect, ...]:
+    if task.path is None:
+        return ()
+    return find_suspects(Path(task.path).parent, _code_files(environment), class_name=task.class_name)
+
+
+def _code_files(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    code = environment.get("code")
+    files = code.get("files") if isinstance(code, dict) else None
+    return tuple(str(name) for name in files) if isinstance(files, list) else ()
 
 
 def _pair_by_step(store: CheckpointStore, twin: CheckpointStore) -> list[tuple[CheckpointInfo, CheckpointInfo]]:

@@ -1,4 +1,4 @@
-"""Two checkpoints that should hold the same state: what differs first, and what that usually means."""
+"""Two checkpoints that should hold the same state: what differs, the likeliest cause of the rest first."""
 
 from __future__ import annotations
 
@@ -99,60 +99,6 @@ def find_metric_difference(
             if struct.pack("<d", mine) != struct.pack("<d", other) and not (math.isnan(mine) and math.isnan(other)):
                 return step, StateDifference("metric", name, f"{mine!r} after the resume, {other!r} without it")
     return None
-
-
-def explain_difference(
-    difference: StateDifference, *, step: int, resumed_from: int, metric_step: int | None, steps_per_epoch: int
-) -> str:
-    """Say what probably causes a difference that shows first at the checkpoint of `step`.
-
-    `metric_step` is where a logged value first differs; at or before `resumed_from` nothing had been killed yet.
-    """
-    if step <= resumed_from or (metric_step is not None and metric_step <= resumed_from):
-        return (
-            "Two uninterrupted runs differ as well, so this is no matter of resuming: the training is not "
-            "deterministic. Likely a random number that does not come from the run's seed (the clock, hash order, a "
-            "generator of one's own), or a GPU kernel that adds in any order, which "
-            "torch.use_deterministic_algorithms(True) names."
-        )
-    first_epoch_edge = _next_epoch_edge(resumed_from, steps_per_epoch)
-    if metric_step is not None and metric_step == resumed_from + 1:
-        return (
-            f"The very first step after the resume (step {metric_step}) already differs: it saw another batch, other "
-            f"random numbers, or state that no checkpoint holds. {_CAUSES[difference.part]}"
-        )
-    if metric_step is not None and first_epoch_edge is not None and metric_step > first_epoch_edge:
-        return (
-            f"All is equal until step {metric_step}, after the epoch ended at step {first_epoch_edge}: what happens at "
-            f"an epoch's end or beginning depends on something that was not restored. {_CAUSES[difference.part]}"
-        )
-    return _CAUSES[difference.part]
-
-
-_CAUSES: dict[str, str] = {
-    "data position": (
-        "Likely the data was not continued where it had stopped: a data set or sampler with a position of its own, "
-        "which the checkpoint does not know."
-    ),
-    "generator": (
-        "Likely random numbers are drawn where no checkpoint counts them: in __init__ of the model or the data set, in "
-        "validation, or from a generator of the task's own."
-    ),
-    "state": "Likely a counter is kept outside of the state that is saved, such as a plain attribute of the task.",
-    "schedule": (
-        "Likely the schedule was built anew instead of restored: a scheduler whose state_dict() leaves something out."
-    ),
-    "buffer": "Likely a module keeps a plain attribute that changes in training: register it as a buffer.",
-    "tensor": (
-        "Likely something that training uses is in no state_dict(): a plain attribute of a module or of the task that "
-        "changes from step to step, a cache, or a global. Register it as a buffer."
-    ),
-    "optimizer": "Likely the optimizer keeps something outside of its state_dict(), such as a closure or a step count.",
-    "metric": (
-        "The state is equal and only what was logged differs: likely the metric depends on a running mean that is kept "
-        "outside of the checkpoint, or on the clock."
-    ),
-}
 
 
 def _part_of_tensor(name: str) -> Part:
@@ -264,7 +210,3 @@ def _unravel(index: int, shape: tuple[int, ...]) -> list[int]:
         position.insert(0, index % size)
         index //= size
     return position
-
-
-def _next_epoch_edge(step: int, steps_per_epoch: int) -> int | None:
-    return None if steps_per_epoch <= 0 else (step // steps_per_epoch + 1) * steps_per_epoch

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from relight.checkpoints.listing import newest_durable
-from relight.errors import RelightError
+from relight.errors import DamagedFile, RelightError
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
-from relight.runs.process_identity import is_alive
+from relight.runs.process_identity import current_process, is_alive
 from relight.runs.progress import Progress, read_progress
-from relight.runs.record_file import read_record, read_record_if_there
+from relight.runs.record_file import read_record, read_record_if_there, write_record
 from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, ProcessIdentity, TaskReference
 from relight.supervision.launch import launch_run
 from relight.supervision.orphans import Leftovers
@@ -36,6 +36,9 @@ _LEISURE_S = 0.02
 """While there is nothing to hurry for."""
 _NUDGE_S = 0.01
 _CLOSING_S = 60.0
+_TEMPORARY = ".drill-"
+_OWNER = ".owner.json"
+"""Names the process that holds the drill, in its folder, so that another one can tell what a dead one left."""
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -104,14 +107,32 @@ def plan_config(config: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def make_temporary_runs(folder: Path | None, *, keep: bool = False) -> Iterator[Path]:
     """A hidden runs folder in `folder` (else the system's); at the end what runs in it is ended, and it is removed."""
-    runs = Path(tempfile.mkdtemp(prefix=".drill-", dir=folder))
+    runs = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
+    owner = runs / _OWNER
     try:
+        write_record(owner, current_process(), durable=False)
         yield runs
     finally:
-        for path in runs.iterdir():
-            _end(RunLayout(path))
+        _end_all(runs)
+        owner.unlink(missing_ok=True)
         if not keep:
             shutil.rmtree(runs, ignore_errors=True)
+
+
+def sweep_leftovers(folder: Path) -> None:
+    """Remove what drills left in a runs folder whose own process was killed, and end what still runs there."""
+    for runs in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(DamagedFile, OSError):
+            owner = read_record_if_there(runs / _OWNER, ProcessIdentity)
+            if owner is not None and not is_alive(owner):
+                _end_all(runs)
+                shutil.rmtree(runs, ignore_errors=True)
+
+
+def _end_all(runs: Path) -> None:
+    for path in runs.iterdir():
+        if path.is_dir():
+            _end(RunLayout(path))
 
 
 def train_and_kill(runs: Path, task: DrillTask) -> KilledRun | None:
