@@ -23,7 +23,7 @@ RELIGHT = str(Path(sys.executable).parent / "relight")
 
 def test_the_commands_are_those_of_the_contract() -> None:
     contract = "run list show checkpoints metrics logs stop resume branch export verify digest pin drill up"
-    added = "import tasks"
+    added = "import tasks prune"
     assert sorted(f"{contract} {added}".split()) == COMMANDS
 
 

@@ -1,15 +1,18 @@
-"""`checkpoints`, `digest`, `pin`, `verify` and `export`."""
+"""`checkpoints`, `digest`, `pin`, `prune`, `verify` and `export`."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.numpy import load_file
 
+from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask, RunMaker
@@ -47,6 +50,50 @@ def test_the_table_of_checkpoints_names_the_metric_that_best_means(ask: Ask, mak
     assert head.split()[:5] == ["STEP", "EPOCH", "REASON", "LABELS", "VALIDATION/ACCURACY"]
     assert first.split()[:5] == ["10", "1", "periodic", "-", "0.9"]
     assert second.split()[:5] == ["20", "2", "periodic", "best", "0.95"]
+
+
+def test_a_preview_says_what_stays_and_why_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    store = CheckpointStore(layout.checkpoints)
+    for info in store.list().checkpoints:
+        store.mark_verified(info)
+    make_run.commit(layout, step=30, score=0.5)
+    store.mark_verified(store.find(30))
+    before = _read_tree(layout.folder)
+    text = ask("checkpoints", layout.run_id, "--preview").stdout
+    assert re.search(r"^ *10 .* goes +nothing keeps it$", text, flags=re.MULTILINE)
+    assert re.search(r"^ *20 .* stays +among the newest, best$", text, flags=re.MULTILINE)
+    assert text.splitlines()[-1].startswith("1 checkpoint would go, and ")
+    plan = ask("checkpoints", layout.run_id, "--preview", "--json").json
+    assert list(plan) == ["kept", "removed", "reclaimed_bytes", "policy"]
+    assert [(entry["step"], entry["why"]) for entry in plan["kept"]] == [
+        (20, ["among the newest", "best"]),
+        (30, ["among the newest"]),
+    ]
+    assert [entry["step"] for entry in plan["removed"]] == [10]
+    assert plan["reclaimed_bytes"] == 0, "the others share its pack"
+    assert plan["policy"]["newest"] == 2
+    other = ask("checkpoints", layout.run_id, "--preview", "--json", "--set", "keep_every_steps=10").json
+    assert other["removed"] == []
+    assert _read_tree(layout.folder) == before
+    assert ask("checkpoints", layout.run_id, "--set", "keep_latest=5").exit_code == 2
+
+
+def test_prune_removes_what_the_preview_said_but_never_under_a_training(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    make_run.commit(layout, step=30, score=0.5)
+    store = CheckpointStore(layout.checkpoints)
+    for info in store.list().checkpoints:
+        store.mark_verified(info)
+    with RunLock.acquire(layout):
+        assert "Stop it first" in ask("prune", layout.run_id).error
+    assert ask("prune", layout.run_id, "--set", "keep_latest=3").stdout.endswith(
+        "only checkpoints that are to be kept: 3.\n"
+    )
+    removed = ask("prune", layout.run_id, "--json").json
+    assert [entry["step"] for entry in removed["removed"]] == [10]
+    assert [info.step for info in store.list().checkpoints] == [20, 30]
+    assert ask("verify", layout.run_id).exit_code == 0
 
 
 def test_a_run_without_checkpoints_says_so(ask: Ask, make_run: RunMaker) -> None:

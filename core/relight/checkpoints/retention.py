@@ -26,6 +26,25 @@ class BestRule:
     count: int = 1
 
 
+def parse_best_rules(text: str) -> tuple[BestRule, ...]:
+    """Read "validation/loss:min, train/lr:max:3": a metric's name, which way is better, and how many (one).
+
+    A name without a stream is the validation's. `ValueError` with one sentence for anything else.
+    """
+    rules = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, rest = part.partition(":")
+        way, _, count = rest.partition(":")
+        if not name or way not in ("min", "max") or (count and not (count.isdecimal() and 0 < int(count) <= 10_000)):
+            raise ValueError(
+                f"'{part}' does not say what to keep: write METRIC:min or METRIC:max, and :3 for the best three, such "
+                "as validation/loss:min"
+            )
+        full = name if "/" in name else f"validation/{name}"
+        rules.append(BestRule(full, higher_is_better=way == "max", count=int(count or 1)))
+    return tuple(rules)
+
+
 @dataclass(frozen=True)
 class RetentionPolicy:
     """What to keep beside everything that is pinned or a branch's parent.

@@ -1,4 +1,4 @@
-"""`checkpoints`, `export`, `verify`, `digest` and `pin`: what a run has saved."""
+"""`checkpoints`, `export`, `verify`, `digest`, `pin` and `prune`: what a run has saved."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ import typer
 from relight.cli.options import KEEPING, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
 from relight.cli.wording import count, describe_age, describe_bytes, describe_value
+from relight.errors import RelightError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relight.checkpoints.export import Exported
     from relight.checkpoints.listing import CheckpointInfo
+    from relight.checkpoints.retention import RetentionPlan
     from relight.checkpoints.store import CheckpointStore
     from relight.cli.run_check import RunCheck
     from relight.runs.layout import RunLayout
 
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another rule than the run's: keep_latest, keep_best, keep_best_by, keep_every_steps, keep_every_hours.",
+        show_default=False,
+    ),
+]
 WhichOption = Annotated[str, typer.Option("--which", metavar="best|latest|STEP", help="Which checkpoint.")]
 
 
@@ -37,7 +48,11 @@ def register(app: typer.Typer) -> None:
     app.command(
         "checkpoints",
         rich_help_panel=KEEPING,
-        epilog=examples("relight checkpoints digits-k3f9", "relight checkpoints digits-k3f9 --json"),
+        epilog=examples(
+            "relight checkpoints digits-k3f9",
+            "relight checkpoints digits-k3f9 --json",
+            "relight checkpoints digits-k3f9 --preview --set keep_best_by=validation/loss:min:3",
+        ),
     )(checkpoints)
     app.command(
         "export",
@@ -53,15 +68,40 @@ def register(app: typer.Typer) -> None:
         rich_help_panel=KEEPING,
         epilog=examples("relight pin digits-k3f9 138", "relight pin digits-k3f9 138 --off"),
     )(pin)
+    app.command(
+        "prune",
+        rich_help_panel=KEEPING,
+        epilog=examples("relight prune digits-k3f9", "relight prune digits-k3f9 --set keep_every_steps=1000"),
+    )(prune)
 
 
-def checkpoints(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
+def checkpoints(
+    run_name: RunArgument,
+    *,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Say which of them stay and why, and which will be removed.")
+    ] = False,
+    assignments: KeepOption = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
     """List a run's checkpoints.
 
-    The oldest first: step, why each was made, its labels, the value of the best metric, and its size.
+    The oldest first: step, why each was made, its labels, the value of the best metric, and its size. With --preview:
+    what the retention keeps and removes; nothing is changed.
     """
     from relight.runs.summary import read_run_record
 
+    if preview:
+        _, plan = _plan(run_name, runs, assignments)
+        if json:
+            say_json({"kept": _kept_facts(plan), "removed": [_facts(info) for info in plan.removed],
+                      "reclaimed_bytes": plan.reclaimed_bytes, "policy": _policy_facts(plan)})  # fmt: skip
+        else:
+            _say_plan(plan)
+        return
+    if assignments:
+        raise UsageError("--set says what is kept: use it with --preview, or with `relight prune`.")
     layout, store = _open_store(run_name, runs)
     record = read_run_record(layout)
     listing = store.list(higher_is_better=record.higher_is_better)
@@ -195,6 +235,79 @@ def pin(
         say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned no longer.")
     else:
         say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned.")
+
+
+def prune(
+    run_name: RunArgument, assignments: KeepOption = None, runs: RunsOption = None, json: JsonOption = False
+) -> None:
+    """Remove the checkpoints that the retention does not keep.
+
+    A training does that by itself after each save; this is for a run that has ended. `relight checkpoints RUN
+    --preview` says before what would be removed.
+    """
+    from relight.checkpoints.store import CheckpointStore
+    from relight.runs.lock import RunLock
+
+    layout, _ = _plan(run_name, runs, assignments)
+    with RunLock.acquire(layout):
+        _, plan = _plan(run_name, runs, assignments)
+        store = CheckpointStore(layout.checkpoints)
+        try:
+            removed = store.apply_retention(plan)
+        except OSError as error:
+            raise RelightError(
+                f"Old checkpoints of {layout.run_id} cannot be removed: {error.strerror or error} "
+                f"({layout.checkpoints})."
+            ) from error
+    if json:
+        say_json({"run": layout.run_id, "removed": [_facts(info) for info in removed],
+                  "reclaimed_bytes": plan.reclaimed_bytes})  # fmt: skip
+    elif removed:
+        steps = ", ".join(str(info.step) for info in removed)
+        say(f"Removed {count(len(removed), 'checkpoint')} of {layout.run_id}: {steps}.")
+        say(f"{describe_bytes(plan.reclaimed_bytes)} given back; {count(len(plan.kept), 'checkpoint')} kept.")
+    else:
+        say(f"{layout.run_id} has only checkpoints that are to be kept: {len(plan.kept)}.")
+
+
+def _plan(run_name: str, runs: Path | None, assignments: Sequence[str] | None) -> tuple[RunLayout, RetentionPlan]:
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.tasks.parsing import split_assignments
+    from relight.tasks.retention import plan_run_retention
+
+    layout = find_run(runs_folder(runs), run_name)
+    return layout, plan_run_retention(layout, split_assignments(assignments or ()))
+
+
+def _kept_facts(plan: RetentionPlan) -> list[dict[str, Any]]:
+    return [{**_facts(info), "why": list(why)} for info, why in plan.kept]
+
+
+def _policy_facts(plan: RetentionPlan) -> dict[str, Any]:
+    policy = plan.policy
+    return {
+        "newest": policy.newest,
+        "best": [
+            {"metric": rule.metric, "higher_is_better": rule.higher_is_better, "count": rule.count}
+            for rule in policy.best
+        ],
+        "every_steps": policy.every_steps,
+        "every_hours": policy.every_hours,
+    }
+
+
+def _say_plan(plan: RetentionPlan) -> None:
+    rows = [(info, "stays", ", ".join(why)) for info, why in plan.kept]
+    rows += [(info, "goes", "nothing keeps it") for info in plan.removed]
+    if not rows:
+        say("There is no checkpoint yet.")
+        return
+    rows.sort(key=lambda row: row[0].name)
+    head = ("STEP", "REASON", "SIZE", "", "WHY")
+    lines = [(str(info.step), info.reason, describe_bytes(info.bytes), what, why) for info, what, why in rows]
+    say_lines(lay_out_columns(head, lines, right=("STEP", "SIZE")))
+    freed = describe_bytes(plan.reclaimed_bytes)
+    say(f"{count(len(plan.removed), 'checkpoint')} would go, and {freed} would be given back at least.")
 
 
 def _open_store(run_name: str, runs: Path | None) -> tuple[RunLayout, CheckpointStore]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from relight.checkpoints.retention import parse_best_rules
 
 Group = Literal["Task", "Optimisation", "Hardware", "Checkpoints"]
 
@@ -68,6 +70,25 @@ class TaskConfig(BaseModel):
     )
     keep_latest: int = option(2, "Newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
     keep_best: int = option(1, "Best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)
+    keep_best_by: str = option(
+        "",
+        "Also keep the best by other metrics: validation/loss:min, or train/loss:min:3 for the best three; "
+        "several with commas.",
+        group="Checkpoints",
+        max_length=1000,
+    )
+    keep_every_steps: int = option(
+        0, "Keep one checkpoint for every this many steps; 0 keeps none for that.", group="Checkpoints", ge=0, le=10**12
+    )
+    keep_every_hours: float = option(
+        0.0, "Keep one checkpoint for every this many hours; 0 keeps none for that.", group="Checkpoints", ge=0
+    )
+
+    @field_validator("keep_best_by")
+    @classmethod
+    def _check_best_rules(cls, text: str) -> str:
+        parse_best_rules(text)
+        return text
 
 
 def full_metric_name(name: str) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.writer_client import WriterClient
 from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, RunRecord
 from relight.tasks.parsing import parse_config
+from relight.tasks.retention import read_retention
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.device import choose_device
@@ -54,7 +54,7 @@ def build_trainer(
     best = BestMetric(record.best_metric, higher_is_better=record.higher_is_better)
     writer = WriterClient(
         layout.checkpoints,
-        policy=RetentionPolicy(newest=config.keep_latest, best=(BestRule(count=config.keep_best),)),
+        policy=read_retention(config, higher_is_better=record.higher_is_better),
         best=(record.best_metric, record.higher_is_better),
         inherit_fds=inherit_fds,
     )
