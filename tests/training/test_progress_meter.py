@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from relight.runs.progress import Progress, read_progress
+from relight.runs.progress import Phase, Progress, read_progress
 from relight.training.progress_meter import ProgressMeter
 
 
-def edge(meter: ProgressMeter, step: int, now: float) -> None:
-    meter.write(step=step, epoch=0, batch=step, now=now, phase="training")
+def edge(meter: ProgressMeter, step: int, now: float, phase: Phase = "training") -> None:
+    meter.write(step=step, epoch=0, batch=step, now=now, phase=phase)
 
 
 def read(path: Path) -> Progress:
@@ -41,7 +41,7 @@ def test_a_phase_changes_nothing_else(tmp_path: Path) -> None:
     meter = ProgressMeter(path, steps_total=10, epochs=1, batches=10)
     meter.start(step=0, work_s=0.0, now=1.0)
     edge(meter, 3, 2.0)
-    meter.set_phase("validating")
+    edge(meter, 3, 2.0, "validating")
     progress = read(path)
     assert (progress.phase, progress.step, progress.time_s) == ("validating", 3, 2.0)
 
@@ -49,9 +49,9 @@ def test_a_phase_changes_nothing_else(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = ProgressMeter(tmp_path / "progress.bin", steps_total=10, epochs=1, batches=10)
 
-    def refuse(_: Progress) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(meter._file, "write", refuse)
+    monkeypatch.setattr(meter._file, "put", refuse)
     edge(meter, 1, 1.0)
     edge(meter, 2, 2.0)

@@ -89,31 +89,21 @@ class ProgressFile:
         """Open `path`, which is made when it is not there; its folder must be."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._buffer = bytearray(_BYTES)
+        self._body = memoryview(self._buffer)[: _BODY.size]
 
     def write(self, progress: Progress) -> None:
-        """Overwrite the record: a few microseconds. An `OSError` (full disk) is the caller's to warn of."""
+        """Overwrite the record. An `OSError` (full disk) is the caller's to warn of."""
+        self.put(
+            progress.phase, progress.step, progress.steps_total, progress.epoch, progress.epochs, progress.batch,
+            progress.batches, progress.first_step, progress.best_step, progress.time_s, progress.started_s,
+            progress.steps_per_s, progress.best_value, progress.work_s,
+        )  # fmt: skip
+
+    def put(self, phase: Phase, *numbers: float) -> None:
+        """Overwrite the record with the numbers as they lie in it, from `step` on: about two microseconds."""
         buffer = self._buffer
-        _BODY.pack_into(
-            buffer,
-            0,
-            _MAGIC,
-            _VERSION,
-            _PHASE_NUMBER[progress.phase],
-            progress.step,
-            progress.steps_total,
-            progress.epoch,
-            progress.epochs,
-            progress.batch,
-            progress.batches,
-            progress.first_step,
-            progress.best_step,
-            progress.time_s,
-            progress.started_s,
-            progress.steps_per_s,
-            progress.best_value,
-            progress.work_s,
-        )
-        _CHECKSUM.pack_into(buffer, _BODY.size, zlib.crc32(memoryview(buffer)[: _BODY.size]))
+        _BODY.pack_into(buffer, 0, _MAGIC, _VERSION, _PHASE_NUMBER[phase], *numbers)
+        _CHECKSUM.pack_into(buffer, _BODY.size, zlib.crc32(self._body))
         os.pwrite(self._descriptor, buffer, 0)
 
     def close(self) -> None:

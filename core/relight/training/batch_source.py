@@ -61,7 +61,7 @@ class BatchSource:
 
     def _index_tensors(self, key: BatchKey) -> list[torch.Tensor]:
         """Exactly what `default_collate` makes of the samples, in one operation a tensor instead of two a sample."""
-        rows = torch.from_numpy(self._find(key).astype(np.int64))
+        rows = torch.from_numpy(self._find(key).astype(np.int64, copy=False))
         return [tensor[rows] for tensor in self._dataset.tensors]  # type: ignore[attr-defined]
 
     def _draw_samples(self, key: BatchKey) -> Any:

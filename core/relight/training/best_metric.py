@@ -14,6 +14,7 @@ class BestMetric:
         self.higher_is_better = higher_is_better
         self.value: float | None = None
         self.step: int | None = None
+        self._state: dict[str, Any] = {"metric": name, "value": None, "step": None}
 
     def offer(self, value: float | None, *, step: int) -> bool:
         """Take a new value; return whether it is the best so far."""
@@ -21,14 +22,18 @@ class BestMetric:
             return False
         if self.value is not None and (value <= self.value if self.higher_is_better else value >= self.value):
             return False
-        self.value, self.step = value, step
+        self._set(value, step)
         return True
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it."""
-        return {"metric": self.name, "value": self.value, "step": self.step}
+        """Return what a checkpoint keeps of it: a dictionary that is replaced, never changed."""
+        return self._state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; another metric's best is forgotten."""
         if state["metric"] == self.name:
-            self.value, self.step = state["value"], state["step"]
+            self._set(state["value"], state["step"])
+
+    def _set(self, value: float | None, step: int | None) -> None:
+        self.value, self.step = value, step
+        self._state = {"metric": self.name, "value": value, "step": step}

@@ -7,9 +7,7 @@ import math
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
-from relight.runs.progress import Phase, Progress, ProgressFile
+from relight.runs.progress import Phase, ProgressFile
 
 _MARK_EVERY_S = 0.5
 _MARKS = 40  # the recent rate is that of the last 20 seconds or so
@@ -31,7 +29,6 @@ class ProgressMeter:
         self._first_step = 0
         self._work_before_s = 0.0
         self._warned = False
-        self._last = Progress(steps_total=steps_total, epochs=epochs, batches=batches)
 
     def start(self, *, step: int, work_s: float, now: float) -> None:
         """The first step of this attempt begins, `work_s` seconds of training after the run's very first."""
@@ -61,37 +58,16 @@ class ProgressMeter:
             first_s, first_step = self._marks[0]
             if now > first_s:
                 self._rate = (step - first_step) / (now - first_s)
-        self._last = Progress(
-            step=step,
-            steps_total=self.steps_total,
-            epoch=epoch,
-            epochs=self._epochs,
-            batch=batch,
-            batches=self._batches,
-            time_s=now,
-            started_s=self._started_s,
-            first_step=self._first_step,
-            steps_per_s=self._rate,
-            phase=phase,
-            best_step=best_step,
-            best_value=best_value,
-            work_s=self._work_before_s + (now - self._started_s if self._started_s else 0.0),
-        )
-        self._put()
-
-    def set_phase(self, phase: Phase) -> None:
-        """Write the last record again, in another phase."""
-        self._last = msgspec.structs.replace(self._last, phase=phase)
-        self._put()
-
-    def close(self) -> None:
-        """Close the file; the last record stays."""
-        self._file.close()
-
-    def _put(self) -> None:
         try:
-            self._file.write(self._last)
+            self._file.put(
+                phase, step, self.steps_total, epoch, self._epochs, batch, self._batches, self._first_step, best_step,
+                now, self._started_s, self._rate, best_value, self.work_s(now),
+            )  # fmt: skip
         except OSError as error:
             if not self._warned:
                 self._warned = True
                 _log.warning("Progress cannot be written: %s. Training goes on.", error.strerror or error)
+
+    def close(self) -> None:
+        """Close the file; the last record stays."""
+        self._file.close()

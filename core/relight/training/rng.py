@@ -59,7 +59,7 @@ def get_python_state() -> PythonState:
     if _PYTHON_WORDS is None:
         _, words, gauss = random.getstate()
         return PythonState(_pack_words(words), gauss)
-    return PythonState(bytes(_PYTHON_WORDS), random._inst.gauss_next)  # type: ignore[attr-defined]
+    return PythonState(_PYTHON_WORDS.copy(), random._inst.gauss_next)  # type: ignore[attr-defined]
 
 
 def set_python_state(state: PythonState) -> None:
@@ -72,8 +72,31 @@ def _pack_words(words: Sequence[int]) -> bytes:
     return array("I", (words[-1], *words[:-1])).tobytes()
 
 
-def _find_python_words() -> memoryview | None:
-    """Look at where CPython keeps position and words of `random`; None unless they are seen to be there.
+class _Words:
+    """624 words and a position, where an MT19937 generator keeps them: copied only when they have moved.
+
+    A draw moves the position; the 624th moves every word, and so does a seed. So it is enough to look at the position
+    and at four words, 20 bytes instead of 2,500.
+    """
+
+    def __init__(self, address: int, *, position: int, words: int) -> None:
+        whole = memoryview((ctypes.c_ubyte * _MT19937_BYTES).from_address(address)).cast("B")
+        self._whole = whole
+        self._position, self._some = whole[position : position + 4], whole[words : words + 16]
+        self._seen: tuple[bytes, bytes] | None = None
+        self._copy = b""
+
+    def copy(self) -> bytes:
+        """Return position and words as they lie in memory: the same object as long as they have not moved."""
+        seen = bytes(self._position), bytes(self._some)
+        if seen != self._seen:
+            self._copy = bytes(self._whole)
+            self._seen = seen
+        return self._copy
+
+
+def _find_python_words() -> _Words | None:
+    """Find where CPython keeps position and words of `random`; None unless they are seen to be there.
 
     `struct { PyObject_HEAD; int index; uint32_t state[624]; }` is no promise of CPython's (`_randommodule.c`), so two
     generators are read both ways, before and after a draw.
@@ -84,15 +107,12 @@ def _find_python_words() -> memoryview | None:
         return None
     probe = random.Random(5)
     for generator in (random._inst, probe):
+        found = _Words(id(generator) + object.__basicsize__, position=0, words=4)
         for _ in range(2):
-            if bytes(_view(id(generator) + object.__basicsize__)) != _pack_words(generator.getstate()[1]):
+            if found.copy() != _pack_words(generator.getstate()[1]):
                 return None
             probe.random()
-    return _view(id(random._inst) + object.__basicsize__)
-
-
-def _view(address: int) -> memoryview:
-    return memoryview((ctypes.c_ubyte * _MT19937_BYTES).from_address(address)).cast("B")
+    return _Words(id(random._inst) + object.__basicsize__, position=0, words=4)
 
 
 class NumpyGenerator:
@@ -107,7 +127,7 @@ class NumpyGenerator:
 
     def __init__(self) -> None:
         self._bit_generator: Any = None
-        self._words: memoryview | None = None
+        self._words: _Words | None = None
         self._raw: bytes | None = None
         self._times_set = -1
         self._last: Any = {}
@@ -118,9 +138,15 @@ class NumpyGenerator:
         if bit_generator is not self._bit_generator:
             self._bit_generator, self._raw = bit_generator, None
             ours = type(bit_generator) is np.random.MT19937
-            self._words = _view(bit_generator.ctypes.state_address) if ours else None
-        raw = None if self._words is None else bytes(self._words)
-        if raw is None or raw != self._raw or self._times_set != NumpyGenerator.times_set or self._last["has_gauss"]:
+            address = bit_generator.ctypes.state_address if ours else 0
+            self._words = _Words(address, position=_MT19937_BYTES - 4, words=0) if ours else None
+        raw = None if self._words is None else self._words.copy()
+        if (
+            raw is None
+            or raw is not self._raw
+            or self._times_set != NumpyGenerator.times_set
+            or self._last["has_gauss"]
+        ):
             self._last = np.random.get_state(legacy=False)
             self._raw = raw
             self._times_set = NumpyGenerator.times_set

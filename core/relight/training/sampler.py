@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,7 @@ Indices = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 _CHUNK = 65_536  # draws of one generator: a position is reached without drawing all that comes before it
 
 
-@dataclass(frozen=True)
-class BatchKey:
+class BatchKey(NamedTuple):
     """Names one batch: whichever process loads it gets the same samples with the same random numbers."""
 
     epoch: int
@@ -130,7 +128,7 @@ class Sampler(_FixedOrder):
         order = self.permutation(epoch)
         for begin, stop in self._spans(start):
             # A copy: a view would pickle or keep the whole order.
-            yield BatchKey(epoch, begin, order[begin:stop].copy(), stop)
+            yield BatchKey(epoch, begin, order[begin:stop].astype(np.int64), stop)
 
 
 class WeightedSampler(_FixedOrder):

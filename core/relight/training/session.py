@@ -128,7 +128,7 @@ class TrainingSession:
         self._edge_s = now
         self._meter.start(step=self.steps_done, work_s=work_s, now=now)
         self._record_edge()
-        self._write_progress(now, "training")
+        self._write_progress("training")
         self._check_stop(now)
         self._stopping.interruptible = True
         return origin
@@ -143,39 +143,40 @@ class TrainingSession:
 
         Raises `TrainingStopped` when the training is to stop here.
         """
-        self._stopping.interruptible = False
+        stopping = self._stopping
+        stopping.interruptible = False
         now = time.time()
-        self.steps_done += 1
+        step = self.steps_done = self.steps_done + 1
         self._edge_s = now
         self._score = None
-        self._train.log(self.steps_done, values, time_s=now)
+        self._train.log(step, values, time_s=now)
+        self.state.accumulating = not self._in_update
         self._record_edge()
         self._in_update = False
-        self._write_progress(now, "training")
+        self._write_progress("training")
         if not self._checked:
             self._check_savable()
-        if self._cutter.is_due(self.steps_done):
+        if self._cutter.is_due(step):
             self._cut("periodic")
-        if now >= self._poll_at:
+        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:  # so that a clock set back holds up nothing
             self._poll_at = now + _POLL_EVERY_S
             self._cutter.poll()
         self._check_stop(now)
-        self._stopping.interruptible = True
+        stopping.interruptible = True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Run a validation inside. It may be interrupted, and a resume then repeats it from the same step edge."""
-        assert self._meter is not None
         self._train.flush()
-        self._meter.set_phase("validating")
+        self._write_progress("validating")
         with self._stopping.allow_interruption():
             yield
-        self._meter.set_phase("training")
+        self._write_progress("training")
 
     def check_stop(self) -> None:
         """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
         now = time.time()
-        if now >= self._poll_at:
+        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
             self._poll_at = now + _POLL_EVERY_S
             self._cutter.poll()
         self._check_stop(now)
@@ -196,7 +197,7 @@ class TrainingSession:
         self.evaluated_step = self.steps_done
         self._record_edge()
         self._in_update = False
-        self._write_progress(self._edge_s, "training")
+        self._write_progress("training")
         if improved and not self._is_last():
             self._cut("best")
         elif self._cutter.is_due(self.steps_done) and not self._is_last():
@@ -213,9 +214,8 @@ class TrainingSession:
         nothing has helped.
         """
         self._stopping.begin_saving()
-        assert self._meter is not None
         self._train.flush()
-        self._meter.set_phase("saving")
+        self._write_progress("saving")
         begun = time.monotonic()
         failed = False
         self._cut("final")
@@ -238,7 +238,7 @@ class TrainingSession:
             if time.monotonic() - begun >= (_FINAL_DRAIN_S if failure is None else _FINAL_PATIENCE_S):
                 failure = failure or f"it took more than {_FINAL_DRAIN_S:.0f} s."
                 raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
-        self._meter.set_phase("finished")
+        self._write_progress("finished")
 
     def stop(self, stop: Stop) -> bool:
         """Save as `stop` asks; returns whether the last finished step is, or is about to become, a checkpoint."""
@@ -285,15 +285,14 @@ class TrainingSession:
         )
         self._recorded = True
 
-    def _write_progress(self, now: float, phase: Any) -> None:
+    def _write_progress(self, phase: Any) -> None:
         assert self._meter is not None
-        loader = self._loader
-        best = self.best
+        loader, best = self._loader, self.best
         self._meter.write(
             step=self.steps_done,
             epoch=loader.epoch if loader is not None else 0,
             batch=loader.batch if loader is not None else 0,
-            now=now,
+            now=self._edge_s,
             phase=phase,
             best_step=-1 if best.step is None else best.step,
             best_value=math.nan if best.value is None else best.value,

@@ -28,10 +28,20 @@ class StepMetrics:
 
     def log(self, step: int, values: Values, *, time_s: float) -> None:
         """Log 0-d tensors and numbers by name. Those on a CUDA device follow as soon as the device has got there."""
+        if not self._pending:
+            numbers: dict[str, float] = {}
+            for name, value in values.items():
+                if type(value) is float:
+                    numbers[name] = value
+                elif isinstance(value, Tensor) and value.is_cuda:
+                    break
+                else:
+                    numbers[name] = to_number(name, value)
+            else:
+                self.latest = numbers
+                self._writer.log(step, numbers, time_s=time_s)
+                return
         tensors = [value for value in values.values() if isinstance(value, Tensor) and value.is_cuda]
-        if not tensors and not self._pending:
-            self._write(step, {name: to_number(name, value) for name, value in values.items()}, time_s)
-            return
         self._pending.append(self._start_copy(step, values, tensors, time_s))
         self._write_finished(wait_above=_WAIT_ABOVE)
 
@@ -46,11 +56,16 @@ class StepMetrics:
 
     def _start_copy(self, step: int, values: Values, tensors: list[Tensor], time_s: float) -> _Pending:
         """Queue one copy of all values of the step to pinned memory, and an event behind it."""
-        if not tensors:
-            return _Pending(step, dict(values), time_s, None, None)
+        numbers: dict[str, float | None] = {}
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.numel() != 1:
+            if not isinstance(value, Tensor) or not value.is_cuda:
+                numbers[name] = to_number(name, value)
+            elif value.numel() != 1:
                 raise _not_a_number(name, value)
+            else:
+                numbers[name] = None
+        if not tensors:
+            return _Pending(step, numbers, time_s, None, None)
         dtypes = {tensor.dtype for tensor in tensors}
         flat = [tensor.detach().reshape(()) for tensor in tensors]
         stacked = torch.stack(flat if len(dtypes) == 1 else [tensor.double() for tensor in flat]).double()
@@ -59,7 +74,7 @@ class StepMetrics:
         host.copy_(stacked, non_blocking=True)
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        return _Pending(step, dict(values), time_s, host, event)
+        return _Pending(step, numbers, time_s, host, event)
 
     def _write_finished(self, *, wait_above: int) -> None:
         while self._pending:
@@ -70,26 +85,17 @@ class StepMetrics:
                 first.event.synchronize()
             self._pending.popleft()
             numbers = iter([] if first.host is None else first.host.tolist())
-            self._write(
-                first.step,
-                {
-                    name: next(numbers) if isinstance(value, Tensor) and value.is_cuda else to_number(name, value)
-                    for name, value in first.values.items()
-                },
-                first.time_s,
-            )
+            self.latest = {name: next(numbers) if value is None else value for name, value in first.values.items()}
+            self._writer.log(first.step, self.latest, time_s=first.time_s)
             if first.host is not None:
                 self._free[len(first.host)].append(first.host)
-
-    def _write(self, step: int, values: dict[str, float], time_s: float) -> None:
-        self.latest = values
-        self._writer.log(step, values, time_s=time_s)
 
 
 @dataclass(frozen=True)
 class _Pending:
     step: int
-    values: dict[str, Any]
+    values: dict[str, float | None]
+    """None: on the device, and among those of `host`."""
     time_s: float
     host: Tensor | None
     event: Any

@@ -91,13 +91,13 @@ class Trainer:
         task, model, session, loader = self._task, self._model, self._session, self._loader
         device, accumulate, steps_total = self._device, self._accumulate, self._steps_total
         autocast, scaler = self._precision.autocast, self._precision.scaler
-        plain = self._precision.name == "fp32"
+        plain, stays = self._precision.name == "fp32", device.type == "cpu"
         group = micro = 0
         sums: dict[str, Any] = {}
         for batch in loader:
             if micro == 0:  # the loader has counted this batch already
                 group = min(accumulate, loader.remaining + 1)
-            moved = move_batch(batch, device)
+            moved = batch if stays else move_batch(batch, device)
             if plain:
                 values = task.step(model, moved)
             else:
@@ -121,7 +121,7 @@ class Trainer:
     def _update(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Move the parameters, the schedule and the loss scale; return everything that the step measured."""
         optimizer, scaler = self._optimizer, self._precision.scaler
-        measured = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+        measured = dict(values)
         self._session.begin_update()
         if self._clip_norm:
             if scaler is not None:
@@ -226,7 +226,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _find_loss(values: Any, task: Task) -> Tensor:
-    loss = values.get("loss") if isinstance(values, Mapping) else None
+    loss = values.get("loss") if type(values) is dict or isinstance(values, Mapping) else None
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
     name = f"{type(task).__name__}.step()"
