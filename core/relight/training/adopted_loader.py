@@ -4,7 +4,8 @@
 | --- | --- |
 | `shuffle`, `RandomSampler`, `SubsetRandomSampler`, `WeightedRandomSampler` | our own order of the same kind |
 | any other sampler or batch sampler with a length | asked for a whole epoch at once, seeded for that epoch |
-| an `IterableDataset` with `state_dict` and `load_state_dict` | its own state, see `stream_loader` |
+| an `IterableDataset` with `state_dict` and `load_state_dict` | read on from its own state, see `stream_loader` |
+| one without, in torchdata's `StatefulDataLoader` | read again from the start of the epoch |
 | anything else | refused, with one sentence that says what and why |
 """
 
@@ -29,9 +30,11 @@ from torch.utils.data import (
 
 from relight.errors import TaskError
 from relight.training.drawn_order import DrawnOrder, find_generators
-from relight.training.loader import Loader, WorkerOptions
+from relight.training.loader import Loader
+from relight.training.loading_processes import WorkerOptions
 from relight.training.own_generators import beginning_of, mix_seeds
 from relight.training.sampler import Order, Sampler, WeightedSampler
+from relight.training.stream_loader import StreamLoader, has_state
 
 # These draw from their generator alone, so their next epoch may be drawn while this one is trained.
 _PURE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -73,21 +76,14 @@ class ResumableLoader(Protocol):
         """End the data-loading processes."""
 
 
-def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = None) -> Loader:
+def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = None) -> Loader | StreamLoader:
     """Return a loader with the data and options of `loader` that resumes exactly.
 
     Its batches have the same distribution as PyTorch's would have had, but are drawn by seed and epoch; `loader` itself
     is not used any more. Random numbers of samples are seeded one by one, as `Loader` does it. Raises `TaskError`,
     saying what and why, where a resume could not be exact.
     """
-    dataset = loader.dataset
-    if isinstance(dataset, IterableDataset):
-        raise TaskError(
-            f"{type(dataset).__name__} is an iterable data set without a state, so nobody can tell where in it a "
-            "training was: give it state_dict() and load_state_dict(), or make it a map-style data set."
-        )
     seed = mix_seeds(seed, *_initial_seeds(loader))
-    dataset, order = _take_over(loader, dataset, seed)
     options = WorkerOptions(
         workers=loader.num_workers,
         pin_memory=loader.pin_memory,
@@ -96,6 +92,9 @@ def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = Non
         context=loader.multiprocessing_context,
         prepare=loader.worker_init_fn,
     )
+    if isinstance(loader.dataset, IterableDataset):
+        return _take_over_stream(loader, loader.dataset, seed, options)
+    dataset, order = _take_over(loader, loader.dataset, seed)
     collate = None if loader.collate_fn is default_collate else loader.collate_fn
     adopted = Loader.in_order(dataset, order, epochs=epochs, collate=collate, options=options)
     adopted.dataset = loader.dataset
@@ -135,6 +134,28 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
     if not ahead:
         drawn.check()
     return dataset, drawn
+
+
+def _take_over_stream(
+    loader: DataLoader[Any], dataset: IterableDataset[Any], seed: int, options: WorkerOptions
+) -> StreamLoader:
+    # torchdata's StatefulDataLoader reads a data set without a state again from the start; who has it asks for that.
+    replay = hasattr(loader, "load_state_dict") and not has_state(dataset)
+    if not replay and not has_state(dataset):
+        raise TaskError(
+            f"{type(dataset).__name__} is an iterable data set without a state, so nobody can tell where in it a "
+            "training was: give it state_dict() and load_state_dict(), make it a map-style data set, or use "
+            "torchdata's StatefulDataLoader, which reads it again up to there."
+        )
+    return StreamLoader(
+        dataset,
+        batch_size=loader.batch_size,
+        seed=seed,
+        drop_last=loader.drop_last,
+        collate=loader.collate_fn,
+        replay=replay,
+        options=options,
+    )
 
 
 def _covers(sampler: Any, length: int) -> bool:

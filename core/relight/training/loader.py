@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,27 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from relight.errors import RelightError, TaskError
 from relight.training.batch_source import BatchSource, Collate
+from relight.training.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
 from relight.training.sample_seeds import VALIDATION_EPOCH
 from relight.training.sampler import BatchKey, Order, Sampler, WeightedSampler
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
 _log = logging.getLogger("relight")
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """How batches are loaded; none of it changes what is in them."""
-
-    workers: int = 0
-    pin_memory: bool = False
-    prefetch: int | None = None
-    """Batches that each worker loads ahead."""
-    timeout_s: float = 0
-    context: Any = None
-    """How processes are started, as `multiprocessing` names it."""
-    prepare: Callable[[int], None] | None = None
-    """Called first in each worker with its number."""
 
 
 class Loader:
@@ -156,9 +135,8 @@ class Loader:
         assert stream is not None
         samples = self.sampler.samples_of(self.epoch)
         while self.consumed < samples:
-            loaded = next(stream)
-            self.consumed = loaded.stop
-            yield loaded.batch
+            self.consumed, batch = next(stream.batches)
+            yield batch
         self.next_epoch()
 
     def next_epoch(self) -> None:
@@ -244,25 +222,23 @@ class ValidationLoader:
             for key in _Keys(self.sampler):
                 yield self._source(key), len(key.indices)
             return
-        with _signals_blocked():
+        with signals_blocked():
             self._iterator = iter(self._loader)  # the same one each time, started anew
-        for loaded in self._iterator:
-            done = _unwrap(loaded)
-            yield done.batch, done.stop - done.start
+        begin = 0
+        for stop, batch in map(_unwrap, self._iterator):
+            yield batch, stop - begin
+            begin = stop
 
     def close(self) -> None:
         """End the data-loading processes."""
-        _end_workers(self._iterator)
+        end_workers(self._iterator)
         self._iterator = None
         if self._loader is not None:
             self._loader._iterator = None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    start: int
-    stop: int
-    batch: Any
+_Loaded = tuple[int, Any]
+"""Where the next batch starts, and the batch."""
 
 
 class _Keys:
@@ -292,12 +268,12 @@ class _KeyedDataset(Dataset[Any]):
     def __getitem__(self, key: Any) -> Any:
         raise NotImplementedError("batches are loaded by key")
 
-    def __getitems__(self, key: BatchKey) -> tuple[int, int, Any]:
+    def __getitems__(self, key: BatchKey) -> _Loaded:
         try:
             batch = self._source(key)
         except RelightError as error:
             batch = _Failure(error)  # as a value: the DataLoader would wrap the sentence into a stack
-        return key.start, key.stop, batch
+        return key.stop, batch
 
 
 @dataclass(frozen=True)
@@ -323,7 +299,7 @@ class _Stream:
             _make_data_loader(source, self._keys, options, persistent=not order.ahead) if options.workers else None
         )
         self._iterator: Any = None
-        self._batches: Iterator[_Loaded] = iter(())
+        self.batches: Iterator[_Loaded] = iter(())
 
     def start(self, epoch: int, consumed: int) -> None:
         """Start loading from there, unless that is under way."""
@@ -333,20 +309,17 @@ class _Stream:
         self._keys.keys = self._name(epoch, consumed)
         if self._loader is None:
             source = self._source
-            self._batches = (_Loaded(key.start, key.stop, source(key)) for key in self._keys)
+            self.batches = ((key.stop, source(key)) for key in self._keys)
             return
-        with _signals_blocked():
+        with signals_blocked():
             self._iterator = iter(self._loader)
-        self._batches = map(_unwrap, self._iterator)
-
-    def __next__(self) -> _Loaded:
-        return next(self._batches)
+        self.batches = map(_unwrap, self._iterator)
 
     def close(self) -> None:
         """End the workers."""
-        _end_workers(self._iterator)
+        end_workers(self._iterator)
         self._iterator = None
-        self._batches = iter(())
+        self.batches = iter(())
 
     def _name(self, epoch: int, start: int) -> Iterator[BatchKey]:
         if not self._order.ahead:
@@ -369,19 +342,6 @@ class _StreamKeys:
         return self.keys
 
 
-def _end_workers(iterator: Any) -> None:
-    """End the processes behind a DataLoader's iterator now, not when Python happens to collect it.
-
-    They ignore the SIGTERM with which PyTorch and Python would end those that do not answer.
-    """
-    workers = list(getattr(iterator, "_workers", ()))
-    if workers:
-        iterator._shutdown_workers()
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-
-
 def _make_data_loader(
     source: BatchSource, keys: Any, options: WorkerOptions, *, persistent: bool = False
 ) -> DataLoader[Any]:
@@ -394,55 +354,20 @@ def _make_data_loader(
         timeout=options.timeout_s,
         prefetch_factor=options.prefetch,
         multiprocessing_context=options.context,
-        worker_init_fn=_WorkerStart(options.prepare),
+        worker_init_fn=WorkerStart(options.prepare),
         persistent_workers=persistent,
         generator=torch.Generator(),  # else its base seed is drawn from the global generator
     )
 
 
-def _unwrap(loaded: tuple[int, int, Any]) -> _Loaded:
-    start, stop, batch = loaded
-    if isinstance(batch, _Failure):
-        raise batch.error
-    return _Loaded(start, stop, batch)
+def _unwrap(loaded: _Loaded) -> _Loaded:
+    if isinstance(loaded[1], _Failure):
+        raise loaded[1].error
+    return loaded
 
 
 def _pass_through(batch: Any) -> Any:
     return batch
-
-
-class _WorkerStart:
-    """What each worker does first; a class, so that it can be sent to a process that starts afresh."""
-
-    def __init__(self, prepare: Callable[[int], None] | None) -> None:
-        self._prepare = prepare
-
-    def __call__(self, worker: int) -> None:
-        _prepare_worker()
-        if self._prepare is not None:
-            self._prepare(worker)
-
-
-def _prepare_worker() -> None:
-    """Let the trainer alone decide on signals (a terminal sends Ctrl-C to all), and end with it when it is killed."""
-    for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # killed between the two lines
-            os._exit(1)
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Hold back stop signals while workers are started: each unblocks them once it ignores them."""
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def _count_samples(dataset: Dataset[Any]) -> int:

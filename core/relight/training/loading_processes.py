@@ -1,0 +1,77 @@
+"""The processes that load data: how they start, what they leave to the trainer, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How batches are loaded; none of it changes what is in them."""
+
+    workers: int = 0
+    pin_memory: bool = False
+    prefetch: int | None = None
+    """Batches that each worker loads ahead."""
+    timeout_s: float = 0
+    context: Any = None
+    """How processes are started, as `multiprocessing` names it."""
+    prepare: Callable[[int], None] | None = None
+    """Called first in each worker with its number."""
+
+
+class WorkerStart:
+    """What each worker does first; a class, so that it can be sent to a process that starts afresh."""
+
+    def __init__(self, prepare: Callable[[int], None] | None) -> None:
+        self._prepare = prepare
+
+    def __call__(self, worker: int) -> None:
+        _prepare_worker()
+        if self._prepare is not None:
+            self._prepare(worker)
+
+
+def _prepare_worker() -> None:
+    """Let the trainer alone decide on signals (a terminal sends Ctrl-C to all), and end with it when it is killed."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed between the two lines
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Hold back stop signals while workers are started: each unblocks them once it ignores them."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
+def end_workers(iterator: Any) -> None:
+    """End the processes behind a DataLoader's iterator now, not when Python happens to collect it.
+
+    They ignore the SIGTERM with which PyTorch and Python would end those that do not answer.
+    """
+    workers = list(getattr(iterator, "_workers", ()))
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
