@@ -27,6 +27,7 @@ from torch.utils.data import (
 from relight.errors import TaskError
 from relight.training.adopted_loader import adopt_loader
 from relight.training.loader import Loader
+from relight.training.sampler import Sampler
 
 LENGTH = 23
 
@@ -181,6 +182,7 @@ def test_each_kind_of_sampler_keeps_its_meaning() -> None:
     assert len(once[2]) == len(set(once[2])) == 20
     assert sorted(once[3]) == [1, 2, 3, 4, 6, 9, 15]
     assert len(once[4]) == len(set(once[4])) == 10
+    assert type(adopt("shuffled").sampler) is Sampler  # 4 bytes a sample, where PyTorch's makes a list
     assert indices(load(adopt("a list"), 1)) == [5, 3, 8, 1, 1, 0]
     many = DataLoader(DATA, batch_size=64, sampler=WeightedRandomSampler(WEIGHTS, 70_000))
     weighted = Counter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from relight import Data, Task, TaskConfig
 from relight.checkpoints.store import CheckpointStore
@@ -285,3 +286,56 @@ def test_weights_only_starts_a_training_anew_from_the_weights(here: Callable[...
     child.train(Watching(TaskConfig(epochs=2, batch_size=8)))
     assert torch.equal(begun[0], next(trained.parameters()))
     assert child.steps("train/loss")[-1] == 12
+
+
+def test_weights_draw_the_training_samples(here: Callable[..., Here]) -> None:
+    class Weighted(Line):
+        def build_data(self) -> Data:
+            return replace(super().build_data(), weights=[1.0] + [0.0] * 43)
+
+    class First(Line):
+        def build_data(self) -> Data:
+            data = super().build_data()
+            return replace(data, train=Subset(data.train, [0] * 44))
+
+    weighted, first = here("weighted"), here("first")
+    weighted.train(Weighted(TaskConfig(epochs=1, batch_size=8)))
+    first.train(First(TaskConfig(epochs=1, batch_size=8)))
+    assert weighted.values("train/loss") == first.values("train/loss")
+
+
+def test_a_task_may_hand_over_a_data_loader_of_its_own(here: Callable[..., Here]) -> None:
+    class Handed(Line):
+        def build_data(self) -> Data:
+            data = super().build_data()
+            return replace(data, train=DataLoader(data.train, 8))
+
+    class Sorted(Line):
+        def build_data(self) -> Data:
+            data = super().build_data()
+            return replace(data, train=DataLoader(data.train, sampler=range(44), batch_size=8))
+
+    handed, sorted_ = here("handed"), here("sorted")
+    handed.train(Handed(TaskConfig(epochs=2, batch_size=64)))
+    sorted_.train(Sorted(TaskConfig(epochs=2, batch_size=64)))
+    assert handed.values("train/loss") == sorted_.values("train/loss")
+    assert handed.steps("train/loss") == list(range(1, 13))
+
+
+def test_an_iterable_data_set_has_no_place_in_a_task(here: Callable[..., Here]) -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    class Streaming(Line):
+        def build_data(self) -> Data:
+            return Data(train=DataLoader(Stream(), 8))
+
+    with pytest.raises(TaskError, match="Stream is an iterable data set, and the steps of a task"):
+        here().train(Streaming(TaskConfig(epochs=2)))

@@ -181,7 +181,7 @@ class Loader:
             self.close()
             self.epoch, self.consumed = int(state["epoch"]), 0
         else:
-            self.load_state_dict(state)
+            self.load_state_dict({**state, "order": ""})  # a sampler of one's own may have changed
 
     def close(self) -> None:
         """End the data-loading processes."""

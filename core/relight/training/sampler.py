@@ -156,7 +156,7 @@ class WeightedSampler(_FixedOrder):
         super().__init__(
             length=length, per_epoch=per_epoch or length, batch_size=batch_size, seed=seed, drop_last=drop_last
         )
-        self._last = int(np.flatnonzero(numbers)[-1])
+        self._last = length - 1 - int(np.argmax(numbers[::-1] > 0))
         self._sums = np.cumsum(numbers)
 
     def draw(self, epoch: int, start: int, stop: int) -> Indices:

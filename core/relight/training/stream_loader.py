@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from relight.training.loading_processes import WorkerOptions, WorkerStart, end_w
 from relight.training.own_generators import mix_seeds
 from relight.training.sample_seeds import global_generators
 
+_log = logging.getLogger("relight")
 _START = 2**62  # stands for the number of a batch where a reader is started
 
 
@@ -150,6 +152,15 @@ class StreamLoader:
         self._positions = {
             reader: _Position(one["batches"], one["ended"], one["state"]) for reader, one in state["readers"].items()
         }
+
+    def load_branch_state(self, state: dict[str, Any]) -> None:
+        """As `load_state_dict`, for a branch, which may have other workers: its epoch then begins anew."""
+        if state["workers"] == self._options.workers:
+            self.load_state_dict(state)
+            return
+        _log.info("Other workers read the data now: epoch %d begins anew with them.", int(state["epoch"]) + 1)
+        self.close()
+        self.epoch, self.consumed, self._next, self._positions = int(state["epoch"]), 0, 0, {}
 
     def close(self) -> None:
         """End the reading and its processes."""

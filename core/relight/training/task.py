@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from relight.tasks.config import TaskConfig
 from relight.training.optimisation import build_optimizer, build_schedule
@@ -43,12 +43,16 @@ class Data:
 
     A data set with random augmentation defines `sample(index, generator)` beside `__getitem__`: it then gets a
     `torch.Generator` seeded from (run seed, epoch, index), which makes augmentation exact under any number of workers.
+
+    `weights`, one number a sample, draws the training samples with replacement, each as often as its weight says.
+    `train` may be a PyTorch `DataLoader` as well: its sampler, batches, collate and workers are then taken over.
     """
 
-    train: Dataset[Any]
+    train: Dataset[Any] | DataLoader[Any]
     validation: Dataset[Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     drop_last: bool = False
+    weights: Any = None
 
 
 class Task:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 from relight.errors import TaskError
+from relight.training.adopted_loader import adopt_loader
 from relight.training.device import explain_choice
 from relight.training.loader import Loader, ValidationLoader, move_batch
 from relight.training.precision import Precision
@@ -81,7 +83,7 @@ class Trainer:
         same_data = position.get("length", loader.sampler.length) == loader.sampler.length
         epoch, consumed = position.get("epoch", 0), position.get("consumed", 0) if same_data else 0
         of_epoch = math.ceil(loader.batches / self._accumulate)
-        batches_left = math.ceil(max(0, loader.sampler.samples - consumed) / config.batch_size)
+        batches_left = math.ceil(max(0, loader.sampler.samples - consumed) / loader.sampler.batch_size)
         of_rest = math.ceil(batches_left / self._accumulate)
         steps = done + (of_rest + (config.epochs - epoch - 1) * of_epoch if epoch < config.epochs else 0)
         return min(steps, config.max_steps) if config.max_steps else steps
@@ -171,15 +173,28 @@ class Trainer:
     def _build_loaders(self, data: Data) -> tuple[Loader, ValidationLoader | None]:
         config = self._task.config
         pin_memory = self._device.type == "cuda"
-        loader = Loader(
-            data.train, batch_size=config.batch_size, seed=config.seed, epochs=config.epochs, workers=config.workers,
-            collate=data.collate, drop_last=data.drop_last, pin_memory=pin_memory,
-        )  # fmt: skip
+        loader = self._build_train_loader(data)
         if data.validation is None:
             return loader, None
         return loader, ValidationLoader(
             data.validation, batch_size=config.batch_size, seed=config.seed, workers=config.workers,
             collate=data.collate, pin_memory=pin_memory,
+        )  # fmt: skip
+
+    def _build_train_loader(self, data: Data) -> Loader:
+        config = self._task.config
+        if isinstance(data.train, DataLoader):
+            adopted = adopt_loader(data.train, seed=config.seed, epochs=config.epochs)
+            if not isinstance(adopted, Loader):
+                raise TaskError(
+                    f"{type(data.train.dataset).__name__} is an iterable data set, and the steps of a task are counted "
+                    "by its length: give it __len__ and an integer index, or write a script around relight.init()."
+                )
+            return adopted
+        return Loader(
+            data.train, batch_size=config.batch_size, seed=config.seed, epochs=config.epochs, workers=config.workers,
+            collate=data.collate, weights=data.weights, drop_last=data.drop_last,
+            pin_memory=self._device.type == "cuda",
         )  # fmt: skip
 
     def _track(self) -> None:
@@ -193,14 +208,15 @@ class Trainer:
 
     def _describe(self, data: Data) -> None:
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        config, loader = self._task.config, self._loader
+        loader = self._loader
+        size = "" if isinstance(data.train, DataLoader) else f" of {loader.sampler.batch_size}"
         _log.info("Model: %s, %s parameters, %s.", type(self._model).__name__, f"{parameters:,}", self._precision.name)
         held_out = (
             "no validation data" if self._validation is None else f"{self._validation.sampler.length:,} for validation"
         )
         _log.info(
-            "Data: %s samples for training, %s; %s of %d an epoch, %s in all.",
-            f"{loader.sampler.length:,}", held_out, _count(loader.batches, "batch", "batches"), config.batch_size,
+            "Data: %s samples for training, %s; %s%s an epoch, %s in all.",
+            f"{loader.sampler.length:,}", held_out, _count(loader.batches, "batch", "batches"), size,
             _count(self._steps_total, "step", "steps"),
         )  # fmt: skip
         if self._validation is None:
