@@ -14,14 +14,16 @@ from relight.version import __version__
 
 if TYPE_CHECKING:
     from relight.tasks.config import TaskConfig, option
+    from relight.training.script_start import init
     from relight.training.task import Data, Task
 
-__all__ = ["Data", "RelightError", "Task", "TaskConfig", "TaskError", "__version__", "option"]
+__all__ = ["Data", "RelightError", "Task", "TaskConfig", "TaskError", "__version__", "init", "option"]
 
 _LAZY = {
     "Data": "relight.training.task",
     "Task": "relight.training.task",
     "TaskConfig": "relight.tasks.config",
+    "init": "relight.training.script_start",
     "option": "relight.tasks.config",
 }
 

@@ -165,13 +165,23 @@ def test_a_broken_task_file_gets_one_line_and_its_own_traceback_whole(
     assert not runs.exists()
 
 
-def test_a_training_script_is_refused_with_what_works_instead(relight: Ask, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("class Mine:\n    pass\n", 2, "train.py does not use relight"),
+        ("import relight\nprint(relight.__version__)\n", 2, "train.py never calls relight.init()"),
+        ("import relight\nrelight.init(\n", 1, "train.py has a syntax error in line 2"),
+        ("import relight\nclass A(relight.Task):\n    pass\n", 2, "write train.py:A"),
+    ],
+)
+def test_a_script_that_cannot_be_saved_is_refused_before_a_run_exists(
+    relight: Ask, runs: Path, tmp_path: Path, source: str, code: int, said: str
+) -> None:
     script = tmp_path / "train.py"
-    script.write_text("class Mine:\n    pass\n")
+    script.write_text(source)
     answer = relight("run", str(script), "--", "--lr", "3")
-    assert answer.exit_code == 2
-    assert "cannot launch" in answer.error
-    assert f"{script}:CLASS" in answer.error
+    assert (answer.exit_code, len(answer.error.splitlines())) == (code, 1)
+    assert said in answer.error
     assert not runs.exists()
 
 

@@ -100,7 +100,7 @@ def test_a_file_without_a_class_is_asked_for_one(file: Path) -> None:
     file.write_text("class A: ...\nclass B: ...\n")
     assert "write spi'ral.py:CLASS; the file has A, B." in refusal(f"{file}:")
     file.write_text("(")
-    assert "write spi'ral.py:CLASS." in refusal(str(file))
+    assert "write spi'ral.py:CLASS." in refusal(f"{file}:")
 
 
 def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:

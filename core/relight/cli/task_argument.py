@@ -8,14 +8,22 @@ from pathlib import Path
 
 from relight.errors import UsageError
 from relight.runs.records import TaskReference
-from relight.tasks.reference import PreparedTask, resolve_task, validate_config
+from relight.tasks.reference import PreparedTask, launch_script, resolve_task, validate_config
 
 
 def prepare_task(
     text: str, assignments: Sequence[str], *, arguments: Sequence[str] = (), python: Path | None = None
 ) -> PreparedTask:
-    """Find the task `text` and build its config. Raises a `RelightError` with one sentence."""
-    reference = find_task(text)
+    """Find the task or script `text` and build its config. Raises a `RelightError` with one sentence."""
+    reference = resolve_task(text)
+    if reference.kind == "script":
+        reference = launch_script(reference, arguments=arguments, python=python)
+    else:
+        _refuse_script_options(reference, arguments, python)
+    return validate_config(reference, assignments)
+
+
+def _refuse_script_options(reference: TaskReference, arguments: Sequence[str], python: Path | None) -> None:
     if arguments:
         raise UsageError(
             f"{reference.name} takes no arguments, and got {' '.join(arguments)!r}: "
@@ -25,17 +33,3 @@ def prepare_task(
         raise UsageError(
             f"--python is for training scripts; {reference.name} is trained by the Python of Relight, {sys.executable}."
         )
-    return validate_config(reference, assignments)
-
-
-def find_task(text: str) -> TaskReference:
-    """Find the task that a person calls `text`; a training script gets an honest refusal."""
-    try:
-        return resolve_task(text)
-    except UsageError as error:
-        if text.endswith(".py") and Path(text).expanduser().is_file():
-            raise UsageError(
-                f"{text} is a training script, and this version cannot launch those yet: put what it trains into a "
-                f"relight.Task, and launch that as {text}:CLASS ({str(error).rstrip('.')})."
-            ) from None
-        raise

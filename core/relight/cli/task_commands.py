@@ -34,11 +34,10 @@ def tasks(
 
     The options are what `--set` takes: each with its default, its help and its bounds.
     """
-    from relight.cli.task_argument import find_task
-    from relight.tasks.reference import describe_task, list_tasks
+    from relight.tasks.reference import describe_task, list_tasks, resolve_task
 
     if task is not None:
-        described = describe_task(find_task(task))
+        described = describe_task(resolve_task(task))
         if json:
             say_json({**_facts(described), "options": described.fields})
         else:

@@ -1,4 +1,7 @@
-"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [-- COMMAND ...]`: supervises in the background.
+"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [--watch PID:FD] [-- COMMAND ...]`: supervises.
+
+It does so in the background. With `--watch` the trainer is a process that lives already; FD is the writing end of its
+life line.
 
 The process that was started ends with 0 as soon as the supervisor, which it leaves behind, is on record; with 1 when
 that failed.
@@ -36,9 +39,11 @@ def _supervise(arguments: list[str], *, ready: int) -> int:
     from relight.runs.layout import RunLayout
     from relight.runs.lock import RunLock
     from relight.supervision.supervisor import Supervisor
+    from relight.supervision.watched_trainer import WatchedTrainer
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     arguments, _, command = _split(arguments, "--")
+    arguments, _, watch = _split(arguments, "--watch")
     positional, _, rest = _split(arguments, "--lock-fd")
     layout = RunLayout(Path(positional[0]))
     try:
@@ -51,11 +56,18 @@ def _supervise(arguments: list[str], *, ready: int) -> int:
         print(error, file=sys.stderr)  # noqa: T201  stderr is the supervisor's log
         return error.exit_code
 
+    watched = None
+    if watch:
+        pid, _, lifeline = watch[0].partition(":")
+        os.set_inheritable(int(lifeline), False)
+        watched = WatchedTrainer(int(pid), lifeline=int(lifeline))
+
     def on_ready() -> None:
         os.write(ready, b"1")
         os.close(ready)
 
-    Supervisor(layout, int(positional[1]), lock=lock, command=command or None).run(on_ready=on_ready)
+    supervisor = Supervisor(layout, int(positional[1]), lock=lock, command=command or None, watched=watched)
+    supervisor.run(on_ready=on_ready)
     return 0
 
 

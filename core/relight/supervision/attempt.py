@@ -42,13 +42,27 @@ class Launched:
     """Sentences for a person: damaged checkpoints that were passed over, and how many steps that costs."""
 
 
+@dataclass(frozen=True)
+class Adoption:
+    """A living process that is to be the attempt's trainer, and the pipe by which it learns of its supervisor's end."""
+
+    pid: int
+    lifeline: int
+
+
 def start_attempt(
-    layout: RunLayout, start: AttemptStart, *, lock: RunLock | None = None, command: Sequence[str] | None = None
+    layout: RunLayout,
+    start: AttemptStart,
+    *,
+    lock: RunLock | None = None,
+    command: Sequence[str] | None = None,
+    adoption: Adoption | None = None,
 ) -> None:
     """Make the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
     Returns when the supervisor lives and holds the run's lock, which is handed down to it: it is never free in between.
-    `lock` is one that the caller holds already (and goes on to release); `command` replaces the trainer's command.
+    `lock` is one that the caller holds already (and goes on to release); `command` replaces the trainer's command;
+    with `adoption` nothing is started, and that process is watched instead.
     Raises FileExistsError when that attempt exists, RunBusy when the run is being trained, RelightError when no
     supervisor could be started (the attempt then says so, too).
     """
@@ -59,7 +73,7 @@ def start_attempt(
         _clear_leftovers(layout)
         attempt = _begin(layout, start)
         try:
-            _spawn_supervisor(layout, attempt, lock=held, command=command)
+            _spawn_supervisor(layout, attempt, lock=held, command=command, adoption=adoption)
         except NotStarted as error:
             _record_failure(attempt, start, str(error))
             raise
@@ -152,7 +166,12 @@ def _clear_leftovers(layout: RunLayout) -> None:
 
 
 def _spawn_supervisor(
-    layout: RunLayout, attempt: AttemptLayout, *, lock: RunLock, command: Sequence[str] | None
+    layout: RunLayout,
+    attempt: AttemptLayout,
+    *,
+    lock: RunLock,
+    command: Sequence[str] | None,
+    adoption: Adoption | None,
 ) -> None:
     """Start the supervisor and wait for word that it has taken over.
 
@@ -163,6 +182,10 @@ def _spawn_supervisor(
     # -P: what lies in the current folder must not stand in for modules of ours.
     arguments = [sys.executable, "-P", "-m", "relight.supervision"]
     arguments += [str(layout.folder), str(attempt.number), "--lock-fd", str(lock.fileno())]
+    handed = [lock.fileno()]
+    if adoption is not None:
+        arguments += ["--watch", f"{adoption.pid}:{adoption.lifeline}"]
+        handed.append(adoption.lifeline)
     if command is not None:
         arguments += ["--", *command]
     try:
@@ -171,7 +194,7 @@ def _spawn_supervisor(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=(lock.fileno(),),
+            pass_fds=handed,
             start_new_session=True,
         )
     except OSError as error:

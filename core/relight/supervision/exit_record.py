@@ -35,7 +35,7 @@ _SIGNAL_HINTS = {
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """What the kernel said about the trainer's end: either a code or the name of a signal."""
+    """What the kernel said about the trainer's end: a code, or the name of a signal; neither of a process not ours."""
 
     exit_code: int | None = None
     signal: str | None = None
@@ -58,19 +58,27 @@ def describe_exit(
     progress: Progress | None,
     stop: StopAsked | None = None,
     out_of_memory: OutOfMemory | None = None,
+    is_script: bool = False,
+    joined: bool = True,
     time_s: float | None = None,
 ) -> AttemptExit:
     """Make the exit record. What the trainer said itself counts most, since it wrote that last and knows why.
 
-    Once a person asked to stop, the outcome is "stopped" even when the trainer had to be killed for it.
+    Once a person asked to stop, the outcome is "stopped" even when the trainer had to be killed for it. A script
+    cannot tell an end by `break` from one by an exit code of its own, so there the code counts; `joined` says whether
+    it has called `relight.init`.
     """
     step = max(outcome.step if outcome else 0, progress.step if progress else 0)
     if outcome is not None and not (outcome.outcome == "crashed" and stop is not None and stop.sent):
         kind, reason = outcome.outcome, _told_by_trainer(outcome, end, out_of_memory)
+    elif stop is None and is_script and not joined:
+        kind, reason = "crashed", _never_joined(end)
     elif stop is not None:
         kind, reason = "stopped", f"{stop.sentence} {_how_it_was_stopped(stop, step)}".strip()
     else:
         kind, reason = _judge(end, progress, out_of_memory)
+    if is_script and kind == "finished" and end.exit_code:
+        kind, reason = "crashed", f"The script ended with exit code {end.exit_code} at step {step}."
     return AttemptExit(
         attempt=attempt,
         time_s=time.time() if time_s is None else time_s,
@@ -103,6 +111,8 @@ def _judge(end: ProcessEnd, progress: Progress | None, out_of_memory: OutOfMemor
     if end.signal is not None:
         hint = _SIGNAL_HINTS.get(end.signal)
         return "crashed", f"Ended by {end.signal}: {hint}." if hint else f"Ended by {end.signal}."
+    if end.exit_code is None:
+        return "crashed", _ended_unseen(progress, out_of_memory)
     if end.exit_code == FINISHED_CODE:
         if progress is not None and progress.phase == "finished":
             return "finished", ""
@@ -113,6 +123,21 @@ def _judge(end: ProcessEnd, progress: Progress | None, out_of_memory: OutOfMemor
     if end.exit_code == STOPPED_CODE:
         return "stopped", "Interrupted."
     return "crashed", f"The trainer ended with exit code {end.exit_code}; the end of its log may say why."
+
+
+def _never_joined(end: ProcessEnd) -> str:
+    how = f"was ended by {end.signal}" if end.signal else f"ended with exit code {end.exit_code}"
+    return (
+        f"The script {how} without having called relight.init(), so nothing of it was saved; the end of its log may "
+        "say why."
+    )
+
+
+def _ended_unseen(progress: Progress | None, out_of_memory: OutOfMemory | None) -> str:
+    where = f"It ended at {_position(progress)} without a word"
+    if out_of_memory:
+        return f"{where}, most likely by the kernel's out-of-memory killer: see `dmesg`."
+    return f"{where}: by kill -9, a crash in native code, or os._exit()."
 
 
 def _how_it_was_stopped(stop: StopAsked, step: int) -> str:

@@ -55,7 +55,10 @@ class Leftovers:
         if is_alive(trainer):
             if now - self._since >= LIFELINE_S:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(trainer.pid, signal.SIGKILL)
+                    if os.getpgid(trainer.pid) == trainer.pid:
+                        os.killpg(trainer.pid, signal.SIGKILL)
+                    else:  # a script that somebody started by themselves
+                        os.kill(trainer.pid, signal.SIGKILL)
         elif now >= self._search_at:
             for pid in _find_workers(self._layout, group=trainer.pid):
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -39,6 +39,7 @@ from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
 from relight.supervision.trainer_command import TrainerCommand, build_trainer_command
 from relight.supervision.trainer_process import TrainerProcess
+from relight.supervision.watched_trainer import WatchedTrainer
 
 POLL_S = 0.1
 """How often the folder is looked at for a stop request. A trainer's death is noticed at once."""
@@ -56,20 +57,31 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Runs attempt `number` of a run, and those that the restart policy adds. One for a process, in its main thread.
 
-    It holds the run's lock for as long as it lives. `command` replaces the trainer's command (scripts, tests).
+    It holds the run's lock for as long as it lives. `command` replaces the trainer's command (tests); `watched` is a
+    trainer that lives already, because a person has started their script by themselves.
     """
 
-    def __init__(self, layout: RunLayout, number: int, *, lock: RunLock, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        layout: RunLayout,
+        number: int,
+        *,
+        lock: RunLock,
+        command: Sequence[str] | None = None,
+        watched: WatchedTrainer | None = None,
+    ) -> None:
         self._layout = layout
         self._first = number
         self._attempt = layout.attempt(number)
         self._lock = lock
         self._command = tuple(command) if command is not None else None
+        self._watched = watched
         self._inbox = SignalInbox()
         self._identity = current_process()
         self._escalation = StopEscalation()
         self._removal = RemovalWatch(layout)
         self._removed = False
+        self._is_script = watched is not None
         self._sentence = ""
 
     def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -122,11 +134,14 @@ class Supervisor:
             trainer.send(signal.SIGKILL)
             raise
 
-    def _start_trainer(self) -> TrainerProcess:
+    def _start_trainer(self) -> TrainerProcess | WatchedTrainer:
+        if self._watched is not None:
+            return self._watched
         if self._command is not None:
             command = TrainerCommand(self._command)
         else:
             record = read_record(self._layout.record, RunRecord)
+            self._is_script = record.task.kind == "script"
             command = build_trainer_command(self._layout, self._attempt.number, record)
         return TrainerProcess(
             self._layout,
@@ -136,7 +151,7 @@ class Supervisor:
             lock_fd=self._lock.fileno(),
         )
 
-    def _watch(self, trainer: TrainerProcess) -> AttemptExit:
+    def _watch(self, trainer: TrainerProcess | WatchedTrainer) -> AttemptExit:
         memory = OutOfMemoryWatch()
         refresh_at = time.monotonic() + MEMORY_WATCH_S
         while (end := trainer.poll()) is None:
@@ -160,6 +175,8 @@ class Supervisor:
             progress=read_progress(self._attempt.progress),
             stop=stop,
             out_of_memory=memory.evidence(),
+            is_script=self._is_script,
+            joined=self._attempt.script.exists(),
         )
 
     def _wait(self, duration_s: float) -> None:

@@ -6,11 +6,12 @@ Nothing here creates a run, so whatever is wrong is said before one exists.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import xxhash
 
 from relight.errors import TaskError, UsageError
@@ -19,17 +20,21 @@ from relight.tasks.catalog import BUILTIN_TASKS, BuiltinTask, find_builtin
 from relight.tasks.fields import ConfigField, describe_config, describe_schema
 from relight.tasks.inspection import inspect_task
 from relight.tasks.parsing import nearest_name, parse_config, split_assignments
+from relight.tasks.script_inspection import DefinesTasks, check_script_file, find_python, probe_python
 
 _NEEDS_NO_TORCH = ("auto", "cpu")
 
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task that can be launched: `config` is complete and JSON, `best_metric` a full name ("validation/accuracy")."""
+    """A task that can be launched: `config` is complete and JSON, `best_metric` a full name ("validation/accuracy").
+
+    Of a script, `config` is what the launch sets, and `best_metric` is None: the rest it says when it runs.
+    """
 
     reference: TaskReference
     config: dict[str, Any]
-    best_metric: str
+    best_metric: str | None
     higher_is_better: bool
     title: str
 
@@ -47,9 +52,10 @@ class TaskDescription:
 
 
 def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskReference:
-    """Find the task that a person calls `text`: a built-in name, or FILE.py:Class, from `working_folder` (else here).
+    """Find the task that a person calls `text`: a built-in name, FILE.py:Class, or a training script, FILE.py.
 
-    The file is read for its digest but not imported. Raises `UsageError` when there is no such task or file.
+    Relative paths are from `working_folder` (else here). The file is read but not imported. Raises `UsageError` when
+    there is no such task or file, and `TaskError` when a script cannot be launched.
     """
     text = text.strip()
     if text in BUILTIN_TASKS:
@@ -65,17 +71,32 @@ def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskRefere
         raise _unknown_file(text, path)
     if path.suffix != ".py":
         raise UsageError(f"{path} is no Python file: a task lives in a FILE.py, named as FILE.py:Class.")
+    path = path.absolute()
+    if not class_name and not separator:
+        try:
+            return _refer_to_script(path, folder)
+        except DefinesTasks:
+            pass
     if not class_name.isidentifier():
         raise UsageError(_ask_for_class(text, path, class_name))
-    path = path.absolute()
-    try:
-        digest = xxhash.xxh3_128_hexdigest(path.read_bytes())
-    except OSError as error:
-        raise TaskError(f"The task file {path} cannot be read: {error.strerror}.") from error
     return TaskReference(
         kind="file", name=f"{path.name}:{class_name}", path=str(path), class_name=class_name,
-        working_folder=str(folder.absolute()), code_digest=digest,
+        working_folder=str(folder.absolute()), code_digest=_digest(path),
     )  # fmt: skip
+
+
+def launch_script(
+    reference: TaskReference, *, arguments: Sequence[str] = (), python: Path | None = None
+) -> TaskReference:
+    """The script `reference` with arguments, and with another interpreter, which is asked whether it can train.
+
+    Raises `UsageError` or `TaskError`, one sentence each, when it cannot.
+    """
+    assert reference.path is not None
+    interpreter = find_python(python)
+    if interpreter is not None:
+        probe_python(interpreter, Path(reference.path))
+    return msgspec.structs.replace(reference, arguments=tuple(arguments), python=interpreter)
 
 
 def validate_config(reference: TaskReference, assignments: Iterable[str] | Mapping[str, Any] = ()) -> PreparedTask:
@@ -85,6 +106,10 @@ def validate_config(reference: TaskReference, assignments: Iterable[str] | Mappi
     of bounds), `TaskError` (the file does not import, data is missing) or `DeviceError`: one sentence each.
     """
     given = dict(assignments) if isinstance(assignments, Mapping) else split_assignments(assignments)
+    if reference.kind == "script":
+        return PreparedTask(
+            reference=reference, config=given, best_metric=None, higher_is_better=True, title=reference.name
+        )
     if reference.kind != "builtin":
         answer = inspect_task(reference, config=given, check=True)
         return PreparedTask(
@@ -107,6 +132,10 @@ def describe_task(reference: TaskReference) -> TaskDescription:
     """Say what a task is and which config it takes; a person's file is imported in a process of its own for it."""
     if reference.kind == "builtin":
         return _describe_builtin(find_builtin(reference.name))
+    if reference.kind == "script":
+        raise UsageError(
+            f"{reference.name} is a training script: its options are its own arguments, behind -- at the launch."
+        )
     answer = inspect_task(reference)
     return TaskDescription(
         name=f"{reference.path}:{reference.class_name}", title=answer.title, summary=answer.summary,
@@ -118,6 +147,20 @@ def describe_task(reference: TaskReference) -> TaskDescription:
 def list_tasks() -> list[TaskDescription]:
     """Describe the built-in tasks, in the order in which a launch form offers them."""
     return [_describe_builtin(task) for task in BUILTIN_TASKS.values()]
+
+
+def _refer_to_script(path: Path, folder: Path) -> TaskReference:
+    check_script_file(path)
+    return TaskReference(
+        kind="script", name=path.name, path=str(path), working_folder=str(folder.absolute()), code_digest=_digest(path)
+    )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+    except OSError as error:
+        raise TaskError(f"The task file {path} cannot be read: {error.strerror}.") from error
 
 
 def _describe_builtin(task: BuiltinTask) -> TaskDescription:

@@ -53,3 +53,24 @@ def tolerate_write_errors() -> None:
         buffer = io.BufferedWriter(TolerantFile(descriptor), buffer_size=1)
         stream = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
+
+
+class TeeStream:
+    """A text stream whose words go to a log as well; the log's errors cost its words, nothing else."""
+
+    def __init__(self, stream: Any, descriptor: int) -> None:
+        self._stream = stream
+        self._log = TolerantFile(descriptor)
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self._log.write(text.encode("utf-8", "backslashreplace"))
+        return int(self._stream.write(text))
+
+    def writelines(self, lines: Any) -> None:
+        """Write each line to both."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,82 @@
+"""A script that was started without the launcher: it gets a run, and a supervisor that watches it from the outside."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relight.runs.catalog import create_run, runs_folder
+from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock
+from relight.runs.records import AttemptStart, TaskReference
+from relight.supervision.attempt import Adoption, start_attempt
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """The run of this process. `lifeline` is the pipe whose end tells that the supervisor is dead."""
+
+    layout: RunLayout
+    attempt: int
+    lock: RunLock
+    lifeline: int
+
+
+def begin_standalone(
+    script: Path,
+    *,
+    arguments: Sequence[str],
+    module: str | None = None,
+    name: str | None = None,
+    runs: Path | str | None = None,
+) -> Standalone:
+    """Create a run for this very process, and start a supervisor that watches it.
+
+    A resume starts the same script with the same arguments, in the same folder, by the same interpreter. Raises
+    `RelightError` when the runs folder cannot be written or no supervisor can be started.
+    """
+    script = script.absolute()
+    layout, _ = create_run(
+        runs_folder(runs),
+        task=TaskReference(
+            kind="script",
+            name=script.name,
+            path=str(script),
+            arguments=tuple(arguments),
+            python=sys.executable,
+            working_folder=str(Path.cwd()),
+            code_digest=_digest(script),
+            module=module,
+        ),
+        config={},
+        name=name or script.stem,
+    )
+    lock = RunLock.acquire(layout)
+    reading, writing = os.pipe()
+    try:
+        start_attempt(
+            layout,
+            AttemptStart(attempt=1, time_s=time.time(), reason="launch"),
+            lock=lock,
+            adoption=Adoption(pid=os.getpid(), lifeline=writing),
+        )
+    except BaseException:
+        os.close(reading)
+        lock.release()
+        raise
+    finally:
+        os.close(writing)
+    return Standalone(layout, 1, lock, reading)
+
+
+def _digest(script: Path) -> str | None:
+    import xxhash
+
+    try:
+        return xxhash.xxh3_128_hexdigest(script.read_bytes())
+    except OSError:
+        return None

@@ -1,0 +1,104 @@
+"""The config that a script hands to `relight.init`: as JSON for the record, and with what a launch sets put in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, MutableMapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from relight.errors import ConfigError
+from relight.tasks.parsing import nearest_name
+
+SETTINGS = ("seed", "max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best")
+"""Options of `relight.init` that a launch can set as well."""
+PREFIX = "relight."
+"""Before a key, says that the option of `relight.init` is meant, not the script's own."""
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_WANTED: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"), (int, "a whole number"), (float, "a number"), ((list, tuple, dict), "JSON"),
+    (object, "a value of the same kind"),
+)  # fmt: skip
+
+
+def apply_overrides(config: MutableMapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what the launch sets into `config`, in place, and return what is meant for `relight.init` itself.
+
+    Text is read as what the config has there now is. Raises `ConfigError` for a key that neither of them has.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in overrides.items():
+        name = key.removeprefix(PREFIX)
+        if key in config:
+            config[key] = read_as(key, value, like=config[key])
+        elif name in SETTINGS:
+            settings[name] = read_as(key, value, like=0.0 if name == "checkpoint_every_s" else 0)
+        else:
+            near = nearest_name(key, [*config, *SETTINGS])
+            hint = f"did you mean '{near}'?" if near else f"it has {', '.join(config) or 'no key at all'}."
+            raise ConfigError(f"The script's config has no '{key}': {hint}")
+    return settings
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config as JSON can hold it; what it cannot hold becomes its text."""
+    return {str(key): _plain(value) for key, value in config.items()}
+
+
+def read_as(key: str, value: Any, *, like: Any) -> Any:
+    """Read text as what `like` is; where that is None, as JSON if it is some, else as text.
+
+    Raises `ConfigError` when it cannot be read so. What is no text is returned as it is.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        if isinstance(like, bool):
+            return _BOOLEANS[text.lower()]
+        if isinstance(like, int):
+            return int(text)
+        if isinstance(like, float):
+            return float(text)
+        if isinstance(like, Path):
+            return type(like)(value)
+        if isinstance(like, (list, tuple, dict)):
+            return type(like)(json.loads(text))
+        if like is None:
+            return _read_json(value)
+    except (ValueError, KeyError, TypeError):
+        wanted = next(words for kinds, words in _WANTED if isinstance(like, kinds))
+        raise ConfigError(f"{key}={value} must be {wanted}, as {like!r} is.") from None
+    if isinstance(like, str):
+        return value
+    raise ConfigError(f"{key} cannot be set from outside: the script's own value is a {type(like).__name__}.")
+
+
+def _read_json(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _plain(value: Any) -> Any:
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(inner) for inner in value)
+    return getattr(value, "__name__", None) or str(value)

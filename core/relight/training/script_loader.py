@@ -1,0 +1,100 @@
+"""A script's loader: iterated like PyTorch's, resumable at every batch, as often and wherever the script likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from relight.errors import TaskError
+from relight.training.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.script_loops import Loop, LoopStack
+
+_AS_IT_IS = ("persistent_workers",)  # workers stay from one pass to the next anyway
+
+
+class LoaderHost(Protocol):
+    """What a loader needs of its run."""
+
+    loops: LoopStack
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the script is being ended, so that loops that close mean nothing."""
+
+    def end_pass(self, loop: Loop, *, whole: bool) -> None:
+        """A pass is over; not `whole` when it was left before its end."""
+
+
+class ScriptLoader:
+    """Batches of one data set. Each `for` over it is one pass: the next epoch of its order, from the beginning.
+
+    After a resume the pass that was under way goes on where it was. The order and the random numbers of the samples
+    depend on the seed and on how many passes there were, not on the generators, and not on the number of workers.
+    """
+
+    def __init__(self, host: LoaderHost, name: str, inner: ResumableLoader, *, source: DataLoader[Any]) -> None:
+        self.name = name
+        self.dataset: Dataset[Any] = source.dataset
+        self.batch_size = source.batch_size
+        self.drop_last = source.drop_last
+        self.num_workers = source.num_workers
+        self._host = host
+        self._inner = inner
+
+    @property
+    def inner(self) -> ResumableLoader:
+        """The loader that this one stands for."""
+        return self._inner
+
+    @property
+    def batch(self) -> int:
+        """Batches of the pass under way that have been handed out; right after a resume too."""
+        return self._inner.batch
+
+    def __len__(self) -> int:
+        """Batches of one pass. Raises `TypeError` where the data does not know, as PyTorch does."""
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Hand out the batches of one pass."""
+        host, inner = self._host, self._inner
+        loop = host.loops.enter("batches", self.name)
+        if loop is None:
+            return
+        whole = False
+        try:
+            for batch in inner:
+                host.loops.advance(loop, inner.consumed)
+                yield batch
+            whole = True
+        finally:
+            if not host.is_leaving:
+                if not whole:
+                    inner.next_epoch()
+                host.end_pass(loop, whole=whole)
+
+
+def make_loader(host: LoaderHost, name: str, data: Any, options: dict[str, Any], *, seed: int) -> ScriptLoader:
+    """Make a loader over a data set, with the options of PyTorch's `DataLoader`; or take over a `DataLoader`.
+
+    Raises `TaskError` where a resume could not be exact, saying what and why.
+    """
+    if isinstance(data, DataLoader):
+        if options:
+            raise TaskError("run.loader() takes no options beside a DataLoader, which has its own.")
+        source = data
+    else:
+        known = {key: value for key, value in options.items() if key not in _AS_IT_IS}
+        try:
+            source = DataLoader(data, **known)
+        except TypeError as error:
+            raise TaskError(f"run.loader() takes the options of PyTorch's DataLoader: {error}.") from None
+    return ScriptLoader(host, name, adopt_loader(source, seed=seed), source=source)
+
+
+def choose_seed(seed: int | None) -> int:
+    """The seed of a loader's order: the run's, else what the script has seeded PyTorch with."""
+    return seed if seed is not None else torch.initial_seed() % 2**63

@@ -1,0 +1,227 @@
+"""Where a script is in its loops: the way through `run.epochs`, `run.steps` and passes over loaders, and back to it.
+
+A script's code cannot be entered in the middle, so a resume runs it from its beginning and steers its loops:
+
+* a loop in which it trained, and which had ended, yields nothing;
+* one in which nothing was trained (a validation, a look at the data) runs again as it did;
+* one that was under way goes on from where it was.
+
+The place is the way to the last step edge: for each loop under way its kind, its name, which loops had ended before it
+in the same body ("t": trained in it, "e": not), and where it was. A pass counts what it has consumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from relight.errors import RelightError, UsageError
+
+Kind = Literal["epochs", "steps", "batches"]
+TRAINED, PASSED = "t", "e"
+_IN_WORDS = {"epochs": "run.epochs", "steps": "run.steps", "batches": "a loader"}
+
+
+class Level(NamedTuple):
+    """One loop under way, as a checkpoint has it."""
+
+    kind: str
+    name: str
+    before: str
+    number: int
+
+
+class Place(NamedTuple):
+    """A place between two iterations: the loops under way, outermost first, and those that ended in the last's body."""
+
+    levels: tuple[Level, ...]
+    done: str = ""
+
+    def to_state(self) -> tuple[Any, ...]:
+        """Return it as plain tuples."""
+        return (tuple(tuple(level) for level in self.levels), self.done)
+
+    @classmethod
+    def from_state(cls, state: Any) -> Place:
+        """The reverse of `to_state`."""
+        levels, done = state
+        return cls(tuple(Level(*level) for level in levels), str(done))
+
+
+@dataclass(eq=False)
+class Loop:
+    """A loop under way. `index` is the iteration, counted from 0; of a pass it is what has been consumed."""
+
+    kind: Kind
+    name: str
+    index: int
+    before: str
+    trained: bool = False
+    strayed: bool = False
+    """A pass of an iterator that somebody keeps lies across its iterations: places inside cannot be told."""
+    stepped: int = -1
+    """The iteration in which the last step was taken."""
+    steps: int = 0
+    """Steps taken in this iteration."""
+
+
+class LoopStack:
+    """The loops under way.
+
+    `on_arrival` is called when a resume has got to its place, with the loops of that place that were left before they
+    began: a `zip` stops with its first loader and never asks the second one.
+    """
+
+    def __init__(self, *, on_arrival: Callable[[Sequence[Level]], None]) -> None:
+        self.place = Place(())
+        self._on_arrival = on_arrival
+        self._active: list[Loop] = []
+        self._done = [""]
+        self._saved: Place | None = None
+        self._matched = 0
+
+    @property
+    def replaying(self) -> bool:
+        """Whether a resume has not got to its place yet."""
+        return self._saved is not None
+
+    @property
+    def depth(self) -> int:
+        """How many loops are under way."""
+        return len(self._active)
+
+    def innermost(self, *kinds: Kind) -> Loop | None:
+        """The innermost loop under way that is of one of these kinds."""
+        return next((loop for loop in reversed(self._active) if loop.kind in kinds), None)
+
+    def outermost(self) -> Loop | None:
+        """The outermost loop under way."""
+        return self._active[0] if self._active else None
+
+    def seek(self, place: Place) -> None:
+        """Begin to replay: from now on loops are steered to `place`."""
+        self._saved = place
+        self._arrive_if_there()
+
+    def enter(self, kind: Kind, name: str = "") -> Loop | None:
+        """A loop begins; None when it is to yield nothing. Raises `RelightError` when another one was there before."""
+        depth = len(self._active)
+        ended = self._done[depth]
+        saved = self._saved
+        if saved is not None and depth == self._matched:
+            level = saved.levels[depth] if depth < len(saved.levels) else None
+            before = saved.done if level is None else level.before
+            if len(ended) < len(before):
+                if before[len(ended)] == TRAINED:
+                    self._done[depth] += TRAINED
+                    self._arrive_if_there()
+                    return None
+            elif level is not None:
+                if (level.kind, level.name) != (kind, name):
+                    raise _other_loop(level, kind, name)
+                loop = Loop(kind, name, level.number, ended, trained=True)
+                self._push(loop)
+                self._matched += 1
+                self._arrive_if_there()
+                return loop
+        loop = Loop(kind, name, 0, ended)
+        self._push(loop)
+        return loop
+
+    def advance(self, loop: Loop, index: int) -> None:
+        """An iteration of `loop` is over, the one called `index` comes next."""
+        at = self._active.index(loop)
+        if self._saved is not None and at < self._matched and index > self._saved.levels[at].number:
+            raise RelightError(
+                f"The body of {_IN_WORDS[loop.kind]} went by without the loop in which the checkpoint was made: "
+                "resume with the script that saved it, or start a new run."
+            )
+        loop.index = index
+        loop.steps = 0
+        if at == len(self._active) - 1:
+            self._done[at + 1] = ""
+        elif loop.kind == "epochs":
+            loop.strayed = True
+
+    def leave(self, loop: Loop) -> bool:
+        """`loop` is over, at its end or before; returns False when that was known already."""
+        if loop not in self._active:
+            return False
+        at = self._active.index(loop)
+        del self._active[at:]
+        del self._done[at + 1 :]
+        self._done[at] += TRAINED if loop.trained or loop.kind != "batches" else PASSED
+        if self._saved is not None:
+            if at < self._matched:  # it had fewer iterations than the place is in
+                self._arrive(self._saved.levels[self._matched :])
+            else:
+                self._arrive_if_there()
+        return True
+
+    def take_step(self) -> bool:
+        """A step is done; returns whether its edge has a place that a resume finds again."""
+        if self._saved is not None:
+            raise RelightError(
+                "The script took a step before it got to the place of the checkpoint: its loops are others than those "
+                "that saved it. Resume with the script that saved it, or start a new run."
+            )
+        inner = self.innermost("epochs", "steps")
+        if inner is None:
+            raise UsageError(
+                "run.step() was called outside of `for epoch in run.epochs(…)` and `for step in run.steps(…)`: put one "
+                "of them around the loop (run.epochs(1) will do), so that a resume knows where to go on."
+            )
+        for loop in self._active:
+            loop.trained = True
+        inner.steps += 1
+        if inner.kind == "steps":
+            if inner.stepped == inner.index:
+                raise UsageError(
+                    "run.step() was called twice in one iteration of run.steps(): take one step in each, or put "
+                    "run.epochs() around a loop over batches."
+                )
+            inner.stepped = inner.index
+            at = self._active.index(inner)
+            self.place = Place((*map(_describe, self._active[:at]), _describe(inner)._replace(number=inner.index + 1)))
+            return True
+        if self._active[-1] is inner or inner.strayed:
+            return False
+        self.place = Place(tuple(map(_describe, self._active)))
+        return True
+
+    def take_place(self) -> None:
+        """Let the place be the one between what has ended and what comes next."""
+        self.place = Place(tuple(map(_describe, self._active)), self._done[-1])
+
+    def _push(self, loop: Loop) -> None:
+        self._active.append(loop)
+        self._done.append("")
+
+    def _arrive_if_there(self) -> None:
+        saved = self._saved
+        if (
+            saved is not None
+            and self._matched == len(saved.levels)
+            and len(self._done[self._matched]) == len(saved.done)
+        ):
+            self._arrive()
+
+    def _arrive(self, left: Sequence[Level] = ()) -> None:
+        self._saved = None
+        self._matched = 0
+        self._on_arrival(left)
+
+
+def _describe(loop: Loop) -> Level:
+    return Level(loop.kind, loop.name, loop.before, loop.index)
+
+
+def _other_loop(level: Level, kind: str, name: str) -> RelightError:
+    def word(kind: str, name: str) -> str:
+        return _IN_WORDS[kind] + (f" ('{name}')" if name else "")
+
+    return RelightError(
+        f"The script's loops are not those that saved the checkpoint: where {word(level.kind, level.name)} was, "
+        f"{word(kind, name)} is now. Resume with the script that saved it, or start a new run."
+    )
