@@ -1,13 +1,18 @@
-"""What a page can have done: launch, resume, stop, export, pin. Errors become one sentence, nothing blocks a page."""
+"""What a page can have done: launch, resume, branch, drill, export, pin. An error is a sentence, no page is blocked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from relight.checkpoints.export import export_weights
+from relight.runs.drill_proof import choose_relevant
+from relight.runs.records import TaskReference
+from relight.supervision.branch import branch_run
+from relight.supervision.drill import DrillReport, hold_and_keep
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
@@ -36,6 +41,18 @@ class Request:
     """A launch that somebody asked for. `config` has what differs from the task's defaults."""
 
     task: str
+    config: Mapping[str, Any]
+    name: str
+    token: str
+    max_restarts: int = 0
+
+
+@dataclass(frozen=True)
+class BranchRequest:
+    """A branch that somebody asked for. `config` has what differs from the parent's."""
+
+    run: str
+    step: int
     config: Mapping[str, Any]
     name: str
     token: str
@@ -83,6 +100,66 @@ def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str
 def resume_job(engine: Engine, run: str) -> Job | None:
     """A resume that goes on in the background, or has ended there."""
     return engine.jobs.find(("resume", run))
+
+
+def branch(engine: Engine, request: BranchRequest) -> Outcome:
+    """Start a run from another's checkpoint; the same token again starts none and names the same run.
+
+    A large checkpoint takes long to verify and to copy: then it goes on in the background (`branch_job`).
+    """
+
+    def work() -> Outcome:
+        launched = branch_run(
+            engine.find_layout(request.run),
+            from_=request.step,
+            config_changes=request.config,
+            name=request.name or None,
+            token=request.token,
+            max_restarts=request.max_restarts,
+        )
+        return Outcome(launched.layout.run_id, launched.notes)
+
+    key = ("branch", request.token)
+    job = engine.jobs.start(key, lambda: _try(engine, work))
+    if not job.wait(_PATIENCE_S):
+        return Outcome(pending=True)
+    engine.jobs.forget(key)
+    return outcome_of(job)
+
+
+def branch_job(engine: Engine, token: str) -> Job | None:
+    """A branch that goes on in the background, or has ended there."""
+    return engine.jobs.find(("branch", token))
+
+
+def drill(engine: Engine, task: TaskReference | str, config: Mapping[str, Any]) -> None:
+    """Prove in the background that a killed run of the task comes back bit for bit; `drill_job` tells how it goes.
+
+    `task` is a run's own, with its whole config; or what a person calls it, with what differs from the defaults.
+    """
+
+    def work(job: Job) -> DrillReport:
+        job.tell("Looking whether the task can be trained.")
+        reference = resolve_task(task) if isinstance(task, str) else task
+        prepared = validate_config(reference, config)
+        try:
+            return hold_and_keep(
+                engine.folder,
+                prepared.reference,
+                config=prepared.config,
+                best_metric=prepared.best_metric,
+                higher_is_better=prepared.higher_is_better,
+                tell=job.tell,
+            )
+        finally:
+            engine.memo.forget()
+
+    engine.jobs.start_telling(_drill_key(task, config), work)
+
+
+def drill_job(engine: Engine, task: TaskReference | str, config: Mapping[str, Any]) -> Job | None:
+    """The newest drill of that task and config in this server's life."""
+    return engine.jobs.find(_drill_key(task, config))
 
 
 def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
@@ -133,6 +210,11 @@ def outcome_of(job: Job) -> Outcome:
         return Outcome(problem=explain(job.error))
     assert isinstance(job.result, Outcome)
     return job.result
+
+
+def _drill_key(task: TaskReference | str, config: Mapping[str, Any]) -> Hashable:
+    named = task if isinstance(task, str) else (task.kind, task.path or task.name, task.class_name)
+    return "drill", named, json.dumps(choose_relevant(config), sort_keys=True, default=str)
 
 
 def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relight.errors import DamagedFile
+from relight.runs.fingerprint import read_changes, word_resume_caveat
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.progress import read_progress
 from relight.runs.record_file import read_record_if_there
@@ -26,6 +27,9 @@ class AttemptView:
     notes: tuple[str, ...] = ()
     error: str | None = None
     traceback: str | None = None
+    has_exit_record: bool = False
+    exit_code: int | None = None
+    signal: str | None = None
 
     def lasted_s(self, now_s: float) -> float | None:
         """Seconds from its beginning to its end, or to now."""
@@ -67,10 +71,20 @@ def _view_attempt(attempt: AttemptLayout, *, status: RunStatus | None, reason: s
         ended_s=None if live else ended_s,
         outcome=status,
         reason=reason or (exit.reason or exit.error or "" if exit is not None else ""),
-        notes=(*(start.notes if start is not None else ()), *damaged),
+        notes=(*(start.notes if start is not None else ()), *_caveat(attempt, start), *damaged),
         error=exit.error if exit is not None else None,
         traceback=exit.traceback if exit is not None else None,
+        has_exit_record=exit is not None,
+        exit_code=exit.exit_code if exit is not None else None,
+        signal=exit.signal if exit is not None else None,
     )
+
+
+def _caveat(attempt: AttemptLayout, start: AttemptStart | None) -> tuple[str, ...]:
+    """Why it may not be bit-identical to what it went on from."""
+    what = "branch" if start is not None and start.reason == "branch" else "resume"
+    told = word_resume_caveat(read_changes(attempt.environment), what=what)
+    return (told,) if told else ()
 
 
 def _why(start: AttemptStart | None) -> str:

@@ -12,16 +12,21 @@ from typing import Any
 import msgspec
 
 from relight.checkpoints.listing import CheckpointListing, with_best_label
+from relight.checkpoints.retention import RetentionPlan
 from relight.checkpoints.store import CheckpointStore
+from relight.errors import RelightError
 from relight.metrics.reader import read_names
 from relight.metrics.series import read_series
 from relight.runs.catalog import find_run
+from relight.runs.drill_proof import DrillProof, find_proof, judge_proof
+from relight.runs.fingerprint import FingerprintChange, read_environment, take_fingerprint
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
 from relight.runs.records import RunRecord, StopRequest
 from relight.runs.stop_request import read_stop_request
 from relight.runs.summary import RunListing, RunSummary, list_runs, read_run_record, summarize_run
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
+from relight.tasks.retention import plan_run_retention
 from relight_app.attempts import AttemptView, list_attempts
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs
@@ -42,6 +47,14 @@ class ExportFile:
     time_s: float
     step: int | None = None
     sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ProofView:
+    """What a drill has shown, and what is not as it was then: nothing while it still speaks for the run."""
+
+    proof: DrillProof
+    changes: tuple[FingerprintChange, ...]
 
 
 class Engine:
@@ -131,19 +144,45 @@ class Engine:
         found = [file for path in paths if (file := _read_export(path)) is not None]
         return sorted(found, key=lambda file: -file.time_s)
 
+    def read_proof(self, run: RunSummary, record: RunRecord) -> ProofView | None:
+        """The drill that was held with the run's task, and what has changed since; None without one."""
+        environment = self.read_environment(run.run, attempt=run.attempt) or {}
+
+        def read() -> ProofView | None:
+            proof = find_proof(self.folder, record.task, record.config)
+            if proof is None:
+                return None
+            return ProofView(proof, judge_proof(proof, config=record.config, fingerprint=take_fingerprint(environment)))
+
+        return self.memo.recent(("proof", run.run, run.attempt), read, max_age_s=1.0)
+
+    def plan_retention(self, run: str) -> RetentionPlan | None:
+        """What the run's own retention would keep and remove now; None where that cannot be told."""
+        layout = self.find_layout(run)
+
+        def read() -> RetentionPlan | None:
+            try:
+                return plan_run_retention(layout)
+            except RelightError:
+                return None
+
+        return self.memo.recent(("retention", layout.run_id), read, max_age_s=0.3)
+
+    def list_branches(self, run: str) -> list[RunSummary]:
+        """The runs that branched from this one, oldest first."""
+        found = [other for other in self.list_runs().runs if other.parent is not None and other.parent.run == run]
+        return sorted(found, key=lambda other: (other.created_s, other.run))
+
+    def read_environment(self, run: str, *, attempt: int) -> dict[str, Any] | None:
+        """Versions, device and flags of an attempt, as its trainer wrote them down; None before that."""
+        path = self.find_layout(run).attempt(attempt).environment
+        return self.memo.recent(("environment", run, attempt), lambda: read_environment(path), max_age_s=1.0)
+
     def read_device(self, run: RunSummary) -> str | None:
         """What the newest attempt trains on, as its trainer wrote it down; None before that."""
-        path = RunLayout(Path(run.path)).attempt(run.attempt).environment
-
-        def read() -> str | None:
-            try:
-                environment = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            except (OSError, msgspec.MsgspecError):
-                return None
-            parts = [part for key in ("device", "gpu") if isinstance(part := environment.get(key), str)]
-            return ", ".join(parts) or None
-
-        return self.memo.recent(("device", run.run, run.attempt), read, max_age_s=1.0)
+        environment = self.read_environment(run.run, attempt=run.attempt) or {}
+        parts = [part for key in ("device", "gpu") if isinstance(part := environment.get(key), str)]
+        return ", ".join(parts) or None
 
     def default_config(self, record: RunRecord) -> dict[str, Any]:
         """The defaults of a built-in task's config; nothing for a task in a file, which is not imported for this."""

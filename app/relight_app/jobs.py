@@ -1,4 +1,4 @@
-"""Work that a page starts and does not wait for: exports, resumes that wait for a dying process. One table a server."""
+"""Work that a page starts and does not wait for: exports, drills, resumes that must wait. One table for each server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ class Job:
     result: Any = None
     error: BaseException | None = None
     ended_s: float | None = None
+    told: tuple[str, ...] = ()
+    """What the work has said of itself so far, sentence by sentence."""
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it ended within that time."""
         return self._ended.wait(timeout_s)
+
+    def tell(self, sentence: str) -> None:
+        """Say how the work goes."""
+        self.told = (*self.told, sentence)
 
     def _end(self, state: Literal["done", "failed"]) -> None:
         self.ended_s = time.time()
@@ -43,6 +49,10 @@ class Jobs:
 
     def start(self, key: Hashable, work: Callable[[], Any]) -> Job:
         """Do `work` in a thread of its own, unless it is being done already."""
+        return self.start_telling(key, lambda job: work())
+
+    def start_telling(self, key: Hashable, work: Callable[[Job], Any]) -> Job:
+        """As `start`, for work that tells its own job how it goes."""
         with self._lock:
             self._forget_old()
             known = self._jobs.get(key)
@@ -70,9 +80,9 @@ class Jobs:
                 del self._jobs[key]
 
 
-def _run(job: Job, work: Callable[[], Any]) -> None:
+def _run(job: Job, work: Callable[[Job], Any]) -> None:
     try:
-        job.result = work()
+        job.result = work(job)
     except BaseException as error:  # it belongs to whoever asks for the job, not to this thread
         _log.debug("a job failed", exc_info=True)
         job.error = error

@@ -77,6 +77,32 @@ def build_command(task: str, changed: Mapping[str, Any], *, name: str = "", max_
     return " ".join(shlex.quote(part) for part in parts)
 
 
+def changed_from(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not as in `given`; a field that was emptied stays as it was, a text without words is none."""
+    return {
+        key: value
+        for key, value in values.items()
+        if key in given and value is not None and value != given[key] and not (value == "" and given[key] is None)
+    }
+
+
+def build_branch_command(run: str, step: int, changed: Mapping[str, Any], *, name: str = "") -> str:
+    """The command that starts the same branch on a terminal."""
+    parts = ["relight", "branch", run, "--from", str(step)]
+    for key, value in changed.items():
+        parts += ["--set", f"{key}={_write(value)}"]
+    if name:
+        parts += ["--name", name]
+    return " ".join(shlex.quote(part) for part in parts)
+
+
+def show_value(value: Any) -> str:
+    """A config's value as the screen says it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "nothing" if value in (None, "") else _write(value)
+
+
 def _write(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()

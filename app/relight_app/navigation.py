@@ -33,6 +33,7 @@ PAGES: dict[str, PageInfo] = {
         PageInfo("launch", "launch", "Launch", ":material/rocket_launch:"),
         PageInfo("machine", "machine", "Machine", ":material/memory:"),
         PageInfo("run", "run", "Run", ":material/monitoring:", hidden=True),
+        PageInfo("branch", "branch", "Branch", ":material/fork_right:", hidden=True),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Pure builders of the lists: runs, checkpoints, attempts, config. From the engine's records to markup."""
+"""Pure builders of the list of runs and of a run's config, from the engine's records to markup."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from relight.checkpoints.listing import CheckpointInfo
 from relight.runs.status import RunStatus
 from relight.runs.summary import DamagedRun, RunSummary
-from relight_app.attempts import AttemptView
 from relight_app.charts import draw_sparkline
 from relight_app.formats import (
     count,
-    describe_bytes,
-    describe_duration,
     describe_eta,
     describe_metric,
     describe_moment,
@@ -25,17 +21,6 @@ from relight_app.formats import (
 from relight_app.icons import icon
 from relight_app.markup import Markup, join, tag
 from relight_app.navigation import address
-
-_LABELS = {"best": "best", "pinned": "kept", "parent": "kept", "exported": "on"}
-_REASONS = {
-    "periodic": "by the clock",
-    "best": "new best",
-    "stop": "at a stop",
-    "signal": "at a signal",
-    "exception": "at an error",
-    "manual": "asked for",
-    "final": "at the end",
-}
 
 
 def build_run_list(runs: Sequence[RunSummary], *, curves: Mapping[str, tuple[str, Sequence[float]]]) -> Markup:
@@ -80,92 +65,26 @@ def build_age(time_s: float) -> Markup:
     return tag("time", data_s=f"{time_s:.0f}", title=describe_moment(time_s))
 
 
-def build_checkpoints(
-    checkpoints: Sequence[CheckpointInfo],
-    *,
-    best_metric: str | None,
-    resume_refusal: str | None,
-    limit: int = 200,
+def build_config(
+    config: Mapping[str, Any], *, defaults: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]] | None = None
 ) -> Markup:
-    """The table of checkpoints, the newest first, each with a menu. `resume_refusal` says why none can be resumed from.
+    """A config as a list of facts, in the order of `defaults`; what is not the default is set off.
 
-    The menu's actions are "resume", "export" and "pin"/"unpin", with the checkpoint's step.
+    `changes` are what a branch changed: the parent's value and its own, by key.
     """
-    metrics = _metric_columns(checkpoints, best_metric)
-    newest_first = sorted(checkpoints, key=lambda info: info.sequence, reverse=True)
-    shown = newest_first[:limit]
-    heads = [
-        tag("th", "Step", scope="col", class_="right"),
-        tag("th", "Epoch", scope="col", class_="right"),
-        [tag("th", title_metric(name), scope="col", class_="right") for name in metrics],
-        tag("th", "Labels", scope="col"),
-        tag("th", "Saved", scope="col"),
-        tag("th", "Size", scope="col", class_="right"),
-        tag("th", "Age", scope="col"),
-        tag("th", tag("span", "Actions", class_="unseen"), scope="col", class_="actions"),
-    ]
-    left_out = len(newest_first) - len(shown)
-    return join(
-        tag(
-            "div",
-            tag(
-                "div",
-                tag(
-                    "table",
-                    tag("thead", tag("tr", heads)),
-                    tag("tbody", [_checkpoint_row(info, metrics, resume_refusal) for info in shown]),
-                    class_="dense",
-                    aria_label="Checkpoints",
-                ),
-                class_="scroll",
-                tabindex="0",
-                role="region",
-                aria_label="Checkpoints, scrolls sideways",
-            ),
-            class_="table",
-        ),
-        tag("p", f"{left_out} older checkpoints are not shown; `relight checkpoints` lists all.", class_="sub")
-        if left_out
-        else None,
-    )
-
-
-def build_attempts(attempts: Sequence[AttemptView], *, now_s: float) -> Markup:
-    """The table of attempts, the newest first: why each began, what it did, how it ended."""
-    heads = ("Attempt", "Began", "Steps", "Lasted", "End")
-    return tag(
-        "div",
-        tag(
-            "div",
-            tag(
-                "table",
-                tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-                tag("tbody", [_attempt_row(attempt, now_s) for attempt in reversed(attempts)]),
-                class_="dense",
-                aria_label="Attempts",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Attempts, scrolls sideways",
-        ),
-        class_="table",
-    )
-
-
-def build_config(config: Mapping[str, Any], *, defaults: Mapping[str, Any], changes: Iterable[str] = ()) -> Markup:
-    """A config as a list of facts, in the order of `defaults`; what is not the default is set off."""
-    changed = set(changes)
+    changed = changes or {}
     rows = []
     order = list(defaults)
     for key, value in sorted(config.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
         unusual = key in defaults and defaults[key] != value
         told = unusual and defaults[key] not in (None, "")
         marks = [
-            tag("span", f"default {_show(defaults[key])}", class_="badge") if told else None,
-            tag("span", "changed in this branch", class_="badge kept") if key in changed else None,
+            tag("span", f"default {show_option(defaults[key])}", class_="badge") if told else None,
+            tag("span", f"changed in this branch, was {show_option(changed[key][0])}", class_="badge kept")
+            if key in changed
+            else None,
         ]
-        shown = tag("span", _show(value), class_="mono changed" if unusual else "mono")
+        shown = tag("span", show_option(value), class_="mono changed" if unusual else "mono")
         rows.append(tag("div", tag("dt", key, class_="mono"), tag("dd", shown, " ", marks, class_="row")))
     return tag("dl", rows, class_="facts")
 
@@ -268,91 +187,8 @@ def _bar(share: float | None, status: str, label: str) -> Markup:
     )
 
 
-def _metric_columns(checkpoints: Sequence[CheckpointInfo], best_metric: str | None) -> list[str]:
-    """Which metrics get a column: the best metric's first, then losses, then others, four at most."""
-    names = {name for info in checkpoints for name in info.metrics if short_metric(name) != "lr"}
-    if best_metric:
-        names.discard(best_metric)
-    ranked = sorted(names, key=lambda name: (short_metric(name) != "loss", not name.startswith("validation/"), name))
-    return ([best_metric] if best_metric else []) + ranked[:3]
-
-
-def _checkpoint_row(info: CheckpointInfo, metrics: Sequence[str], resume_refusal: str | None) -> Markup:
-    labels = [tag("span", label, class_=f"badge {_LABELS.get(label, '')}") for label in info.labels]
-    verified = (
-        tag("span", icon("verified"), "verified", class_="badge", title="Read back from the disk, every digest right")
-        if info.verified
-        else tag("span", "not verified yet", class_="badge", title="Durable; it is read back and compared soon")
-    )
-    menu = f"menu-{info.sequence}"
-    return tag(
-        "tr",
-        tag("td", f"{info.step:,}", class_="right"),
-        tag("td", str(info.epoch), class_="right muted"),
-        [tag("td", _checkpoint_metric(info, name), class_="right") for name in metrics],
-        tag("td", tag("span", labels, verified, class_="row nowrap")),
-        tag("td", _REASONS.get(info.reason, info.reason), class_="nowrap muted"),
-        tag("td", describe_bytes(info.bytes), class_="right nowrap"),
-        tag("td", build_age(info.time_s), class_="nowrap muted"),
-        tag(
-            "td",
-            tag(
-                "button", icon("more"), class_="icon-button", type="button", data_menu=menu, aria_haspopup="menu",
-                aria_expanded="false", aria_label=f"Actions for step {info.step}",
-            ),
-            tag("div", _checkpoint_menu(info, resume_refusal), class_="menu", id=menu, role="menu", popover="auto",
-                aria_label=f"Step {info.step}"),
-            class_="right actions",
-        ),
-        data_key=info.sequence,
-    )  # fmt: skip
-
-
-def _checkpoint_metric(info: CheckpointInfo, name: str) -> str:
-    return describe_metric(name, info.metrics[name]) if name in info.metrics else "–"
-
-
-def _checkpoint_menu(info: CheckpointInfo, resume_refusal: str | None) -> list[Markup]:
-    pinned = "pinned" in info.labels
-    return [
-        _menu_item("Resume from here", "resume", info.step, refusal=resume_refusal),
-        _menu_item("Export these weights", "export", info.step),
-        _menu_item("Unpin" if pinned else "Pin, never to be removed", "unpin" if pinned else "pin", info.step),
-    ]
-
-
-def _menu_item(label: str, action: str, step: int, *, refusal: str | None = None) -> Markup:
-    return tag(
-        "button",
-        label,
-        tag("span", refusal, class_="sub") if refusal else None,
-        type="button",
-        role="menuitem",
-        tabindex="-1",
-        data_action=action,
-        data_value=json.dumps(step),
-        aria_disabled="true" if refusal else None,
-    )
-
-
-def _attempt_row(attempt: AttemptView, now_s: float) -> Markup:
-    return tag(
-        "tr",
-        tag("td", str(attempt.number)),
-        tag("td", describe_moment(attempt.began_s), tag("div", attempt.why, class_="sub"), class_="nowrap"),
-        tag("td", attempt.steps, class_="nowrap"),
-        tag("td", describe_duration(attempt.lasted_s(now_s)), class_="nowrap"),
-        tag(
-            "td",
-            build_pill(attempt.outcome),
-            tag("div", attempt.reason, class_="sub") if attempt.reason else None,
-            [tag("div", note, class_="sub") for note in attempt.notes],
-        ),
-        data_key=attempt.number,
-    )
-
-
-def _show(value: object) -> str:
+def show_option(value: object) -> str:
+    """An option's value, short."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

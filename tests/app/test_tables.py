@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
-from relight.runs.status import RunStatus
 from relight.runs.summary import DamagedRun, RunSummary, list_runs, summarize_run
-from relight_app.attempts import list_attempts
 from relight_app.tables import (
-    build_attempts,
-    build_checkpoints,
     build_config,
     build_damaged_runs,
     build_run_list,
@@ -90,56 +84,12 @@ def test_progress_without_a_known_end_has_no_share(running: RunLayout) -> None:
     assert "aria-valuenow" not in _list(run)
 
 
-def test_checkpoints_are_newest_first_with_labels_and_metrics(running: RunLayout) -> None:
-    store = CheckpointStore(running.checkpoints)
-    infos = store.list(higher_is_better=True).checkpoints
-    table = build_checkpoints(infos, best_metric="validation/accuracy", resume_refusal=None)
-    steps = [int(step) for step in re.findall(r"Actions for step (\d+)", table)]
-    assert steps == sorted((info.step for info in infos), reverse=True)
-    assert table.count(">best<") == 1
-    assert "98.50 %" in table
-    assert "not verified yet" in table
-
-
-def test_a_refused_resume_says_why_and_cannot_be_pressed(running: RunLayout) -> None:
-    infos = CheckpointStore(running.checkpoints).list().checkpoints
-    table = build_checkpoints(infos, best_metric=None, resume_refusal="Stop the run first.")
-    item = re.search(r"<button[^>]*>Resume from here.*?</button>", table)
-    assert item is not None
-    assert 'aria-disabled="true"' in item.group()
-    assert "Stop the run first." in item.group()
-
-
-def test_many_checkpoints_show_the_newest_and_say_how_many_are_left_out(running: RunLayout) -> None:
-    infos = CheckpointStore(running.checkpoints).list().checkpoints
-    table = build_checkpoints(infos, best_metric=None, resume_refusal=None, limit=1)
-    assert table.count("Actions for step") == 1
-    assert f"{len(infos) - 1} older checkpoints" in table
-
-
-def test_attempts_tell_their_beginning_and_end(tmp_path: Path) -> None:
-    layout = make_run(tmp_path, SampleRun("x", status="crashed", step=600, attempts=2, reason="Killed by SIGKILL."))
-    attempts = list_attempts(layout, status=RunStatus.CRASHED, reason="Killed by SIGKILL.")
-    assert [attempt.number for attempt in attempts] == [1, 2]
-    assert attempts[0].why == "launched"
-    assert attempts[1].why.startswith("resumed from step 260")
-    table = build_attempts(attempts, now_s=time.time())
-    assert "261 to 600" in table
-    assert "Killed by SIGKILL." in table
-
-
-def test_a_damaged_attempt_does_not_hide_the_others(tmp_path: Path) -> None:
-    layout = make_run(tmp_path, SampleRun("x", status="stopped", step=600, attempts=2))
-    layout.attempt(1).exit.write_bytes(b"garbage")
-    attempts = list_attempts(layout, status=RunStatus.STOPPED, reason="")
-    assert [str(attempt.outcome) for attempt in attempts] == ["interrupted", "stopped"]
-    assert "damaged" in attempts[0].notes[0]
-
-
 def test_a_config_sets_off_what_is_not_the_default() -> None:
-    shown = build_config({"lr": 0.002, "flip": True}, defaults={"lr": 0.001, "flip": True}, changes=["lr"])
+    shown = build_config(
+        {"lr": 0.002, "flip": True}, defaults={"lr": 0.001, "flip": True}, changes={"lr": (0.1, 0.002)}
+    )
     assert "default 0.001" in shown
-    assert shown.count("changed in this branch") == 1
+    assert shown.count("changed in this branch, was 0.1") == 1
     assert ">true<" in shown
 
 

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
 from relight.errors import RelightError
-from relight.tasks.fields import ConfigField
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
 from relight_app.actions import Request
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import title_metric
-from relight_app.launch_form import (
-    build_command,
-    changed_values,
-    explain_field,
-    first_value,
-    group_fields,
-    label_field,
-    step_of,
-)
+from relight_app.launch_form import build_command, changed_values
 from relight_app.navigation import go_to
 from relight_app.problems import explain
 from relight_app.widgets.action_button import action_button
+from relight_app.widgets.config_form import read_config_form, show_config_form
+from relight_app.widgets.drill_section import show_drill, show_drill_button
 from relight_app.widgets.notice import show_problem
+from relight_app.widgets.proof import build_report_card
 
 _OWN = "file"
-_OPEN_GROUPS = ("Task", "Optimisation")
 
 
 def render() -> None:
@@ -45,7 +38,7 @@ def render() -> None:
         return
     st.caption(f"{task.summary} The best checkpoint is decided by {title_metric(task.best_metric).lower()}.")
     given = _repeated_config(engine)
-    values = _show_fields(task, given)
+    values = show_config_form(task, given)
     _show_launch(engine, task, values)
 
 
@@ -93,43 +86,6 @@ def _repeated_config(engine: Engine) -> Mapping[str, Any]:
         return {}
 
 
-def _show_fields(task: TaskDescription, given: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for group, fields in group_fields(task.fields).items():
-        if group in _OPEN_GROUPS:
-            with st.container(border=True, key=f"group-{group}"):
-                st.header(group, anchor=False)
-                values |= _show_group(task, fields, given)
-        else:
-            with st.expander(group):
-                values |= _show_group(task, fields, given)
-    return values
-
-
-def _show_group(task: TaskDescription, fields: Sequence[ConfigField], given: Mapping[str, Any]) -> dict[str, Any]:
-    with st.grid(4, min_column_width=140, gap="small"):
-        return {field.name: _show_field(field, first_value(field, given=given), task.name) for field in fields}
-
-
-def _show_field(field: ConfigField, value: Any, task: str) -> Any:
-    """One widget. It takes any number: what is out of bounds is told by the engine, in the command line's words."""
-    label, key, help_text = label_field(field), _key_of(field, task), explain_field(field)
-    if field.type == "choice":
-        index = field.choices.index(value) if value in field.choices else 0
-        return st.selectbox(label, field.choices, index=index, key=key, help=help_text)
-    if field.type == "bool":
-        return st.selectbox(
-            label, (True, False), index=0 if value else 1, key=key, help=help_text,
-            format_func=lambda on: "Yes" if on else "No",
-        )  # fmt: skip
-    if field.type in ("int", "float"):
-        return st.number_input(
-            label, value=value, step=step_of(field), format="%d" if field.type == "int" else "%g", key=key,
-            help=help_text,
-        )  # fmt: skip
-    return st.text_input(label, value=value or "", key=key, help=help_text, placeholder=str(field.default or ""))
-
-
 def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any]) -> None:
     with st.container(border=True, key="group-launch"):
         with st.grid(4, min_column_width=140, gap="small"):
@@ -148,9 +104,15 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
             show_problem(problem[1], key="launch-problem-shown")
         # Minted when the button is drawn: however often it is pressed, one run follows.
         token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
-        action_button(
-            "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
-            icon=":material/rocket_launch:",
+        with st.container(horizontal=True, gap="small"):
+            action_button(
+                "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
+                icon=":material/rocket_launch:",
+            )  # fmt: skip
+            show_drill_button(engine, task.name, changed, key="drill")
+        show_drill(
+            engine, task.name, changed, key="drill-card",
+            build=lambda job: build_report_card(job, key="drill-problem"),
         )  # fmt: skip
 
 
@@ -158,16 +120,12 @@ def _chosen() -> tuple[str, str]:
     return str(st.session_state.get("task")), str(st.session_state.get("file"))
 
 
-def _key_of(field: ConfigField, task: str) -> str:
-    return f"config-{task}-{field.name}"
-
-
 def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str, str]) -> None:
     """Launch what the form holds now: with the press may have come values that the page was not drawn with yet."""
     if chosen != _chosen():
         return  # another task was chosen as well: its own form comes first
     form = st.session_state
-    values = {field.name: form[_key_of(field, task.name)] for field in task.fields}
+    values = read_config_form(task)
     request = Request(task.name, changed_values(task.fields, values), form["run-name"], token, form["run-restarts"])
     outcome = actions.launch(engine, request)
     if outcome.problem is not None:

@@ -16,7 +16,9 @@ from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
 from relight_app import actions
 from relight_app.actions import EXPORT_FORMATS, Outcome
+from relight_app.attempt_table import build_attempts
 from relight_app.charts import ChartPlan, plan_figures, plan_learning_charts, plan_machine_charts
+from relight_app.checkpoint_table import build_checkpoints
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import count
 from relight_app.live.chart import live_chart
@@ -24,17 +26,21 @@ from relight_app.live.status import live_values
 from relight_app.markup import tag
 from relight_app.navigation import address
 from relight_app.server.urls import csv_url, log_url
-from relight_app.tables import build_attempts, build_checkpoints, build_config
+from relight_app.tables import build_config
 from relight_app.widgets.action_button import action_button
+from relight_app.widgets.drill_section import show_drill, show_drill_button
 from relight_app.widgets.empty import build_empty
 from relight_app.widgets.export_strip import build_export_strip
 from relight_app.widgets.notice import build_problem
-from relight_app.widgets.run_header import build_identity, build_run_notices
+from relight_app.widgets.proof import build_proof_card
+from relight_app.widgets.run_header import build_family, build_identity, build_run_notices
 from relight_app.widgets.view import view
 
 _REFRESH_S = 2.0
 _ACTED = "checkpoint-acted"
 _CHART_HEIGHT = 250
+_ATTEMPTS = 50
+"""Of so many attempts, the newest ones, the environment is shown."""
 
 
 def render() -> None:
@@ -77,7 +83,11 @@ def _show_header(engine: Engine, run: RunSummary, record: RunRecord, checkpoints
     ):
         with st.container(width="stretch", gap="xsmall"):
             st.title(run.name, anchor=False)
-            view(build_identity(run, record, device=engine.read_device(run)), key="identity")
+            identity = build_identity(run, record, device=engine.read_device(run), proof=engine.read_proof(run, record))
+            view(identity, key="identity")
+            family = build_family(record, engine.list_branches(run.run))
+            if family is not None:
+                view(family, key="family")
         with st.container(
             horizontal=True, width="content", gap="small", vertical_alignment="center", key="run-actions"
         ):
@@ -215,6 +225,8 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
         if listing.checkpoints:
             content = build_checkpoints(
                 listing.checkpoints, best_metric=record.best_metric, resume_refusal=_resume_refusal(now),
+                branch_from=run.run if record.task.kind != "script" else None,
+                retention=engine.plan_retention(run.run),
             )  # fmt: skip
         else:
             content = build_empty(
@@ -223,10 +235,19 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
                 if now.status.is_live
                 else "The run ended before the first one was durable. A resume starts again at step 0.",
             )
-        st.header("Checkpoints", anchor=False)
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="checkpoints-header"
+    ):
+        st.header("Checkpoints", anchor=False, width="content")
+        if record.task.kind != "script":
+            show_drill_button(engine, record.task, record.config, key=f"drill-{run.run}")
     busy = run.status.is_live or run.pids.writer is not None
+    show_drill(
+        engine, record.task, record.config, key="drill-card",
+        build=lambda job: build_proof_card(engine.read_proof(run, record), job, key="drill-problem"),
+    )  # fmt: skip
     st.fragment(show, run_every=_REFRESH_S if busy else None)()
 
 
@@ -235,7 +256,7 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
     with log:
         _show_log(engine, run)
     with config:
-        changes = record.parent.changes if record.parent is not None else {}
+        changes = record.parent.changes if record.parent is not None else None
         view(
             tag(
                 "div",
@@ -249,7 +270,9 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
             key="config",
         )  # fmt: skip
     with attempts:
-        view(build_attempts(engine.list_attempts(run), now_s=time.time()), key="attempts")
+        known = engine.list_attempts(run)
+        environments = {one.number: engine.read_environment(run.run, attempt=one.number) for one in known[-_ATTEMPTS:]}
+        view(build_attempts(known, now_s=time.time(), run=run.run, environments=environments), key="attempts")
 
 
 def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
@@ -261,17 +284,30 @@ def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
 
 
 def _show_log(engine: Engine, run: RunSummary) -> None:
+    number = _choose_attempt(run)
+
     def show() -> None:
-        text = engine.read_log(run.run, attempt=run.attempt)
-        whole = tag("a", "the whole log", class_="link", href=log_url(run.run, attempt=run.attempt), target="_blank")
+        text = engine.read_log(run.run, attempt=number)
+        whole = tag("a", "the whole log", class_="link", href=log_url(run.run, attempt=number), target="_blank")
         pre = tag(
             "pre", text or "Nothing was printed yet.", class_="text log", data_follow=True, tabindex="0", role="log",
-            aria_label=f"Log of attempt {run.attempt}",
+            aria_label=f"Log of attempt {number}",
         )  # fmt: skip
-        foot = tag("p", f"The end of attempt {run.attempt}'s log; ", whole, ".", class_="sub")
+        foot = tag("p", f"The end of attempt {number}'s log; ", whole, ".", class_="sub")
         view(tag("div", pre, foot, class_="stack"), key="log")
 
-    st.fragment(show, run_every=1.0 if run.status.is_live else None)()
+    st.fragment(show, run_every=1.0 if run.status.is_live and number == run.attempt else None)()
+
+
+def _choose_attempt(run: RunSummary) -> int:
+    """Which attempt's log is shown: the newest, unless another one is picked."""
+    if run.attempt < 2:
+        return run.attempt
+    chosen = st.selectbox(
+        "Attempt", range(run.attempt, 0, -1), key=f"log-attempt-{run.run}-{run.attempt}", width=220,
+        format_func=lambda number: f"Attempt {number}" + (", the newest" if number == run.attempt else ""),
+    )  # fmt: skip
+    return int(chosen)
 
 
 def _poll(engine: Engine, run: RunSummary) -> None:

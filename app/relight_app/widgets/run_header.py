@@ -9,24 +9,20 @@ from relight.checkpoints.listing import DamagedEntry
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
+from relight_app.engine import ProofView
 from relight_app.formats import count, describe_bytes, describe_duration, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.tables import build_age, build_pill
 from relight_app.widgets.notice import build_traceback
+from relight_app.widgets.proof import build_proof_badge
 
 _SOON_FULL_S = 86_400.0
 
 
-def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) -> Markup:
-    """Status, id, task, device, attempt and parent in one line."""
-    parent = None
-    if record.parent is not None:
-        parent = tag(
-            "a", f"branched from {record.parent.run} at step {record.parent.step:,}", class_="badge link",
-            href=address("run", id=record.parent.run), data_page="run",
-            data_query=json.dumps({"id": record.parent.run}),
-        )  # fmt: skip
+def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, proof: ProofView | None = None) -> Markup:
+    """Status, id, task, device, attempt, parent, and whether a resume is proven, in one line."""
+    parent = record.parent
     began = run.started_s or run.created_s
     return tag(
         "div",
@@ -35,7 +31,10 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) ->
         tag("span", run.task, class_="badge") if run.task != run.name else None,
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
-        parent,
+        _link(parent.run, f"branched from {parent.run} at step {parent.step:,}", class_="badge link")
+        if parent is not None
+        else None,
+        build_proof_badge(proof),
         _phase(run),
         tag(
             "span", "started ",
@@ -48,11 +47,47 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None) ->
     )  # fmt: skip
 
 
+def build_family(record: RunRecord, branches: Sequence[RunSummary]) -> Markup | None:
+    """What a branch changed, and which runs branched from this one; None when there is neither."""
+    parts: list[Markup] = []
+    if record.parent is not None:
+        changes = [
+            tag("span", tag("span", key, class_="mono"), f" {_say(before)} → {_say(now)}", class_="badge kept")
+            for key, (before, now) in record.parent.changes.items()
+        ]
+        parts.append(
+            tag(
+                "div",
+                tag("span", "Changed in this branch:" if changes else "The branch changed nothing.", class_="sub"),
+                changes,
+                class_="row",
+            )
+        )
+    if branches:
+        links = [
+            _link(other.run, f"{other.run}, from step {other.parent.step:,}" if other.parent else other.run,
+                  class_="badge link")
+            for other in branches
+        ]  # fmt: skip
+        parts.append(tag("div", tag("span", "Branches of this run:", class_="sub"), links, class_="row"))
+    return tag("div", parts, class_="stack") if parts else None
+
+
 def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry]) -> Markup | None:
     """Why it died and what that costs; that saving fails; what a resume passed over. None when all is well."""
     parts = [_death(run), _saving_failure(run), _disk(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
     return tag("div", parts, class_="stack") if parts else None
+
+
+def _link(run: str, text: str, *, class_: str) -> Markup:
+    return tag(
+        "a", text, class_=class_, href=address("run", id=run), data_page="run", data_query=json.dumps({"id": run})
+    )
+
+
+def _say(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "nothing" if value in (None, "") else str(value)
 
 
 def _attempt(run: RunSummary) -> Markup | None:

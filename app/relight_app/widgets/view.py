@@ -30,9 +30,12 @@ def view(
     that id, `data-copy` copies the text of that id, `time[data-s]` counts its age, and `data-follow` stays at its end.
     """
 
+    acted = f"{key}-acted"
+
     def act() -> None:
         asked: Mapping[str, Any] | None = st.session_state[key].action
         if asked is not None and on_action is not None:
+            st.session_state[acted] = True
             on_action(str(asked["name"]), asked.get("value"))
 
     result = _mount(
@@ -42,6 +45,11 @@ def view(
         on_action_change=act,
         on_open_change=lambda: None,
     )
+    called = st.session_state.pop(acted, False)
+    if result.action is not None and on_action is not None and not called:
+        # As with `action_button`: after a restart of the server a press reaches a session that knows no callback yet.
+        on_action(str(result.action["name"]), result.action.get("value"))
+        st.rerun()
     if result.open is not None:
         go_to(str(result.open["page"]), **{name: str(value) for name, value in result.open["query"].items()})
 

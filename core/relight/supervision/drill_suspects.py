@@ -191,7 +191,7 @@ def _find_attributes(function: ast.FunctionDef | ast.AsyncFunctionDef, file: str
         for target in targets:
             owner = target.value if isinstance(target, ast.Subscript) else target
             if isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name) and owner.value.id == "self":
-                yield Suspect("attribute", file, node.lineno, f"'self.{owner.attr}' in {function.name}(),")
+                yield Suspect("attribute", file, target.lineno, f"'self.{owner.attr}' in {function.name}(),")
 
 
 def _dotted(node: ast.expr) -> str | None:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RunBusy
+from relight.runs.drill_proof import DrillProof, FirstDifference, write_proof
 from relight.runs.layout import RunLayout
+from relight.runs.records import Parent, TaskReference
 from relight.runs.stop_request import request_stop
+from relight.runs.summary import read_run_record
 from relight.supervision.attempt import Launched
+from relight.supervision.drill import DrillFailed
 from relight_app import actions
 from tests.app.pages.page_test import live_data, open_page, view_markup, view_texts
 from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
 
 
 def _buttons(page: AppTest) -> dict[str, bool]:
-    """Labels of the buttons and whether they can be pressed."""
-    return {button.label: not button.disabled for button in page.button}
+    """Labels of the buttons and whether they can be pressed; a drill can be held in every state."""
+    buttons = {button.label: not button.disabled for button in page.button}
+    assert buttons.pop("Prove resume")
+    return buttons
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,102 @@ def test_an_address_cannot_leave_the_runs_folder(runs: Path, tmp_path: Path) -> 
     other = next((tmp_path / "elsewhere").iterdir())
     for asked in (f"../elsewhere/{other.name}", str(other), "..", "."):
         assert [title.value for title in open_page("run", id=asked).title] == ["No such run"]
+
+
+PROOF: dict[str, Any] = {
+    "config": {"workers": 0}, "time_s": 1_790_000_000.0, "bit_exact": True, "steps": 40, "killed_at_step": 12,
+    "fingerprint": {"torch": "2.13.0", "device": "cpu", "threads": 2}, "resumed_from_step": 11, "mid_epoch": True,
+    "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "digest": "d" * 32,
+    "first_difference": None, "duration_s": 9.0, "task": TaskReference(kind="builtin", name="digits"),
+}  # fmt: skip
+
+
+def test_a_proven_resume_is_a_badge_with_date_and_environment_that_greys_when_something_changed(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    environment = layout.attempt(1).environment
+    environment.write_text('{"torch": "2.13.0", "device": "cpu", "threads": 2}')
+    assert "resume proven" not in view_texts(open_page("run", id=layout.run_id))
+    write_proof(runs, DrillProof(**PROOF))
+    page = open_page("run", id=layout.run_id)
+    assert "resume proven" in view_texts(page)
+    assert "torch 2.13.0, cpu, 2 threads" in view_markup(page)
+    assert "Bit-exact: it came back from kill -9" in view_texts(page)
+    environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')
+    changed = make_run(runs, SampleRun("y"))
+    changed.attempt(1).environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')
+    page = open_page("run", id=changed.run_id)
+    assert "resume proven before a change" in view_texts(page)
+    assert "Out of date: torch was 2.13.0 and is 2.14.0" in view_texts(page)
+
+
+def test_a_resume_that_was_not_exact_is_told_with_cause_and_cure(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    first = FirstDifference(
+        part="tensor", name="model.w", step=16, detail="1.0 after the resume, 2.0 without it",
+        cause="Likely the clock.", cure="Count steps instead.", others=3,
+    )  # fmt: skip
+    write_proof(runs, DrillProof(**PROOF | {"bit_exact": False, "first_difference": first}))
+    shown = view_texts(open_page("run", id=layout.run_id))
+    assert "resume not exact" in shown
+    assert "First difference: tensor model.w, at step 16" in shown
+    assert "Cause: Likely the clock." in shown and "Cure: Count steps instead." in shown
+
+
+def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hold(folder: Path, task: TaskReference, *, tell: Callable[[str], None], **_: Any) -> None:
+        tell("Killed -9 at step 12.")
+        assert release.wait(30)
+        raise DrillFailed("digits crashed at step 3, so there is nothing to compare.")
+
+    monkeypatch.setattr(actions, "hold_and_keep", hold)
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Prove resume").click().run()
+    record = read_run_record(layout)
+    job = actions.drill_job(_engine(), record.task, record.config)
+    assert job is not None
+    _wait_until(lambda: len(job.told) > 1)
+    page.run()
+    assert not page.exception
+    assert _button(page, "Prove resume").disabled
+    assert "Killed -9 at step 12." in view_texts(page)
+    release.set()
+    assert job.wait(30)
+    page.run()
+    assert "there is nothing to compare" in view_texts(page)
+    assert not _button(page, "Prove resume").disabled
+
+
+def test_a_branch_says_what_it_changed_and_its_parent_leads_to_it(runs: Path) -> None:
+    parent = make_run(runs, SampleRun("p"))
+    changes = {"lr": (0.002, 0.0005), "epochs": (12, 20)}
+    child = make_run(runs, SampleRun("c", parent=Parent(run=parent.run_id, step=800, sequence=2, changes=changes)))
+    shown = view_texts(open_page("run", id=child.run_id))
+    assert f"branched from {parent.run_id} at step 800" in shown
+    assert "lr 0.002 → 0.0005" in shown and "epochs 12 → 20" in shown
+    page = open_page("run", id=parent.run_id)
+    assert f"Branches of this run: {child.run_id}, from step 800" in view_texts(page)
+    assert f'href="/run?id={child.run_id}"' in view_markup(page)
+
+
+def test_each_attempts_log_can_be_picked(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600, attempts=2))
+    layout.attempt(1).log.write_text("words of the first attempt")
+    page = open_page("run", id=layout.run_id)
+    assert "words of the first attempt" not in view_texts(page)
+    picker = next(box for box in page.selectbox if box.label == "Attempt")
+    picker.set_value(1).run()
+    assert not page.exception
+    assert "words of the first attempt" in view_texts(page)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _button(page: AppTest, label: str):  # type: ignore[no-untyped-def]
