@@ -13,13 +13,15 @@ import os
 import select
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def main() -> None:
     """Serve until stdin says "quit" or is closed."""
+
     import relight.training.assembly
-    import relight.training.loader  # noqa: F401
+    import relight.training.loader
+    import relight.training.script_start  # noqa: F401
     from relight.training.tasks import digits  # noqa: F401
 
     children: dict[int, Path] = {}
@@ -72,6 +74,8 @@ def _become_trainer(request: dict[str, Any]) -> None:
         os.environ["RELIGHT_LOCK_FD"] = str(lock.fileno())
         if request.get("lifeline"):
             os.environ["RELIGHT_LIFELINE_FD"] = str(os.open(request["lifeline"], os.O_RDONLY))
+        if request.get("script"):
+            _run_script(request)
         code = train([request["run"], str(request["attempt"])])
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -79,6 +83,30 @@ def _become_trainer(request: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_script(request: dict[str, Any]) -> NoReturn:
+    """Run a script as the supervisor would, up to and with the interpreter's end."""
+    import atexit
+    import runpy
+
+    os.environ["RELIGHT_RUN_FOLDER"], os.environ["RELIGHT_ATTEMPT"] = request["run"], str(request["attempt"])
+    if "RELIGHT_LIFELINE_FD" not in os.environ:
+        reading, writing = os.pipe()  # the writing end stays open as long as this process lives
+        os.environ["RELIGHT_LIFELINE_FD"] = str(reading)
+    sys.argv[:] = request["script"]
+    sys.path[0:1] = [str(Path(request["script"][0]).parent)]
+    code: Any = 0
+    try:
+        runpy.run_path(request["script"][0], run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 if __name__ == "__main__":
