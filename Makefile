@@ -47,6 +47,7 @@ bench:
 soak:
 	@scripts/set-up-venv dev
 	@.venv/bin/python tests/integration/soak.py $(ARGS)
+	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 
 # A .venv that somebody else made is theirs.
 clean:

@@ -181,12 +181,21 @@ def playwright() -> Iterator[Playwright]:
 @pytest.fixture(scope="session")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Chromium as `make test` found it (RELIGHT_CHROMIUM), else the first on the PATH."""
-    path = os.environ.get("RELIGHT_CHROMIUM") or shutil.which("chromium")
-    if not path:
+    if find_chromium() is None:
         pytest.skip("no Chromium: run `make test`, which installs it, or set RELIGHT_CHROMIUM")
-    started = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+    started = start_chromium(playwright)
     yield started
     started.close()
+
+
+def find_chromium() -> str | None:
+    """Where Chromium is; None without one."""
+    return os.environ.get("RELIGHT_CHROMIUM") or shutil.which("chromium")
+
+
+def start_chromium(playwright: Playwright) -> Browser:
+    """A headless Chromium."""
+    return playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
 
 
 @contextmanager

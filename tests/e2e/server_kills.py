@@ -1,0 +1,151 @@
+"""Kills the dashboard's server at random moments around a press of Launch or Resume, and proves that no run minds.
+
+    python -m tests.e2e.server_kills --kills 25            from the repository's root, with RELIGHT_CHROMIUM set
+
+In each round a browser presses Launch, or Resume after the trainer was killed too, and up to five seconds later (or
+before) the server is killed with -9. A press that had not arrived starts nothing; one that had starts one attempt. The
+run goes on without a server, the next server shows its status, and in the end its state and its curves are those of a
+run that nobody disturbed. `make soak` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
+
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import RunLayout
+from relight.runs.status import RunStatus
+from relight.runs.summary import summarize_run
+from tests.e2e.conftest import PATIENCE_MS, Dashboard, open_browser, serve_dashboard, start_chromium
+from tests.e2e.trainings import count_attempts, wait_for_status, wait_for_step
+from tests.integration import soak
+
+CONFIG = soak.CONFIG | {"epochs": 12}
+WORDS = {
+    RunStatus.RUNNING: "Running",
+    RunStatus.QUEUED: "Queued",
+    RunStatus.FINISHED: "Finished",
+    RunStatus.CRASHED: "Crashed",
+    RunStatus.INTERRUPTED: "Interrupted",
+}
+
+
+class Rounds:
+    """One runs folder, one browser, one server after the other on the same port."""
+
+    def __init__(self, folder: Path, browser: Browser, *, seed: int) -> None:
+        self.shown_s: list[float] = []
+        self.presses_lost = 0
+        self._folder = folder
+        self._browser = browser
+        self._chance = random.Random(seed)
+        self._reference = soak.Reference(folder / "runs", CONFIG)
+        self._known = list_layouts(folder / "runs")
+
+    def play(self) -> str:
+        """Press, kill, and look at what is left; returns what happened, in a few words."""
+        resume = self._chance.random() < 0.4
+        with serve_dashboard(self._folder) as first, open_browser(self._browser) as context:
+            page = context.new_page()
+            page.goto(first.url)
+            layout = self._crash_one(first) if resume else None
+            button = self._open(page, first, layout)
+            delay_s = self._chance.uniform(-0.05, 0.3) if self._chance.random() < 0.5 else self._chance.uniform(0.3, 5)
+            self._press_and_kill(page, button, first, delay_s=delay_s)
+            layout = layout or self._find_new(first)
+            with serve_dashboard(self._folder, port=first.port) as second:
+                if layout is None or (resume and count_attempts(layout) == 1):
+                    self.presses_lost += 1
+                    page.goto(second.url)
+                    self._open(page, second, layout).click()
+                    page.wait_for_url("**/run?*")
+                    layout = layout or self._find_new(second)
+                    assert layout is not None, "a press on Launch that arrived started nothing"
+                self._check_shown(page, second, layout)
+                wait_for_status(layout, "finished")
+                assert count_attempts(layout) == (2 if resume else 1)
+                self._reference.compare(layout)
+                expect(page.get_by_text("Finished", exact=True).first).to_be_visible()
+                self._known.append(layout)
+        return f"{'Resume' if resume else 'Launch'}, killed {delay_s:+.2f} s after the press: {layout.run_id} is right"
+
+    def _crash_one(self, dashboard: Dashboard) -> RunLayout:
+        layout = soak.launch(dashboard.runs, CONFIG, name="crashed")
+        pid = wait_for_step(layout, self._chance.randint(1, 100)).pids.trainer
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for_status(layout, "crashed")
+        return layout
+
+    def _open(self, page: Page, dashboard: Dashboard, layout: RunLayout | None) -> Locator:
+        if layout is None:
+            source = self._known[0].run_id
+            page.goto(dashboard.address(f"/launch?task=file&file={quote(soak.TASK)}&from={source}"))
+        else:
+            page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+        button = page.get_by_role("button", name="Launch" if layout is None else "Resume", exact=True)
+        expect(button).to_be_enabled()
+        return button
+
+    def _press_and_kill(self, page: Page, button: Locator, dashboard: Dashboard, *, delay_s: float) -> None:
+        if delay_s < 0:
+            dashboard.process.send_signal(signal.SIGKILL)
+        try:
+            button.evaluate("button => button.click()")
+        except Error as error:
+            assert delay_s < 0, error
+        time.sleep(max(0.0, delay_s))
+        dashboard.process.send_signal(signal.SIGKILL)
+        dashboard.process.wait(10)
+
+    def _find_new(self, dashboard: Dashboard) -> RunLayout | None:
+        new = [layout for layout in list_layouts(dashboard.runs) if layout not in self._known]
+        assert len(new) <= 1, f"one press, and {len(new)} runs: {new}"
+        return new[0] if new else None
+
+    def _check_shown(self, page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
+        """The new server shows the run as it is, within two seconds of the page's first word."""
+        page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+        begun = time.monotonic()
+        while True:
+            word = WORDS[summarize_run(layout).status]
+            if page.get_by_text(word, exact=True).first.is_visible():
+                break
+            assert time.monotonic() - begun < PATIENCE_MS / 1000, (
+                f"{layout.run_id} is {word}, and the page does not say so"
+            )
+        self.shown_s.append(time.monotonic() - begun)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    expect.set_options(timeout=4 * PATIENCE_MS)
+    with tempfile.TemporaryDirectory(prefix="relight-server-kills-") as folder, sync_playwright() as playwright:
+        browser = start_chromium(playwright)
+        rounds = Rounds(Path(folder), browser, seed=given.seed)
+        for number in range(1, given.kills + 1):
+            print(f"{number} of {given.kills}: {rounds.play()}", flush=True)
+        browser.close()
+        print(
+            f"{given.kills} kills of the server: {rounds.presses_lost} presses had not arrived and were pressed again; "
+            f"the next server showed the right status after {statistics.median(rounds.shown_s):.2f} s "
+            f"(at most {max(rounds.shown_s):.2f}); every run ended as an undisturbed one."
+        )
+
+
+if __name__ == "__main__":
+    main()
