@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from relight.checkpoints import labels
 from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE
@@ -73,6 +74,21 @@ def test_no_crash_loses_or_changes_what_was_acknowledged(
     assert verdict.examples == []
     assert verdict.broken == 0
     assert verdict.disks > (150 if journaled else 1000)
+
+
+@pytest.mark.parametrize("journaled", [True, False], ids=["ext4-like", "worst-case POSIX"])
+def test_a_pin_that_an_earlier_one_left_half_done_is_durable_when_it_says_so(
+    memory_path: Path, journaled: bool
+) -> None:
+    recorder = Recorder(memory_path / "recorded")
+    store = CheckpointStore(memory_path / "recorded", operations=recorder)
+    info = store.commit(*make_snapshot(1, frozen=40, trained=10))
+    state = (1, store.digest(info))
+    labels.add(info.name, "pinned", layout=store.layout, operations=recorder, durable=False)  # then it was killed
+    store.pin(info)
+    recorder.log.append(Acknowledge(*state, pinned=True))
+    verdict = judge((recorder.log, {state}), memory_path / "crashed", journaled=journaled)
+    assert verdict.examples == []
 
 
 def without(kind: type[Entry], folder: str) -> Change:

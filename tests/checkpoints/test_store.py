@@ -27,7 +27,9 @@ from tests.checkpoints.snapshots import make_snapshot, make_tensor
 
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "a 0" / "a'; echo x" / "checkpoints")
+    run = tmp_path / "a 0" / "a'; echo x"
+    run.mkdir(parents=True)
+    return CheckpointStore(run / "checkpoints")
 
 
 def test_a_checkpoint_comes_back_as_it_was_committed(store: CheckpointStore) -> None:
@@ -333,3 +335,31 @@ def test_what_a_writer_does_meanwhile_never_looks_like_damage(memory_path: Path)
         done.set()
         watcher.join()
     assert seen == []
+
+
+def test_a_run_folder_that_was_removed_does_not_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.parent.mkdir()
+    store = CheckpointStore(folder)
+    info = store.commit(*make_snapshot(1))
+    shutil.rmtree(folder.parent)
+    with pytest.raises(SaveError, match="No such file"):
+        store.commit(*make_snapshot(2))
+    with pytest.raises(SaveError, match="could not be pinned"):
+        store.pin(info)
+    with pytest.raises(OSError, match="No such file"):
+        store.mark_verified(info)
+    with pytest.raises(OSError, match="No such file"):
+        store.quarantine(info.name)
+    assert not folder.parent.exists()
+
+
+def test_a_store_that_is_only_being_made_is_not_damaged(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for folder in (store.layout.folder, *store.layout.folders):
+        folder.mkdir()
+    assert store.verify().damaged == []
+    info = store.commit(*make_snapshot(1))
+    store.layout.format.unlink()
+    assert [entry.reason for entry in store.verify().damaged] == ["It is missing."]
+    assert store.find("latest").name == info.name

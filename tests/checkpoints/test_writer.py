@@ -40,7 +40,9 @@ Event = TypeVar("Event", bound=WriterEvent)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "a 0" / "checkpoints"
+    run = tmp_path / "a 0"
+    run.mkdir()
+    return run / "checkpoints"
 
 
 @contextmanager

@@ -214,6 +214,7 @@ SEEDS = [saved(usual_checkpoint(make_net())), saved({"w": torch.ones(3)}, _use_n
 
 @settings(max_examples=FUZZ, deadline=None)
 @example(seed=SEEDS[0], changes=[(0.996413016716876, b"\0\0\0\0\0\x02")], cut=1.0)  # a zip over several disks
+@example(seed=SEEDS[0], changes=[(0.9942697773552022, b"\x1a")], cut=1.0)  # parts that begin before the file
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=8)), max_size=6),

@@ -23,11 +23,10 @@ def read(layout: StoreLayout, operations: FileOperations) -> dict[CheckpointName
 def add(name: CheckpointName, label: str, *, layout: StoreLayout, operations: FileOperations, durable: bool) -> None:
     """Put a label on a checkpoint, if it is not there yet."""
     try:
-        file = operations.create(layout.labels / label_file_name(name.stem, label))
+        operations.close(operations.create(layout.labels / label_file_name(name.stem, label)))
     except FileExistsError:
-        return
-    operations.close(file)
-    if durable:
+        pass
+    if durable:  # one that is there may be from somebody who died before he had synced it
         operations.sync_folder(layout.labels)
 
 

@@ -308,11 +308,14 @@ class CheckpointStore:
         return 1 + max((name.sequence for name in names if name is not None), default=0)
 
     def _make_folders(self) -> None:
-        """Make what is missing: all folders of a new store, the empty ones of a store that was copied without them."""
+        """Make what is missing: all folders of a new store, the empty ones of a store that was copied without them.
+
+        Never the run's own folder: one that somebody removed must not come back as an empty, damaged run.
+        """
         if self.layout.format.exists() and all(folder.is_dir() for folder in self.layout.folders):
             return
         try:
-            self.layout.folder.mkdir(parents=True, exist_ok=True)
+            self.layout.folder.mkdir(exist_ok=True)
             for folder in self.layout.folders:
                 self._operations.make_folder(folder)
             self._operations.sync_folder(self.layout.folder)
@@ -344,7 +347,8 @@ class CheckpointStore:
         try:
             data = self._operations.read_file(self.layout.format)
         except FileNotFoundError:
-            return None if not self.layout.folder.exists() else DamagedEntry(self.layout.format, "It is missing.")
+            # Between making the folders and the first commit a crash may leave a store without it: nothing is lost.
+            return DamagedEntry(self.layout.format, "It is missing.") if self.manifest_names() else None
         except OSError as error:
             return DamagedEntry(self.layout.format, f"It cannot be read: {error.strerror}.")
         try:

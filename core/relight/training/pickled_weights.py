@@ -194,6 +194,8 @@ def _sum(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
 
 def _find_part(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     """Where the bytes of an uncompressed part begin."""
+    if entry.header_offset < 0:
+        raise EOFError(f"its part '{entry.filename}' would begin before the file")
     file.seek(entry.header_offset)
     head = file.read(_LOCAL_HEADER_BYTES)
     if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(_ZIP):
