@@ -47,6 +47,7 @@ bench:
 soak:
 	@scripts/set-up-venv dev
 	@.venv/bin/python tests/integration/soak.py $(ARGS)
+	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 
 # A .venv that somebody else made is theirs.
