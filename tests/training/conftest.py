@@ -162,12 +162,14 @@ class Nursery:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
 
-    def start(self, run: Path, attempt: int, *, log: Path, lifeline: Path | None = None) -> Trainer:
+    def start(
+        self, run: Path, attempt: int, *, log: Path, lifeline: Path | None = None, script: list[str] | None = None
+    ) -> Trainer:
         assert self._process.stdin is not None and self._process.stdout is not None
         exit_code = log.with_name("exit_code")
         request = {
             "run": str(run), "attempt": attempt, "log": str(log), "exit_code": str(exit_code), "folder": str(run),
-            "environment": {}, "lifeline": None if lifeline is None else str(lifeline),
+            "environment": {}, "lifeline": None if lifeline is None else str(lifeline), "script": script,
         }  # fmt: skip
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
@@ -189,6 +191,7 @@ class TrainedRun:
         self.layout = RunLayout(folder)
         self.store = CheckpointStore(self.layout.checkpoints)
         self.processes: list[Trainer] = []
+        self.script = [str(task.path), *task.arguments] if task.kind == "script" else None
         folder.mkdir(parents=True)
         write_record(
             self.layout.record,
@@ -214,7 +217,7 @@ class TrainedRun:
         layout.folder.mkdir(parents=True)
         write_record(layout.start, AttemptStart(attempt=number, time_s=time.time(), reason=reason, **start))
         layout.log.touch()
-        process = self.nursery.start(self.layout.folder, number, log=layout.log, lifeline=lifeline)
+        process = self.nursery.start(self.layout.folder, number, log=layout.log, lifeline=lifeline, script=self.script)
         self.processes.append(process)
         return process
 

@@ -92,7 +92,7 @@ def _run_script(request: dict[str, Any]) -> NoReturn:
 
     os.environ["RELIGHT_RUN_FOLDER"], os.environ["RELIGHT_ATTEMPT"] = request["run"], str(request["attempt"])
     if "RELIGHT_LIFELINE_FD" not in os.environ:
-        reading, writing = os.pipe()  # the writing end stays open as long as this process lives
+        reading, _ = os.pipe()  # the writing end stays open as long as this process lives
         os.environ["RELIGHT_LIFELINE_FD"] = str(reading)
     sys.argv[:] = request["script"]
     sys.path[0:1] = [str(Path(request["script"][0]).parent)]
