@@ -16,6 +16,7 @@ import msgspec
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.errors import ExportError
 from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.module_parts import find_modules
 from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
@@ -97,11 +98,9 @@ def _list_weights(reader: CheckpointReader) -> tuple[dict[str, str], list[str]]:
 
     Where the state is not of the shape that `relight.training` makes, every tensor called "model.…" is taken.
     """
-    state = reader.state
-    parts = state.get("parts") if isinstance(state, dict) else None
-    model = parts.get("model") if isinstance(parts, dict) else None
-    entries = model.get("tensors") if isinstance(model, dict) else None
-    if isinstance(entries, dict):
+    modules = find_modules(reader.state)
+    if modules is not None:
+        entries = {prefix + key: value for prefix, part in modules.items() for key, value in part["tensors"].items()}
         tensors = {key: value.name for key, value in entries.items() if isinstance(value, TensorRef)}
         return tensors, [key for key in entries if key not in tensors]
     names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from relight.checkpoints.errors import ExportError
+from relight.checkpoints.module_parts import find_modules
 from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.store import CheckpointStore
@@ -85,16 +86,19 @@ def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
             tensors[name] = read_tensor(reader, name)
         return tensors[name]
 
-    model = _find_model(reader.state)
-    if model is None:
+    modules = find_modules(reader.state)
+    if modules is None:
         names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]
         return {name.removeprefix(_PREFIX): read(name) for name in names}
-    entries = dict(model["tensors"])
-    for first, *others in model.get("tied", ()):
-        for other in others:
-            if _is_same(reader, entries.get(first), entries.get(other)):
-                entries[other] = entries[first]
-    return {key: decode_tree(value, read) for key, value in entries.items()}
+    state: dict[str, Any] = {}
+    for prefix, module in modules.items():
+        entries = dict(module["tensors"])
+        for first, *others in module.get("tied", ()):
+            for other in others:
+                if _is_same(reader, entries.get(first), entries.get(other)):
+                    entries[other] = entries[first]
+        state.update((prefix + key, decode_tree(value, read)) for key, value in entries.items())
+    return state
 
 
 def read_tensor(reader: CheckpointReader, name: str) -> Tensor:
@@ -104,13 +108,6 @@ def read_tensor(reader: CheckpointReader, name: str) -> Tensor:
     if spec.nbytes:
         reader.read_into(name, _as_bytes(tensor).numpy().data)
     return tensor
-
-
-def _find_model(state: Any) -> dict[str, Any] | None:
-    """Find the model in the tree that `relight.training.state` makes; another program's may look otherwise."""
-    parts = state.get("parts") if isinstance(state, dict) else None
-    model = parts.get("model") if isinstance(parts, dict) else None
-    return model if isinstance(model, dict) and isinstance(model.get("tensors"), dict) else None
 
 
 def _is_same(reader: CheckpointReader, one: Any, other: Any) -> bool:
