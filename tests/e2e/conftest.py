@@ -199,8 +199,11 @@ def start_chromium(playwright: Playwright) -> Browser:
 
 
 @contextmanager
-def open_browser(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser without a past; nothing that its pages ask for may leave this machine, and no script may fail."""
+def open_browser(browser: Browser, *, may_fail: bool = False) -> Iterator[BrowserContext]:
+    """A browser without a past; nothing that its pages ask for may leave this machine, and no script may fail.
+
+    `may_fail`: a page whose server dies while it loads lacks some of its scripts.
+    """
     context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
     context.set_default_timeout(2 * PATIENCE_MS)
     away: list[str] = []
@@ -209,8 +212,8 @@ def open_browser(browser: Browser) -> Iterator[BrowserContext]:
     context.on("weberror", lambda error: failures.append(str(error.error)))
     yield context
     context.close()
-    assert away == []
-    assert failures == []
+    assert away == [], away
+    assert may_fail or failures == [], failures
 
 
 @pytest.fixture

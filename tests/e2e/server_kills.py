@@ -55,7 +55,7 @@ class Rounds:
     def play(self) -> str:
         """Press, kill, and look at what is left; returns what happened, in a few words."""
         resume = self._chance.random() < 0.4
-        with serve_dashboard(self._folder) as first, open_browser(self._browser) as context:
+        with serve_dashboard(self._folder) as first, open_browser(self._browser, may_fail=True) as context:
             page = context.new_page()
             page.goto(first.url)
             layout = self._crash_one(first) if resume else None
