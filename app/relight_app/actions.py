@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from relight.checkpoints.export import export_weights
+from relight.checkpoints.export import export_best, export_weights
 from relight.runs.drill_proof import choose_relevant
 from relight.runs.records import TaskReference
 from relight.supervision.branch import branch_run
@@ -16,7 +16,7 @@ from relight.supervision.drill import DrillReport, hold_and_keep
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
-from relight.tasks.reference import resolve_task, validate_config
+from relight.tasks.reference import launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
 from relight_app.jobs import Job
 from relight_app.problems import Problem, explain
@@ -45,6 +45,8 @@ class Request:
     name: str
     token: str
     max_restarts: int = 0
+    arguments: tuple[str, ...] = ()
+    """Of a training script."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def launch(engine: Engine, request: Request) -> Outcome:
     """Start a new run; the same token again starts none and names the same run."""
 
     def work() -> Outcome:
-        prepared = validate_config(resolve_task(request.task), request.config)
+        reference = resolve_task(request.task)
+        if reference.kind == "script":
+            reference = launch_script(reference, arguments=request.arguments)
+        prepared = validate_config(reference, request.config)
         launched = launch_run(
             engine.folder,
             task=prepared.reference,
@@ -179,9 +184,10 @@ def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) 
         record = engine.read_record(run)
         store = engine.open_store(run)
         info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
-        out = engine.find_layout(run).exports / f"{run}-step{info.step}.{format}"
-        export_weights(store, info, out, format=format)
-        return out
+        folder = engine.find_layout(run).exports
+        if which == "best":  # as `relight export` does: always the same path
+            return export_best(store, info, folder, format=format)[0].path
+        return export_weights(store, info, folder / f"{run}-step{info.step}.{format}", format=format).path
 
     engine.jobs.start(("export", run), work)
 

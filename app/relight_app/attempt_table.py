@@ -37,7 +37,7 @@ def build_attempts(
                         for attempt in reversed(attempts)
                     ],
                 ),
-                class_="dense",
+                class_="dense attempts",
                 aria_label="Attempts",
             ),
             class_="scroll",

@@ -158,7 +158,7 @@ def _retention_cell(why: str | None) -> Markup | None:
         return None
     if not why:
         return tag("td", tag("span", "removed next", class_="badge warn"), class_="nowrap")
-    return tag("td", why, class_="nowrap muted")
+    return tag("td", why, class_="why muted")
 
 
 def _checkpoint_metric(info: CheckpointInfo, name: str) -> str:

@@ -200,6 +200,11 @@ class Engine:
     def describe_task(self, text: str) -> TaskDescription:
         """What the task that a person calls `text` is; a file is read anew only when it has changed."""
         reference = resolve_task(text)
+        if reference.kind == "script":
+            return TaskDescription(
+                name=str(reference.path), title=reference.name, fields=(), best_metric="", higher_is_better=True,
+                summary="A training script of your own: its options are its own arguments.",
+            )  # fmt: skip
         return self.memo.unchanged(("task", text), reference.code_digest, lambda: describe_task(reference))
 
 

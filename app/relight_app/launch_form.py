@@ -65,8 +65,10 @@ def changed_values(fields: Iterable[ConfigField], values: Mapping[str, Any]) -> 
     }
 
 
-def build_command(task: str, changed: Mapping[str, Any], *, name: str = "", max_restarts: int = 0) -> str:
-    """The command that launches the same on a terminal."""
+def build_command(
+    task: str, changed: Mapping[str, Any], *, name: str = "", max_restarts: int = 0, arguments: str = ""
+) -> str:
+    """The command that launches the same on a terminal; `arguments` are a script's own, as they were typed."""
     parts = ["relight", "run", task]
     for key, value in changed.items():
         parts += ["--set", f"{key}={_write(value)}"]
@@ -74,7 +76,8 @@ def build_command(task: str, changed: Mapping[str, Any], *, name: str = "", max_
         parts += ["--name", name]
     if max_restarts:
         parts += ["--restarts", str(max_restarts)]
-    return " ".join(shlex.quote(part) for part in parts)
+    command = " ".join(shlex.quote(part) for part in parts)
+    return f"{command} -- {arguments.strip()}" if arguments.strip() else command
 
 
 def changed_from(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

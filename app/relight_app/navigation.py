@@ -26,6 +26,8 @@ class PageInfo:
     hidden: bool = False
 
 
+_ALIASES = (PageInfo("runs", "runs", "Runs", ":material/stacks:", hidden=True),)
+"""Addresses that people type for a page that has another one."""
 PAGES: dict[str, PageInfo] = {
     page.module: page
     for page in (
@@ -47,7 +49,7 @@ def set_up_page() -> None:
 
 def build_pages() -> list[Page]:
     """Streamlit's own description of every page, the start page first."""
-    return [_build(page) for page in PAGES.values()]
+    return [_build(page) for page in (*PAGES.values(), *_ALIASES)]
 
 
 def go_to(page: str, **query: str) -> NoReturn:

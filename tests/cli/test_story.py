@@ -82,6 +82,11 @@ def test_the_end_says_what_to_do_next(make_run: RunMaker) -> None:
         "Best validation/accuracy 0.95 at step 20.",
         f"Best weights: relight export {finished.run} --runs X",
     ]
+    unscored = msgspec.structs.replace(finished, best=None, best_missing="No checkpoint is the best one.")
+    assert word_ending(unscored)[1:] == [
+        "No checkpoint is the best one.",
+        f"Weights: relight export {finished.run} --which latest",
+    ]
     crashed = summarize_run(make_run("b", outcome="crashed", step=23, reason="Killed by SIGKILL."))
     assert word_ending(crashed)[0] == f"{crashed.run} crashed at step 23 of 20: Killed by SIGKILL."
     assert word_ending(crashed)[2].startswith("The last checkpoint is at step 20: 3 steps (")

@@ -31,7 +31,8 @@ CRASHED = SampleRun(
 FINISHED = SampleRun("finished")
 
 
-def test_the_empty_list_of_runs_is_accessible(page: Page) -> None:
+def test_the_empty_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> None:
+    page.goto(dashboard.address("/runs"))  # as people type it; its own address is "/"
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
     expect_no_violation(page)
 

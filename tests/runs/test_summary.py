@@ -13,9 +13,10 @@ import msgspec
 import pytest
 
 from relight.errors import DamagedFile
+from relight.metrics.writer import MetricWriter
 from relight.runs.process_identity import current_process
-from relight.runs.record_file import write_record
-from relight.runs.records import Parent
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import Parent, RunRecord
 from relight.runs.summary import list_runs, summarize_run
 from tests.runs.run_builder import RunBuilder, dead_process
 
@@ -117,6 +118,24 @@ def test_a_saving_failure_shows_while_the_run_lives(tmp_path: Path) -> None:
 def test_a_best_that_is_no_number_is_none(tmp_path: Path, value: float) -> None:
     run = RunBuilder.create(tmp_path).start().progress(3, best_step=2, best_value=value)
     assert summarize_run(run.layout).best is None
+
+
+def test_a_best_metric_that_is_never_logged_is_told(tmp_path: Path) -> None:
+    run = RunBuilder.create(tmp_path).finished(100)
+    assert summarize_run(run.layout).best_missing is None, "nothing was validated yet"
+    record = read_record(run.layout.record, RunRecord)
+    write_record(run.layout.record, msgspec.structs.replace(record, best_metric="validation/f1"))
+    writer = MetricWriter(run.layout.metrics, stream="validation", attempt=1)
+    writer.log(50, {"accuracy": 0.9, "loss": 0.1})
+    writer.close()
+    summary = summarize_run(run.layout)
+    assert summary.best_missing == (
+        "No checkpoint is the best one: validation/f1 decides, and it was never logged. Logged were "
+        "validation/accuracy, validation/loss; name one of them as best_metric."
+    )
+    assert summary.best_missing in summary.notes
+    write_record(run.layout.record, msgspec.structs.replace(record, best_metric="validation/accuracy"))
+    assert summarize_run(run.layout).best_missing is None
 
 
 def test_a_branch_names_its_parent(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def render() -> None:
     )  # fmt: skip
     given = {field.name: record.config.get(field.name, field.default) for field in task.fields}
     values = show_config_form(task, given, key=f"{_FORM}-{run}", mark=True)
-    _show_start(engine, task, run=run, step=chosen, given=given, values=values)
+    _show_start(engine, task, run=run, title=record.name, step=chosen, given=given, values=values)
 
 
 def _find_step(engine: Engine, run: str, step: str) -> int:
@@ -86,12 +86,16 @@ def _show_start(
     task: TaskDescription,
     *,
     run: str,
+    title: str,
     step: int,
     given: Mapping[str, Any],
     values: Mapping[str, Any],
 ) -> None:
     with st.container(border=True, key="group-branch"):
-        name = st.text_input("Name", key="branch-name", max_chars=200, placeholder=run, help="What the lists show.")
+        with st.grid(4, min_column_width=140, gap="small"):
+            name = st.text_input(
+                "Name", key="branch-name", max_chars=200, placeholder=title, help="What the lists show."
+            )
         changed = changed_from(given, values)
         st.code(build_branch_command(run, step, changed, name=name), language="bash", wrap_lines=True)
         token = st.session_state.setdefault("branch-token", secrets.token_hex(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from relight_app.engine import Engine, current_engine
 from relight_app.formats import title_metric
 from relight_app.launch_form import build_command, changed_values
 from relight_app.navigation import go_to
-from relight_app.problems import explain
+from relight_app.problems import Problem, explain
 from relight_app.widgets.action_button import action_button
 from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.drill_section import show_drill, show_drill_button
@@ -36,7 +37,8 @@ def render() -> None:
     task = _choose_task(engine)
     if task is None:
         return
-    st.caption(f"{task.summary} The best checkpoint is decided by {title_metric(task.best_metric).lower()}.")
+    decided = f" The best checkpoint is decided by {title_metric(task.best_metric).lower()}." if task.fields else ""
+    st.caption(task.summary + decided)
     given = _repeated_config(engine)
     values = show_config_form(task, given)
     _show_launch(engine, task, values)
@@ -54,11 +56,13 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
         return tasks[str(chosen)]
     text = st.text_input(
         "Task file and class", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
-        help="A Python file with a subclass of `relight.Task`. A relative path starts where the dashboard was started.",
+        help="A Python file with a subclass of `relight.Task`, or a training script that imports relight. A relative "
+        "path starts where the dashboard was started.",
     )  # fmt: skip
     if not text:
         st.caption(
-            "Write FILE.py:Class. The file is imported in a process of its own, and its config becomes the form."
+            "Write FILE.py:Class: the file is imported in a process of its own, and its config becomes the form. Or "
+            "FILE.py, for a script with arguments of its own."
         )
         return None
     try:
@@ -97,8 +101,10 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
                 "Restarts by itself", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
                 help="After a crash the run goes on from its last checkpoint, at most this many times.",
             )  # fmt: skip
+        arguments = _ask_for_arguments() if not task.fields else ""
         changed = changed_values(task.fields, values)
-        st.code(build_command(task.name, changed, name=name, max_restarts=restarts), language="bash", wrap_lines=True)
+        command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
+        st.code(command, language="bash", wrap_lines=True)
         problem = st.session_state.get("launch-problem")
         if problem is not None and problem[0] == (task.name, changed):
             show_problem(problem[1], key="launch-problem-shown")
@@ -109,11 +115,20 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
                 "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
                 icon=":material/rocket_launch:",
             )  # fmt: skip
-            show_drill_button(engine, task.name, changed, key="drill")
-        show_drill(
-            engine, task.name, changed, key="drill-card",
-            build=lambda job: build_report_card(job, key="drill-problem"),
-        )  # fmt: skip
+            if task.fields:
+                show_drill_button(engine, task.name, changed, key="drill")
+        if task.fields:
+            show_drill(
+                engine, task.name, changed, key="drill-card",
+                build=lambda job: build_report_card(job, key="drill-problem"),
+            )  # fmt: skip
+
+
+def _ask_for_arguments() -> str:
+    return st.text_input(
+        "Arguments", key="run-arguments", placeholder="--lr 3e-4", icon=":material/terminal:",
+        help="What stands behind the script's name, as you would type it.",
+    )  # fmt: skip
 
 
 def _chosen() -> tuple[str, str]:
@@ -126,7 +141,14 @@ def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str
         return  # another task was chosen as well: its own form comes first
     form = st.session_state
     values = read_config_form(task)
-    request = Request(task.name, changed_values(task.fields, values), form["run-name"], token, form["run-restarts"])
+    changed = changed_values(task.fields, values)
+    try:
+        arguments = tuple(shlex.split(form.get("run-arguments") or "")) if not task.fields else ()
+    except ValueError as error:
+        sentence = f"The arguments cannot be read as a command line: {error}."
+        form["launch-problem"] = ((task.name, changed), Problem(sentence))
+        return
+    request = Request(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)
     outcome = actions.launch(engine, request)
     if outcome.problem is not None:
         st.session_state["launch-problem"] = ((request.task, request.config), outcome.problem)

@@ -37,8 +37,11 @@ def word_ending(summary: RunSummary, *, suffix: str = "") -> list[str]:
     if best:
         lines.append(f"Best {best}.")
     if summary.status == "finished":
+        if summary.best_missing:
+            lines.append(summary.best_missing)
         if summary.durable_step is not None:
-            lines.append(f"Best weights: relight export {summary.run}{suffix}")
+            command = f"relight export {summary.run}{suffix}"
+            lines.append(f"Best weights: {command}" if best else f"Weights: {command} --which latest")
         return lines
     if summary.durable_step is not None:
         lines.append(f"The last checkpoint is at step {summary.durable_step}{_word_loss(summary)}.")

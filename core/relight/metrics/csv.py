@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from relight.metrics.reader import scan_metrics
 from relight.metrics.table import MetricTable, read_metrics_table
+from relight.metrics.windows import StepWindows
 
 MACHINE_STREAM = "system"
 """Sampled by time and not by step, so it is written only when it is asked for."""
@@ -21,7 +22,7 @@ def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *
     Columns: step, time (seconds since 1970), attempt, then each metric by its full name; with `ghosts` also ghost (1 or
     0) after attempt. One row a step, so no step shows twice; a ghost has a row of its own. A value that was not logged
     at that step is empty. Numbers are written so that reading them back gives the same bits. `streams`: all but the
-    machine's when None.
+    machine's when None. A million rows need no more memory than some ten thousand.
     """
     names = [
         name
@@ -30,11 +31,14 @@ def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *
         if (file.header.stream != MACHINE_STREAM if streams is None else file.header.stream in streams)
     ]
     names = sorted(dict.fromkeys(names), key=_stream_order)
-    table = read_metrics_table(folder, names, ghosts=ghosts)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["step", "time", "attempt", *(["ghost"] if ghosts else []), *names])
-    writer.writerows(_rows(table, ghosts=ghosts))
-    return len(table)
+    count = 0
+    for window in StepWindows(folder, names):
+        table = read_metrics_table(folder, names, ghosts=ghosts, window=window)
+        writer.writerows(_rows(table, ghosts=ghosts))
+        count += len(table)
+    return count
 
 
 def _stream_order(name: str) -> tuple[int, str]:

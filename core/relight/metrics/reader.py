@@ -60,14 +60,18 @@ class MetricFile:
         """The attempt that wrote it."""
         return self.header.attempt
 
-    def read_records(self) -> MetricRecords:
-        """All whole records that are there now; what is left over at the end is ignored."""
+    def read_records(self, *, first: int = 0, count: int | None = None) -> MetricRecords:
+        """The whole records that are there now, or `count` of them from record `first` on.
+
+        What is left over at the end is ignored.
+        """
         # Read, not mapped: a mapped file that somebody cuts short kills its reader with SIGBUS, and for a million
         # records of five values reading takes only some 20 ms.
         width = self.header.record_bytes // 8
         with self.path.open("rb", buffering=0) as file:
-            count = max(0, os.fstat(file.fileno()).st_size - self.begin) // self.header.record_bytes
-            file.seek(self.begin)
+            there = max(0, os.fstat(file.fileno()).st_size - self.begin) // self.header.record_bytes - first
+            count = max(0, there if count is None else min(count, there))
+            file.seek(self.begin + first * self.header.record_bytes)
             words = np.fromfile(file, dtype="<i8", count=count * width)
         words = words[: len(words) // width * width].reshape(-1, width)
         floats = words.view("<f8")

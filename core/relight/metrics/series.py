@@ -6,7 +6,7 @@ trained again later, shown faint, never deleted. Logged twice in one attempt, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relight.metrics.file_format import split_name
-from relight.metrics.reader import Floats, Integers, scan_metrics
+from relight.metrics.reader import Floats, Integers, MetricFile, MetricRecords, scan_metrics
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def read_samples(folder: Path, name: str) -> Series:
     return read_many_samples(folder, [name])[name]
 
 
-def read_many_samples(folder: Path, names: Iterable[str]) -> dict[str, Series]:
-    """The same for several metrics; each file is read once."""
+def read_many_samples(
+    folder: Path, names: Iterable[str], *, read: Callable[[MetricFile], MetricRecords] = MetricFile.read_records
+) -> dict[str, Series]:
+    """The same for several metrics; each file is read once, by `read`."""
     parts: dict[str, list[Series]] = {name: [] for name in names}
     for stream in {split_name(name)[0] for name in parts}:
         for file in scan_metrics(folder, stream=stream).files:
@@ -75,7 +77,7 @@ def read_many_samples(folder: Path, names: Iterable[str]) -> dict[str, Series]:
             if not wanted:
                 continue
             try:
-                records = file.read_records()
+                records = read(file)
             except OSError:
                 continue  # removed this instant
             attempts = np.full(len(records.steps), file.attempt, dtype=np.int64)

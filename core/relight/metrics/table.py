@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from relight.metrics.reader import Floats, Integers, scan_metrics
+from relight.metrics.reader import Floats, Integers, MetricFile, scan_metrics
 from relight.metrics.series import Series, empty_series, read_many_samples, split_series
+from relight.metrics.windows import StepWindow
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,15 @@ def read_table(folder: Path, stream: str, *, ghosts: bool = False) -> MetricTabl
     return read_metrics_table(folder, names, ghosts=ghosts)
 
 
-def read_metrics_table(folder: Path, names: Sequence[str], *, ghosts: bool = False) -> MetricTable:
-    """The metrics with those full names. Each cell is what `read_series` (or `read_ghosts`) says for its name."""
-    samples = read_many_samples(folder, names)
+def read_metrics_table(
+    folder: Path, names: Sequence[str], *, ghosts: bool = False, window: StepWindow | None = None
+) -> MetricTable:
+    """The metrics with those full names. Each cell is what `read_series` (or `read_ghosts`) says for its name.
+
+    With a `window` only its steps.
+    """
+    read = MetricFile.read_records if window is None else window.read
+    samples = read_many_samples(folder, names, read=read)
     split = [split_series(samples.pop(name)) for name in names]
     main = _join(names, [part.main for part in split], ghost=False)
     if not ghosts:

@@ -87,6 +87,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What is not as it was when the checkpoint was made that the newest attempt started from; None in lists."""
     notes: tuple[str, ...]
     """Sentences for a person: damaged files, checkpoints that a resume passed over, what changed since them."""
+    best_missing: str | None
+    """Why there is no best checkpoint though values were logged: the metric that decides is not among them."""
     error: str | None
     traceback: str | None
     """Whole; None in lists."""
@@ -166,6 +168,8 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         now_s=now_s,
     )
     training = progress if report.status is RunStatus.RUNNING else None
+    metrics = latest_values(layout.metrics)
+    best_missing = _explain_missing_best(record, metrics)
     summary = RunSummary(
         run=layout.run_id,
         name=record.name,
@@ -179,7 +183,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         work_at_risk_s=risk.seconds,
         work_at_risk_steps=risk.steps,
         best=_best(record, known),
-        metrics=latest_values(layout.metrics),
+        metrics=metrics,
         pids=_live_pids(evidence, attempt, damage),
         path=str(layout.folder),
         task=record.task.name,
@@ -198,11 +202,12 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         disk=_forecast_disk(layout, evidence.attempt, progress, saving) if traceback and live else None,
         environment_changes=changes,
         notes=(),
+        best_missing=best_missing,
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
     )
     began = evidence.start.notes if evidence.start is not None else ()
-    notes = (*began, *filter(None, [summary.environment_caveat]), *damage.notes)
+    notes = (*began, *filter(None, [summary.environment_caveat, best_missing]), *damage.notes)
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
 
@@ -239,6 +244,21 @@ def _best(record: RunRecord, progress: Progress) -> BestSoFar | None:
     if progress.best_step < 0 or record.best_metric is None or not math.isfinite(progress.best_value):
         return None
     return BestSoFar(step=progress.best_step, metric=record.best_metric, value=progress.best_value)
+
+
+def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str | None:
+    """Say that the metric which decides on the best checkpoint is none of those that its stream logs."""
+    wanted = record.best_metric
+    if wanted is None or wanted in metrics:
+        return None
+    stream = wanted.rpartition("/")[0]
+    logged = sorted(name for name in metrics if name.rpartition("/")[0] == stream)
+    if not logged:
+        return None  # nothing was measured yet, or there is no validation at all
+    return (
+        f"No checkpoint is the best one: {wanted} decides, and it was never logged. Logged were {', '.join(logged)}; "
+        "name one of them as best_metric."
+    )
 
 
 def _live_pids(evidence: Evidence, attempt: AttemptLayout, damage: DamageList) -> RunPids:

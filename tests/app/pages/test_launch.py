@@ -110,6 +110,29 @@ def test_a_file_that_does_not_import_shows_its_traceback(runs: Path, tmp_path: P
     assert "there is no file" in view_texts(missing)
 
 
+def test_a_training_script_is_launched_with_its_arguments(runs: Path, launches: Launches, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import relight\n\nrun = relight.init()\n")
+    page = open_page("launch", task="file", file=str(script))
+    assert not page.exception
+    assert not [button for button in page.button if button.label == "Prove resume"]
+    page.text_input(key="run-arguments").set_value("--lr 3e-4 --name 'a b'").run()
+    assert [code.value for code in page.code] == [f"relight run {script} -- --lr 3e-4 --name 'a b'"]
+    _press_launch(page)
+    (asked,) = launches.asked
+    assert (asked["task"].kind, asked["task"].arguments) == ("script", ("--lr", "3e-4", "--name", "a b"))
+
+
+def test_arguments_that_are_no_command_line_are_refused(runs: Path, launches: Launches, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import relight\n\nrun = relight.init()\n")
+    page = open_page("launch", task="file", file=str(script))
+    page.text_input(key="run-arguments").set_value("--name 'a b").run()
+    _press_launch(page)
+    assert "The arguments cannot be read as a command line: No closing quotation." in view_texts(page)
+    assert launches.asked == []
+
+
 def test_a_run_can_be_launched_again_with_its_own_config(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x"))  # its batch_size is 128
     page = open_page("launch", **{"from": layout.run_id})

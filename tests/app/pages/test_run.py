@@ -165,6 +165,7 @@ def test_an_export_ends_in_a_link_called_download(runs: Path) -> None:
     page.run()
     assert not page.exception
     (exported,) = layout.exports.glob("*.safetensors")
+    assert exported.name == "best_model.safetensors", "the path that relight export keeps fresh"
     assert f'href="/files/{layout.run_id}/exports/{exported.name}"' in view_markup(page)
     assert "Download" in view_texts(page)
 

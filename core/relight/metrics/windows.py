@@ -1,0 +1,100 @@
+"""Metric files read a range of steps at a time, so that what is made of millions of rows fits in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from relight.metrics.reader import Integers, MetricFile, MetricRecords, scan_metrics
+
+_BLOCK_RECORDS = 16_384
+_SAMPLES_A_WINDOW = 32
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some records of a file that lie together, and from which step to which they go."""
+
+    first: int
+    count: int
+    lowest: int
+    highest: int
+
+
+class StepWindows:
+    """Ranges of steps of a `metrics` folder with about `rows` records each, and the records of each range.
+
+    Each file is looked through once for where its steps are. Records that are logged later are not seen.
+    """
+
+    def __init__(self, folder: Path, names: list[str], *, rows: int = 50_000) -> None:
+        self._blocks: dict[Path, list[_Block]] = {}
+        sampled: list[Integers] = []
+        total = 0
+        every = max(1, rows // _SAMPLES_A_WINDOW)
+        wanted = set(names)
+        for file in scan_metrics(folder).files:
+            if wanted.isdisjoint(file.header.names):
+                continue
+            blocks = self._blocks[file.path] = []
+            for first, records in _read_blocks(file):
+                steps = records.steps
+                blocks.append(_Block(first, len(steps), int(steps.min()), int(steps.max())))
+                sampled.append(steps[::every].copy())
+                total += len(steps)
+        ordered = np.sort(np.concatenate(sampled)) if sampled else np.empty(0, dtype=np.int64)
+        count = max(1, total // rows)
+        inner = [int(ordered[len(ordered) * place // count]) for place in range(1, count)]
+        self._bounds = [None, *sorted(set(inner)), None]
+
+    def __iter__(self) -> Iterator[StepWindow]:
+        for low, high in zip(self._bounds[:-1], self._bounds[1:], strict=True):
+            yield StepWindow(self._blocks, low, high)
+
+
+@dataclass(frozen=True)
+class StepWindow:
+    """The steps from `low` on and before `high`; None leaves that end open."""
+
+    blocks: dict[Path, list[_Block]]
+    low: int | None
+    high: int | None
+
+    def read(self, file: MetricFile) -> MetricRecords:
+        """The file's records of these steps."""
+        parts = []
+        for block in self.blocks.get(file.path, []):
+            if (self.low is None or block.highest >= self.low) and (self.high is None or block.lowest < self.high):
+                records = file.read_records(first=block.first, count=block.count)
+                inside = np.ones(len(records.steps), dtype=np.bool_)
+                if self.low is not None:
+                    inside &= records.steps >= self.low
+                if self.high is not None:
+                    inside &= records.steps < self.high
+                parts.append(
+                    MetricRecords(records.header, records.steps[inside], records.times[inside], records.values[inside])
+                )
+        if not parts:
+            return file.read_records(count=0)
+        return MetricRecords(
+            file.header,
+            np.concatenate([part.steps for part in parts]),
+            np.concatenate([part.times for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+
+def _read_blocks(file: MetricFile) -> Iterator[tuple[int, MetricRecords]]:
+    first = 0
+    while True:
+        try:
+            records = file.read_records(first=first, count=_BLOCK_RECORDS)
+        except OSError:
+            return  # removed this instant
+        if not len(records.steps):
+            return
+        yield first, records
+        first += len(records.steps)
