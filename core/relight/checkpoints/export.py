@@ -23,6 +23,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.weights_file import new_file, publish, stream_weights
 from relight.errors import DamagedFile
 from relight.runs.durable_file import write_durably
+from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_if_there
 from relight.runs.records import RunRecord
@@ -71,7 +72,8 @@ def export_weights(
                 facts["left_out"] = left_out
             facts = _describe(store, info, reader, names) | facts
         card = out.with_name(out.name + ".json")
-        write_durably(card, json.dumps({"file": out.name, **facts}, indent=2, default=str).encode() + b"\n")
+        text = json.dumps({"file": out.name, **facts}, indent=2, default=str)
+        write_durably(card, add_digest(text.encode()))
     except OSError as error:
         raise ExportError(f"The weights were not exported to {out}: {error.strerror or error}.") from error
     try:

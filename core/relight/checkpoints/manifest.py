@@ -167,7 +167,7 @@ class _Version(msgspec.Struct):
 def _read_version(data: bytes) -> int:
     try:
         return msgspec.json.decode(data, type=_Version).version
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
 
 

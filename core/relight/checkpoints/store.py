@@ -353,7 +353,7 @@ class CheckpointStore:
             return DamagedEntry(self.layout.format, f"It cannot be read: {error.strerror}.")
         try:
             said = msgspec.json.decode(data, type=dict[str, object])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             said = {}
         if said == FORMAT:
             return None

@@ -66,7 +66,7 @@ def canonical_json(data: bytes | msgspec.Raw) -> bytes:
     """Typed JSON with its keys sorted: the same for equal trees, in whatever order their dictionaries were filled."""
     try:
         return msgspec.json.encode(_sort_pairs(msgspec.json.decode(data)), order="sorted")
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise DamagedFile(f"The state is not typed JSON: {error}") from None
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from relight.checkpoints.store import CheckpointStore
+from relight.cli.file_checks import check_files
 from relight.errors import DamagedFile
-from relight.metrics.reader import scan_metrics
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import (
@@ -42,12 +42,12 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int
     bytes: int
     files: int
-    """Records and metric files that were read beside the checkpoints."""
+    """Records, metric files, labels, exports and the like that were read beside the checkpoints."""
     damaged: list[Damage]
 
 
 def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> RunCheck:
-    """Read every record, metric file and checkpoint of a run; a missing run.json counts as damage."""
+    """Read every file of a run that Relight reads; a missing run.json counts as damage."""
     files, damaged = 0, []
     for path, kind in _list_records(layout):
         if not path.exists() and path != layout.record:
@@ -56,9 +56,10 @@ def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> Ru
         reason = _find_damage(path, kind)
         if reason is not None:
             damaged.append(Damage(path=str(path), reason=reason))
-    scan = scan_metrics(layout.metrics)
-    files += len(scan.files) + len(scan.damaged)
-    damaged += [Damage(path=str(layout.metrics), reason=reason) for reason in scan.damaged]
+    for path, problem in check_files(layout):
+        files += 1
+        if problem is not None:
+            damaged.append(Damage(path=str(path), reason=problem))
     report = CheckpointStore(layout.checkpoints).verify(on_progress)
     damaged += [Damage(path=str(entry.path), reason=entry.reason) for entry in report.damaged]
     return RunCheck(run=layout.run_id, checkpoints=report.checked, bytes=report.bytes, files=files, damaged=damaged)

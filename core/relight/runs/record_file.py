@@ -11,6 +11,7 @@ import msgspec
 
 from relight.errors import DamagedFile
 from relight.runs.durable_file import write_durably
+from relight.runs.json_digest import add_digest, has_wrong_digest
 from relight.runs.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -51,8 +52,8 @@ def write_record(path: Path, record: Record, *, replace: bool = True, durable: b
 
 
 def encode_record(record: Record) -> bytes:
-    """The bytes of a record file: indented JSON and a newline."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    """The bytes of a record file: indented JSON that ends with its digest, and a newline."""
+    return add_digest(msgspec.json.format(msgspec.json.encode(record), indent=2))
 
 
 def decode_record(data: bytes, kind: type[R], *, path: Path) -> R:
@@ -67,6 +68,11 @@ def decode_record(data: bytes, kind: type[R], *, path: Path) -> R:
         ) from error
     if record.version > _known_version(kind):
         raise _later_version(path, record.version)
+    if has_wrong_digest(data):
+        raise DamagedFile(
+            f"{str(path)!r} is damaged: its digest is not that of what is in it. Put a good copy of it back, or move "
+            "the file away; whoever edits it by hand takes the line with the digest out."
+        )
     return record
 
 

@@ -16,6 +16,7 @@ import torch
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.durable_file import write_durably
 from relight.runs.fingerprint import FingerprintChange, compare_fingerprints, describe_code, take_fingerprint
+from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.version import __version__
@@ -125,7 +126,7 @@ def describe_git(folder: Path) -> dict[str, Any] | None:
 def write_environment(path: Path, environment: dict[str, Any], *, changes: tuple[FingerprintChange, ...] = ()) -> None:
     """Write it as indented JSON, with what has changed since the checkpoint that the attempt starts from."""
     whole = {**environment, "changes": changes}
-    write_durably(path, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n", durable=False)
+    write_durably(path, add_digest(msgspec.json.format(msgspec.json.encode(whole), indent=2)), durable=False)
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
