@@ -362,7 +362,7 @@ class TrainingSession:
             def read(name: str) -> Tensor:
                 return _read_tensor(reader, name)
 
-            if self._start.weights_only:
+            if self._start.weights_only or tree.get("weights_only"):
                 self.state.restore_modules(tree, read)
                 self._open_loader()
                 return Origin(), 0.0
