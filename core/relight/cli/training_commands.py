@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits",
             "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
             "relight run spiral.py:Spiral --restarts 3",
+            "relight run train.py --name trial -- --lr 3e-4",
         ),
     )(run)
     app.command(
@@ -67,14 +68,22 @@ def register(app: typer.Typer) -> None:
     app.command(
         "branch",
         rich_help_panel=LAUNCHING,
-        epilog=examples("relight branch digits-k3f9 --from best --set lr=0.0001 --name finetune"),
+        epilog=examples(
+            "relight branch digits-k3f9 --from best --set lr=0.0001 --name trial",
+            "relight branch digits-k3f9 --from best --weights-only --name finetune",
+            "relight branch train-x7k2 --from 4000 -- --lr 3e-5",
+        ),
     )(branch)
 
 
 def run(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="A built-in task, such as digits, or FILE.py:Class.", show_default=False),
+        typer.Argument(
+            metavar="TASK",
+            help="A built-in task, such as digits, FILE.py:Class, or a training script of yours.",
+            show_default=False,
+        ),
     ],
     *,
     arguments: Annotated[
@@ -199,7 +208,17 @@ def branch(
     from_: Annotated[
         str, typer.Option("--from", metavar="STEP|best", help="Checkpoint to start from.", show_default=False)
     ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ARGUMENTS", help="Other arguments for a training script, after --.", show_default=False
+        ),
+    ] = None,
     assignments: SetOption = None,
+    weights_only: Annotated[
+        bool,
+        typer.Option("--weights-only", help="Take the weights alone: step 0, a fresh optimizer, to fine-tune."),
+    ] = False,
     name: NameOption = None,
     restarts: RestartsOption = 0,
     detach: DetachOption = False,
@@ -212,6 +231,7 @@ def branch(
     """
     from relight.cli.interruptions import Interruptions
     from relight.runs.catalog import find_run, runs_folder
+    from relight.runs.summary import read_run_record
     from relight.supervision.branch import branch_run
     from relight.tasks.parsing import split_assignments
 
@@ -219,11 +239,19 @@ def branch(
     interruptions = Interruptions()
     with interruptions.watch():  # as in `run`
         launched = branch_run(
-            parent, from_=from_, config_changes=split_assignments(assignments or ()), name=name, max_restarts=restarts
+            parent,
+            from_=from_,
+            config_changes=split_assignments(assignments or ()),
+            arguments=arguments or None,
+            weights_only=weights_only,
+            name=name,
+            max_restarts=restarts,
         )
         layout = launched.layout
-        step = _read_start(layout, launched.attempt).from_step
+        step = record.parent.step if (record := read_run_record(layout)).parent is not None else 0
         told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
+        if weights_only:
+            told = f"{layout.run_id} starts with the weights of step {step} of {parent.run_id} in {layout.folder}"
         _tell([told, *launched.notes], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from relight.checkpoints.listing import CheckpointInfo
-from relight.errors import RelightError
+from relight.errors import RelightError, UsageError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart, Parent, TaskReference
+from relight.runs.record_file import read_record
+from relight.runs.records import AttemptStart, Parent, RunRecord, TaskReference
+from relight.runs.script_facts import Changes, compare_configs, read_script_record
 from relight.runs.summary import read_run_record
 from relight.supervision.attempt import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
-from relight.supervision.checkpoint_copy import copy_checkpoint
+from relight.supervision.checkpoint_copy import copy_checkpoint, copy_weights
+from relight.supervision.trainer_command import check_script
 
 Validate = Callable[[TaskReference, Mapping[str, Any]], dict[str, Any]]
 """From a task and a config as given to the complete config; raises ConfigError."""
@@ -27,6 +33,8 @@ def branch_run(
     *,
     from_: str | int,
     config_changes: Mapping[str, Any],
+    arguments: Sequence[str] | None = None,
+    weights_only: bool = False,
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
@@ -37,28 +45,34 @@ def branch_run(
 
     The checkpoint is copied into the child's own store, so that either folder can go anywhere by itself, and is kept in
     the parent by the label "parent". `config_changes` are values by key, checked as those of a launch (`validate`
-    replaces that check). The same `token` again gives the same run. Raises CheckpointNotFound, DamagedCheckpoint,
-    ConfigError, and RelightError when the disk is full or the config's model would not fit the checkpoint; none of them
-    leaves a run behind.
+    replaces that check). A script may get other `arguments`. With `weights_only` the child begins at step 0 with a
+    fresh optimizer, and takes nothing but its modules' weights. The same `token` again gives the same run.
+
+    Raises CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or the config's
+    model would not fit the checkpoint; none of them leaves a run behind.
     """
     record = read_run_record(layout)
-    config = (validate or _validate)(record.task, {**record.config, **config_changes})
+    if record.task.kind == "script":
+        plan = _plan_script(layout, record, config_changes, arguments)
+    elif arguments is not None:
+        raise UsageError(f"{record.task.name} takes no arguments: change its options with --set KEY=VALUE.")
+    else:
+        config = (validate or _validate)(record.task, {**record.config, **config_changes})
+        plan = _Plan(record.task, config, compare_configs(record.config, config))
     info, notes = choose_for_branch(layout, from_)
-    refuse_misfit(layout, record, config, info)
+    refuse_misfit(layout, record, plan.config, info)
     parent = Parent(
         run=record.run,
         step=info.step,
         sequence=info.sequence,
-        changes={
-            key: (record.config.get(key), config.get(key))
-            for key in sorted({*record.config, *config})
-            if record.config.get(key) != config.get(key)
-        },
+        changes=plan.changes,
+        weights_only=weights_only,
+        config=plan.parent_config,
     )
     child, created = create_run(
         layout.folder.parent,
-        task=record.task,
-        config=config,
+        task=plan.task,
+        config=plan.config,
         best_metric=record.best_metric,
         higher_is_better=record.higher_is_better,
         name=name or record.name,
@@ -68,7 +82,7 @@ def branch_run(
 
     def prepare() -> AttemptStart:
         try:
-            copied = _copy(layout, info, child)
+            copied = _copy(layout, info, child, weights_only=weights_only)
         except (OSError, RelightError):
             if created:
                 shutil.rmtree(child.folder, ignore_errors=True)
@@ -79,6 +93,7 @@ def branch_run(
             reason="branch",
             from_sequence=copied.sequence,
             from_step=copied.step,
+            weights_only=weights_only,
             notes=notes,
             max_restarts=max_restarts,
             token=token,
@@ -87,7 +102,41 @@ def branch_run(
     return start_first_attempt(child, prepare, command=command)
 
 
-def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout) -> CheckpointInfo:
+@dataclass(frozen=True)
+class _Plan:
+    """What the child trains, and how that differs from what its parent trains."""
+
+    task: TaskReference
+    config: Mapping[str, Any]
+    changes: Changes
+    parent_config: dict[str, Any] | None = None
+
+
+def _plan_script(
+    layout: RunLayout, record: RunRecord, config_changes: Mapping[str, Any], arguments: Sequence[str] | None
+) -> _Plan:
+    """A script's whole config is known only when it runs: what is known of the changes by now is written down.
+
+    New arguments stand instead of all that the parent's launch had set.
+    """
+    from relight.tasks.script_config import apply_overrides
+
+    check_script(record.task)
+    changes: Changes = {}
+    task = record.task
+    set_before: Mapping[str, Any] = read_record(layout.record, RunRecord).config
+    if arguments is not None and tuple(arguments) != task.arguments:
+        changes["script arguments"] = (list(task.arguments), list(arguments))
+        task = msgspec.structs.replace(task, arguments=tuple(arguments))
+        set_before = {}
+    elif read_script_record(layout) is not None:
+        changed = dict(record.config)
+        apply_overrides(changed, config_changes)
+        changes |= compare_configs(record.config, changed)
+    return _Plan(task, {**set_before, **config_changes}, changes, dict(record.config))
+
+
+def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout, *, weights_only: bool) -> CheckpointInfo:
     """Copy it, and keep it in the parent: before the copy begins, since a living trainer may be about to thin out."""
     from relight.checkpoints.retention import PARENT
     from relight.checkpoints.store import CheckpointStore
@@ -96,7 +145,8 @@ def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout) -> Checkpoi
     labelled_before = PARENT in info.labels
     kept = store.add_label(info, PARENT)
     try:
-        return copy_checkpoint(store, kept, CheckpointStore(child.checkpoints))
+        copy = copy_weights if weights_only else copy_checkpoint
+        return copy(store, kept, CheckpointStore(child.checkpoints))
     except BaseException:
         if not labelled_before:
             store.remove_label(kept, PARENT)

@@ -1,12 +1,13 @@
-"""Copying one checkpoint into another run's store, as durably as it was made and without holding it in memory."""
+"""Copying a checkpoint, or its weights alone, into another run's store: durably, and without holding it in memory."""
 
 from __future__ import annotations
 
 import mmap
+import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from relight.errors import DamagedCheckpoint
+from relight.errors import DamagedCheckpoint, RelightError
 
 if TYPE_CHECKING:
     from relight.checkpoints.listing import CheckpointInfo
@@ -26,7 +27,7 @@ def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: Check
 
     with ExitStack() as opened, source.open(info) as reader:
         manifest = reader.manifest
-        buffers = _map_tensors(source, manifest, opened)
+        buffers = list(_map_tensors(source, manifest, opened).values())
         snapshot = EncodedSnapshot(
             step=manifest.step,
             epoch=manifest.epoch,
@@ -44,7 +45,57 @@ def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: Check
         return target.commit(snapshot, buffers, expected_digests=digests)
 
 
-def _map_tensors(source: CheckpointStore, manifest: Manifest, opened: ExitStack) -> list[memoryview]:
+def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: CheckpointStore) -> CheckpointInfo:
+    """Commit the modules of `info` to `target`, as a checkpoint of step 0 that says that it has nothing else.
+
+    A training that starts from it, or is resumed from it, starts anew with these weights. Raises as `copy_checkpoint`
+    does, and RelightError when there are no modules.
+    """
+    from relight.checkpoints.snapshot import SnapshotHeader
+
+    with ExitStack() as opened, source.open(info) as reader:
+        manifest = reader.manifest
+        parts = reader.state.get("parts", {}) if isinstance(reader.state, dict) else {}
+        modules = {name: part for name, part in parts.items() if part.get("kind") == "module"}
+        if not modules:
+            raise RelightError(f"The checkpoint at step {info.step} has no model whose weights could be taken.")
+        names = _list_tensors(modules)
+        views = _map_tensors(source, manifest, opened)
+        kept = [entry for entry in manifest.tensors if entry.name in names]
+        header = SnapshotHeader(
+            step=0,
+            epoch=0,
+            attempt=BEFORE_ANY_ATTEMPT,
+            reason="import",
+            time_s=time.time(),
+            state={
+                "format": reader.state.get("format", 1),
+                "weights_only": True,
+                "parts": modules,
+                "counters": {
+                    "step": 0,
+                    "evaluated_step": None,
+                    "best": {"metric": None, "value": None, "step": None},
+                },
+            },
+            environment={"work_s": 0.0},
+            tensors=[reader.spec(entry.name) for entry in kept],
+        )
+        digests = {entry.name: entry.digest for entry in kept}
+        return target.commit(header, [views[entry.name] for entry in kept], expected_digests=digests)
+
+
+def _list_tensors(tree: Any) -> set[str]:
+    """The names of all tensors that a state tree refers to."""
+    from relight.checkpoints.snapshot import TensorRef
+
+    if isinstance(tree, TensorRef):
+        return {tree.name}
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return {name for value in inner for name in _list_tensors(value)}
+
+
+def _map_tensors(source: CheckpointStore, manifest: Manifest, opened: ExitStack) -> dict[str, memoryview]:
     """A read-only view of each tensor in the file that holds it; the kernel reads the pages as they are copied."""
     packs: list[memoryview] = []
     for pack in manifest.packs:
@@ -54,8 +105,9 @@ def _map_tensors(source: CheckpointStore, manifest: Manifest, opened: ExitStack)
         if len(mapped) != pack.bytes:
             raise DamagedCheckpoint(f"Pack {pack.file} has {len(mapped):,} bytes instead of {pack.bytes:,}.")
         packs.append(opened.enter_context(memoryview(mapped)))
-    views: list[memoryview] = []
+    views: dict[str, memoryview] = {}
     for entry in manifest.tensors:
         whole = packs[entry.pack] if entry.bytes else memoryview(b"")
-        views.append(opened.enter_context(whole[entry.offset : entry.offset + entry.bytes] if entry.bytes else whole))
+        piece = whole[entry.offset : entry.offset + entry.bytes] if entry.bytes else whole
+        views[entry.name] = opened.enter_context(piece)
     return views

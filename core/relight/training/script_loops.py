@@ -174,7 +174,7 @@ class LoopStack:
             )
         for loop in self._active:
             loop.trained = True
-        inner.steps += 1
+            loop.steps += 1
         if inner.kind == "steps":
             if inner.stepped == inner.index:
                 raise UsageError(

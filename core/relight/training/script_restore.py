@@ -70,7 +70,7 @@ class Restoration:
             part = self._parts[name]
             if self.weights_only:
                 if part.get("kind") == "module":
-                    self._restore(name)
+                    self._state.restore_weights(name, part, self._read)
             elif self._state.wants(name, part):
                 self._restore(name)
             elif name not in self._waiting:

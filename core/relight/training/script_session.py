@@ -55,7 +55,7 @@ class ScriptSession(TrainingSession):
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._best_owed = False
         self._cut_at_edge = -1
-        self._finishing = False
+        self._finishing = self._looked = False
         self._loop_ended_s = -_LOOP_END_EVERY_S
 
     @property
@@ -192,7 +192,8 @@ class ScriptSession(TrainingSession):
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
         if self._finishing and reason == "final":
-            if self._cut_at_edge == self.state.edges and self._cutter.failure is None:
+            if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
+                self._looked = True  # asked again, it has not been staged after all
                 return True
             if self._in_update or not self._recorded:  # somebody trained on after the loops
                 self._record_edge()

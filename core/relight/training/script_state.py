@@ -135,6 +135,19 @@ class ScriptState(TrainingState):
                 saved = _merge_schedule(saved, self.built.of(name), parent_built.get(name), tracked.scheduler)
             tracked.load_state_dict(saved)
 
+    def restore_weights(self, name: str, tree: dict[str, Any], read: ReadTensor) -> None:
+        """Put saved weights into the module that is tracked under `name`; what is frozen here stays so."""
+        if name not in self._modules:
+            raise _other_kind(name, tree, "no module")
+        part = self._modules[name]
+        training = [(module, module.training) for module in part.module.modules()]
+        wanted = [(parameter, parameter.requires_grad) for parameter in part.module.parameters()]
+        part.restore(tree, read)
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+
     def restore_small(self, name: str, tree: dict[str, Any], read: ReadTensor) -> None:
         """Put back what may have moved between `track` and the place of the checkpoint: all but the large tensors."""
         if name in self._optimizers:
