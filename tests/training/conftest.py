@@ -326,3 +326,27 @@ def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Ca
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
         run.wait_free()
+
+
+@pytest.fixture
+def make_script(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., TrainedRun]]:
+    """Return a function that makes a run of a script, given as its source or its file, with arguments."""
+    runs: list[TrainedRun] = []
+
+    def make(source: str | Path, *arguments: str, name: str = "a run", **config: Any) -> TrainedRun:
+        path = source if isinstance(source, Path) else tmp_path / f"{name}.py"
+        if isinstance(source, str):
+            path.write_text(source)
+        task = TaskReference(kind="script", name=path.name, path=str(path), arguments=arguments)
+        run = TrainedRun(tmp_path / "runs" / name, task, config, nursery)
+        runs.append(run)
+        return run
+
+    yield make
+    for run in runs:
+        for process in run.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+        run.wait_free()

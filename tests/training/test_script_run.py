@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from relight.metrics.series import read_series
-from relight.runs.records import TaskReference
-from tests.training.conftest import Nursery, TrainedRun
+from tests.training.conftest import TrainedRun
 
 pytestmark = pytest.mark.processes
 
@@ -218,29 +214,6 @@ for epoch in run.epochs(2):
 )
 
 Make = Callable[..., TrainedRun]
-
-
-@pytest.fixture
-def make_script(tmp_path: Path, nursery: Nursery) -> Iterator[Make]:
-    """Return a function that makes a run of a script's source with arguments."""
-    runs: list[TrainedRun] = []
-
-    def make(source: str, *arguments: str, name: str = "a run") -> TrainedRun:
-        path = tmp_path / f"{name}.py"
-        path.write_text(source)
-        task = TaskReference(kind="script", name=path.name, path=str(path), arguments=arguments)
-        run = TrainedRun(tmp_path / "runs" / name, task, {}, nursery)
-        runs.append(run)
-        return run
-
-    yield make
-    for run in runs:
-        for process in run.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
-        run.wait_free()
 
 
 def _die_and_finish(run: TrainedRun, deaths: int) -> None:
