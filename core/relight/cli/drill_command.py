@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,17 +20,33 @@ def register(app: typer.Typer) -> None:
     app.command(
         "drill",
         rich_help_panel=MORE,
-        epilog=examples("relight drill digits", "relight drill spiral.py:Spiral --set workers=2 --steps 100"),
+        epilog=examples(
+            "relight drill digits",
+            "relight drill spiral.py:Spiral --set workers=2 --steps 100",
+            "relight drill train.py -- --lr 3e-4",
+        ),
     )(drill)
 
 
 def drill(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="A built-in task, such as digits, or FILE.py:Class.", show_default=False),
+        typer.Argument(
+            metavar="TASK",
+            help="A built-in task, such as digits, FILE.py:Class, or a training script of yours.",
+            show_default=False,
+        ),
     ],
     *,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGUMENTS", help="Arguments of a training script, after --.", show_default=False),
+    ] = None,
     assignments: SetOption = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="PATH", help="Interpreter for a training script.", show_default=False),
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Steps to train.")] = 40,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long each training may take.")
@@ -49,7 +66,7 @@ def drill(
     from relight.runs.catalog import runs_folder
     from relight.supervision.drill import hold_and_keep
 
-    prepared = prepare_task(task, assignments or ())
+    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
     report = hold_and_keep(
         runs_folder(runs),
         prepared.reference,

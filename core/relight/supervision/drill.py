@@ -18,6 +18,7 @@ from relight.runs.fingerprint import Fingerprint, read_environment, take_fingerp
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
 from relight.runs.records import TaskReference
+from relight.runs.summary import read_run_record
 from relight.supervision.drill_comparison import find_differences, find_metric_difference
 from relight.supervision.drill_explanation import Evidence, explain_difference
 from relight.supervision.drill_suspects import DataWatch, Suspect, find_suspects, find_warned_kernels
@@ -69,6 +70,8 @@ class DrillReport:
     fingerprint: Fingerprint
     """Versions, device, threads and code of the drill."""
     code_files: tuple[str, ...]
+    script_config: Mapping[str, Any] | None = None
+    """The config that a script has recorded."""
 
 
 def drill(
@@ -93,7 +96,15 @@ def drill(
         sweep_leftovers(folder)
     data = DataWatch(config)
     for more in (_MORE_STEPS**tried for tried in range(_TRIES)):
-        plan = DrillTask(task, plan_config(config, steps=steps * more), best_metric, higher_is_better, timeout_s)
+        own = {} if task.kind == "script" else config
+        plan = DrillTask(
+            task,
+            plan_config(own, steps=steps * more),
+            best_metric,
+            higher_is_better,
+            timeout_s,
+            sets=config if task.kind == "script" else {},
+        )
         with make_temporary_runs(folder, keep=keep) as runs:
             tell(f"Training {task.name} for {plan.config['max_steps']} steps, to be killed on the way.")
             killed = train_and_kill(runs, plan)
@@ -147,7 +158,7 @@ def hold_and_keep(
 def _make_proof(task: TaskReference, config: Mapping[str, Any], report: DrillReport) -> DrillProof:
     return DrillProof(
         task=task,
-        config=choose_relevant(config),
+        config=choose_relevant(config if report.script_config is None else report.script_config),
         time_s=time.time(),
         bit_exact=report.bit_exact,
         fingerprint=report.fingerprint,
@@ -197,6 +208,7 @@ def _compare(
         folder=None if kept is None else str(kept),
         fingerprint=take_fingerprint(environment),
         code_files=_code_files(environment),
+        script_config=read_run_record(resumed.layout).config if plan.reference.kind == "script" else None,
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,13 +56,25 @@ class DrillFailed(RelightError):
 
 @dataclass(frozen=True)
 class DrillTask:
-    """What a drill trains, and how long each of its trainings may take."""
+    """What a drill trains, and how long each of its trainings may take.
+
+    Of a script `config` is what the drill wants of `relight.init`, and `sets` what a person sets beside that.
+    """
 
     reference: TaskReference
     config: Mapping[str, Any]
     best_metric: str | None
     higher_is_better: bool
     timeout_s: float
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def launch_config(self) -> dict[str, Any]:
+        """The config to launch it with. A script that does not seed its generators would never train alike twice."""
+        if self.reference.kind != "script":
+            return dict(self.config)
+        wanted = {f"relight.{key}": value for key, value in {"seed": 0, **self.config}.items()}
+        return {**wanted, **self.sets}
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,7 @@ def _launch(runs: Path, task: DrillTask, name: str) -> RunLayout:
     return launch_run(
         runs,
         task=task.reference,
-        config=dict(task.config),
+        config=task.launch_config,
         best_metric=task.best_metric,
         higher_is_better=task.higher_is_better,
         name=name,
