@@ -24,6 +24,9 @@ class LoaderHost(Protocol):
     def is_leaving(self) -> bool:
         """Whether the script is being ended, so that loops that close mean nothing."""
 
+    def send_to_place(self, loader: ScriptLoader) -> None:
+        """Let `loader` go on from its saved position, ahead of all else that is restored."""
+
     def end_pass(self, loop: Loop, *, whole: bool) -> None:
         """A pass is over; not `whole` when it was left before its end."""
 
@@ -64,6 +67,8 @@ class ScriptLoader:
         loop = host.loops.enter("batches", self.name)
         if loop is None:
             return
+        if host.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
+            host.send_to_place(self)
         whole = False
         try:
             for batch in inner:

@@ -64,6 +64,10 @@ class Loop:
     """The iteration in which the last step was taken."""
     steps: int = 0
     """Steps taken in this iteration."""
+    parallel: bool = False
+    """A pass beside another one, as `zip` makes them: it lives while that one moves on."""
+    passed: bool = False
+    """It has moved on once while a resume was on its way."""
 
 
 class LoopStack:
@@ -99,6 +103,10 @@ class LoopStack:
         """The outermost loop under way."""
         return self._active[0] if self._active else None
 
+    def is_on_the_way(self, loop: Loop) -> bool:
+        """Whether `loop` goes on from a saved place and a loop inside it has yet to."""
+        return self._saved is not None and loop in self._active[: self._matched]
+
     def seek(self, place: Place) -> None:
         """Begin to replay: from now on loops are steered to `place`."""
         self._saved = place
@@ -120,7 +128,8 @@ class LoopStack:
             elif level is not None:
                 if (level.kind, level.name) != (kind, name):
                     raise _other_loop(level, kind, name)
-                loop = Loop(kind, name, level.number, ended, trained=True)
+                beside = depth > 0 and saved.levels[depth - 1].kind == kind == "batches"
+                loop = Loop(kind, name, level.number, ended, trained=True, parallel=beside)
                 self._push(loop)
                 self._matched += 1
                 self._arrive_if_there()
@@ -132,17 +141,23 @@ class LoopStack:
     def advance(self, loop: Loop, index: int) -> None:
         """An iteration of `loop` is over, the one called `index` comes next."""
         at = self._active.index(loop)
-        if self._saved is not None and at < self._matched and index > self._saved.levels[at].number:
+        on_the_way = self._saved is not None and at < self._matched
+        # A pass beside another one has to move on for that one to begin.
+        if on_the_way and (loop.passed or loop.kind != "batches"):
             raise RelightError(
                 f"The body of {_IN_WORDS[loop.kind]} went by without the loop in which the checkpoint was made: "
                 "resume with the script that saved it, or start a new run."
             )
+        loop.passed = on_the_way
         loop.index = index
         loop.steps = 0
         if at == len(self._active) - 1:
             self._done[at + 1] = ""
         elif loop.kind == "epochs":
             loop.strayed = True
+        elif loop.kind == "batches":
+            for inner in self._active[at + 1 :]:
+                inner.parallel = True
 
     def leave(self, loop: Loop) -> bool:
         """`loop` is over, at its end or before; returns False when that was known already."""
@@ -185,7 +200,8 @@ class LoopStack:
             at = self._active.index(inner)
             self.place = Place((*map(_describe, self._active[:at]), _describe(inner)._replace(number=inner.index + 1)))
             return True
-        if self._active[-1] is inner or inner.strayed:
+        passes = self._active[self._active.index(inner) + 1 :]
+        if not passes or inner.strayed or not all(each.parallel for each in passes[1:]):
             return False
         self.place = Place(tuple(map(_describe, self._active)))
         return True

@@ -20,6 +20,7 @@ class ScriptPosition:
         self._place = Place(())
         self._epoch_steps = 0
         self._saved: dict[str, Any] = {}
+        self._there: set[str] = set()
 
     @property
     def loaders(self) -> list[ScriptLoader]:
@@ -58,10 +59,15 @@ class ScriptPosition:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Send every loader to its saved position. Raises `TaskError` where the data has another length."""
         self.steps_per_epoch = int(state["steps_per_epoch"])
-        self._saved = dict(state["loaders"])
+        self._saved = {name: saved for name, saved in state["loaders"].items() if name not in self._there}
         for name, loader in self._loaders.items():
             if name in self._saved:
                 loader.inner.load_state_dict(self._saved.pop(name))
+
+    def load_loader(self, loader: ScriptLoader, state: dict[str, Any]) -> None:
+        """Send one loader to its saved position; `load_state_dict` then leaves it alone."""
+        loader.inner.load_state_dict(state["loaders"][loader.name])
+        self._there.add(loader.name)
 
     def open(self) -> None:
         """Start the data-loading processes of every pass that is under way."""

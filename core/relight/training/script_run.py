@@ -54,6 +54,7 @@ class ScriptRun:
         self._early: dict[str, Any] = {}
         self._planned: tuple[Loop, int] | None = None
         self._warned = False
+        self._unplaced = 0
         self._max_steps = int(attempt.settings["max_steps"])
         if attempt.settings["seed"] is not None:
             seed_everything(attempt.settings["seed"])
@@ -170,6 +171,7 @@ class ScriptRun:
         assert session is not None
         try:
             if placed:
+                self._unplaced = 0
                 self._position.refresh(self.loops)
                 session.step(more if values is None else {**values, **more})
             else:
@@ -214,6 +216,11 @@ class ScriptRun:
         self._refuse_children("finish")
         self._attempt.finish()
 
+    def send_to_place(self, loader: ScriptLoader) -> None:
+        """Let `loader` go on from its saved position, ahead of all else that is restored."""
+        assert self._restoration is not None
+        self._position.load_loader(loader, self._restoration.position)
+
     def end_pass(self, loop: Loop, *, whole: bool) -> None:
         """A pass over a loader is over; not `whole` when it was left before its end."""
         known = self.loops.leave(loop)
@@ -249,6 +256,7 @@ class ScriptRun:
 
     def _end_body(self, loop: Loop, count: int, *, outermost: bool) -> None:
         steps = loop.steps
+        self._unplaced = 0
         self.loops.advance(loop, loop.index + 1)
         session = self._session
         assert session is not None
@@ -358,8 +366,8 @@ class ScriptRun:
         session.plan(steps_total=total, epochs=count, batches=batches)
 
     def _warn_of_place(self) -> None:
-        inner = self.loops.innermost("epochs")
-        if self._warned or inner is None or inner.steps < 2:
+        self._unplaced += 1
+        if self._warned or self._unplaced < 2:
             return
         self._warned = True
         _log.warning(
