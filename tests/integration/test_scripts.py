@@ -78,8 +78,8 @@ def project(tmp_path: Path) -> Iterator[Path]:
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").write_text(f"NAME = {package!r}\n")
     (folder / "train.py").write_text(SCRIPT)
-    # Not even what stands in for our own modules in the script's folder reaches supervisor and writer.
-    (folder / "psutil.py").write_text("raise SystemExit('the wrong module')\n")
+    # What stands in for our own modules in the script's folder reaches neither supervisor nor writer.
+    (folder / "typer.py").write_text("raise SystemExit('the wrong module')\n")
     yield folder
 
 

@@ -197,7 +197,7 @@ class TrainedRun:
             self.layout.record,
             RunRecord(
                 run=folder.name, name=folder.name, created_s=0.0, task=task, config=config,
-                best_metric="validation/accuracy", higher_is_better=True,
+                best_metric=None if task.kind == "script" else "validation/accuracy", higher_is_better=True,
             ),
         )  # fmt: skip
 

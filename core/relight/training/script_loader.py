@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from relight.errors import TaskError
+from relight.errors import TaskError, UsageError
 from relight.training.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.loop_leaving import is_left_by_choice
 from relight.training.script_loops import Loop, LoopStack
 
 _AS_IT_IS = ("persistent_workers",)  # workers stay from one pass to the next anyway
@@ -27,8 +28,8 @@ class LoaderHost(Protocol):
     def send_to_place(self, loader: ScriptLoader) -> None:
         """Let `loader` go on from its saved position, ahead of all else that is restored."""
 
-    def end_pass(self, loop: Loop, *, whole: bool) -> None:
-        """A pass is over; not `whole` when it was left before its end."""
+    def end_pass(self, loop: Loop, *, broken: bool) -> None:
+        """A pass is over; `broken` when the script has left it before its end, by its own will."""
 
 
 class ScriptLoader:
@@ -46,6 +47,7 @@ class ScriptLoader:
         self.num_workers = source.num_workers
         self._host = host
         self._inner = inner
+        self._pass: Loop | None = None
 
     @property
     def inner(self) -> ResumableLoader:
@@ -64,22 +66,39 @@ class ScriptLoader:
     def __iter__(self) -> Iterator[Any]:
         """Hand out the batches of one pass."""
         host, inner = self._host, self._inner
+        if self._pass is not None:  # somebody keeps an iterator of a pass, which ends here
+            host.loops.leave(self._pass)
+            inner.next_epoch()
+            self._pass = None
         loop = host.loops.enter("batches", self.name)
         if loop is None:
             return
         if host.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
             host.send_to_place(self)
-        whole = False
+        self._pass = loop
+        whole, chosen = False, True
         try:
             for batch in inner:
                 host.loops.advance(loop, inner.consumed)
                 yield batch
+                if self._pass is not loop:
+                    raise UsageError(
+                        f"The loader '{self.name}' is iterated twice at once: make a loader for each iterator."
+                    )
             whole = True
+        except GeneratorExit:
+            chosen = is_left_by_choice()
+            raise
+        except BaseException:
+            chosen = False
+            raise
         finally:
-            if not host.is_leaving:
-                if not whole:
-                    inner.next_epoch()
-                host.end_pass(loop, whole=whole)
+            if self._pass is loop:
+                self._pass = None
+                if not host.is_leaving:
+                    if not whole:
+                        inner.next_epoch()
+                    host.end_pass(loop, broken=chosen and not whole)
 
 
 def make_loader(host: LoaderHost, name: str, data: Any, options: dict[str, Any], *, seed: int) -> ScriptLoader:

@@ -23,6 +23,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from relight.errors import UsageError
+from relight.training.loop_leaving import is_left_by_choice
 from relight.training.rng import seed_everything
 from relight.training.script_attempt import ScriptAttempt
 from relight.training.script_loader import ScriptLoader, choose_seed, make_loader
@@ -140,8 +141,13 @@ class ScriptRun:
                     self._state.epoch_start.put_back()
                 yield loop.index
                 self._end_body(loop, count, outermost=outermost)
-        finally:
-            self._end_loop(loop)
+        except GeneratorExit:
+            self._end_loop(loop, chosen=is_left_by_choice())
+            raise
+        except BaseException:
+            self._end_loop(loop, chosen=False)
+            raise
+        self._end_loop(loop, chosen=True)
 
     def steps(self, count: int) -> Iterator[int]:
         """Yield the steps from 0 to `count` - 1, for a loop without epochs; in a resume from the one that comes next.
@@ -155,8 +161,13 @@ class ScriptRun:
             while loop.index < count:
                 yield loop.index
                 self.loops.advance(loop, loop.index + 1)
-        finally:
-            self._end_loop(loop)
+        except GeneratorExit:
+            self._end_loop(loop, chosen=is_left_by_choice())
+            raise
+        except BaseException:
+            self._end_loop(loop, chosen=False)
+            raise
+        self._end_loop(loop, chosen=True)
 
     def step(self, values: Values | None = None, /, **more: Any) -> None:
         """A step edge: the optimizer and all else that moves has moved. Call it last in the body of the loop.
@@ -221,10 +232,10 @@ class ScriptRun:
         assert self._restoration is not None
         self._position.load_loader(loader, self._restoration.position)
 
-    def end_pass(self, loop: Loop, *, whole: bool) -> None:
-        """A pass over a loader is over; not `whole` when it was left before its end."""
+    def end_pass(self, loop: Loop, *, broken: bool) -> None:
+        """A pass over a loader is over; `broken` when the script has left it before its end, by its own will."""
         known = self.loops.leave(loop)
-        if known and not whole and loop.trained and self._session is not None and not self.loops.replaying:
+        if known and broken and loop.trained and self._session is not None and not self.loops.replaying:
             self.loops.take_place()
             self._position.refresh(self.loops)
             self._session.end_pass()
@@ -274,15 +285,18 @@ class ScriptRun:
                 self._attempt.note_stop(stopped.stop)
                 raise
 
-    def _end_loop(self, loop: Loop) -> None:
+    def _end_loop(self, loop: Loop, *, chosen: bool) -> None:
+        """A loop of ours is over; not `chosen` when an exception passes through it, which saves the last edge."""
         if self.is_leaving:
             return
-        if not self.loops.leave(loop) or self.loops.depth or self._session is None or self.loops.replaying:
+        known = self.loops.leave(loop)
+        if self._session is not None:
+            self._session.in_loop = self.loops.depth > 0
+        if not (known and chosen) or self.loops.depth or self._session is None or self.loops.replaying:
             return
         self.loops.take_place()
         self._position.refresh(self.loops)
         self._position.epoch = loop.index
-        self._session.in_loop = False
         self._session.end_loop()
 
     def _arrive(self, left: Sequence[Level]) -> None:
