@@ -1,4 +1,4 @@
-"""A generator that is closed learns whether its loop was left by `break` or `return`, or an exception passes through."""
+"""A generator that is closed learns whether its loop was left by `break` or `return`, or an exception passes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def by_a_call_that_raises() -> None:
 
 def by_an_operation_that_raises_under_a_progress_bar() -> None:
     for number in watched(numbers()):
-        1 / number  # noqa: B018
+        1 / number
 
 
 def by_an_exception_from_an_inner_loop() -> None:
