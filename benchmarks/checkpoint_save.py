@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
+from measuring.states import State, flat_buffers, make_header, make_state
 
-State = dict[str, Tensor]
 _CHUNK_BYTES = 16 << 20
 
 
@@ -87,28 +86,6 @@ def main() -> None:
         "seconds": {name: [[t.blocks_s, t.durable_s] for t in taken] for name, taken in times.items()},
     }
     report.finish(results_folder(options))
-
-
-def make_state(nbytes: int) -> State:
-    """Parameters and moments of a GPT of about that size: many small tensors, a few large ones."""
-    numbers = max(nbytes // 4 // 3, 100_000)
-    layers = 12
-    width = max(8, int((numbers / (12 * layers)) ** 0.5) // 8 * 8)
-    shapes = {"embedding.weight": (256, width), "norm.weight": (width,)}
-    for layer in range(layers):
-        shapes |= {
-            f"blocks.{layer}.attention_norm.weight": (width,),
-            f"blocks.{layer}.attention_in.weight": (3 * width, width),
-            f"blocks.{layer}.attention_out.weight": (width, width),
-            f"blocks.{layer}.mlp_norm.weight": (width,),
-            f"blocks.{layer}.mlp_in.weight": (4 * width, width),
-            f"blocks.{layer}.mlp_out.weight": (width, 4 * width),
-        }
-    generator = torch.Generator().manual_seed(0)
-    parts = ("model.{}", "optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq")
-    return {
-        part.format(name): torch.randn(shape, generator=generator) for part in parts for name, shape in shapes.items()
-    }
 
 
 def _measure(state: State, folder: Path, *, rounds: int) -> dict[str, list[Taken]]:
@@ -172,7 +149,7 @@ class _Writer:
         os.sync()
         self._step += 1
         begun = time.perf_counter()
-        copy_tensors(state, self._client.stage(_make_header(state, self._step)))
+        copy_tensors(state, self._client.stage(make_header(state, self._step)))
         self._client.submit()
         returned = time.perf_counter()
         self._wait_for(Durable)
@@ -192,18 +169,10 @@ class _Writer:
         self._client.close()
 
 
-def _make_header(state: State, step: int) -> Any:
-    from relight.checkpoints.snapshot import SnapshotHeader
-    from relight.training.snapshot import describe_tensors
-
-    return SnapshotHeader(step=step, epoch=0, reason="periodic", time_s=time.time(), tensors=describe_tensors(state))
-
-
 def _save_store(state: State, folder: Path) -> None:
     from relight.checkpoints.store import CheckpointStore
 
-    buffers = [memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) for tensor in state.values()]
-    CheckpointStore(folder).commit(_make_header(state, 1), buffers)
+    CheckpointStore(folder).commit(make_header(state, 1), flat_buffers(state))
 
 
 def _save_torch(state: State, folder: Path) -> None:

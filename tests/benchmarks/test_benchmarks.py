@@ -48,3 +48,13 @@ def test_loops_are_measured_in_turns(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--threads", "1", "--workload", "one-layer", "--dry"]
     printed = run("loop_overhead.py", *options, cwd=tmp_path)
     assert all(f"| {loop} |" in printed for loop in ("bare", "relight", "lightning"))
+
+
+def test_loading_space_and_memory_are_measured(tmp_path: Path) -> None:
+    printed = run("checkpoint_load.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
+    assert all(way in printed for way in ("Relight: every digest compared", "torch.load", "safetensors.load_file"))
+    printed = run("checkpoint_space.py", "--size-mb", "2", "--rounds", "2", "--dry", cwd=tmp_path)
+    assert all(way in printed for way in ("bytes that differ", "| Relight |", "Relight: commit", "AdamW"))
+    printed = run("checkpoint_memory.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
+    assert "beyond, at its highest" in printed
+    assert not list(tmp_path.iterdir())

@@ -132,20 +132,21 @@ class CheckpointStore:
         try:
             self._make_folders()
             self._refuse_later_format(snapshot.step)
-            listing = self.list()
+            names = self.manifest_names()
             name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
+            if any((other.step, other.token) == (name.step, name.token) for other in names):
+                for info in self.list().checkpoints:
+                    if (info.step, info.name.token) == (name.step, name.token):
+                        return info
         except OSError as error:
             raise explain_failure(error, snapshot, self.layout) from error
-        for info in listing.checkpoints:
-            if (info.step, info.name.token) == (snapshot.step, snapshot.token):
-                return info
         manifest, manifest_bytes = commit_snapshot(
             snapshot,
             flat,
             name=name,
             layout=self.layout,
             operations=self._operations,
-            parent=self._read_parent(listing),
+            parent=self._read_parent(names),
             expected_digests=expected_digests,
         )
         path = self.layout.manifests / name.manifest
@@ -288,13 +289,18 @@ class CheckpointStore:
             raise cached[1]
         return cached[1], found.st_size
 
-    def _read_parent(self, listing: CheckpointListing) -> Manifest | None:
-        if not listing.checkpoints:
-            return None
-        try:
-            return self.read_manifest(listing.checkpoints[-1])
-        except (DamagedCheckpoint, CheckpointNotFound, OSError):
-            return None
+    def _read_parent(self, names: Sequence[CheckpointName]) -> Manifest | None:
+        """The newest manifest that is whole, with all its packs: looked for from the end, others are not read."""
+        sizes = self._pack_sizes()
+        for name in reversed(names):
+            path = self.layout.manifests / name.manifest
+            try:
+                manifest = decode_manifest(self._operations.read_file(path), file_name=path.name)
+            except (DamagedCheckpoint, OSError):
+                continue
+            if _find_pack_problem(manifest, sizes) is None:
+                return manifest
+        return None
 
     def _next_sequence(self) -> int:
         # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
@@ -360,7 +366,7 @@ class CheckpointStore:
         return DamagedEntry(self.layout.format, "It does not say which format the store has.")
 
 
-def _find_pack_problem(head: ManifestHead, sizes: Mapping[str, int]) -> str | None:
+def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) -> str | None:
     for pack in head.packs:
         size = sizes.get(pack.file)
         if size is None:
