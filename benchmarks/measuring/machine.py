@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("torch", "numpy", "safetensors", "msgspec", "xxhash", "lightning")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "msgspec",
+    "xxhash",
+    "lightning",
+    "transformers",
+    "accelerate",
+    "torchdata",
+)
 
 
 def describe_machine() -> dict[str, Any]:

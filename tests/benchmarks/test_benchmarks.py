@@ -44,6 +44,13 @@ def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_resuming_is_compared_with_an_uninterrupted_training(tmp_path: Path) -> None:
+    printed = run("exactness.py", "--way", "relight", "--dry", cwd=tmp_path)
+    assert "| Relight | **bit-exact** | **bit-exact** |" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.processes
 def test_loops_are_measured_in_turns(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--threads", "1", "--workload", "one-layer", "--dry"]
     printed = run("loop_overhead.py", *options, cwd=tmp_path)
