@@ -12,7 +12,10 @@ from typing import Any
 from relight.errors import ConfigError
 from relight.tasks.parsing import nearest_name
 
-SETTINGS = ("seed", "max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best")
+SETTINGS = (
+    "seed", "max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best", "keep_best_by",
+    "keep_every_steps", "keep_every_hours",
+)  # fmt: skip
 """Options of `relight.init` that a launch can set as well."""
 PREFIX = "relight."
 """Before a key, says that the option of `relight.init` is meant, not the script's own."""
@@ -35,7 +38,7 @@ def apply_overrides(config: MutableMapping[str, Any], overrides: Mapping[str, An
         if key in config:
             config[key] = read_as(key, value, like=config[key])
         elif name in SETTINGS:
-            settings[name] = read_as(key, value, like=0.0 if name == "checkpoint_every_s" else 0)
+            settings[name] = value
         else:
             near = nearest_name(key, [*config, *SETTINGS])
             hint = f"did you mean '{near}'?" if near else f"it has {', '.join(config) or 'no key at all'}."

@@ -21,14 +21,15 @@ from typing import Any, NoReturn
 import msgspec
 import torch
 
-from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.writer_client import WriterClient
 from relight.errors import RelightError, UsageError
 from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
-from relight.tasks.config import full_metric_name
+from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.parsing import parse_config
+from relight.tasks.retention import read_retention
 from relight.training.attempt_ending import AttemptEnding
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
@@ -130,15 +131,10 @@ class ScriptAttempt:
         atexit.register(self._at_exit)
 
     def take_settings(self, settings: dict[str, Any]) -> None:
-        """Let what the launch sets stand instead of what `init` was told."""
-        self.settings = {**self.settings, **settings}
-        for key, least in (("keep_latest", 2), ("keep_best", 1), ("max_steps", 0), ("checkpoint_every_steps", 0)):
-            if self.settings[key] < least:
-                raise UsageError(
-                    f"relight.init({key}={self.settings[key]}) is out of bounds: it must be {least} or more."
-                )
-        if self.settings["checkpoint_every_s"] < 0:
-            raise UsageError("relight.init(checkpoint_every_s=…) must be 0 or more.")
+        """Let what the launch sets stand instead of what `init` was told. Raises `ConfigError` for a wrong one."""
+        given = {key: value for key, value in {**self.settings, **settings}.items() if value is not None}
+        read = parse_config(TaskConfig, given)
+        self.settings = {key: getattr(read, key) if key in given else None for key in self.settings}
 
     def take_config(self, config: dict[str, Any]) -> None:
         """Write down the config and the settings as they are in force."""
@@ -168,7 +164,7 @@ class ScriptAttempt:
             said = self._said
         writer = WriterClient(
             self.layout.checkpoints,
-            policy=RetentionPolicy(newest=settings["keep_latest"], best=(BestRule(count=settings["keep_best"]),)),
+            policy=read_retention(settings, higher_is_better=said.higher_is_better),
             best=(said.best_metric, said.higher_is_better),
             inherit_fds=() if self._lock_fd is None else (self._lock_fd,),
         )

@@ -65,11 +65,21 @@ class ScriptLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Hand out the batches of one pass."""
+        return self._iterate(is_new=self._host.loops.has_arrived)
+
+    def _iterate(self, *, is_new: bool) -> Iterator[Any]:
+        """Hand out the batches of one pass.
+
+        After a resume, an iterator that was asked for before the place was reached goes on with the pass that was
+        under way, as its earlier self would have; one that `is_new` since begins another.
+        """
         host, inner = self._host, self._inner
         if self._pass is not None:  # somebody keeps an iterator of a pass, which ends here
             host.loops.leave(self._pass)
             inner.next_epoch()
             self._pass = None
+        elif is_new and inner.consumed:
+            inner.next_epoch()
         loop = host.loops.enter("batches", self.name)
         if loop is None:
             return

@@ -79,6 +79,8 @@ class LoopStack:
 
     def __init__(self, *, on_arrival: Callable[[Sequence[Level]], None]) -> None:
         self.place = Place(())
+        self.has_arrived = False
+        """Whether a resume has got to its place in this process."""
         self._on_arrival = on_arrival
         self._active: list[Loop] = []
         self._done = [""]
@@ -226,6 +228,7 @@ class LoopStack:
     def _arrive(self, left: Sequence[Level] = ()) -> None:
         self._saved = None
         self._matched = 0
+        self.has_arrived = True
         self._on_arrival(left)
 
 

@@ -147,7 +147,7 @@ class ScriptRun:
         except BaseException:
             self._end_loop(loop, chosen=False)
             raise
-        self._end_loop(loop, chosen=True)
+        self._end_loop(loop, chosen=True, whole=True)
 
     def steps(self, count: int) -> Iterator[int]:
         """Yield the steps from 0 to `count` - 1, for a loop without epochs; in a resume from the one that comes next.
@@ -167,7 +167,7 @@ class ScriptRun:
         except BaseException:
             self._end_loop(loop, chosen=False)
             raise
-        self._end_loop(loop, chosen=True)
+        self._end_loop(loop, chosen=True, whole=True)
 
     def step(self, values: Values | None = None, /, **more: Any) -> None:
         """A step edge: the optimizer and all else that moves has moved. Call it last in the body of the loop.
@@ -285,16 +285,22 @@ class ScriptRun:
                 self._attempt.note_stop(stopped.stop)
                 raise
 
-    def _end_loop(self, loop: Loop, *, chosen: bool) -> None:
-        """A loop of ours is over; not `chosen` when an exception passes through it, which saves the last edge."""
+    def _end_loop(self, loop: Loop, *, chosen: bool, whole: bool = False) -> None:
+        """A loop of ours is over; not `chosen` when an exception passes through it, which saves the last edge.
+
+        One that is `whole` is kept as a loop at its end, and not as one that has ended: a branch may make it longer.
+        """
         if self.is_leaving:
             return
+        if whole:
+            self.loops.take_place()
         known = self.loops.leave(loop)
         if self._session is not None:
             self._session.in_loop = self.loops.depth > 0
         if not (known and chosen) or self.loops.depth or self._session is None or self.loops.replaying:
             return
-        self.loops.take_place()
+        if not whole:
+            self.loops.take_place()
         self._position.refresh(self.loops)
         self._position.epoch = loop.index
         self._session.end_loop()

@@ -48,6 +48,9 @@ def init(
     checkpoint_every_steps: int = 0,
     keep_latest: int = 2,
     keep_best: int = 1,
+    keep_best_by: str = "",
+    keep_every_steps: int = 0,
+    keep_every_hours: float = 0.0,
     deterministic: bool = True,
 ) -> ScriptRun:
     """Join the run that this script was launched in by `relight run`, or make one under RELIGHT_RUNS or ./runs.
@@ -83,6 +86,9 @@ def init(
         "checkpoint_every_steps": checkpoint_every_steps,
         "keep_latest": keep_latest,
         "keep_best": keep_best,
+        "keep_best_by": keep_best_by,
+        "keep_every_steps": keep_every_steps,
+        "keep_every_hours": keep_every_hours,
     }
     said = _describe(record, before, values, settings, best=best, higher_is_better=higher_is_better)
     attempt = ScriptAttempt(
