@@ -245,6 +245,21 @@ def test_a_wrong_answer_of_step_is_one_sentence(here: Callable[..., Here], retur
         here().train(Wrong(TaskConfig(epochs=1)))
 
 
+@pytest.mark.parametrize(
+    ("method", "returned", "sentence"),
+    [
+        ("build_data", None, r"build_data\(\) returned nothing \(None\): it must return relight\.Data\("),
+        ("build_data", [], r"build_data\(\) returned a list: it must return relight\.Data\("),
+        ("build_model", None, r"build_model\(\) returned nothing \(None\): it must return a torch\.nn\.Module\."),
+    ],
+)
+def test_what_a_task_builds_of_another_kind_is_one_sentence(
+    here: Callable[..., Here], method: str, returned: Any, sentence: str
+) -> None:
+    with pytest.raises(TaskError, match=sentence):
+        here().train(type("Other", (Line,), {method: lambda self: returned})(TaskConfig(epochs=1)))
+
+
 def test_a_branch_with_another_batch_size_trains_the_rest_of_its_epochs(here: Callable[..., Here]) -> None:
     parent = here()
     parent.train(Line(TaskConfig(epochs=4, batch_size=8, max_steps=9)))  # 6 steps, then 3 of the second epoch

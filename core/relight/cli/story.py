@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,7 @@ from relight.runs.summary import RunSummary, summarize_run
 LineKind = Literal["start", "epoch", "checkpoint", "trouble", "end"]
 
 _TOLD = ("train/loss", "train/accuracy")
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class RunStory:
     _told_epoch: int | None = None
     _told_failure: str | None = None
     _told_caveat: str = ""
-    _train: dict[str, float] = field(default_factory=dict)
+    _trained: deque[tuple[int, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """The last train rows by step: those of the next epoch may be read before the validation's row is."""
     _validates: bool = False
 
     def __post_init__(self) -> None:
@@ -90,11 +93,11 @@ class RunStory:
 
     def _tell_epochs(self) -> list[Line]:
         lines = []
-        for row in self._tail.poll():
-            if row.attempt < self.attempt:
-                continue
+        rows = [row for row in self._tail.poll() if row.attempt >= self.attempt]
+        for row in sorted(rows, key=lambda row: (row.attempt, row.step, row.stream == "validation")):
             if row.stream == "train":
-                self._train = {name: value for name, value in row.values.items() if name in _TOLD}
+                values = {name: value for name, value in row.values.items() if name in _TOLD}
+                self._trained.append((row.step, values))
             elif row.stream == "validation":
                 self._validates = True
                 lines.append(Line("epoch", self._word_epoch(self._epoch_at(row.step), row.step, row.values)))
@@ -135,12 +138,16 @@ class RunStory:
         parts = [
             f"epoch {epoch}/{progress.epochs}" if progress.epochs else f"epoch {epoch}",
             f"step {step}/{progress.steps_total}" if progress.steps_total else f"step {step}",
-            *(f"{name} {describe_value(value)}" for name, value in {**self._train, **validation}.items()),
+            *(f"{name} {describe_value(value)}" for name, value in {**self._train_at(step), **validation}.items()),
             describe_rate(progress.rate),
         ]
         if self.summary.eta_s:
             parts.append(f"{describe_duration(self.summary.eta_s)} left")
         return "  ".join(filter(None, parts))
+
+    def _train_at(self, step: int) -> dict[str, float]:
+        """What was measured in training at that step, or at the last one before it that is known."""
+        return next((values for at, values in reversed(self._trained) if at <= step), {})
 
     def _tell_checkpoints(self) -> list[Line]:
         newest = newest_durable(self.layout.checkpoints)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from relight.training.stopping import Stop, Stopping
 FINISHED, CRASHED, STOPPED = 0, 3, 130
 _OUTCOME_BYTES = 32 << 10
 """Room kept for the last words, a traceback included: they must fit on a full disk."""
+_FROM_WORKER = re.compile(r"Caught (\w+) in (.+)\.\nOriginal Traceback")
+"""How PyTorch words an exception that was raised in a data-loading process."""
 _log = logging.getLogger("relight")
 
 
@@ -117,4 +120,9 @@ def _reported(what: str) -> Iterator[None]:
 def name_error(error: BaseException) -> str:
     """One line for an exception: its class, and the first line of what it says."""
     said = str(error).strip()
+    wrapped = _FROM_WORKER.match(said)
+    if wrapped is not None:
+        name, where = wrapped.groups()
+        own = next((line for line in reversed(said.splitlines()) if re.match(rf"(\w+\.)*{name}(:|$)", line)), name)
+        return f"{own} (in {where})"
     return f"{type(error).__name__}: {said.splitlines()[0]}" if said else type(error).__name__

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from relight.training.session import TrainingSession
 from relight.training.step_metrics import to_number
 from relight.training.task import Data, Task
 
+Kind = TypeVar("Kind")
 _log = logging.getLogger("relight")
 
 
@@ -39,9 +40,9 @@ class Trainer:
         self._clip_norm: float = config.clip_norm
         _log.info("%s", explain_choice(config.device, device))
         seed_everything(config.seed)
-        data = task.build_data()
+        data = _check_kind(task.build_data(), Data, task=task, method="build_data")
         seed_everything(config.seed)  # so that the weights do not depend on what the data drew
-        self._model: nn.Module = task.build_model().to(device)
+        self._model: nn.Module = _check_kind(task.build_model(), nn.Module, task=task, method="build_model").to(device)
         self._loader, self._validation = self._build_loaders(data)
         self._steps_total = self._count_steps()
         self._optimizer = task.build_optimizer(self._model)
@@ -239,6 +240,14 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
+
+
+def _check_kind(built: Any, kind: type[Kind], *, task: Task, method: str) -> Kind:
+    if isinstance(built, kind):
+        return built
+    what = "nothing (None)" if built is None else f"a {type(built).__name__}"
+    wanted = "relight.Data(train=..., validation=...)" if kind is Data else f"a torch.nn.{kind.__name__}"
+    raise TaskError(f"{type(task).__name__}.{method}() returned {what}: it must return {wanted}.")
 
 
 def _find_loss(values: Any, task: Task) -> Tensor:
