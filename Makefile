@@ -47,6 +47,8 @@ bench:
 soak:
 	@scripts/set-up-venv dev
 	@.venv/bin/python tests/integration/soak.py $(ARGS)
+	@.venv/bin/python -m tests.durability.kills
+	@.venv/bin/python -m tests.durability.power_cuts --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 

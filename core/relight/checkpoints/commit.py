@@ -206,6 +206,11 @@ def explain_failure(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayo
         return SaveError(f"{what}: {full} ({needed} needed, {_free(layout)} free at {layout.folder}). Free some space.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return SaveError(f"{what}: {layout.folder} cannot be written to ({error.strerror}).")
+    if error.errno == errno.EXDEV:
+        return SaveError(
+            f"{what}: the folders in {layout.folder} are on different disks, so that no file can be moved from one to "
+            "the other in one step. Put that folder as a whole on one disk; it may be a link to another one."
+        )
     return SaveError(f"{what}: {error.strerror or error} ({layout.folder}).")
 
 

@@ -152,6 +152,11 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
             raise OSError(number, os.strerror(number), str(source), None, str(target))
     try:
         os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        # NFS: when an answer gets lost the request is sent again, and then finds what the first one has made.
+        if not _is_same_file(source, target):
+            raise
+        source.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in {*_NOT_SUPPORTED, errno.EPERM}:
             raise
@@ -160,7 +165,14 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         source.rename(target)
     else:
-        source.unlink()
+        source.unlink(missing_ok=True)
+
+
+def _is_same_file(source: Path, target: Path) -> bool:
+    try:
+        return source.samefile(target)
+    except OSError:
+        return False
 
 
 @cache

@@ -70,9 +70,13 @@ def find_newest_good(
             found = [damaged[name.manifest]]
         else:
             continue
-        passed.append(PassedOver(store.layout.manifests / name.manifest, name.step, found[0].reason))
+        reason = found[0].reason
         if quarantine and not any(entry.later_version for entry in found):
-            store.quarantine(name)
+            try:
+                store.quarantine(name)
+            except OSError as error:  # it stays where it is, and is passed over again next time
+                reason += f" It could not be moved to quarantine ({error.strerror or error})."
+        passed.append(PassedOver(store.layout.manifests / name.manifest, name.step, reason))
     return None, passed
 
 

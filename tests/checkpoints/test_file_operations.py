@@ -1,0 +1,98 @@
+"""What the store asks of a file system, where that is less than it should be: NFS, folders on different disks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relight.checkpoints import file_operations
+from relight.checkpoints.errors import SaveError
+from relight.checkpoints.file_operations import SYSTEM
+from relight.checkpoints.store import CheckpointStore
+from tests.checkpoints.snapshots import make_snapshot
+
+
+@pytest.fixture
+def by_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot rename without replacing, as NFS: a second link is made, and the first removed."""
+    monkeypatch.setattr(file_operations, "_native_rename", lambda: None)
+
+
+@pytest.mark.usefixtures("by_links")
+def test_a_name_that_is_taken_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(FileExistsError):
+        SYSTEM.rename_new(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "old"
+    assert (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("by_links")
+def test_a_request_that_nfs_sends_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def link_twice(*arguments: Any, **options: Any) -> None:
+        link(*arguments, **options)
+        link(*arguments, **options)  # the answer to the first was lost
+
+    monkeypatch.setattr(os, "link", link_twice)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (1, 2):
+        store.commit(*make_snapshot(step, frozen=20))
+    assert [info.step for info in store.list().checkpoints] == [1, 2]
+    assert store.verify().damaged == []
+    assert list(store.layout.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than `tmp_path`."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system, such as /dev/shm")
+    folder = memory / f"relight-test-{os.getpid()}-{tmp_path.name}"
+    folder.mkdir()
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("name", ["packs", "manifests", "tmp"])
+def test_a_store_on_two_disks_is_refused_in_one_sentence(tmp_path: Path, other_disk: Path, name: str) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.layout.folder.mkdir()
+    (store.layout.folder / name).symlink_to(other_disk)
+    with pytest.raises(SaveError, match=r"step 1 was not saved: .* on different disks.* on one disk"):
+        store.commit(*make_snapshot(1))
+    assert store.list().checkpoints == []
+    assert [path for path in other_disk.iterdir() if path.suffix != ".json"] == [], "what was tried is removed"
+
+
+def test_a_store_that_is_a_link_to_another_disk_works(tmp_path: Path, other_disk: Path) -> None:
+    (tmp_path / "checkpoints").symlink_to(other_disk)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (1, 2):
+        store.mark_verified(store.commit(*make_snapshot(step)))
+    assert store.verify().damaged == []
+    assert store.find("latest").verified
+
+
+def test_what_cannot_be_moved_to_quarantine_is_passed_over_all_the_same(tmp_path: Path, other_disk: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.commit(*make_snapshot(1))
+    bad = store.commit(*make_snapshot(2))
+    pack = store.layout.packs / bad.name.pack
+    pack.write_bytes(pack.read_bytes()[:-1])
+    store.layout.quarantine.rmdir()
+    store.layout.quarantine.symlink_to(other_disk)
+    good, (passed,) = store.newest_good()
+    assert good is not None
+    assert (good.step, passed.step) == (1, 2)
+    assert "could not be moved to quarantine (Invalid cross-device link)" in passed.reason
+    assert bad.path.exists()
