@@ -65,6 +65,7 @@ def test_no_bytes_give_anything_but_a_header_or_a_reason(data: bytes) -> None:
         ({"record_bytes": 24}, "contradicts itself"),
         ({"columns": "loss"}, "no JSON of ours"),
         ({"attempt": None}, "no JSON of ours"),
+        ({"attempt": 2**63}, "no attempt has the number"),
     ],
 )
 def test_a_header_that_is_none_of_ours_is_refused_by_a_reason(change: dict[str, object], reason: str) -> None:

@@ -28,6 +28,7 @@ _FORMAT = "relight-metrics"
 _FILE_NAME = re.compile(r"^(?P<attempt>\d{4,})-(?P<stream>[^.]+)(?:\.(?P<part>\d+))?\.rlm$")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _STREAM_CHARACTERS = 80
+_LAST_ATTEMPT = 2**63 - 1
 
 
 class MetricFormatError(ValueError):
@@ -104,6 +105,8 @@ def decode_header(start: bytes) -> tuple[MetricHeader, int]:
         raise MetricFormatError(f"its format is {line.format!r}")
     if line.version > VERSION:
         raise MetricFormatError(f"a later version of Relight wrote it (format version {line.version})")
+    if not 0 <= line.attempt <= _LAST_ATTEMPT:
+        raise MetricFormatError(f"no attempt has the number {line.attempt}")
     header = MetricHeader(line.stream, line.attempt, line.columns)
     if (end + 1) % HEADER_ALIGNMENT_BYTES or line.record_bytes != header.record_bytes:
         raise MetricFormatError("its header contradicts itself")
