@@ -14,7 +14,7 @@ from tests.training.conftest import TrainedRun
 pytestmark = pytest.mark.processes
 
 COMMON = '''
-import os, random, signal, sys
+import os, random, signal, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,10 @@ places = options.get("die", "").split(",")
 def at(*place):
     """Die here, once."""
     name = ":".join(map(str, place))
+    if name == options.get("term") and not Path(name).exists():
+        Path(name).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
     if name in places and not Path(name).exists():
         Path(name).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -275,3 +279,26 @@ def test_other_loops_are_found_again_too(make_script: Make, source: str, deaths:
     run = make_script(source, f"die={','.join(deaths)}")
     _die_and_finish(run, len(deaths))
     _assert_alike(run, twin, *names)
+
+
+def test_a_signal_inside_the_validation_saves_the_last_step_and_the_validation_is_repeated(make_script: Make) -> None:
+    twin = make_script(EPOCHS, name="twin")
+    assert twin.run() == 0, twin.log
+    run = make_script(EPOCHS, "term=validation:1:1")
+    assert run.run() == 130, run.log
+    newest = run.checkpoints()[-1]
+    assert (newest.step, newest.reason, newest.epoch) == (10, "signal", 2)
+    assert run.resume() == 0, run.log
+    _assert_alike(run, twin, "train/loss", "validation/accuracy")
+
+
+def test_no_periodic_checkpoint_lies_behind_the_last_batch_of_a_loop(make_script: Make) -> None:
+    run = make_script(EPOCHS + "print([loss.item()])\n")
+    assert run.run() == 0, run.log
+    with_batches_left = []
+    for info in run.checkpoints():
+        with run.store.open(info) as reader:
+            levels, _ = reader.state["parts"]["loader"]["state"]["place"]
+            if levels[-1][0] == "batches":
+                with_batches_left.append(levels[-1][3] < 40)
+    assert with_batches_left and all(with_batches_left)

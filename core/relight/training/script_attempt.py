@@ -45,6 +45,10 @@ _LOWER_WINS = (
     "loss", "err", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "wer", "cer", "fid", "bpb", "bpc", "bits",
     "divergence", "distance", "cost", "regret",
 )  # fmt: skip
+_EMPTY_LOOP = (
+    "This attempt came back right behind the last batch of an epoch, so what the loop over batches sets is not there: "
+    "set it before that loop, or resume from an earlier step (--from)."
+)
 _log = logging.getLogger("relight")
 
 
@@ -103,6 +107,8 @@ class ScriptAttempt:
         self.layout = layout
         self.start = start
         self.settings = said.settings
+        self.resumed_at_pass_end = False
+        """No batch was left of the epoch that the resume came back to, and its body is still under way."""
         self._record = record
         self._said = said
         self._stopping = stopping
@@ -268,6 +274,9 @@ class ScriptAttempt:
         if stop is not None:
             self._ending.end_stopped(stop)
         else:
+            if self.resumed_at_pass_end and isinstance(error, (NameError, ZeroDivisionError)):
+                error.add_note(_EMPTY_LOOP)
+                sys.stderr.write(f"relight: {_EMPTY_LOOP}\n")
             self._ending.end_crashed(error, told=True)
 
     def _at_exit(self) -> None:

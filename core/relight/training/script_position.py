@@ -42,6 +42,15 @@ class ScriptPosition:
         under_way = loops.innermost("batches")
         self.batch = self._loaders[under_way.name].inner.batch if under_way is not None else 0
 
+    @property
+    def at_pass_end(self) -> bool:
+        """Whether the place is right behind the last batch of a pass, as far as the data tells."""
+        levels = self._place.levels
+        if not levels or levels[-1].kind != "batches":
+            return False
+        inner = self._loaders[levels[-1].name].inner
+        return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
+
     def edge_state(self) -> dict[str, Any]:
         """Return the state: fresh, so that nothing changes it later."""
         loaders = {name: loader.inner.state_dict() for name, loader in self._loaders.items()}
@@ -86,8 +95,4 @@ class ScriptPosition:
         if not levels:
             return self.epoch
         epochs = next((level.number for level in levels if level.kind == "epochs"), 0)
-        last = levels[-1]
-        if last.kind == "batches" and last.name in self._loaders:
-            inner = self._loaders[last.name].inner
-            return epochs + int(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
-        return epochs
+        return epochs + self.at_pass_end

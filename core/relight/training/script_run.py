@@ -184,6 +184,9 @@ class ScriptRun:
             if placed:
                 self._unplaced = 0
                 self._position.refresh(self.loops)
+                # Most scripts use what the loop's body has set ("loss") right behind the loop. A resume from behind the
+                # last batch would not have that, so such an edge is saved only where nothing else can be.
+                session.holding = self._position.at_pass_end
                 session.step(more if values is None else {**values, **more})
             else:
                 self._warn_of_place()
@@ -192,6 +195,7 @@ class ScriptRun:
         except TrainingStopped as stopped:
             self._attempt.note_stop(stopped.stop)
             raise
+        session.holding = False
         if self._planned is not None:
             self._plan_ahead()
         if 0 < self._max_steps <= session.steps_done:
@@ -268,6 +272,7 @@ class ScriptRun:
     def _end_body(self, loop: Loop, count: int, *, outermost: bool) -> None:
         steps = loop.steps
         self._unplaced = 0
+        self._attempt.resumed_at_pass_end = False
         self.loops.advance(loop, loop.index + 1)
         session = self._session
         assert session is not None
@@ -330,6 +335,7 @@ class ScriptRun:
             restoration.load_epoch_start()
         self.loops.place = place
         self._position.refresh(self.loops)
+        self._attempt.resumed_at_pass_end = self._position.at_pass_end
         self._position.epoch = int(position["epoch"]) if inner is None else inner.index
         self._start_session()
         restoration.close()

@@ -51,6 +51,8 @@ class ScriptSession(TrainingSession):
         self.state = state
         self.in_loop = False
         """Whether an outermost loop of the script is under way."""
+        self.holding = False
+        """The step under way is the last one of its loop over batches: save and stop when the body is done."""
         self._loader = position
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._best_owed = False
@@ -190,7 +192,13 @@ class ScriptSession(TrainingSession):
             pass
         super().close(end_loader=end_loader)
 
+    def _check_stop(self, now: float) -> None:
+        if not self.holding:
+            super()._check_stop(now)
+
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
+        if self.holding and reason == "periodic":
+            return False  # it stays owed
         if self._finishing and reason == "final":
             if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
                 self._looked = True  # asked again, it has not been staged after all

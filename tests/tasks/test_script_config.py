@@ -1,0 +1,78 @@
+"""What a launch sets goes into a script's config as what is there; the record of it is always JSON."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relight.errors import ConfigError
+from relight.tasks.script_config import apply_overrides, plain_config
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("there", "text", "read"),
+    [
+        (0.1, "3e-4", 3e-4),
+        (3, "4", 4),
+        (True, "no", False),
+        ("adam", "sgd", "sgd"),
+        (None, "none", None),
+        (None, "5", 5),
+        (None, "a path", "a path"),
+        ([1], "[2, 3]", [2, 3]),
+        ((1,), "[2, 3]", (2, 3)),
+        (Path("a"), "b/c", Path("b/c")),
+        (3, 5, 5),
+    ],
+)
+def test_a_value_is_read_as_what_is_there(there: Any, text: Any, read: Any) -> None:
+    args = argparse.Namespace(key=there)
+    assert apply_overrides(vars(args), {"key": text}) == {}
+    assert args.key == read
+    assert type(args.key) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("there", "text", "said"),
+    [
+        (0.1, "fast", "key=fast must be a number, as 0.1 is."),
+        (3, "4.5", "key=4.5 must be a whole number, as 3 is."),
+        (True, "perhaps", "key=perhaps must be true or false, as True is."),
+        ([1], "[2,", "key=[2, must be JSON, as [1] is."),
+        (print, "x", "key cannot be set from outside: the script's own value is a builtin_function_or_method."),
+    ],
+)
+def test_a_value_that_cannot_be_read_so_is_one_sentence(there: Any, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides({"key": there}, {"key": text})
+    assert str(caught.value) == said
+
+
+def test_the_options_of_init_can_be_set_too_and_the_scripts_own_come_first() -> None:
+    config = {"seed": 1, "lr": 0.1}
+    settings = apply_overrides(config, {"seed": "2", "relight.seed": "3", "checkpoint_every_s": "5", "lr": "1"})
+    assert config == {"seed": 2, "lr": 1.0}
+    assert settings == {"seed": "3", "checkpoint_every_s": "5"}
+    with pytest.raises(ConfigError, match="did you mean 'lr'"):
+        apply_overrides(config, {"lrr": "1"})
+
+
+def test_any_config_can_be_written_down() -> None:
+    args = {
+        "path": Path("/x"), "inf": float("inf"), "nan": float("nan"), "colour": Colour.RED, "act": print, "flag": True,
+        "nested": {1: (2, {3})}, "kind": int, "n": None, "text": "é",
+    }  # fmt: skip
+    plain = plain_config(args)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["path"] == "/x"
+    assert (plain["inf"], plain["colour"], plain["act"], plain["kind"]) == ("inf", "red", "print", "int")
+    assert plain["nested"] == {"1": [2, ["3"]]}
