@@ -128,3 +128,30 @@ def test_a_signal_while_closing_down_does_not_undo_the_outcome() -> None:
 
 def test_the_step_is_the_furthest_that_anybody_told() -> None:
     assert describe(ProcessEnd(signal="SIGKILL"), outcome=told("stopped", step=3), progress=Progress(step=8)).step == 8
+
+
+def describe_script(end: ProcessEnd, *, outcome: TrainerOutcome | None = None, joined: bool = True) -> AttemptExit:
+    progress = Progress(step=3, steps_total=8)
+    return describe_exit(1, end, outcome=outcome, progress=progress, is_script=True, joined=joined, time_s=1.0)
+
+
+def test_a_scripts_exit_code_counts_where_it_thought_that_it_was_done() -> None:
+    assert describe_script(ProcessEnd(exit_code=0), outcome=told("finished")).outcome == "finished"
+    record = describe_script(ProcessEnd(exit_code=2), outcome=told("finished", step=3))
+    assert (record.outcome, record.reason) == ("crashed", "The script ended with exit code 2 at step 3.")
+    assert describe_script(ProcessEnd(exit_code=1), outcome=told("crashed", error="no")).reason == "no"
+
+
+def test_a_script_that_never_joined_is_told_so() -> None:
+    record = describe_script(ProcessEnd(exit_code=0), joined=False)
+    assert record.outcome == "crashed"
+    assert "exit code 0 without having called relight.init()" in record.reason
+
+
+def test_of_a_process_that_is_no_child_only_its_own_words_are_known() -> None:
+    record = describe_script(ProcessEnd())
+    assert (record.outcome, record.exit_code, record.signal) == ("crashed", None, None)
+    assert record.reason == (
+        "It ended at step 3 of 8 without a word: by kill -9, a crash in native code, or os._exit()."
+    )
+    assert describe_script(ProcessEnd(), outcome=told("finished", reason="Done.")).reason == "Done."
