@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 from streamlit.navigation.page import Page
@@ -54,6 +54,10 @@ def build_pages() -> list[Page]:
 
 def go_to(page: str, **query: str) -> NoReturn:
     """Leave the current page for `page`; the address says the rest."""
+    if urlsplit(st.context.url or "").path == address(page):
+        # From one run to another: Streamlit takes a switch to the page that is shown already for nothing to do.
+        st.query_params.from_dict(query)
+        st.rerun()
     st.switch_page(_build(PAGES[page]), query_params=query)
 
 

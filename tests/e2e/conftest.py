@@ -218,11 +218,17 @@ def open_browser(browser: Browser, *, may_fail: bool = False) -> Iterator[Browse
 
 @pytest.fixture
 def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
-    """A page that has opened the dashboard."""
+    """A page that has been let in and has opened nothing yet."""
     with open_browser(browser) as context:
-        opened = context.new_page()
-        opened.goto(dashboard.url)
-        yield opened
+        context.request.get(dashboard.url, max_redirects=0)
+        yield context.new_page()
+
+
+@pytest.fixture
+def start_page(page: Page, dashboard: Dashboard) -> Page:
+    """A page that has opened the dashboard by the link that it printed."""
+    page.goto(dashboard.url)
+    return page
 
 
 def leaves_the_machine(url: str) -> bool:

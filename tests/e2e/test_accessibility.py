@@ -17,6 +17,7 @@ from tests.e2e.trainings import wait_for_status
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
 SETTLED_S = 20.0
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WIDE, PHONE = {"width": 1440, "height": 2600}, {"width": 390, "height": 2600}
 """So high that every chart is in sight: one that is not does not draw itself."""
 
@@ -41,25 +42,50 @@ def test_the_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> Non
     make_run(dashboard.runs, FINISHED).record.write_text("no record any more")
     for sample in (RUNNING, UNSAVED, CRASHED, FINISHED):
         make_run(dashboard.runs, sample)
+    page.goto(dashboard.address("/"))
     for name in ("running", "unsaved", "crashed", "finished"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("1 run cannot be read")).to_be_visible()
     expect_no_violation(page)
 
 
-@pytest.mark.parametrize("sample", [RUNNING, UNSAVED, CRASHED, FINISHED], ids=lambda sample: sample.name)
-def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
+@pytest.mark.parametrize(
+    ("sample", "first"), [(RUNNING, "Branch from here"), (CRASHED, "Resume from here")], ids=["running", "crashed"]
+)
+def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun, first: str) -> None:
+    page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
+    layout = make_run(dashboard.runs, sample)
+    layout.attempt(2).environment.write_text('{"device": "cpu", "changes": [{"key": "x", "before": 1, "now": 2}]}')
+    open_run(page, dashboard, layout)
+    expect_no_violation(page)
+    if sample is CRASHED:
+        for tab in ("Config", "Attempts"):
+            page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
+            if tab == "Attempts":
+                page.get_by_text("Log, exit record and environment").first.click()
+            expect_no_violation_now(page)
+    page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
+    expect(page.get_by_role("menuitem", name=first)).to_be_focused()
+    expect_no_violation_now(page)
+
+
+@pytest.mark.parametrize("sample", [UNSAVED, FINISHED], ids=lambda sample: sample.name)
+def test_what_only_some_runs_show_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
     open_run(page, dashboard, make_run(dashboard.runs, sample))
-    expect_no_violation(page)
-    for tab in ("Config", "Attempts"):
-        page.get_by_role("tab", name=tab).click()
-        expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
+    for scheme in SCHEMES:
+        choose_scheme(page, scheme)
         expect_no_violation_now(page)
-    page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
-    refused = page.locator("[role=menuitem][aria-disabled=true]")
-    first = "Export these weights" if refused.first.is_visible() else "Resume from here"
-    expect(page.get_by_role("menuitem", name=first)).to_be_focused()
+
+
+def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) -> None:
+    layout = make_run(dashboard.runs, FINISHED)
+    page.goto(dashboard.address(f"/branch?id={layout.run_id}&step=400"))
+    epochs = page.get_by_label("Epochs", exact=True)
+    epochs.fill("30")
+    epochs.press("Enter")
+    expect(page.get_by_text("was 12")).to_be_visible()
     expect_no_violation_now(page)
 
 
@@ -141,19 +167,23 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 def expect_no_violation(page: Page) -> None:
     """None in the light, in the dark, and on a phone."""
-    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-    for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
-        page.wait_for_function(
-            "dark => (getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark') === dark",
-            arg=scheme == "dark",
-        )
+    for scheme in SCHEMES:
+        choose_scheme(page, scheme)
         expect_no_violation_now(page)
     before = page.viewport_size
     page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
     expect_no_violation_now(page)
     if before:
         page.set_viewport_size(before)
+
+
+def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
+    """Ask for a colour scheme, and wait until the page has it."""
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(
+        "dark => (getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark') === dark",
+        arg=scheme == "dark",
+    )
 
 
 def expect_no_violation_now(page: Page) -> None:

@@ -63,7 +63,8 @@ def test_what_was_typed_last_is_launched_though_the_button_was_pressed_at_once(
     assert (record.name, record.config["seed"], record.config["epochs"]) == ("typed", 7, 9999)
 
 
-def test_a_second_launch_after_the_first_is_a_second_run(page: Page, dashboard: Dashboard) -> None:
+def test_a_second_launch_after_the_first_is_a_second_run(start_page: Page, dashboard: Dashboard) -> None:
+    page = start_page
     for runs in (1, 2):
         page.get_by_role("link", name="Launch", exact=True).click()
         page.get_by_role("button", name="Launch", exact=True).click()
@@ -100,11 +101,11 @@ def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page:
     for _ in range(4):
         export.evaluate("button => button.click()")
     expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
-    assert exported(layout) == [f"{layout.run_id}-step800.safetensors"]
+    assert exported(layout) == ["best_model.safetensors"]
     page.get_by_role("radio", name=".pth", exact=True).click()
     export.click()
-    expect(page.get_by_text(f"{layout.run_id}-step800.pth", exact=True)).to_be_visible()
-    assert exported(layout) == [f"{layout.run_id}-step800.pth", f"{layout.run_id}-step800.safetensors"]
+    expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
+    assert exported(layout) == ["best_model.pth", "best_model.safetensors"]
 
 
 def exported(layout: RunLayout) -> list[str]:

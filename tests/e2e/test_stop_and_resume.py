@@ -11,13 +11,14 @@ from playwright.sync_api import Page, expect
 
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_ghosts, read_series
+from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptExit, AttemptStart
 from tests.app.sample_runs import SampleRun, make_run
 from tests.e2e.charts import Chart
 from tests.e2e.conftest import Dashboard, wait_until
-from tests.e2e.trainings import count_attempts, launch_endless, wait_for_status, wait_for_step
+from tests.e2e.trainings import count_attempts, launch_endless, settings, wait_for_status, wait_for_step
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -80,6 +81,42 @@ def test_resume_from_an_older_checkpoint_by_the_menu_of_the_table(page: Page, da
     assert drawn == list(range(1, drawn[-1] + 1)), "each step once"
 
 
+def test_a_branch_is_refused_where_its_model_would_not_fit_and_starts_where_it_does(
+    page: Page, dashboard: Dashboard
+) -> None:
+    dashboard.relight("run", "digits", *settings({"epochs": 1, "threads": 1}), "--name", "parent")
+    parent = dashboard.only_layout()
+    (step,) = [info.step for info in CheckpointStore(parent.checkpoints).list().checkpoints]
+    open_run(page, dashboard, parent)
+    page.get_by_role("button", name=f"Actions for step {step}", exact=True).click()
+    page.get_by_role("menuitem", name="Branch from here", exact=True).click()
+    width = page.get_by_label("Width", exact=True)
+    width.fill("8")
+    width.press("Tab")
+    start = page.get_by_role("button", name="Start the branch", exact=True)
+    start.click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("0.weight (float32 [32, 1, 3, 3] in the checkpoint, float32 [8, 1, 3, 3] now)")
+    refusal = dashboard.refusal("branch", parent.run_id, "--from", str(step), "--set", "width=8")
+    assert alert.inner_text().strip() == refusal
+    assert dashboard.only_layout() == parent, "nothing was left behind"
+
+    width.fill("32")
+    epochs = page.get_by_label("Epochs", exact=True)
+    epochs.fill("2")
+    epochs.press("Tab")
+    expect(page.get_by_text("was 1", exact=False)).to_be_visible()
+    start.click()
+    page.wait_for_url(re.compile(r"/run\?"))
+    origin = page.get_by_role("link", name=f"branched from {parent.run_id} at step {step}")
+    expect(origin).to_be_visible()
+    expect(page.get_by_text("epochs 1 → 2")).to_be_visible()
+    child = next(layout for layout in list_layouts(dashboard.runs) if layout != parent)
+    wait_for_status(child, "finished")
+    origin.click()
+    expect(page.get_by_role("link", name=f"{child.run_id}, from step {step}")).to_be_visible()
+
+
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -114,10 +151,11 @@ def test_a_checkpoint_is_pinned_and_unpinned_by_the_menu_of_the_table(page: Page
     )
     choose(page, step, "Pin, never to be removed")
     expect(page.get_by_role("button", name=f"Actions for step {step}", expanded=False)).to_be_visible()
-    expect(row.get_by_text("pinned", exact=True)).to_be_visible()
+    label = row.locator(".badge").get_by_text("pinned", exact=True)
+    expect(label).to_be_visible()
     assert "pinned" in labels(dashboard, layout, step)
     choose(page, step, "Unpin")
-    expect(row.get_by_text("pinned", exact=True)).to_have_count(0)
+    expect(label).to_have_count(0)
     assert "pinned" not in labels(dashboard, layout, step)
 
 
@@ -139,6 +177,7 @@ def test_a_run_that_was_stopped_on_the_command_line_is_shown_stopped_without_a_r
     page: Page, dashboard: Dashboard
 ) -> None:
     layout = launch_endless(dashboard.runs)
+    page.goto(dashboard.address("/"))
     wait_for_step(layout, 1)
     expect(page.get_by_role("row").filter(has_text=layout.run_id)).to_contain_text("Running")
     dashboard.relight("stop", layout.run_id)

@@ -23,7 +23,10 @@ SLACK_S = 1.0
 """For the browser and this test's own polling on a machine with two busy cores."""
 
 
-def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard: Dashboard, tmp_path: Path) -> None:
+def test_launch_kill_resume_and_download_the_best_weights(
+    start_page: Page, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    page = start_page
     expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
     take_screenshots(page, "runs-empty")
 
@@ -60,6 +63,8 @@ def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard:
     download.value.save_as(weights)
     tensors = load_file(weights)
     assert sum(tensor.numel() for tensor in tensors.values() if tensor.dtype == torch.float32) > 10_000
+    if takes_screenshots():
+        picture_branch_and_proof(page, dashboard, run)
     take_screenshots(page, "run")
     page.get_by_role("link", name="Runs", exact=True).click()
     expect(page.get_by_text(run).first).to_be_visible()
@@ -67,6 +72,22 @@ def test_launch_kill_resume_and_download_the_best_weights(page: Page, dashboard:
     page.get_by_role("link", name="Machine", exact=True).click()
     expect(page.get_by_role("heading", name="Machine", level=1)).to_be_visible()
     take_screenshots(page, "machine")
+
+
+def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None:
+    """Take the pictures of a branch's form, and leave the page of the run with a proven resume."""
+    dashboard.relight("drill", "digits")
+    page.goto(dashboard.address(f"/run?id={run}"))
+    page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
+    page.get_by_role("menuitem", name="Branch from here").click()
+    page.wait_for_url(re.compile(r"/branch\?"))
+    field = page.get_by_label("Learning rate", exact=True)
+    field.fill("0.0005")
+    field.press("Tab")
+    expect(page.get_by_text("was 0.003")).to_be_visible()
+    take_screenshots(page, "branch")
+    page.goto(dashboard.address(f"/run?id={run}"))
+    expect(page.get_by_text("resume proven", exact=True)).to_be_visible()
 
 
 def launch_digits(page: Page, *, epochs: int) -> None:

@@ -97,7 +97,7 @@ def _show_start(
                 "Name", key="branch-name", max_chars=200, placeholder=title, help="What the lists show."
             )
         changed = changed_from(given, values)
-        st.code(build_branch_command(run, step, changed, name=name), language="bash", wrap_lines=True)
+        st.code(build_branch_command(run, step, changed, name=name), language=None, wrap_lines=True)
         token = st.session_state.setdefault("branch-token", secrets.token_hex(8))
         job = actions.branch_job(engine, token)
         if job is not None and job.state == "running":

@@ -104,7 +104,7 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         arguments = _ask_for_arguments() if not task.fields else ""
         changed = changed_values(task.fields, values)
         command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
-        st.code(command, language="bash", wrap_lines=True)
+        st.code(command, language=None, wrap_lines=True)
         problem = st.session_state.get("launch-problem")
         if problem is not None and problem[0] == (task.name, changed):
             show_problem(problem[1], key="launch-problem-shown")

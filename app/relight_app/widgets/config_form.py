@@ -56,7 +56,7 @@ def _show_group(
             with st.container(gap="xsmall"):
                 values[field.name] = _show_field(field, first, field_key(field, task.name, key=key))
                 if values[field.name] != first and (values[field.name] or first):
-                    st.caption(f":orange[changed], was {show_value(first)}")
+                    st.caption(f"**changed**, was {show_value(first)}")
     return values
 
 

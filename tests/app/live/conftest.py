@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.app.served_dashboard import ServedDashboard
 
@@ -50,20 +50,31 @@ def open_page(browser: Browser, dashboard: ServedDashboard, problems: list[str])
     """Opens the page of a run in a browser of its own, and waits until its charts are drawn."""
     contexts = []
 
-    def open_run(run: str, *, served: ServedDashboard | None = None, color_scheme: str = "dark") -> Page:
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 1100}, color_scheme=color_scheme, timezone_id="America/St_Johns"
-        )  # type: ignore[arg-type]
+    def open_run(run: str, *, served: ServedDashboard | None = None) -> Page:
+        context = new_context(browser)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        page.goto(f"{(served or dashboard).link}&run={run}")
-        page.wait_for_selector(".st-key-cpu .relight-chart[data-points]", timeout=60_000)
-        page.wait_for_selector(".st-key-loss .relight-chart[data-points]")
+        show_run(page, served or dashboard, run)
         return page
 
     yield open_run
     for context in contexts:
         context.close()
+
+
+def new_context(browser: Browser) -> BrowserContext:
+    """A browser without a past, far from this machine's time zone."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 1100}, color_scheme="dark", timezone_id="America/St_Johns"
+    )
+    context.set_default_timeout(30_000)
+    return context
+
+
+def show_run(page: Page, served: ServedDashboard, run: str) -> None:
+    """Open the page of a run, and wait until its charts are drawn."""
+    page.goto(f"{served.link}&run={run}")
+    page.wait_for_selector(".st-key-cpu .relight-chart[data-points]", timeout=60_000)
+    page.wait_for_selector(".st-key-loss .relight-chart[data-points]")
