@@ -26,6 +26,7 @@ _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOW
 _NOTHING_MORE_TO_THE_JOURNAL = 2  # *_GOING_FLAGS_NOLOGFLUSH
 _PATIENCE_S = 60.0
 _MEMORY = Path("/dev/shm")
+_SMALLEST_MB = {"xfs": 320, "btrfs": 160}
 
 
 class Disk:
@@ -125,7 +126,7 @@ def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts:
     if shutil.which(f"mkfs.{kind}") is None:
         return f"mkfs.{kind} is not installed"
     try:
-        with make_disk(megabytes=16, kind=kind, mkfs=mkfs) as disk:
+        with make_disk(megabytes=_SMALLEST_MB.get(kind, 16), kind=kind, mkfs=mkfs) as disk:
             if power_cuts:
                 disk.cut_power()
     except (OSError, subprocess.CalledProcessError) as error:
