@@ -279,6 +279,8 @@ def test_other_loops_are_found_again_too(make_script: Make, source: str, deaths:
     run = make_script(source, f"die={','.join(deaths)}")
     _die_and_finish(run, len(deaths))
     _assert_alike(run, twin, *names)
+    progress = run.progress
+    assert progress is not None and progress.step == progress.steps_total or source is NESTED
 
 
 def test_a_signal_inside_the_validation_saves_the_last_step_and_the_validation_is_repeated(make_script: Make) -> None:

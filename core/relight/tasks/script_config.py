@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from relight.errors import ConfigError
+from relight.errors import ConfigError, UsageError
 from relight.tasks.parsing import nearest_name
 
 SETTINGS = (
@@ -105,3 +105,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(str(inner) for inner in value)
     return getattr(value, "__name__", None) or str(value)
+
+
+def as_mapping(config: Any) -> MutableMapping[str, Any]:
+    """The config as a mapping that can be changed: a dictionary as it is, a namespace by its attributes."""
+    if config is None:
+        return {}
+    if isinstance(config, MutableMapping):
+        return config
+    if isinstance(config, Mapping):
+        return dict(config)
+    if hasattr(config, "__dict__"):
+        attributes: dict[str, Any] = vars(config)
+        return attributes
+    raise UsageError(
+        f"relight.init(config=…) takes a dictionary, such as vars(args), and got a {type(config).__name__}."
+    )

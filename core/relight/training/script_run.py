@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from relight.training.rng import seed_everything
 from relight.training.script_attempt import ScriptAttempt
 from relight.training.script_loader import ScriptLoader, choose_seed, make_loader
 from relight.training.script_loops import Level, Loop, LoopStack
+from relight.training.script_plan import ScriptPlan
 from relight.training.script_position import ScriptPosition
 from relight.training.script_restore import Restoration
 from relight.training.script_session import ScriptSession
@@ -48,12 +49,12 @@ class ScriptRun:
         self._attempt = attempt
         self._pid = os.getpid()
         self._position = ScriptPosition()
+        self._plan = ScriptPlan(self.loops, self._position)
         self._state = ScriptState(self._position)
         self._session: ScriptSession | None = None
         self._restoration: Restoration | None = None
         self._tracked: list[Any] = []
         self._early: dict[str, Any] = {}
-        self._planned: tuple[Loop, int] | None = None
         self._warned = False
         self._unplaced = 0
         self._max_steps = int(attempt.settings["max_steps"])
@@ -196,8 +197,7 @@ class ScriptRun:
             self._attempt.note_stop(stopped.stop)
             raise
         session.holding = False
-        if self._planned is not None:
-            self._plan_ahead()
+        self._plan.note_step(session)
         if 0 < self._max_steps <= session.steps_done:
             self._attempt.end_early(session.steps_done)
 
@@ -256,7 +256,7 @@ class ScriptRun:
             return None
         loop_is_first = self.loops.outermost() is loop
         if loop_is_first:
-            self._planned = (loop, count)
+            self._plan.begin(loop, count)
         if seeking and self.loops.replaying and loop_is_first and self._restoration is not None:
             self._restoration.load_epoch_start()
         if self._session is None and not self.loops.replaying:
@@ -265,8 +265,7 @@ class ScriptRun:
             self._start_session()
         if self._session is not None:
             self._session.in_loop = True
-            if loop_is_first:
-                self._plan(loop, count)
+            self._plan.tell(self._session)
         return loop
 
     def _end_body(self, loop: Loop, count: int, *, outermost: bool) -> None:
@@ -278,9 +277,7 @@ class ScriptRun:
         assert session is not None
         if outermost:
             self._state.epoch_start.record()
-            if steps:
-                self._position.steps_per_epoch = steps
-                self._plan(loop, count)
+            self._plan.note_epoch(session, steps=steps)
         if loop.index < count:
             self.loops.take_place()
             self._position.refresh(self.loops)
@@ -340,8 +337,7 @@ class ScriptRun:
         self._start_session()
         restoration.close()
         self._restoration = None
-        if self._planned is not None:
-            self._plan(*self._planned)
+        self._plan.tell(self._session)
         _log.info("Resumed from step %d.", self.steps_done)
 
     def _start_session(self) -> None:
@@ -368,28 +364,6 @@ class ScriptRun:
         if self._early:
             self.evaluated(self._early)
             self._early = {}
-
-    def _plan_ahead(self) -> None:
-        """Once the first step of an epoch is done, it is known how many batches a step takes."""
-        assert self._planned is not None
-        loop, count = self._planned
-        self._planned = None
-        under_way = self.loops.innermost("batches")
-        if loop.kind == "epochs" and loop.steps == 1 and under_way is not None and not self._position.steps_per_epoch:
-            loader = next(each for each in self._position.loaders if each.name == under_way.name)
-            self._position.steps_per_epoch = -(-loader.inner.batches // max(1, loader.batch))
-        self._plan(loop, count)
-
-    def _plan(self, loop: Loop, count: int) -> None:
-        session = self._session
-        assert session is not None
-        if loop.kind == "steps":
-            session.plan(steps_total=session.steps_done + count - loop.index, epochs=0, batches=0)
-            return
-        batches = self._position.loaders[0].inner.batches if self._position.loaders else 0
-        per_epoch = self._position.steps_per_epoch
-        total = session.steps_done - loop.steps + per_epoch * (count - loop.index) if per_epoch else 0
-        session.plan(steps_total=total, epochs=count, batches=batches)
 
     def _warn_of_place(self) -> None:
         self._unplaced += 1
@@ -421,19 +395,3 @@ def _find_device(modules: Sequence[nn.Module]) -> torch.device:
         for parameter in module.parameters():
             return parameter.device
     return torch.device("cpu")
-
-
-def as_mapping(config: Any) -> MutableMapping[str, Any]:
-    """The config as a mapping that can be changed: a dictionary as it is, a namespace by its attributes."""
-    if config is None:
-        return {}
-    if isinstance(config, MutableMapping):
-        return config
-    if isinstance(config, Mapping):
-        return dict(config)
-    if hasattr(config, "__dict__"):
-        attributes: dict[str, Any] = vars(config)
-        return attributes
-    raise UsageError(
-        f"relight.init(config=…) takes a dictionary, such as vars(args), and got a {type(config).__name__}."
-    )

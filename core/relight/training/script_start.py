@@ -23,12 +23,12 @@ from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
 from relight.runs.script_facts import read_script_record
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
-from relight.tasks.script_config import apply_overrides, plain_config
+from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
 from relight.training.attempt import close_in_children
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, tolerate_write_errors
 from relight.training.script_attempt import ScriptAttempt, ScriptStopping, higher_wins
-from relight.training.script_run import ScriptRun, as_mapping
+from relight.training.script_run import ScriptRun
 
 _VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
 _log = logging.getLogger("relight")
@@ -235,8 +235,3 @@ def _set_up_output(layout: RunLayout, number: int, *, standalone: bool) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def forget_runs() -> None:
-    """Let `init` be called again in this process; for tests."""
-    _runs.clear()
