@@ -28,6 +28,9 @@ class LoaderHost(Protocol):
     def send_to_place(self, loader: ScriptLoader) -> None:
         """Let `loader` go on from its saved position, ahead of all else that is restored."""
 
+    def note_next(self) -> None:
+        """The next iteration is asked for."""
+
     def end_pass(self, loop: Loop, *, broken: bool) -> None:
         """A pass is over; `broken` when the script has left it before its end, by its own will."""
 
@@ -91,6 +94,7 @@ class ScriptLoader:
             for batch in inner:
                 host.loops.advance(loop, inner.consumed)
                 yield batch
+                host.note_next()
                 if self._pass is not loop:
                     raise UsageError(
                         f"The loader '{self.name}' is iterated twice at once: make a loader for each iterator."

@@ -99,6 +99,23 @@ class ScriptState(TrainingState):
         with self._swap_options():
             return super().capture(at_edge=at_edge)
 
+    def has_moved(self) -> bool:
+        """Whether generators, schedules or rates are no longer as they were at the last edge."""
+        record = self._record
+        assert record is not None, "no step edge was recorded"
+        now, before = self._rng.capture(), record.rng
+        if now.python != before.python or not torch.equal(now.torch, before.torch):
+            return True
+        for name, tracked in self._edge_states.items():
+            if isinstance(tracked, TrackedScheduler) and tracked.edge_state() is not record.objects[name]:
+                return True
+        return any(
+            type(group["lr"]) is float and group["lr"] != kept["lr"]
+            for name, options in self._options.items()
+            for group, kept in zip(self._optimizers[name].param_groups, options, strict=False)
+            if "lr" in group and "lr" in kept
+        )
+
     def wants(self, name: str, tree: dict[str, Any]) -> bool:
         """Whether everything is there that part `name` needs to be restored: an optimizer needs its modules' names."""
         if name not in self._optimizers:
