@@ -59,6 +59,9 @@ class BranchRequest:
     name: str
     token: str
     max_restarts: int = 0
+    weights_only: bool = False
+    arguments: tuple[str, ...] | None = None
+    """Of a script; None leaves them as they are."""
 
 
 def launch(engine: Engine, request: Request) -> Outcome:
@@ -118,6 +121,8 @@ def branch(engine: Engine, request: BranchRequest) -> Outcome:
             engine.find_layout(request.run),
             from_=request.step,
             config_changes=request.config,
+            weights_only=request.weights_only,
+            arguments=request.arguments,
             name=request.name or None,
             token=request.token,
             max_restarts=request.max_restarts,

@@ -18,8 +18,8 @@ from relight.errors import RelightError
 from relight.metrics.reader import read_names
 from relight.metrics.series import read_series
 from relight.runs.catalog import find_run
-from relight.runs.drill_proof import DrillProof, find_proof, judge_proof
-from relight.runs.fingerprint import FingerprintChange, read_environment, take_fingerprint
+from relight.runs.drill_proof import JudgedProof, judge_run
+from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
 from relight.runs.records import RunRecord, StopRequest
@@ -47,14 +47,6 @@ class ExportFile:
     time_s: float
     step: int | None = None
     sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class ProofView:
-    """What a drill has shown, and what is not as it was then: nothing while it still speaks for the run."""
-
-    proof: DrillProof
-    changes: tuple[FingerprintChange, ...]
 
 
 class Engine:
@@ -144,17 +136,10 @@ class Engine:
         found = [file for path in paths if (file := _read_export(path)) is not None]
         return sorted(found, key=lambda file: -file.time_s)
 
-    def read_proof(self, run: RunSummary, record: RunRecord) -> ProofView | None:
+    def read_proof(self, run: RunSummary, record: RunRecord) -> JudgedProof | None:
         """The drill that was held with the run's task, and what has changed since; None without one."""
-        environment = self.read_environment(run.run, attempt=run.attempt) or {}
-
-        def read() -> ProofView | None:
-            proof = find_proof(self.folder, record.task, record.config)
-            if proof is None:
-                return None
-            return ProofView(proof, judge_proof(proof, config=record.config, fingerprint=take_fingerprint(environment)))
-
-        return self.memo.recent(("proof", run.run, run.attempt), read, max_age_s=1.0)
+        layout = self.find_layout(run.run)
+        return self.memo.recent(("proof", run.run, run.attempt), lambda: judge_run(layout, record), max_age_s=1.0)
 
     def plan_retention(self, run: str) -> RetentionPlan | None:
         """What the run's own retention would keep and remove now; None where that cannot be told."""

@@ -89,14 +89,25 @@ def changed_from(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
     }
 
 
-def build_branch_command(run: str, step: int, changed: Mapping[str, Any], *, name: str = "") -> str:
-    """The command that starts the same branch on a terminal."""
+def build_branch_command(
+    run: str,
+    step: int,
+    changed: Mapping[str, Any],
+    *,
+    name: str = "",
+    weights_only: bool = False,
+    arguments: str | None = None,
+) -> str:
+    """The command that starts the same branch on a terminal; `arguments` of a script only where they were changed."""
     parts = ["relight", "branch", run, "--from", str(step)]
     for key, value in changed.items():
         parts += ["--set", f"{key}={_write(value)}"]
+    if weights_only:
+        parts.append("--weights-only")
     if name:
         parts += ["--name", name]
-    return " ".join(shlex.quote(part) for part in parts)
+    command = " ".join(shlex.quote(part) for part in parts)
+    return command if arguments is None else f"{command} -- {arguments.strip()}"
 
 
 def show_value(value: Any) -> str:

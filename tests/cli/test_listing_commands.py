@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from relight.metrics.writer import MetricWriter
+from relight.runs.drill_proof import DrillProof, write_proof
+from relight.runs.record_file import read_record
+from relight.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask, RunMaker
@@ -95,6 +99,25 @@ def test_show_says_everything_that_a_person_asks_first(ask: Ask, make_run: RunMa
     assert facts["saved"] == "up to step 20"
     assert facts["at risk"].startswith("3 steps, ")
     assert facts["folder"] == str(layout.folder)
+
+
+def test_show_says_what_the_drill_with_its_task_has_proven(ask: Ask, make_run: RunMaker, runs: Path) -> None:
+    layout = make_run()
+    assert ask("show", layout.run_id, "--json").json["proof"] is None
+    record = read_record(layout.record, RunRecord)
+    proof = DrillProof(
+        task=record.task, config={}, time_s=time.time(), bit_exact=True, fingerprint={"torch": "2.13.0"}, steps=40,
+        killed_at_step=12, resumed_from_step=11, mid_epoch=True, checkpoints_compared=4, tensors_compared=17,
+        metric_steps_compared=40, state_digest="", first_difference=None, duration_s=9.0,
+    )  # fmt: skip
+    write_proof(runs, proof)
+    assert "proven bit-exact by a drill just now\n" in ask("show", layout.run_id).stdout
+    layout.attempt(layout.latest_attempt()).environment.write_text('{"torch": "2.14.0"}')
+    told = ask("show", layout.run_id).stdout
+    assert "proven bit-exact by a drill just now; out of date: torch was 2.13.0 and is 2.14.0" in told
+    shown = ask("show", layout.run_id, "--json").json["proof"]
+    assert shown["bit_exact"] is True
+    assert shown["changes"] == [{"key": "torch", "before": "2.13.0", "now": "2.14.0"}]
 
 
 def test_show_has_the_whole_traceback_of_a_crash(ask: Ask, make_run: RunMaker) -> None:

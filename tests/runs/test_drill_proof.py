@@ -21,7 +21,7 @@ def make_proof(task: TaskReference, **changes: Any) -> DrillProof:
     facts: dict[str, Any] = {
         "task": task, "config": {"workers": 0, "hidden": 16, "optimizer": "adamw"}, "time_s": 100.0, "bit_exact": True,
         "fingerprint": FINGERPRINT, "steps": 40, "killed_at_step": 12, "resumed_from_step": 11, "mid_epoch": True,
-        "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "digest": "d" * 32,
+        "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "state_digest": "d" * 32,
         "first_difference": None, "duration_s": 9.0,
     }  # fmt: skip
     return DrillProof(**facts | changes)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -18,15 +20,36 @@ from relight_app.engine import Engine, current_engine
 from relight_app.launch_form import build_branch_command, changed_from
 from relight_app.markup import tag
 from relight_app.navigation import address, go_to
-from relight_app.problems import explain
+from relight_app.problems import Problem, explain
 from relight_app.widgets.action_button import action_button
 from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.empty import build_empty
 from relight_app.widgets.notice import show_problem
 from relight_app.widgets.view import view
 
-_FORM = "branch"
 _POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """What the page is about: a checkpoint of a run, and what its config was."""
+
+    run: str
+    title: str
+    step: int
+    task: TaskDescription
+    given: Mapping[str, Any]
+    arguments: str
+
+    @property
+    def form(self) -> str:
+        """The key of the form's widgets: one form for each run."""
+        return f"branch-{self.run}"
+
+    @property
+    def is_script(self) -> bool:
+        """Whether it has arguments instead of options."""
+        return not self.task.fields
 
 
 def render() -> None:
@@ -58,8 +81,9 @@ def render() -> None:
         key="branch-origin",
     )  # fmt: skip
     given = {field.name: record.config.get(field.name, field.default) for field in task.fields}
-    values = show_config_form(task, given, key=f"{_FORM}-{run}", mark=True)
-    _show_start(engine, task, run=run, title=record.name, step=chosen, given=given, values=values)
+    branch = _Branch(run, record.name, chosen, task, given, shlex.join(record.task.arguments))
+    values = show_config_form(task, given, key=branch.form, mark=True)
+    _show_start(engine, branch, values)
 
 
 def _find_step(engine: Engine, run: str, step: str) -> int:
@@ -71,33 +95,36 @@ def _find_step(engine: Engine, run: str, step: str) -> int:
 
 
 def _describe(engine: Engine, record: RunRecord) -> TaskDescription:
-    if record.task.kind == "script":
-        raise RelightError(
-            f"{record.task.name} is a script, whose options are its own arguments: branch on a terminal, with "
-            f"relight branch {record.run} --from STEP."
-        )
-    text = record.task.name if record.task.kind == "builtin" else f"{record.task.path}:{record.task.class_name}"
+    task = record.task
+    if task.kind == "builtin":
+        return engine.describe_task(task.name)
     with st.spinner("Reading the task…"):
-        return engine.describe_task(text)
+        return engine.describe_task(f"{task.path}:{task.class_name}" if task.class_name else str(task.path))
 
 
-def _show_start(
-    engine: Engine,
-    task: TaskDescription,
-    *,
-    run: str,
-    title: str,
-    step: int,
-    given: Mapping[str, Any],
-    values: Mapping[str, Any],
-) -> None:
+def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> None:
     with st.container(border=True, key="group-branch"):
-        with st.grid(4, min_column_width=140, gap="small"):
+        arguments = None
+        if branch.is_script:
+            st.text_input(
+                "Arguments", value=branch.arguments, key="branch-arguments", icon=":material/terminal:",
+                help="What stands behind the script's name.",
+            )  # fmt: skip
+            arguments = _changed_arguments(branch)
+        with st.grid(2, min_column_width=280, gap="small"):
             name = st.text_input(
-                "Name", key="branch-name", max_chars=200, placeholder=title, help="What the lists show."
+                "Name", key="branch-name", max_chars=200, placeholder=branch.title, help="What the lists show."
             )
-        changed = changed_from(given, values)
-        st.code(build_branch_command(run, step, changed, name=name), language=None, wrap_lines=True)
+            weights_only = st.selectbox(
+                "What it takes over", (False, True), key="branch-weights-only",
+                format_func=lambda only: "Weights only: step 0, a fresh optimizer" if only else "The whole state",
+                help="Weights alone begin a new training, to fine-tune; the whole state goes on with the old one.",
+            )  # fmt: skip
+        changed = changed_from(branch.given, values)
+        command = build_branch_command(
+            branch.run, branch.step, changed, name=name, weights_only=weights_only, arguments=arguments
+        )
+        st.code(command, language=None, wrap_lines=True)
         token = st.session_state.setdefault("branch-token", secrets.token_hex(8))
         job = actions.branch_job(engine, token)
         if job is not None and job.state == "running":
@@ -109,20 +136,34 @@ def _show_start(
             _take(actions.outcome_of(job))
             st.rerun()
         problem = st.session_state.get("branch-problem")
-        if problem is not None and problem[0] == (run, step, changed):
+        if problem is not None and problem[0] == (branch.run, branch.step, changed, arguments):
             show_problem(problem[1], key="branch-problem-shown")
         action_button(
-            "Start the branch", _start, engine, task, run, step, given, key="branch-start", type="primary",
+            "Start the branch", _start, engine, branch, key="branch-start", type="primary",
             icon=":material/fork_right:",
         )  # fmt: skip
 
 
-def _start(engine: Engine, task: TaskDescription, run: str, step: int, given: Mapping[str, Any]) -> None:
+def _start(engine: Engine, branch: _Branch) -> None:
     form = st.session_state
-    changed = changed_from(given, read_config_form(task, key=f"{_FORM}-{run}"))
-    request = BranchRequest(run, step, changed, form["branch-name"], form["branch-token"])
-    form["branch-asked"] = (run, step, changed)
+    changed = changed_from(branch.given, read_config_form(branch.task, key=branch.form))
+    arguments = _changed_arguments(branch)
+    form["branch-asked"] = (branch.run, branch.step, changed, arguments)
+    try:
+        split = None if arguments is None else tuple(shlex.split(arguments))
+    except ValueError as error:
+        _take(Outcome(problem=Problem(f"The arguments cannot be read as a command line: {error}.")))
+        return
+    request = BranchRequest(
+        branch.run, branch.step, changed, form["branch-name"], form["branch-token"],
+        weights_only=form["branch-weights-only"], arguments=split,
+    )  # fmt: skip
     _take(actions.branch(engine, request))
+
+
+def _changed_arguments(branch: _Branch) -> str | None:
+    typed = st.session_state.get("branch-arguments")
+    return typed if branch.is_script and typed is not None and typed != branch.arguments else None
 
 
 def _take(outcome: Outcome) -> None:

@@ -225,7 +225,7 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
         if listing.checkpoints:
             content = build_checkpoints(
                 listing.checkpoints, best_metric=record.best_metric, resume_refusal=_resume_refusal(now),
-                branch_from=run.run if record.task.kind != "script" else None,
+                branch_from=run.run,
                 retention=engine.plan_retention(run.run),
             )  # fmt: skip
         else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from relight.runs.drill_proof import DrillProof, FirstDifference
+from relight.runs.drill_proof import DrillProof, FirstDifference, JudgedProof
 from relight.runs.fingerprint import word_changes
 from relight.supervision.drill import DrillReport
-from relight_app.engine import ProofView
 from relight_app.formats import count, describe_duration, describe_moment
 from relight_app.icons import icon
 from relight_app.jobs import Job
@@ -14,7 +13,7 @@ from relight_app.problems import explain
 from relight_app.widgets.notice import build_problem
 
 
-def build_proof_badge(view: ProofView | None) -> Markup | None:
+def build_proof_badge(view: JudgedProof | None) -> Markup | None:
     """Say "resume proven": greyed when something has changed since, red when there was a difference; None without."""
     if view is None:
         return None
@@ -28,7 +27,7 @@ def build_proof_badge(view: ProofView | None) -> Markup | None:
     return tag("span", icon("crashed"), "resume not exact", class_="badge bad", title=told)
 
 
-def build_proof_card(view: ProofView | None, job: Job | None, *, key: str) -> Markup | None:
+def build_proof_card(view: JudgedProof | None, job: Job | None, *, key: str) -> Markup | None:
     """A drill under way, why it could not be held, or what the newest one has shown; None when there was none."""
     if job is not None and job.state == "running":
         return _build_progress(job)
@@ -61,7 +60,7 @@ def _build_progress(job: Job) -> Markup:
     )
 
 
-def _build_verdict(view: ProofView) -> Markup:
+def _build_verdict(view: JudgedProof) -> Markup:
     proof = view.proof
     return _build_result(
         proof.bit_exact,

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 
 from relight.checkpoints.listing import DamagedEntry
+from relight.runs.drill_proof import JudgedProof
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.runs.summary import RunSummary
-from relight_app.engine import ProofView
 from relight_app.formats import count, describe_bytes, describe_duration, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
@@ -20,7 +20,9 @@ from relight_app.widgets.proof import build_proof_badge
 _SOON_FULL_S = 86_400.0
 
 
-def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, proof: ProofView | None = None) -> Markup:
+def build_identity(
+    run: RunSummary, record: RunRecord, *, device: str | None, proof: JudgedProof | None = None
+) -> Markup:
     """Status, id, task, device, attempt, parent, and whether a resume is proven, in one line."""
     parent = record.parent
     began = run.started_s or run.created_s
@@ -31,7 +33,11 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         tag("span", run.task, class_="badge") if run.task != run.name else None,
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
-        _link(parent.run, f"branched from {parent.run} at step {parent.step:,}", class_="badge link")
+        _link(
+            parent.run,
+            f"branched from {parent.run} at step {parent.step:,}" + (", weights only" if parent.weights_only else ""),
+            class_="badge link",
+        )
         if parent is not None
         else None,
         build_proof_badge(proof),

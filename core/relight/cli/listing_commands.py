@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from relight.cli.wording import describe_age, describe_value
 from relight.errors import UsageError
 
 if TYPE_CHECKING:
+    from relight.runs.drill_proof import JudgedProof
     from relight.runs.layout import RunLayout
     from relight.runs.summary import RunSummary
 
@@ -87,7 +88,8 @@ def show(
     whole traceback.
     """
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.summary import summarize_run
+    from relight.runs.drill_proof import judge_run
+    from relight.runs.summary import read_run_record, summarize_run
 
     layout = find_run(runs_folder(runs), run_name)
     summary = summarize_run(layout)
@@ -95,10 +97,13 @@ def show(
         from relight.cli.following import follow_run
 
         raise typer.Exit(follow_run(layout, attempt=summary.attempt, json=json, stop_on_interrupt=False))
+    proof = judge_run(layout, read_run_record(layout))
     if json:
-        say_json(summary)
+        say_json({**_read_fields(summary), "proof": _proof_facts(proof)})
         return
     facts = _list_facts(summary, now_s=time.time())
+    if proof is not None:
+        facts.insert(-1 if summary.error else len(facts), ("resume", _word_proof(proof)))
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
         say(f"{name.ljust(width)}  {text}")
@@ -219,6 +224,31 @@ def _row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
         word_risk(summary) or "-",
         describe_age(summary.updated_s, now_s=now_s),
     )
+
+
+def _read_fields(summary: RunSummary) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in summary.__struct_fields__}
+
+
+def _proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
+    """What of a drill's result `show --json` has."""
+    if judged is None:
+        return None
+    proof = judged.proof
+    return {
+        "bit_exact": proof.bit_exact, "time_s": proof.time_s, "changes": judged.changes,
+        "fingerprint": proof.fingerprint, "first_difference": proof.first_difference,
+    }  # fmt: skip
+
+
+def _word_proof(judged: JudgedProof) -> str:
+    """Say what the drill has shown, and whether that still counts."""
+    from relight.runs.fingerprint import word_changes
+
+    proof = judged.proof
+    verdict = "proven bit-exact" if proof.bit_exact else "not bit-exact"
+    held = f"{verdict} by a drill {describe_age(proof.time_s, now_s=time.time())}"
+    return f"{held}; out of date: {word_changes(judged.changes)}" if judged.changes else held
 
 
 def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:

@@ -12,9 +12,17 @@ import xxhash
 
 from relight.errors import DamagedFile
 from relight.runs.durable_file import make_folder
-from relight.runs.fingerprint import Fingerprint, FingerprintChange, compare_fingerprints, digest_code
+from relight.runs.fingerprint import (
+    Fingerprint,
+    FingerprintChange,
+    compare_fingerprints,
+    digest_code,
+    read_environment,
+    take_fingerprint,
+)
+from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import Record, TaskReference
+from relight.runs.records import Record, RunRecord, TaskReference
 
 FOLDER = ".drills"
 _NO_MATTER = {
@@ -62,9 +70,16 @@ class DrillProof(Record, frozen=True, kw_only=True):
     checkpoints_compared: int
     tensors_compared: int
     metric_steps_compared: int
-    digest: str
+    state_digest: str
     first_difference: FirstDifference | None
     duration_s: float
+
+
+class JudgedProof(msgspec.Struct, frozen=True, kw_only=True):
+    """A drill's result, and what is not as it was then: nothing while it still speaks for the run."""
+
+    proof: DrillProof
+    changes: tuple[FingerprintChange, ...]
 
 
 def choose_relevant(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +133,16 @@ def judge_proof(
         if proof.config[key] != relevant[key]
     )
     return (*changes, *options)
+
+
+def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
+    """The drill that was held with a run's task, and what has changed since; None when none was held."""
+    proof = find_proof(layout.folder.parent, record.task, record.config)
+    if proof is None:
+        return None
+    environment = read_environment(layout.attempt(layout.latest_attempt()).environment) or {}
+    changes = judge_proof(proof, config=record.config, fingerprint=take_fingerprint(environment))
+    return JudgedProof(proof=proof, changes=changes)
 
 
 def _task_key(task: TaskReference) -> str:

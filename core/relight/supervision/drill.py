@@ -170,7 +170,7 @@ def _make_proof(task: TaskReference, config: Mapping[str, Any], report: DrillRep
         checkpoints_compared=report.checkpoints_compared,
         tensors_compared=report.tensors_compared,
         metric_steps_compared=report.metric_steps_compared,
-        digest=report.digest,
+        state_digest=report.digest,
         first_difference=report.first_difference,
         duration_s=report.duration_s,
     )

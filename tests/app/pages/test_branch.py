@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import RunRecord, TaskReference
 from relight.supervision.attempt import Launched
 from relight_app import actions
 from tests.app.pages.page_test import open_page, view_texts
@@ -58,6 +61,45 @@ def test_a_press_branches_once_with_what_was_changed(parent: RunLayout, monkeypa
         {"lr": 0.0005},
         "finer",
     )
+
+
+def test_weights_alone_can_be_taken_over(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def branch(layout: RunLayout, *, weights_only: bool, **_: Any) -> Launched:
+        asked.append(weights_only)
+        return Launched(layout, 1, True)
+
+    monkeypatch.setattr(actions, "branch_run", branch)
+    page, step = open_branch(parent)
+    page.selectbox(key="branch-weights-only").set_value(True).run()
+    assert [code.value for code in page.code] == [f"relight branch {parent.run_id} --from {step} --weights-only"]
+    page.button(key="branch-start").click().run()
+    assert asked == [True]
+
+
+def test_a_script_branches_with_other_arguments(
+    parent: RunLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import relight\n\nrun = relight.init()\n")
+    record = read_record(parent.record, RunRecord)
+    task = TaskReference(kind="script", name="train.py", path=str(script), arguments=("--lr", "3e-4"))
+    write_record(parent.record, msgspec.structs.replace(record, task=task))
+    asked: list[Any] = []
+
+    def branch(layout: RunLayout, *, arguments: Any, **_: Any) -> Launched:
+        asked.append(arguments)
+        return Launched(layout, 1, True)
+
+    monkeypatch.setattr(actions, "branch_run", branch)
+    page, step = open_branch(parent)
+    assert page.text_input(key="branch-arguments").value == "--lr 3e-4"
+    page.text_input(key="branch-arguments").set_value("--lr 1e-4 --name 'a b'").run()
+    command = f"relight branch {parent.run_id} --from {step} -- --lr 1e-4 --name 'a b'"
+    assert [code.value for code in page.code] == [command]
+    page.button(key="branch-start").click().run()
+    assert asked == [("--lr", "1e-4", "--name", "a b")]
 
 
 def test_a_refusal_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:

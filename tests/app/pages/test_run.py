@@ -210,7 +210,7 @@ def test_an_address_cannot_leave_the_runs_folder(runs: Path, tmp_path: Path) -> 
 PROOF: dict[str, Any] = {
     "config": {"workers": 0}, "time_s": 1_790_000_000.0, "bit_exact": True, "steps": 40, "killed_at_step": 12,
     "fingerprint": {"torch": "2.13.0", "device": "cpu", "threads": 2}, "resumed_from_step": 11, "mid_epoch": True,
-    "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "digest": "d" * 32,
+    "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "state_digest": "d" * 32,
     "first_difference": None, "duration_s": 9.0, "task": TaskReference(kind="builtin", name="digits"),
 }  # fmt: skip
 
