@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _ask(case: str, rounds: int) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory(prefix="relight-step-") as folder:
+    with tempfile.TemporaryDirectory(prefix="relight-step-", ignore_cleanup_errors=True) as folder:
         asked = subprocess.run(
             [sys.executable, __file__, "--case", case, "--rounds", str(rounds)],
             env={**os.environ, "RELIGHT_RUNS": folder, "OMP_NUM_THREADS": "1"},
