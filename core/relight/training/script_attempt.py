@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -67,6 +68,11 @@ class ScriptStopping(Stopping):
         super().install(lifeline=lifeline)
         if self._terminal and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _let_child_end(self) -> None:
+        super()._let_child_end()
+        if signal.getsignal(signal.SIGHUP) == self._on_signal:  # a closed terminal is the script's own affair
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._terminal and number == signal.SIGINT:
@@ -246,7 +252,8 @@ class ScriptAttempt:
 
     def _on_exit(self, code: Any = None, /) -> NoReturn:
         """Stands in for `sys.exit`, whose code nothing else tells."""
-        if os.getpid() == self._pid and self._exit is None:
+        in_main = threading.current_thread() is threading.main_thread()
+        if os.getpid() == self._pid and in_main and self._exit is None:
             in_loop = self._session is not None and self._session.in_loop
             self._exit = (code, in_loop)
         self._leave(code)
