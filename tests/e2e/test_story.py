@@ -83,7 +83,8 @@ def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None
     page.wait_for_url(re.compile(r"/branch\?"))
     field = page.get_by_label("Learning rate", exact=True)
     field.fill("0.0005")
-    field.press("Tab")
+    field.press("Enter")
+    page.get_by_role("heading", name="Branch").click()  # no help is open
     expect(page.get_by_text("was 0.003")).to_be_visible()
     take_screenshots(page, "branch")
     page.goto(dashboard.address(f"/run?id={run}"))
@@ -96,7 +97,7 @@ def launch_digits(page: Page, *, epochs: int) -> None:
     expect(page.get_by_role("heading", name="Launch", level=1)).to_be_visible()
     field = page.get_by_label("Epochs", exact=True)
     field.fill(str(epochs))
-    field.press("Tab")
+    field.press("Enter")
     take_screenshots(page, "launch")
     page.get_by_role("button", name="Launch", exact=True).click()
     page.wait_for_url(re.compile(r"/run\?"))
