@@ -142,15 +142,20 @@ def branch_job(engine: Engine, token: str) -> Job | None:
     return engine.jobs.find(("branch", token))
 
 
-def drill(engine: Engine, task: TaskReference | str, config: Mapping[str, Any]) -> None:
+def drill(
+    engine: Engine, task: TaskReference | str, config: Mapping[str, Any], *, arguments: tuple[str, ...] = ()
+) -> None:
     """Prove in the background that a killed run of the task comes back bit for bit; `drill_job` tells how it goes.
 
-    `task` is a run's own, with its whole config; or what a person calls it, with what differs from the defaults.
+    `task` is a run's own, with its config as it was launched; or what a person calls it, with what differs from the
+    defaults, or the `arguments` of a script.
     """
 
     def work(job: Job) -> DrillReport:
         job.tell("Looking whether the task can be trained.")
         reference = resolve_task(task) if isinstance(task, str) else task
+        if isinstance(task, str) and reference.kind == "script":
+            reference = launch_script(reference, arguments=arguments)
         prepared = validate_config(reference, config)
         try:
             return hold_and_keep(
@@ -164,12 +169,14 @@ def drill(engine: Engine, task: TaskReference | str, config: Mapping[str, Any]) 
         finally:
             engine.memo.forget()
 
-    engine.jobs.start_telling(_drill_key(task, config), work)
+    engine.jobs.start_telling(_drill_key(task, config, arguments), work)
 
 
-def drill_job(engine: Engine, task: TaskReference | str, config: Mapping[str, Any]) -> Job | None:
+def drill_job(
+    engine: Engine, task: TaskReference | str, config: Mapping[str, Any], *, arguments: tuple[str, ...] = ()
+) -> Job | None:
     """The newest drill of that task and config in this server's life."""
-    return engine.jobs.find(_drill_key(task, config))
+    return engine.jobs.find(_drill_key(task, config, arguments))
 
 
 def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
@@ -223,9 +230,11 @@ def outcome_of(job: Job) -> Outcome:
     return job.result
 
 
-def _drill_key(task: TaskReference | str, config: Mapping[str, Any]) -> Hashable:
-    named = task if isinstance(task, str) else (task.kind, task.path or task.name, task.class_name)
-    return "drill", named, json.dumps(choose_relevant(config), sort_keys=True, default=str)
+def _drill_key(task: TaskReference | str, config: Mapping[str, Any], arguments: tuple[str, ...]) -> Hashable:
+    named: Hashable = task
+    if not isinstance(task, str):
+        named, arguments = (task.kind, task.path or task.name, task.class_name), task.arguments
+    return "drill", named, arguments, json.dumps(choose_relevant(config), sort_keys=True, default=str)
 
 
 def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:

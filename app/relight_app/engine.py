@@ -22,6 +22,7 @@ from relight.runs.drill_proof import JudgedProof, judge_run
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
+from relight.runs.record_file import read_record
 from relight.runs.records import RunRecord, StopRequest
 from relight.runs.stop_request import read_stop_request
 from relight.runs.summary import RunListing, RunSummary, list_runs, read_run_record, summarize_run
@@ -77,6 +78,10 @@ class Engine:
     def read_record(self, run: str) -> RunRecord:
         """What was written when the run was created."""
         return read_run_record(self.find_layout(run))
+
+    def read_launch(self, run: str) -> RunRecord:
+        """The same, without what a script has said of itself since."""
+        return read_record(self.find_layout(run).record, RunRecord)
 
     def read_stop(self, run: RunSummary) -> StopRequest | None:
         """The request to stop the newest attempt, while there is one."""

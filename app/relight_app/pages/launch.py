@@ -102,6 +102,7 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
                 help="After a crash the run goes on from its last checkpoint, at most this many times.",
             )  # fmt: skip
         arguments = _ask_for_arguments() if not task.fields else ""
+        split = _split(arguments)
         changed = changed_values(task.fields, values)
         command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
         st.code(command, language=None, wrap_lines=True)
@@ -115,11 +116,11 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
                 "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
                 icon=":material/rocket_launch:",
             )  # fmt: skip
-            if task.fields:
-                show_drill_button(engine, task.name, changed, key="drill")
-        if task.fields:
+            if split is not None:
+                show_drill_button(engine, task.name, changed, key="drill", arguments=split)
+        if split is not None:
             show_drill(
-                engine, task.name, changed, key="drill-card",
+                engine, task.name, changed, key="drill-card", arguments=split,
                 build=lambda job: build_report_card(job, key="drill-problem"),
             )  # fmt: skip
 
@@ -129,6 +130,14 @@ def _ask_for_arguments() -> str:
         "Arguments", key="run-arguments", placeholder="--lr 3e-4", icon=":material/terminal:",
         help="What stands behind the script's name, as you would type it.",
     )  # fmt: skip
+
+
+def _split(arguments: str) -> tuple[str, ...] | None:
+    """The arguments of a script as a shell splits them; None when they cannot be."""
+    try:
+        return tuple(shlex.split(arguments))
+    except ValueError:
+        return None
 
 
 def _chosen() -> tuple[str, str]:
@@ -142,10 +151,9 @@ def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str
     form = st.session_state
     values = read_config_form(task)
     changed = changed_values(task.fields, values)
-    try:
-        arguments = tuple(shlex.split(form.get("run-arguments") or "")) if not task.fields else ()
-    except ValueError as error:
-        sentence = f"The arguments cannot be read as a command line: {error}."
+    arguments = _split(form.get("run-arguments") or "" if not task.fields else "")
+    if arguments is None:
+        sentence = "The arguments cannot be read as a command line: a quotation mark is not closed."
         form["launch-problem"] = ((task.name, changed), Problem(sentence))
         return
     request = Request(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)

@@ -237,15 +237,15 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
             )
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
+    launched = engine.read_launch(run.run).config  # a script's own config is known only once it runs
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="checkpoints-header"
     ):
         st.header("Checkpoints", anchor=False, width="content")
-        if record.task.kind != "script":
-            show_drill_button(engine, record.task, record.config, key=f"drill-{run.run}")
+        show_drill_button(engine, record.task, launched, key=f"drill-{run.run}")
     busy = run.status.is_live or run.pids.writer is not None
     show_drill(
-        engine, record.task, record.config, key="drill-card",
+        engine, record.task, launched, key="drill-card",
         build=lambda job: build_proof_card(engine.read_proof(run, record), job, key="drill-problem"),
     )  # fmt: skip
     st.fragment(show, run_every=_REFRESH_S if busy else None)()

@@ -22,11 +22,22 @@ _HELP = (
 )
 
 
-def show_drill_button(engine: Engine, task: TaskReference | str, config: Mapping[str, Any], *, key: str) -> None:
+def show_drill_button(
+    engine: Engine,
+    task: TaskReference | str,
+    config: Mapping[str, Any],
+    *,
+    key: str,
+    arguments: tuple[str, ...] = (),
+) -> None:
     """Draw "Prove resume"; while the drill is under way it cannot be pressed again."""
-    job = actions.drill_job(engine, task, config)
+    job = actions.drill_job(engine, task, config, arguments=arguments)
+
+    def hold() -> None:
+        actions.drill(engine, task, config, arguments=arguments)
+
     action_button(
-        "Prove resume", actions.drill, engine, task, config, key=key, icon=":material/verified_user:", help=_HELP,
+        "Prove resume", hold, key=key, icon=":material/verified_user:", help=_HELP,
         disabled=job is not None and job.state == "running",
     )  # fmt: skip
 
@@ -37,14 +48,15 @@ def show_drill(
     config: Mapping[str, Any],
     *,
     key: str,
+    arguments: tuple[str, ...] = (),
     build: Callable[[Job | None], Markup | None],
 ) -> None:
     """Draw how the drill goes, or what it has shown, as `build` says it."""
-    job = actions.drill_job(engine, task, config)
+    job = actions.drill_job(engine, task, config, arguments=arguments)
     running = job is not None and job.state == "running"
 
     def show() -> None:
-        job = actions.drill_job(engine, task, config)
+        job = actions.drill_job(engine, task, config, arguments=arguments)
         content = build(job)
         if content is not None:
             view(content, key=key)
