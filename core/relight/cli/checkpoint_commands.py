@@ -263,7 +263,8 @@ def prune(
         say_json({"run": layout.run_id, "removed": [_facts(info) for info in removed],
                   "reclaimed_bytes": plan.reclaimed_bytes})  # fmt: skip
     elif removed:
-        steps = ", ".join(str(info.step) for info in removed)
+        numbers = [str(info.step) for info in removed]
+        steps = ", ".join(numbers if len(numbers) <= 12 else [*numbers[:3], "...", *numbers[-3:]])
         say(f"Removed {count(len(removed), 'checkpoint')} of {layout.run_id}: {steps}.")
         say(f"{describe_bytes(plan.reclaimed_bytes)} given back; {count(len(plan.kept), 'checkpoint')} kept.")
     else:
