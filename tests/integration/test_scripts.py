@@ -197,9 +197,6 @@ def test_a_branch_has_other_arguments_and_its_diff(workshop: Workshop, project: 
     assert summary.parent is not None
     assert (summary.step, summary.parent.weights_only) == (36, True)
     assert summary.parent.changes["epochs"] == (4, 6)
-    misfit = workshop.relight("branch", "parent", "--from", "latest", "--name", "misfit", "--set", "hidden=5")
-    assert misfit.returncode == 3
-    assert "0.weight" in summarize_run(find_run(workshop.folder, "misfit")).reason
 
 
 def test_another_interpreter_is_asked_before_a_run_exists(workshop: Workshop, project: Path, tmp_path: Path) -> None:
@@ -218,6 +215,13 @@ def test_another_interpreter_is_asked_before_a_run_exists(workshop: Workshop, pr
         "run", "train.py", "--name", "other", "--python", str(other), "--", "--nap", "0", "--epochs", "1", cwd=project
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_drill_proves_a_script(workshop: Workshop, project: Path) -> None:
+    (project / "fast").touch()
+    drill = workshop.relight("drill", "train.py", "--steps", "20", "--", "--lr", "0.3", cwd=project)
+    assert drill.returncode == 0, drill.stdout + drill.stderr
+    assert "bit-exact: train.py came back from kill -9 as if nothing had happened." in drill.stdout
 
 
 def test_a_script_that_never_joins_is_told_so(workshop: Workshop, tmp_path: Path) -> None:
