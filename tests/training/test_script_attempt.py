@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_each_way_out_has_its_outcome(
         assert "line" in run.log
 
 
-@pytest.mark.parametrize(("what", "step"), [("wait", 7), ("validation", 10), ("slow", 0)])
+@pytest.mark.parametrize(("what", "step"), [("wait", 7), ("validation", 10)])
 def test_a_signal_saves_the_last_finished_step_wherever_the_script_is(make_script: Make, what: str, step: int) -> None:
     run = make_script(SCRIPT, what)
     run.start()
@@ -182,3 +183,16 @@ def test_the_first_evaluation_says_what_the_best_is(make_script: Make) -> None:
     assert (said.best_metric, said.higher_is_better) == ("validation/error", False)
     best = [info for info in run.checkpoints() if info.score is not None]
     assert best[-1].metrics["validation/error"] == pytest.approx(1 / 3)
+
+
+def test_a_model_that_has_changed_is_refused_with_the_names_of_its_tensors(make_script: Make) -> None:
+    run = make_script(SCRIPT, "break")
+    assert run.run() == 0, run.log
+    assert run.script is not None
+    path = Path(run.script[0])
+    path.write_text(SCRIPT.replace("nn.Linear(2, 1)", "nn.Linear(3, 1)"))
+    assert run.resume() == 1
+    assert "weight" in run.outcome.reason and "Traceback" not in run.log
+    path.write_text(SCRIPT.replace("run.track(model=model, ", "run.track(net=model, "))
+    assert run.resume() == 1
+    assert run.outcome.reason.startswith("The checkpoint has no 'net', only 'model', 'optimizer'")
