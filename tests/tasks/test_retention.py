@@ -41,7 +41,7 @@ def test_everything_that_retention_knows_can_be_set() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["loss", "loss:least", ":min", "loss:min:0", "loss:min:two", "loss:min:1:2"])
+@pytest.mark.parametrize("text", ["loss", "loss:least", ":min", "loss:min:0", "loss:min:two", "loss:min:1:2", "a\nb"])
 def test_a_rule_that_cannot_be_read_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match="such as validation/loss:min") as refused:
         parse_config(TaskConfig, {"keep_best_by": text})
