@@ -1,0 +1,233 @@
+"""Lightning's training as a run of Relight: checkpoints at step edges, stops honoured, exact in the middle of an epoch.
+
+    run = relight.init(config=vars(args))
+    callback = RelightCallback(run)
+    trainer = lightning.Trainer(max_epochs=20, callbacks=[callback])
+    trainer.fit(module, callback.loader(DataLoader(train_set, 64, shuffle=True)), validation_loader)
+
+Lightning keeps its loops. Their progress, the module, its optimizers, schedules and loss scale, the callbacks' states
+and the loader's position become part of Relight's training state, and are put back before the first batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from relight.errors import RelightError
+from relight.training.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.script_loader import choose_seed
+from relight.training.script_run import ScriptRun
+
+try:
+    from lightning.pytorch.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    try:
+        from pytorch_lightning.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise RelightError("Lightning is not installed here: pip install lightning.") from None
+
+_ENDLESS = 2**62
+_log = logging.getLogger("relight")
+
+
+class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
+    """Connects one `Trainer.fit` with the run that `relight.init` has returned.
+
+    To Lightning it is a checkpoint callback: those come last, after early stopping has looked at an epoch.
+
+    `validation` is how the names of validation metrics begin; the first of them, or `relight.init(best=…)`, says what
+    `best` means.
+    """
+
+    def __init__(self, run: ScriptRun, *, validation: str = "val") -> None:
+        self._run = run
+        self._validation = validation
+        self._loaders: list[EpochLoader] = []
+        self._steps: Iterator[int] | None = None
+        self._step = 0
+        self._last: dict[str, Any] | None = None
+        self.measured: dict[str, float] = {}
+        """What a validation has measured and the run has not been told."""
+
+    def loader(self, loader: DataLoader[Any], *, seed: int | None = None) -> EpochLoader:
+        """Take over the train loader, so that a resume goes on with its next batch. Raises `TaskError` if it cannot."""
+        taken = EpochLoader(adopt_loader(loader, seed=choose_seed(seed)))
+        self._loaders.append(taken)
+        return taken
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Track what Lightning trains; in a resume it is restored here."""
+        # An edge comes after all that the others do. A new list: Lightning is going through the old one.
+        trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
+        if trainer.world_size > 1:
+            raise RelightError("Relight's callback trains in one process: give the Trainer devices=1.")
+        things: dict[str, Any] = {"model": pl_module}
+        for number, optimizer in enumerate(trainer.optimizers):
+            things[f"optimizer{number}"] = optimizer
+        for number, config in enumerate(trainer.lr_scheduler_configs):
+            things[f"scheduler{number}"] = config.scheduler
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        things["scaler"] = scaler
+        for number, loader in enumerate(self._loaders):
+            things[f"loader{number}"] = loader
+        things["validation"] = _Measured(self)
+        things["callbacks"] = _CallbackStates(trainer, self)
+        things["lightning"] = _LoopState(trainer)
+        self._run.track(**things)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin the attempt proper before the first batch is asked for; in a resume, put the generators back."""
+        if not all(hasattr(one, "load_state_dict") for one in _flatten(trainer.train_dataloader)):
+            _log.warning(
+                "The train loader has no position, so a resume in the middle of an epoch shuffles anew: "
+                "hand callback.loader(loader) to trainer.fit()."
+            )
+        planned = trainer.estimated_stepping_batches
+        self._steps = iter(self._run.steps(int(planned) if 0 < planned < float("inf") else _ENDLESS))
+        next(self._steps, None)
+        self._step = trainer.global_step
+        self._tell()  # what was measured right before a checkpoint, and is not measured again
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Make a step edge of each batch after which an optimizer has moved; the epoch's last waits for its validation.
+
+        Lightning does not validate again after a resume from the end of an epoch. So that no validation is lost, the
+        step before is resumed from until it is done.
+        """
+        if trainer.global_step == self._step or self._steps is None:
+            return
+        self._step = trainer.global_step
+        values = self._find_metrics(trainer, outputs)
+        if trainer.is_last_batch:
+            self._last = values
+        else:
+            self._edge(values)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say what the validation has measured."""
+        if trainer.sanity_checking or self._steps is None:
+            return
+        measured = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(self._validation)
+        }
+        self.measured = measured
+        if self._last is None:
+            self._tell()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Make the step edge of the epoch's last batch, and then log its validation."""
+        if self._last is not None:
+            values, self._last = self._last, None
+            self._edge(values)
+        self._tell()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End the data-loading processes."""
+        for loader in self._loaders:
+            loader.close()
+
+    def _tell(self) -> None:
+        if self.measured:
+            measured, self.measured = self.measured, {}
+            self._run.evaluated(measured)
+
+    def _edge(self, values: dict[str, Any]) -> None:
+        assert self._steps is not None
+        self._run.step(values)
+        next(self._steps, None)
+
+    def _find_metrics(self, trainer: Any, outputs: Any) -> dict[str, Any]:
+        found = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        values: dict[str, Any] = {}
+        if isinstance(found, torch.Tensor) and found.numel() == 1:
+            values["loss"] = found.detach()
+        for name, value in trainer.callback_metrics.items():
+            if not name.startswith(self._validation) and name not in values:
+                values[name] = value
+        return values
+
+
+class EpochLoader:
+    """A loader for loops that ask for an iterator once an epoch, and stop at its length without looking for its end."""
+
+    def __init__(self, inner: ResumableLoader) -> None:
+        self._inner = inner
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the epoch; the next one if that is over."""
+        inner = self._inner
+        if inner.batch and inner.batch >= inner.batches:
+            inner.next_epoch()
+        return iter(inner)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position."""
+        self._inner.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+        self._inner.close()
+
+
+class _LoopState:
+    """The progress of Lightning's loops, without the loaders' positions: it restores those in mid-epoch only."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._trainer.fit_loop.state_dict()
+        state["state_dict"].pop("combined_loader", None)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._trainer.fit_loop.load_state_dict(state)
+
+
+class _Measured:
+    """What the callback has yet to tell the run."""
+
+    def __init__(self, callback: RelightCallback) -> None:
+        self._callback = callback
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured": dict(self._callback.measured)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._callback.measured = dict(state["measured"])
+
+
+class _CallbackStates:
+    """The states of all other callbacks: early stopping's patience, averages, …"""
+
+    def __init__(self, trainer: Any, own: Callback) -> None:
+        self._callbacks = [callback for callback in trainer.callbacks if callback is not own]
+
+    def state_dict(self) -> dict[str, Any]:
+        states = {callback.state_key: callback.state_dict() for callback in self._callbacks}
+        return {key: state for key, state in states.items() if state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for callback in self._callbacks:
+            if callback.state_key in state:
+                callback.load_state_dict(state[callback.state_key])
+
+
+def _flatten(loader: Any) -> list[Any]:
+    if isinstance(loader, dict):
+        return [one for value in loader.values() for one in _flatten(value)]
+    if isinstance(loader, (list, tuple)):
+        return [one for value in loader for one in _flatten(value)]
+    return [loader]

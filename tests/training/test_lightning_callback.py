@@ -1,0 +1,112 @@
+"""Lightning keeps its loops, and still a killed training ends with the bits of one that was never interrupted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relight.checkpoints.store import CheckpointStore
+from relight.runs.catalog import find_run
+from relight.runs.lock import RunLock
+
+pytest.importorskip("lightning", reason="Lightning is not installed")
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+
+SCRIPT = """
+import os, random, signal, sys
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import relight
+from relight.training.lightning_callback import RelightCallback
+
+DIE_IN_STEP, DIE_IN_VALIDATION = int(os.environ.get("STEP", 0)), int(os.environ.get("VALIDATION", -1))
+torch.set_num_threads(1)
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return 22
+
+    def __getitem__(self, index):
+        x = torch.full((4,), float(index % 5))
+        return x + random.random() + np.random.rand() + torch.randn(4), index % 2
+
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 2))
+        self.calls = 0
+
+    def training_step(self, batch, number):
+        self.calls += 1
+        if self.calls == DIE_IN_STEP:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, number):
+        if self.trainer.current_epoch == DIE_IN_VALIDATION and not self.trainer.sanity_checking:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 4), "interval": "step"}]
+
+
+run = relight.init(seed=5, checkpoint_every_steps=1, higher_is_better=False)
+callback = RelightCallback(run)
+trainer = lightning.Trainer(
+    max_epochs=3, accelerator="cpu", devices=1, logger=False,
+    enable_progress_bar=False, enable_model_summary=False, callbacks=[callback, EarlyStopping("val_loss", patience=9)],
+)
+loader = callback.loader(DataLoader(Noisy(), 4, shuffle=True, num_workers=int(sys.argv[1])))
+trainer.fit(Module(), loader, DataLoader(Noisy(), 8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "workers"),
+    [({"STEP": "9"}, 2), ({"STEP": "13"}, 0), ({"VALIDATION": "1"}, 0)],
+    ids=["in mid-epoch", "at an epoch's edge", "inside a validation"],
+)
+def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
+    tmp_path: Path, death: dict[str, str], workers: int
+) -> None:
+    script = tmp_path / "fit.py"
+    script.write_text(SCRIPT)
+
+    def relight(*arguments: str, **environment: str) -> str:
+        command = [sys.executable, "-m", "relight.cli", *arguments]
+        environment = {**os.environ, "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    def read_digest(name: str) -> str:
+        layout = find_run(tmp_path / "runs", name)
+        with RunLock.acquire(layout, timeout_s=60):
+            store = CheckpointStore(layout.checkpoints)
+            last = store.list().checkpoints[-1]
+            assert (last.step, last.reason) == (18, "final")
+            return store.digest(last)
+
+    told = relight("run", str(script), "--name", "twin", "--", "0")
+    assert "finished at step 18 of 18" in told, told
+    told = relight("run", str(script), "--name", "killed", "--", str(workers), **death)
+    assert "SIGKILL" in told, told
+    told = relight("resume", "killed")
+    assert "finished at step 18 of 18" in told, told
+    assert read_digest("killed") == read_digest("twin")
