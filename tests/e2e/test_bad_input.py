@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.app.sample_runs import SampleRun, make_run
-from tests.e2e.conftest import Dashboard
+from tests.e2e.conftest import Dashboard, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -123,12 +123,23 @@ def test_no_damaged_file_of_a_run_takes_its_page_away(page: Page, dashboard: Das
     expect(page.get_by_role("heading", name="x", level=1)).to_be_visible()
     expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
     for tab in ("Config", "Attempts", "Log"):
-        page.get_by_role("tab", name=tab).click()
-        expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
+        open_tab(page, tab)
     expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
     page.goto(dashboard.address("/"))
     expect(page.get_by_role("link", name="x", exact=True)).to_be_visible()
     assert page.locator("[data-testid=stException]").count() == 0
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Press a tab until it is open: Streamlit drops a press that comes while the rerun of the one before is drawn."""
+    panel = page.get_by_role("tabpanel", name=name)
+
+    def press() -> bool:
+        page.get_by_role("tab", name=name).click()
+        page.wait_for_timeout(300)
+        return panel.is_visible()
+
+    wait_until(press, timeout_s=30, what=f"the tab {name} is open")
 
 
 def test_a_runs_folder_that_cannot_be_written_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
