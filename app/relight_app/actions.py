@@ -98,11 +98,7 @@ def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str
         launched = resume_run(engine.find_layout(run), from_=from_step, token=token)
         return Outcome(launched.layout.run_id, launched.notes)
 
-    job = engine.jobs.start(("resume", run), lambda: _try(engine, work))
-    if not job.wait(_PATIENCE_S):
-        return Outcome(run, pending=True)
-    engine.jobs.forget(("resume", run))
-    return outcome_of(job)
+    return _wait_a_while(engine, ("resume", run), work, pending=Outcome(run, pending=True))
 
 
 def resume_job(engine: Engine, run: str) -> Job | None:
@@ -129,12 +125,7 @@ def branch(engine: Engine, request: BranchRequest) -> Outcome:
         )
         return Outcome(launched.layout.run_id, launched.notes)
 
-    key = ("branch", request.token)
-    job = engine.jobs.start(key, lambda: _try(engine, work))
-    if not job.wait(_PATIENCE_S):
-        return Outcome(pending=True)
-    engine.jobs.forget(key)
-    return outcome_of(job)
+    return _wait_a_while(engine, ("branch", request.token), work, pending=Outcome(pending=True))
 
 
 def branch_job(engine: Engine, token: str) -> Job | None:
@@ -235,6 +226,15 @@ def _drill_key(task: TaskReference | str, config: Mapping[str, Any], arguments: 
     if not isinstance(task, str):
         named, arguments = (task.kind, task.path or task.name, task.class_name), task.arguments
     return "drill", named, arguments, json.dumps(choose_relevant(config), sort_keys=True, default=str)
+
+
+def _wait_a_while(engine: Engine, key: Hashable, work: Callable[[], Outcome], *, pending: Outcome) -> Outcome:
+    """Do `work` as the job `key`, and answer with what becomes of it; with `pending` when it goes on for longer."""
+    job = engine.jobs.start(key, lambda: _try(engine, work))
+    if not job.wait(_PATIENCE_S):
+        return pending
+    engine.jobs.forget(key)
+    return outcome_of(job)
 
 
 def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 
 from relight_app.attempts import AttemptView
 from relight_app.formats import describe_duration, describe_moment
-from relight_app.markup import Markup, tag
+from relight_app.markup import Markup, tag, wide_table
 from relight_app.server.urls import log_url
 from relight_app.tables import build_pill, show_option
 
@@ -23,30 +23,10 @@ def build_attempts(
     """
     known = environments or {}
     heads = ("Attempt", "Began", "Steps", "Lasted", "End")
-    return tag(
-        "div",
-        tag(
-            "div",
-            tag(
-                "table",
-                tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-                tag(
-                    "tbody",
-                    [
-                        _attempt_row(attempt, now_s, run=run, environment=known.get(attempt.number))
-                        for attempt in reversed(attempts)
-                    ],
-                ),
-                class_="dense attempts",
-                aria_label="Attempts",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Attempts, scrolls sideways",
-        ),
-        class_="table",
-    )
+    rows = [
+        _attempt_row(attempt, now_s, run=run, environment=known.get(attempt.number)) for attempt in reversed(attempts)
+    ]
+    return wide_table(heads, rows, label="Attempts", class_="dense attempts")
 
 
 def _attempt_row(

@@ -49,7 +49,7 @@ def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
     if len(finite) < 2:
         return Markup("")
     low, high = _spark_range(finite)
-    span = high - low or 1.0
+    span = high / 2 - low / 2 or 1.0  # halves: the whole distance may be more than a float can hold
     step = (_SPARK_WIDTH - 2 * _SPARK_MARGIN) / (len(values) - 1)
     height = _SPARK_HEIGHT - 2 * _SPARK_MARGIN
     parts: list[list[str]] = [[]]
@@ -58,7 +58,7 @@ def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
             parts.append([])
             continue
         x = _SPARK_MARGIN + index * step
-        y = _SPARK_MARGIN + height * (1 - (min(max(value, low), high) - low) / span)
+        y = _SPARK_MARGIN + height * (1 - (min(max(value, low), high) / 2 - low / 2) / span)
         parts[-1].append(f"{x:.1f} {y:.1f}")
     lines = [part for part in parts if part]
     path = "".join("M" + "L".join(part) for part in lines)

@@ -9,7 +9,7 @@ from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.retention import RetentionPlan
 from relight_app.formats import count, describe_bytes, describe_metric, short_metric, title_metric
 from relight_app.icons import icon
-from relight_app.markup import Markup, join, tag
+from relight_app.markup import Markup, join, tag, wide_table
 from relight_app.navigation import address
 from relight_app.tables import build_age
 
@@ -57,37 +57,18 @@ def build_checkpoints(
         tag("th", tag("span", "Actions", class_="unseen"), scope="col", class_="actions"),
     ]
     left_out = len(newest_first) - len(shown)
+    rows = [
+        _checkpoint_row(
+            info,
+            metrics,
+            resume_refusal,
+            branch_from=branch_from,
+            why=whys.get(info.name, "") if retention is not None else None,
+        )
+        for info in shown
+    ]
     return join(
-        tag(
-            "div",
-            tag(
-                "div",
-                tag(
-                    "table",
-                    tag("thead", tag("tr", heads)),
-                    tag(
-                        "tbody",
-                        [
-                            _checkpoint_row(
-                                info,
-                                metrics,
-                                resume_refusal,
-                                branch_from=branch_from,
-                                why=whys.get(info.name, "") if retention is not None else None,
-                            )
-                            for info in shown
-                        ],
-                    ),
-                    class_="dense",
-                    aria_label="Checkpoints",
-                ),
-                class_="scroll",
-                tabindex="0",
-                role="region",
-                aria_label="Checkpoints, scrolls sideways",
-            ),
-            class_="table",
-        ),
+        wide_table(heads, rows, label="Checkpoints"),
         tag("p", f"{left_out} older checkpoints are not shown; `relight checkpoints` lists all.", class_="sub")
         if left_out
         else None,

@@ -8,7 +8,7 @@ from relight.machine.gpu import ALARM_WORDS, GpuCard
 from relight.machine.host import HostSample
 from relight.machine.report import GpuProcessRow, MachineReport
 from relight_app.formats import count, describe_bytes
-from relight_app.markup import Markup, tag
+from relight_app.markup import Markup, tag, wide_table
 
 _FULL_PERCENT, _CROWDED_PERCENT = 95.0, 85.0
 
@@ -135,24 +135,7 @@ def _build_processes(rows: Sequence[GpuProcessRow], cards: Sequence[GpuCard]) ->
         words = "Nobody computes on the cards." if known else "The driver does not tell who computes on the cards."
         return tag("p", words, class_="sub")
     heads = ("GPU", "Process", "User", "Memory", "Command")
-    return tag(
-        "div",
-        tag(
-            "div",
-            tag(
-                "table",
-                tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-                tag("tbody", [_process_row(row) for row in rows]),
-                class_="dense",
-                aria_label="Processes on the cards",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Processes on the cards, scrolls sideways",
-        ),
-        class_="table",
-    )
+    return wide_table(heads, [_process_row(row) for row in rows], label="Processes on the cards")
 
 
 def _process_row(row: GpuProcessRow) -> Markup:

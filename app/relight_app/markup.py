@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
@@ -29,6 +29,19 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 def join(*children: object, separator: str = "") -> Markup:
     """Children one after the other, escaped as `tag` does."""
     return Markup(html.escape(separator).join(_flatten(children)))
+
+
+def wide_table(heads: Sequence[object], rows: Sequence[Markup], *, label: str, class_: str = "dense") -> Markup:
+    """A table that scrolls sideways where it is too wide, with the keyboard too.
+
+    A head that is no plain string is a cell, or several.
+    """
+    cells = [tag("th", head, scope="col") if type(head) is str else head for head in heads]
+    table = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows), class_=class_, aria_label=label)
+    scroll = tag(
+        "div", table, class_="scroll", tabindex="0", role="region", aria_label=f"{label}, scrolls sideways"
+    )  # fmt: skip
+    return tag("div", scroll, class_="table")
 
 
 def _flatten(children: Iterable[object]) -> Iterable[str]:

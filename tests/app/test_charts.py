@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relight.runs.summary import summarize_run
@@ -46,6 +46,7 @@ def test_no_two_charts_share_a_key() -> None:
 
 
 @given(st.lists(st.floats(), max_size=80))
+@example([1.7976931348623157e308, -9.9792015476736e291])
 def test_any_values_draw_inside_the_picture(values: list[float]) -> None:
     drawn = draw_sparkline(values, label="Loss <of> x")
     if sum(map(math.isfinite, values)) < 2:

@@ -157,9 +157,10 @@ class Nursery:
     """Starts trainers in a fraction of a second; see nursery.py."""
 
     def __init__(self) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RELIGHT_")}
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("nursery.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**clean, "OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
 
     def start(
@@ -319,13 +320,7 @@ def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Ca
         return run
 
     yield make
-    for run in runs:
-        for process in run.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
-        run.wait_free()
+    _end_all(runs)
 
 
 @pytest.fixture
@@ -343,6 +338,10 @@ def make_script(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., Trai
         return run
 
     yield make
+    _end_all(runs)
+
+
+def _end_all(runs: list[TrainedRun]) -> None:
     for run in runs:
         for process in run.processes:
             if process.poll() is None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relight.cli.options import MORE, JsonOption, RunsOption, SetOption, examples
+from relight.cli.options import (
+    MORE,
+    ArgumentsArgument,
+    JsonOption,
+    PythonOption,
+    RunsOption,
+    SetOption,
+    TaskArgument,
+    examples,
+)
 from relight.cli.output import say, say_error, say_json
 from relight.cli.wording import count, describe_duration
 
@@ -29,24 +37,11 @@ def register(app: typer.Typer) -> None:
 
 
 def drill(
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="A built-in task, such as digits, FILE.py:Class, or a training script of yours.",
-            show_default=False,
-        ),
-    ],
+    task: TaskArgument,
     *,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ARGUMENTS", help="Arguments of a training script, after --.", show_default=False),
-    ] = None,
+    arguments: ArgumentsArgument = None,
     assignments: SetOption = None,
-    python: Annotated[
-        Path | None,
-        typer.Option("--python", metavar="PATH", help="Interpreter for a training script.", show_default=False),
-    ] = None,
+    python: PythonOption = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Steps to train.")] = 40,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long each training may take.")

@@ -24,6 +24,22 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
+TaskArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="A built-in task, such as digits, FILE.py:Class, or a training script of yours.",
+        show_default=False,
+    ),
+]
+ArgumentsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ARGUMENTS", help="Arguments of a training script, after --.", show_default=False),
+]
+PythonOption = Annotated[
+    Path | None,
+    typer.Option("--python", metavar="PATH", help="Interpreter for a training script.", show_default=False),
+]
 NameOption = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name of the run; else the task's.", show_default=False)
 ]

@@ -12,12 +12,15 @@ import typer
 
 from relight.cli.options import (
     LAUNCHING,
+    ArgumentsArgument,
     DetachOption,
     JsonOption,
     NameOption,
+    PythonOption,
     RunArgument,
     RunsOption,
     SetOption,
+    TaskArgument,
     examples,
 )
 from relight.cli.output import say, say_error, say_json
@@ -77,26 +80,13 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="A built-in task, such as digits, FILE.py:Class, or a training script of yours.",
-            show_default=False,
-        ),
-    ],
+    task: TaskArgument,
     *,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ARGUMENTS", help="Arguments of a training script, after --.", show_default=False),
-    ] = None,
+    arguments: ArgumentsArgument = None,
     assignments: SetOption = None,
     name: NameOption = None,
     restarts: RestartsOption = 0,
-    python: Annotated[
-        Path | None,
-        typer.Option("--python", metavar="PATH", help="Interpreter for a training script.", show_default=False),
-    ] = None,
+    python: PythonOption = None,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,

@@ -19,9 +19,7 @@ class ProgressMeter:
 
     def __init__(self, path: Path, *, steps_total: int, epochs: int, batches: int) -> None:
         self._file = ProgressFile(path)
-        self.steps_total = steps_total
-        self._epochs = epochs
-        self._batches = batches
+        self.plan(steps_total=steps_total, epochs=epochs, batches=batches)
         self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
         self._next_mark_s = 0.0
         self._rate = 0.0
@@ -29,6 +27,10 @@ class ProgressMeter:
         self._first_step = 0
         self._work_before_s = 0.0
         self._warned = False
+
+    def plan(self, *, steps_total: int, epochs: int, batches: int) -> None:
+        """Say how much there is to do; 0 is not known."""
+        self.steps_total, self._epochs, self._batches = steps_total, epochs, batches
 
     def start(self, *, step: int, work_s: float, now: float) -> None:
         """The first step of this attempt begins, `work_s` seconds of training after the run's very first."""

@@ -76,35 +76,28 @@ class ScriptSession(TrainingSession):
         self._meter = ProgressMeter(attempt.progress, steps_total=steps_total, epochs=epochs, batches=batches)
         work_s = 0.0
         if restored is not None and not restored.weights_only:
-            work_s = self._take_over(restored)
-        now = time.time()
-        self._edge_s = now
-        self._meter.start(step=self.steps_done, work_s=work_s, now=now)
-        self._record_edge()
-        self._write_progress("training")
-        self._check_stop(now)
-        self._stopping.interruptible = True
+            self._take_over(restored.counters, restored.info, branch=restored.branch)
+            work_s = float(restored.environment.get("work_s", 0.0))
+        self._start_meter(work_s)
 
     def plan(self, *, steps_total: int, epochs: int, batches: int) -> None:
         """Say how much there is to do, as far as that is known by now; 0 is not known."""
         assert self._meter is not None
-        self._meter.steps_total = steps_total
-        self._meter._epochs, self._meter._batches = epochs, batches
+        self._meter.plan(steps_total=steps_total, epochs=epochs, batches=batches)
 
     def step_without_place(self, values: Values) -> None:
         """A step whose place in the data nobody can tell: it counts and is logged, and is no edge to save."""
         self._stopping.interruptible = False
         now = time.time()
         self.steps_done += 1
+        self._edge_s = now
         self._score = None
         self._train.log(self.steps_done, values, time_s=now)
         self._recorded = False
         self._in_update = False
         self._best_owed = False
         self._write_progress("training")
-        if now >= self._poll_at:
-            self._poll_at = now + 0.05
-            self._cutter.poll()
+        self._poll(now)
         self._stopping.interruptible = True
 
     def end_body(self) -> None:
@@ -218,16 +211,3 @@ class ScriptSession(TrainingSession):
         if self._best_owed and not self._in_update and self._recorded:
             self._cut("best", at_edge=False)
         super()._on_update()
-
-    def _take_over(self, restored: Restoration) -> float:
-        counters, info = restored.counters, restored.info
-        self.steps_done = counters["step"]
-        self.evaluated_step = counters["evaluated_step"]
-        if restored.branch:  # of the parent's checkpoints only this one is here
-            self.best.offer(info.score, step=info.step)
-        else:
-            self.best.restore(counters["best"])
-        if self.evaluated_step == self.steps_done:
-            self._score = info.score
-            self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
-        return float(restored.environment.get("work_s", 0.0))

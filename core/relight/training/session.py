@@ -124,13 +124,7 @@ class TrainingSession:
             self._open_loader()
         else:
             origin, work_s = self._restore(self._start.from_sequence)
-        now = time.time()
-        self._edge_s = now
-        self._meter.start(step=self.steps_done, work_s=work_s, now=now)
-        self._record_edge()
-        self._write_progress("training")
-        self._check_stop(now)
-        self._stopping.interruptible = True
+        self._start_meter(work_s)
         return origin
 
     def begin_update(self) -> None:
@@ -158,9 +152,7 @@ class TrainingSession:
             self._check_savable()
         if self._cutter.is_due(step):
             self._cut("periodic")
-        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:  # so that a clock set back holds up nothing
-            self._poll_at = now + _POLL_EVERY_S
-            self._cutter.poll()
+        self._poll(now)
         self._check_stop(now)
         stopping.interruptible = True
 
@@ -176,9 +168,7 @@ class TrainingSession:
     def check_stop(self) -> None:
         """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
         now = time.time()
-        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
-            self._poll_at = now + _POLL_EVERY_S
-            self._cutter.poll()
+        self._poll(now)
         self._check_stop(now)
 
     def evaluated(self, values: Values) -> bool:
@@ -275,6 +265,23 @@ class TrainingSession:
         self._stopping.interruptible = False
         self._in_update = True
 
+    def _start_meter(self, work_s: float) -> None:
+        """The first step begins here, `work_s` seconds of training after the run's very first: an edge like any."""
+        assert self._meter is not None
+        now = time.time()
+        self._edge_s = now
+        self._meter.start(step=self.steps_done, work_s=work_s, now=now)
+        self._record_edge()
+        self._write_progress("training")
+        self._check_stop(now)
+        self._stopping.interruptible = True
+
+    def _poll(self, now: float) -> None:
+        """Hear what the writer says, now and then. A clock that was set back holds up nothing."""
+        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
+            self._poll_at = now + _POLL_EVERY_S
+            self._cutter.poll()
+
     def _is_last(self) -> bool:
         assert self._meter is not None
         return self.steps_done >= self._meter.steps_total > 0
@@ -368,19 +375,23 @@ class TrainingSession:
                 return Origin(), 0.0
             branch = self._start.reason == "branch"
             counters = self.state.restore(tree, read, branch=branch)
-            self.steps_done = counters["step"]
-            self.evaluated_step = counters["evaluated_step"]
-            if branch:  # of the parent's checkpoints only this one is here
-                self.best.offer(info.score, step=info.step)
-            else:
-                self.best.restore(counters["best"])
-            if self.evaluated_step == self.steps_done:
-                self._score = info.score
-                self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
+            self._take_over(counters, info, branch=branch)
             self._open_loader()
             self.state.restore_rng(tree, read)
             work_s = float(reader.environment.get("work_s", 0.0))
         return Origin(info.step, info), work_s
+
+    def _take_over(self, counters: Mapping[str, Any], info: CheckpointInfo, *, branch: bool) -> None:
+        """Go on counting, and knowing the best, from what the checkpoint `info` holds."""
+        self.steps_done = counters["step"]
+        self.evaluated_step = counters["evaluated_step"]
+        if branch:  # of the parent's checkpoints only this one is here
+            self.best.offer(info.score, step=info.step)
+        else:
+            self.best.restore(counters["best"])
+        if self.evaluated_step == self.steps_done:
+            self._score = info.score
+            self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
 
 
 def _epoch_of(captured: CapturedState | None) -> int:
