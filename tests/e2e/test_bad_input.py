@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.app.sample_runs import SampleRun, make_run
-from tests.e2e.conftest import Dashboard, wait_until
+from tests.e2e.conftest import Dashboard
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -131,15 +131,10 @@ def test_no_damaged_file_of_a_run_takes_its_page_away(page: Page, dashboard: Das
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Press a tab until it is open: Streamlit drops a press that comes while the rerun of the one before is drawn."""
-    panel = page.get_by_role("tabpanel", name=name)
-
-    def press() -> bool:
-        page.get_by_role("tab", name=name).click()
-        page.wait_for_timeout(300)
-        return panel.is_visible()
-
-    wait_until(press, timeout_s=30, what=f"the tab {name} is open")
+    """Press a tab, once, when what the press before has started is drawn."""
+    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
+    page.get_by_role("tab", name=name).click()
+    expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
 
 
 def test_a_runs_folder_that_cannot_be_written_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
