@@ -144,7 +144,7 @@ class _Writer:
     def save(self, state: State) -> Taken:
         """Save, and wait for the word that it is durable."""
         from relight.checkpoints.writer_events import Durable, Verified
-        from relight.training.snapshot import copy_tensors
+        from relight.training.state.snapshot import copy_tensors
 
         os.sync()
         self._step += 1

@@ -46,7 +46,7 @@ def make_frozen_state(nbytes: int, *, trained: float, moments: tuple[str, ...]) 
 def make_header(state: State, step: int) -> Any:
     """What a snapshot of `state` says of itself."""
     from relight.checkpoints.snapshot import SnapshotHeader
-    from relight.training.snapshot import describe_tensors
+    from relight.training.state.snapshot import describe_tensors
 
     return SnapshotHeader(step=step, epoch=0, reason="periodic", time_s=time.time(), tensors=describe_tensors(state))
 

@@ -14,7 +14,7 @@ from relight.version import __version__
 
 if TYPE_CHECKING:
     from relight.tasks.config import TaskConfig, option
-    from relight.training.script_start import init
+    from relight.training.script.start import init
     from relight.training.task import Data, Task
 
 __all__ = ["Data", "RelightError", "Task", "TaskConfig", "TaskError", "__version__", "init", "option"]
@@ -23,7 +23,7 @@ _LAZY = {
     "Data": "relight.training.task",
     "Task": "relight.training.task",
     "TaskConfig": "relight.tasks.config",
-    "init": "relight.training.script_start",
+    "init": "relight.training.script.start",
     "option": "relight.tasks.config",
 }
 

@@ -20,13 +20,13 @@ from relight.checkpoints.writer_client import WriterClient
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart
-from relight.training.adopted_loader import adopt_loader
 from relight.training.attempt import close_in_children
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
-from relight.training.loader import Loader, ValidationLoader
-from relight.training.rng import seed_everything
+from relight.training.data.adopted_loader import adopt_loader
+from relight.training.data.loader import Loader, ValidationLoader
 from relight.training.session import TrainingSession
+from relight.training.state.rng import seed_everything
 from relight.training.stopping import Stopping
 
 EPOCHS = 2

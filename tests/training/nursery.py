@@ -20,8 +20,8 @@ def main() -> None:
     """Serve until stdin says "quit" or is closed."""
 
     import relight.training.assembly
-    import relight.training.loader
-    import relight.training.script_start  # noqa: F401
+    import relight.training.data.loader
+    import relight.training.script.start  # noqa: F401
     from relight.training.tasks import digits  # noqa: F401
 
     children: dict[int, Path] = {}

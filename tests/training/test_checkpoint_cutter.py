@@ -19,7 +19,7 @@ from relight.runs.record_file import read_record
 from relight.runs.records import ProcessIdentity, SavingState
 from relight.training import checkpoint_cutter as module
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, SnapshotFacts
-from relight.training.state import CapturedState
+from relight.training.state.training_state import CapturedState
 
 CAPTURED = CapturedState({"a": 1}, {"w": torch.arange(3.0)})
 

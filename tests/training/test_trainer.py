@@ -27,7 +27,7 @@ from relight.runs.progress import read_progress
 from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
-from relight.training.sampler import Sampler
+from relight.training.data.sampler import Sampler
 from relight.training.session import TrainingSession
 from relight.training.stopping import Stopping
 from relight.training.trainer import Trainer

@@ -127,7 +127,7 @@ def _write_pth(store: CheckpointStore, info: CheckpointInfo, path: Path) -> None
             sys.executable,
             "-P",
             "-m",
-            "relight.training.pth_export",
+            "relight.training.weights.pth_export",
             str(store.layout.folder),
             info.path.name,
             str(path),

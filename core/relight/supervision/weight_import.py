@@ -104,7 +104,7 @@ def _ask(
     whole = {"source": str(source.expanduser().absolute()), "part": part, **order}
     folder = working_folder if working_folder and Path(working_folder).is_dir() else None
     with subprocess.Popen(
-        command or [sys.executable, "-P", "-m", "relight.training.weight_import"],
+        command or [sys.executable, "-P", "-m", "relight.training.weights.weight_import"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -26,8 +26,8 @@ from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import SavingState
 from relight.runs.reserved_file import ReservedFile
-from relight.training.snapshot import copy_tensors, describe_tensors
-from relight.training.state import CapturedState
+from relight.training.state.snapshot import copy_tensors, describe_tensors
+from relight.training.state.training_state import CapturedState
 
 _SLOTS = 2
 _log = logging.getLogger("relight")

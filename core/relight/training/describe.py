@@ -32,10 +32,10 @@ from relight.tasks.catalog import BUILTIN_TASKS
 from relight.tasks.config import full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.device import choose_device
-from relight.training.model_fit import find_misfit
 from relight.training.precision import Precision
 from relight.training.task import Task
 from relight.training.task_loading import load_task_class
+from relight.training.weights.model_fit import find_misfit
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,9 +19,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from relight.errors import RelightError
-from relight.training.adopted_loader import ResumableLoader, adopt_loader
-from relight.training.script_loader import choose_seed
-from relight.training.script_run import ScriptRun
+from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.script.loader import choose_seed
+from relight.training.script.run import ScriptRun
 
 try:
     from lightning.pytorch.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]

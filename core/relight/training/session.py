@@ -35,8 +35,8 @@ from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
 from relight.training.progress_meter import ProgressMeter
-from relight.training.state import CapturedState, TrainingState
-from relight.training.state_tree import DTYPES
+from relight.training.state.state_tree import DTYPES
+from relight.training.state.training_state import CapturedState, TrainingState
 from relight.training.step_metrics import StepMetrics, Values, to_number
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 

@@ -14,12 +14,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from relight.errors import TaskError
-from relight.training.adopted_loader import adopt_loader
+from relight.training.data.adopted_loader import adopt_loader
+from relight.training.data.loader import Loader, ValidationLoader, move_batch
 from relight.training.device import explain_choice
-from relight.training.loader import Loader, ValidationLoader, move_batch
 from relight.training.precision import Precision
-from relight.training.rng import RngRecorder, restore_rng, seed_everything
 from relight.training.session import TrainingSession
+from relight.training.state.rng import RngRecorder, restore_rng, seed_everything
 from relight.training.step_metrics import to_number
 from relight.training.task import Data, Task
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from relight.training.loader import Loader, ValidationLoader
+from relight.training.data.loader import Loader, ValidationLoader
 from relight.training.task import Task
 
 

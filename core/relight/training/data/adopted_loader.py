@@ -1,0 +1,181 @@
+"""Taking over a `DataLoader` that a person has built: the same data, samplers and options, resumable at every batch.
+
+| what it has | what becomes of it |
+| --- | --- |
+| `shuffle`, `RandomSampler`, `SubsetRandomSampler`, `WeightedRandomSampler` | our own order of the same kind |
+| any other sampler or batch sampler with a length | asked for a whole epoch at once, seeded for that epoch |
+| an `IterableDataset` with `state_dict` and `load_state_dict` | read on from its own state, see `stream_loader` |
+| one without, in torchdata's `StatefulDataLoader` | read again from the start of the epoch |
+| anything else | refused, with one sentence that says what and why |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from relight.errors import TaskError
+from relight.training.data.drawn_order import DrawnOrder, find_generators
+from relight.training.data.loader import Loader
+from relight.training.data.loading_processes import WorkerOptions
+from relight.training.data.sampler import Order, Sampler, WeightedSampler
+from relight.training.data.stream_loader import StreamLoader, has_state
+from relight.training.state.own_generators import beginning_of, mix_seeds
+
+# These draw from their generator alone, so their next epoch may be drawn while this one is trained.
+_PURE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class ResumableLoader(Protocol):
+    """What the training loop needs of a loader, whether ours or one that was taken over."""
+
+    epoch: int
+    consumed: int
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that the loop has consumed."""
+
+    def __len__(self) -> int:
+        """Batches of one epoch, as PyTorch's loaders tell it."""
+
+    def __iter__(self) -> Any:
+        """Yield the rest of the current epoch, then move on to the next."""
+
+    def open(self) -> None:
+        """Start the data-loading processes at the current position."""
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch, leaving out what is left of this one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position."""
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+
+
+def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = None) -> Loader | StreamLoader:
+    """Return a loader with the data and options of `loader` that resumes exactly.
+
+    Its batches have the same distribution as PyTorch's would have had, but are drawn by seed and epoch; `loader` itself
+    is not used any more. Random numbers of samples are seeded one by one, as `Loader` does it. Raises `TaskError`,
+    saying what and why, where a resume could not be exact.
+    """
+    seed = mix_seeds(seed, *_initial_seeds(loader))
+    options = WorkerOptions(
+        workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        prefetch=loader.prefetch_factor,
+        timeout_s=loader.timeout,
+        context=loader.multiprocessing_context,
+        prepare=loader.worker_init_fn,
+    )
+    if isinstance(loader.dataset, IterableDataset):
+        return _take_over_stream(loader, loader.dataset, seed, options)
+    dataset, order = _take_over(loader, loader.dataset, seed)
+    collate = None if loader.collate_fn is default_collate else loader.collate_fn
+    adopted = Loader.in_order(dataset, order, epochs=epochs, collate=collate, options=options)
+    adopted.dataset = loader.dataset
+    return adopted
+
+
+def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tuple[Dataset[Any], Order]:
+    outer = loader.batch_sampler
+    if outer is None:
+        raise TaskError(
+            "A DataLoader with batch_size=None hands out samples without making batches: give it a batch_size or a "
+            "batch_sampler, or keep it out of the training state."
+        )
+    length = _length_of(dataset, "data set")
+    if type(outer) is BatchSampler:
+        _length_of(outer.sampler, "sampler")
+    if length == 0 or _length_of(outer, "batch sampler") == 0:
+        raise TaskError(f"{type(dataset).__name__} gives no batch: a training needs at least one.")
+    if type(outer) is not BatchSampler:
+        drawn = DrawnOrder(outer, length=length, batch_size=None, seed=seed, drop_last=False, ahead=False)
+        drawn.check()
+        return dataset, drawn
+    sampler, batch_size, drop_last = outer.sampler, outer.batch_size, outer.drop_last
+    if type(sampler) is SubsetRandomSampler:
+        dataset = Subset(dataset, np.asarray(sampler.indices, dtype=np.int64))  # type: ignore[arg-type]
+        length = len(sampler)
+        return dataset, Sampler(length, batch_size=batch_size, seed=seed, drop_last=drop_last)
+    if type(sampler) in (SequentialSampler, RandomSampler) and _covers(sampler, length):
+        shuffle = type(sampler) is RandomSampler
+        return dataset, Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    if type(sampler) is WeightedRandomSampler and sampler.replacement:
+        return dataset, WeightedSampler(
+            sampler.weights.numpy(), batch_size=batch_size, seed=seed, per_epoch=len(sampler), drop_last=drop_last
+        )
+    ahead = type(sampler) in _PURE
+    drawn = DrawnOrder(sampler, length=length, batch_size=batch_size, seed=seed, drop_last=drop_last, ahead=ahead)
+    if not ahead:
+        drawn.check()
+    return dataset, drawn
+
+
+def _take_over_stream(
+    loader: DataLoader[Any], dataset: IterableDataset[Any], seed: int, options: WorkerOptions
+) -> StreamLoader:
+    # torchdata's StatefulDataLoader reads a data set without a state again from the start; who has it asks for that.
+    replay = hasattr(loader, "load_state_dict") and not has_state(dataset)
+    if not replay and not has_state(dataset):
+        raise TaskError(
+            f"{type(dataset).__name__} is an iterable data set without a state, so nobody can tell where in it a "
+            "training was: give it state_dict() and load_state_dict(), make it a map-style data set, or use "
+            "torchdata's StatefulDataLoader, which reads it again up to there."
+        )
+    return StreamLoader(
+        dataset,
+        batch_size=loader.batch_size,
+        seed=seed,
+        drop_last=loader.drop_last,
+        collate=loader.collate_fn,
+        replay=replay,
+        options=options,
+    )
+
+
+def _covers(sampler: Any, length: int) -> bool:
+    """Tell whether `sampler` gives each sample of the data once an epoch."""
+    whole = len(sampler.data_source) == len(sampler) == length
+    return whole and not (isinstance(sampler, RandomSampler) and sampler.replacement)
+
+
+def _length_of(sized: Any, what: str) -> int:
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        raise TaskError(
+            f"The {what} {type(sized).__name__} has no length, so an epoch has no end to count to: give it __len__."
+        ) from None
+
+
+def _initial_seeds(loader: DataLoader[Any]) -> list[int]:
+    """Return where the generators began that were made for shuffling, so that other ones give another order."""
+    generators = find_generators(loader.batch_sampler)
+    if isinstance(loader.generator, torch.Generator) and loader.generator not in generators:
+        generators.append(loader.generator)
+    return [beginning_of(generator) for generator in generators]

@@ -1,0 +1,149 @@
+"""Loading one batch: the samples of its key, each with random numbers of its own, collated. Works in any process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+
+from relight.training.data.sample_seeds import GlobalGenerator, global_generators, sample_seeds
+from relight.training.data.sampler import BatchKey, Indices
+
+_COLLATE = np.array([2**63 - 1])  # stands in for an index where samples are collated
+
+Collate = Callable[[list[Any]], Any]
+
+
+class BatchSource:
+    """Loads the batch that a key names: the same one in the trainer and in any data-loading process.
+
+    * A data set that defines `sample(index, generator)` gets a generator seeded for each sample.
+    * Any other may draw from the global generators of Python, NumPy and torch: those are seeded for each sample, and
+      afterwards put back, so that loading never moves the numbers that the model draws. Seeding all three costs 7
+      microseconds a sample, so only those are seeded that the data set has been seen to use; a batch that turns out to
+      have used another one is loaded again.
+    * A `TensorDataset` draws nothing, and is indexed by whole batches.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, seed: int, collate: Collate | None = None) -> None:
+        self._dataset, self._places = _unwrap_subsets(dataset)
+        self.seed = seed
+        self._collate: Collate = collate or default_collate
+        self._load = self._choose_way(collate)
+        self._generator: torch.Generator | None = None
+        self._globals: _WatchedGenerators | None = None
+
+    def __call__(self, key: BatchKey) -> Any:
+        """Load the batch."""
+        return self._load(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Generators cannot be pickled; a process that is started afresh makes its own.
+        return {**self.__dict__, "_generator": None, "_globals": None}
+
+    def _choose_way(self, collate: Collate | None) -> Callable[[BatchKey], Any]:
+        if type(self._dataset) is TensorDataset and collate is None:
+            return self._index_tensors
+        if callable(getattr(self._dataset, "sample", None)):
+            return self._draw_samples
+        return self._get_items
+
+    def _find(self, key: BatchKey) -> Indices:
+        return key.indices if self._places is None else self._places[key.indices]
+
+    def _seeds(self, key: BatchKey) -> list[int]:
+        numbers = key.indices if key.numbers is None else key.numbers
+        seeds: list[int] = sample_seeds(numbers, seed=self.seed, epoch=key.epoch).tolist()
+        return seeds
+
+    def _index_tensors(self, key: BatchKey) -> list[torch.Tensor]:
+        """Exactly what `default_collate` makes of the samples, in one operation a tensor instead of two a sample."""
+        rows = torch.from_numpy(self._find(key).astype(np.int64, copy=False))
+        return [tensor[rows] for tensor in self._dataset.tensors]  # type: ignore[attr-defined]
+
+    def _draw_samples(self, key: BatchKey) -> Any:
+        if self._generator is None:
+            self._generator = torch.Generator()
+        generator, dataset, samples = self._generator, self._dataset, []
+        for index, seed in zip(self._find(key).tolist(), self._seeds(key), strict=True):
+            generator.manual_seed(seed)
+            samples.append(dataset.sample(index, generator))  # type: ignore[attr-defined]
+        return self._collate(samples)
+
+    def _get_items(self, key: BatchKey) -> Any:
+        if self._globals is None:
+            self._globals = _WatchedGenerators()
+        seeds = self._seeds(key)
+        collate_seed = int(sample_seeds(_COLLATE - key.start, seed=self.seed, epoch=key.epoch)[0])
+        return self._globals.run(lambda draw: self._get_seeded(key, seeds, collate_seed, draw))
+
+    def _get_seeded(self, key: BatchKey, seeds: list[int], collate_seed: int, draw: _Draw) -> Any:
+        indices, dataset = self._find(key).tolist(), self._dataset
+        if hasattr(dataset, "__getitems__"):
+            samples = draw(collate_seed, lambda: dataset.__getitems__(indices))
+        else:
+            samples = [
+                draw(seed, lambda index=index: dataset[index])  # type: ignore[misc]
+                for index, seed in zip(indices, seeds, strict=True)
+            ]
+        return draw(collate_seed, lambda: self._collate(samples))
+
+
+_Draw = Callable[[int, Callable[[], Any]], Any]
+
+
+class _WatchedGenerators:
+    """The global generators, of which those are seeded that have been seen to be used."""
+
+    def __init__(self) -> None:
+        self._all = global_generators()
+        self._used: set[GlobalGenerator] = set()
+        self._learning = True
+
+    def run(self, load: Callable[[_Draw], Any]) -> Any:
+        """Load one batch with seeded generators, and leave all generators as they were."""
+        while True:
+            before = [generator.capture() for generator in self._all]
+            learning, used = self._learning, tuple(self._used)
+            result = load(self._draw_and_learn if learning else self._draw)
+            missed = False
+            for generator, state in zip(self._all, before, strict=True):
+                if learning or generator in used:
+                    generator.restore(state)
+                elif generator.capture() != state:
+                    generator.restore(state)
+                    self._used.add(generator)
+                    missed = True
+            self._learning = False
+            if not missed:
+                return result
+
+    def _draw(self, seed: int, draw: Callable[[], Any]) -> Any:
+        for generator in self._used:
+            generator.seed(seed)
+        return draw()
+
+    def _draw_and_learn(self, seed: int, draw: Callable[[], Any]) -> Any:
+        before = []
+        for generator in self._all:
+            generator.seed(seed)
+            before.append(generator.capture())
+        result = draw()
+        for generator, state in zip(self._all, before, strict=True):
+            if generator not in self._used and generator.capture() != state:
+                self._used.add(generator)
+        return result
+
+
+def _unwrap_subsets(dataset: Dataset[Any]) -> tuple[Dataset[Any], Indices | None]:
+    """Look through `Subset` and `random_split`: the data set inside, and where each sample lies in it."""
+    places: Indices | None = None
+    while type(dataset) is Subset:
+        inner: Sequence[int] = dataset.indices
+        own = np.asarray(inner, dtype=np.int64)
+        places = own if places is None else own[places]
+        dataset = dataset.dataset
+    return dataset, places

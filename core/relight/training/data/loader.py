@@ -1,0 +1,405 @@
+"""Batches for the training loop: any number of data-loading processes, resumable at every batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from relight.errors import RelightError, TaskError
+from relight.training.data.batch_source import BatchSource, Collate
+from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
+from relight.training.data.sample_seeds import VALIDATION_EPOCH
+from relight.training.data.sampler import BatchKey, Order, Sampler, WeightedSampler
+
+_log = logging.getLogger("relight")
+
+
+class Loader:
+    """Yields an epoch's batches, and knows how many of its samples the loop has consumed.
+
+    With workers one stream of batches runs through all epochs, so that they load the next epoch during a validation.
+    Neither making nor using a loader draws from the global generators: 0 workers and 8 train alike.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: int | None = None,
+        workers: int = 0,
+        collate: Collate | None = None,
+        shuffle: bool = True,
+        weights: Any = None,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        length = _count_samples(dataset)
+        order: Order
+        if weights is None:
+            order = Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+        else:
+            order = WeightedSampler(weights, batch_size=batch_size, seed=seed, drop_last=drop_last)
+            if order.length != length:
+                raise TaskError(
+                    f"There are {order.length:,} sampling weights for {length:,} samples: give one a sample."
+                )
+        self._set_up(
+            dataset,
+            order,
+            epochs=epochs,
+            collate=collate,
+            options=WorkerOptions(workers=workers, pin_memory=pin_memory),
+        )
+
+    @classmethod
+    def in_order(
+        cls,
+        dataset: Dataset[Any],
+        order: Order,
+        *,
+        epochs: int | None = None,
+        collate: Collate | None = None,
+        options: WorkerOptions | None = None,
+    ) -> Loader:
+        """Make a loader whose batches another order names. Its seed is part of the state, and a saved one wins."""
+        loader = cls.__new__(cls)
+        loader._set_up(dataset, order, epochs=epochs, collate=collate, options=options or WorkerOptions())
+        loader._seed_is_state = True
+        return loader
+
+    def _set_up(
+        self,
+        dataset: Dataset[Any],
+        order: Order,
+        *,
+        epochs: int | None,
+        collate: Collate | None,
+        options: WorkerOptions,
+    ) -> None:
+        self.sampler = order
+        self.dataset = dataset
+        if order.batches == 0:
+            raise TaskError(
+                f"The training data has {order.length} samples, fewer than one batch of {order.batch_size}: "
+                "lower batch_size."
+            )
+        self.epoch = 0
+        self.consumed = 0
+        self._seed_is_state = False
+        self._epochs = epochs
+        self._options = options
+        self._source = BatchSource(dataset, seed=order.seed, collate=collate)
+        self._stream: _Stream | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+        return self.sampler.batches
+
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that the loop has consumed."""
+        return -(-self.consumed // self.sampler.batch_size)
+
+    @property
+    def remaining(self) -> int:
+        """Batches of this epoch that are still to come."""
+        return -(-(self.sampler.samples_of(self.epoch) - self.consumed) // self.sampler.batch_size)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs of which the loop has consumed every sample."""
+        return self.epoch + (self.consumed > 0 and self.consumed >= self.sampler.samples_of(self.epoch))
+
+    def __len__(self) -> int:
+        """Batches of one epoch, as PyTorch's loaders tell it."""
+        return self.sampler.batches
+
+    def open(self) -> None:
+        """Start the data-loading processes at the current position; nothing happens when they are there."""
+        if self._stream is None:
+            self._stream = _Stream(self._source, self.sampler, options=self._options, epochs=self._epochs)
+        self._stream.start(self.epoch, self.consumed)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch, then move on to the next."""
+        self.open()
+        stream = self._stream
+        assert stream is not None
+        samples = self.sampler.samples_of(self.epoch)
+        while self.consumed < samples:
+            self.consumed, batch = next(stream.batches)
+            yield batch
+        self.next_epoch()
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch, leaving out what is left of this one."""
+        if self.consumed < self.sampler.samples_of(self.epoch):
+            self.close()  # what was loaded ahead is not wanted
+        self.epoch += 1
+        self.consumed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: what the loop has consumed, whatever the workers have loaded ahead."""
+        return {
+            **self.sampler.state(self.epoch),
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "epochs_done": self.epochs_done,
+            "seed": self.sampler.seed,
+            "length": self.sampler.length,
+            "batch_size": self.sampler.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises `TaskError` when the data has another length: the order would be another."""
+        if state["length"] != self.sampler.length:
+            raise TaskError(
+                f"The training data has {self.sampler.length:,} samples now and had {state['length']:,} when "
+                "the checkpoint was saved: put the data back as it was, or start a new run."
+            )
+        self.close()
+        if self._seed_is_state:
+            self.sampler.seed = self._source.seed = int(state["seed"])
+        self.sampler.load_state(state)
+        self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
+
+    def load_branch_state(self, state: dict[str, Any]) -> None:
+        """As `load_state_dict`, for a branch, whose data may be other: of another length, its epoch begins anew."""
+        if state["length"] != self.sampler.length:
+            _log.info(
+                "The training data has %s samples, the parent's had %s: epoch %d begins anew with them.",
+                f"{self.sampler.length:,}", f"{state['length']:,}", int(state["epoch"]) + 1,
+            )  # fmt: skip
+            self.close()
+            self.epoch, self.consumed = int(state["epoch"]), 0
+        else:
+            self.load_state_dict({**state, "order": ""})  # a sampler of one's own may have changed
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+class ValidationLoader:
+    """Yields the same batches in the same order every time; its processes stay from one validation to the next."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        collate: Collate | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.sampler = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
+        self._source = BatchSource(dataset, seed=seed, collate=collate)
+        options = WorkerOptions(workers=workers, pin_memory=pin_memory)
+        self._loader = (
+            _make_data_loader(self._source, _Keys(self.sampler), options, persistent=True) if workers else None
+        )
+        self._iterator: Any = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of one validation."""
+        return self.sampler.batches
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Yield (batch, number of its samples)."""
+        if self._loader is None:
+            for key in _Keys(self.sampler):
+                yield self._source(key), len(key.indices)
+            return
+        with signals_blocked():
+            self._iterator = iter(self._loader)  # the same one each time, started anew
+        begin = 0
+        for stop, batch in map(_unwrap, self._iterator):
+            yield batch, stop - begin
+            begin = stop
+
+    def close(self) -> None:
+        """End the data-loading processes."""
+        end_workers(self._iterator)
+        self._iterator = None
+        if self._loader is not None:
+            self._loader._iterator = None
+
+
+_Loaded = tuple[int, Any]
+"""Where the next batch starts, and the batch."""
+
+
+class _Keys:
+    """The keys of a validation, the same every time."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        for key in self._sampler.keys(epoch=0):
+            yield BatchKey(VALIDATION_EPOCH, key.start, key.indices, key.stop)
+
+    def __len__(self) -> int:
+        return self._sampler.batches
+
+
+class _KeyedDataset(Dataset[Any]):
+    """What PyTorch's DataLoader sees: it hands a key to `__getitems__`, in a worker, and gets a collated batch."""
+
+    def __init__(self, source: BatchSource, *, length: int = 1) -> None:
+        self._source = source
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:
+        raise NotImplementedError("batches are loaded by key")
+
+    def __getitems__(self, key: BatchKey) -> _Loaded:
+        try:
+            batch = self._source(key)
+        except RelightError as error:
+            batch = _Failure(error)  # as a value: the DataLoader would wrap the sentence into a stack
+        return key.stop, batch
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: RelightError
+
+
+class _Stream:
+    """The batches from one position on in their order, from this process or from workers.
+
+    One stream runs through all epochs where their orders may be drawn ahead. Where not, its workers stay, but wait at
+    the end of each epoch until the next is started.
+    """
+
+    def __init__(self, source: BatchSource, order: Order, *, options: WorkerOptions, epochs: int | None) -> None:
+        self._source = source
+        self._order = order
+        self._options = options
+        self._epochs = epochs
+        self._started: int | None = None
+        self._keys = _StreamKeys()
+        self._loader = (
+            _make_data_loader(source, self._keys, options, persistent=not order.ahead) if options.workers else None
+        )
+        self._iterator: Any = None
+        self.batches: Iterator[_Loaded] = iter(())
+
+    def start(self, epoch: int, consumed: int) -> None:
+        """Start loading from there, unless that is under way."""
+        if self._started is not None and (self._order.ahead or self._started == epoch):
+            return
+        self._started = epoch
+        self._keys.keys = self._name(epoch, consumed)
+        if self._loader is None:
+            source = self._source
+            self.batches = ((key.stop, source(key)) for key in self._keys)
+            return
+        with signals_blocked():
+            self._iterator = iter(self._loader)
+        self.batches = map(_unwrap, self._iterator)
+
+    def close(self) -> None:
+        """End the workers."""
+        end_workers(self._iterator)
+        self._iterator = None
+        self.batches = iter(())
+
+    def _name(self, epoch: int, start: int) -> Iterator[BatchKey]:
+        if not self._order.ahead:
+            return self._order.keys(epoch=epoch, start=start)
+        return self._name_all(epoch, start)
+
+    def _name_all(self, epoch: int, start: int) -> Iterator[BatchKey]:
+        while self._epochs is None or epoch < self._epochs:
+            yield from self._order.keys(epoch=epoch, start=start)
+            epoch, start = epoch + 1, 0
+
+
+class _StreamKeys:
+    """What is to be loaded next; another iterator takes its place for another epoch."""
+
+    def __init__(self) -> None:
+        self.keys: Iterator[BatchKey] = iter(())
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        return self.keys
+
+
+def _make_data_loader(
+    source: BatchSource, keys: Any, options: WorkerOptions, *, persistent: bool = False
+) -> DataLoader[Any]:
+    return DataLoader(
+        _KeyedDataset(source),
+        batch_sampler=keys,
+        num_workers=options.workers,
+        collate_fn=_pass_through,
+        pin_memory=options.pin_memory,
+        timeout=options.timeout_s,
+        prefetch_factor=options.prefetch,
+        multiprocessing_context=options.context,
+        worker_init_fn=WorkerStart(options.prepare),
+        persistent_workers=persistent,
+        generator=torch.Generator(),  # else its base seed is drawn from the global generator
+    )
+
+
+def _unwrap(loaded: _Loaded) -> _Loaded:
+    if isinstance(loaded[1], _Failure):
+        raise loaded[1].error
+    return loaded
+
+
+def _pass_through(batch: Any) -> Any:
+    return batch
+
+
+def _count_samples(dataset: Dataset[Any]) -> int:
+    try:
+        length = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError) as error:
+        raise TaskError(
+            f"{type(dataset).__name__} has no length: a task's data sets need __len__ and an integer index."
+        ) from error
+    if length < 1:
+        raise TaskError(f"{type(dataset).__name__} is empty: a training needs at least one sample.")
+    return length
+
+
+def move_batch(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of `batch` to `device`, whatever it is nested in; from pinned memory without waiting."""
+    if device.type == "cuda":
+        return _map_tensors(batch, lambda tensor: _pin(tensor).to(device, non_blocking=True))
+    return batch if device.type == "cpu" else _map_tensors(batch, lambda tensor: tensor.to(device))
+
+
+def _pin(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.pin_memory() if tensor.device.type == "cpu" and not tensor.is_pinned() else tensor
+
+
+def _map_tensors(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return move(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(inner, move) for key, inner in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_tensors(inner, move) for inner in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map_tensors(inner, move) for inner in value)
+    return value

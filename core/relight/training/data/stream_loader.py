@@ -1,0 +1,318 @@
+"""Batches of an iterable data set that can say where it is: each comes with the state that its reader has after it.
+
+A sampler cannot place a training in a stream, only the stream can. So every batch travels with the state of the data
+set that made it, and the position is the state of each worker after its last batch that the loop consumed, together
+with whose turn is next. Workers that have read further ahead do not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, default_convert, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
+
+from relight.errors import RelightError, TaskError
+from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
+from relight.training.data.sample_seeds import global_generators
+from relight.training.state.own_generators import mix_seeds
+
+_log = logging.getLogger("relight")
+_START = 2**62  # stands for the number of a batch where a reader is started
+
+
+class StreamLoader:
+    """Yields an epoch's batches from an iterable data set, resumable at every batch.
+
+    Random numbers that the data set draws from the global generators are seeded for each batch, and those generators
+    are put back. With `replay` a data set without a state is read again from the start of the epoch up to the position.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        *,
+        batch_size: int | None,
+        seed: int,
+        drop_last: bool = False,
+        collate: Callable[[Any], Any] | None = None,
+        replay: bool = False,
+        options: WorkerOptions | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.epoch = 0
+        self.consumed = 0
+        self._seed = seed
+        self._options = options or WorkerOptions()
+        self._batch_size = batch_size
+        self._drop_last = drop_last
+        self._collate = collate or (default_convert if batch_size is None else default_collate)
+        self._replay = replay
+        self._positions: dict[int, _Position] = {}
+        self._next = 0
+        self._iterator: Iterator[_Fed] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch; 0 where the data set does not know its length."""
+        try:
+            length = len(self.dataset)  # type: ignore[arg-type]
+        except (TypeError, NotImplementedError):
+            return 0
+        size = self._batch_size or 1
+        return length // size if self._drop_last else -(-length // size)
+
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that the loop has consumed."""
+        return self.consumed
+
+    def __len__(self) -> int:
+        """Batches of one epoch. Raises `TypeError` where the data set does not know its length, as PyTorch does."""
+        if not (batches := self.batches):
+            raise TypeError(f"{type(self.dataset).__name__} has no length")
+        return batches
+
+    def open(self) -> None:
+        """Start reading at the current position; nothing happens when that is under way."""
+        if self._iterator is None:
+            feed = _Feed(
+                self.dataset,
+                batch_size=self._batch_size,
+                drop_last=self._drop_last,
+                collate=self._collate,
+                seed=self._seed,
+                replay=self._replay,
+                prepare=self._options.prepare,
+                epoch=self.epoch,
+                first=self._next,
+                positions=dict(self._positions),
+            )
+            self._iterator = self._start(feed)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch, then move on to the next."""
+        self.open()
+        while self._iterator is not None:
+            fed = next(self._iterator, None)
+            if fed is None:
+                break
+            if isinstance(fed.batch, RelightError):
+                raise fed.batch
+            self.consumed += 1
+            self._positions[fed.reader] = _Position(fed.batches, fed.ended, fed.state)
+            self._next = (fed.reader + 1) % max(1, self._options.workers)
+            yield fed.batch
+        self.next_epoch()
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch, leaving out what is left of this one."""
+        self.close()
+        self.epoch += 1
+        self.consumed = self._next = 0
+        self._positions = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: what the loop has consumed, whatever the workers have read ahead."""
+        positions = self._positions
+        if not positions and not self._options.workers and not self._replay:
+            # Read in this process, the data set goes into an epoch as the last one left it.
+            positions = {0: _Position(0, False, _read_state(self.dataset, None))}
+        return {
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "epochs_done": self.epoch,
+            "seed": self._seed,
+            "workers": self._options.workers,
+            "next": self._next,
+            "readers": {
+                reader: {"batches": one.batches, "ended": one.ended, "state": one.state}
+                for reader, one in sorted(positions.items())
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises `TaskError` when other workers read now: each has its own part of the data."""
+        if state["workers"] != self._options.workers:
+            raise TaskError(
+                f"{type(self.dataset).__name__} was read by {state['workers']} workers and is now by "
+                f"{self._options.workers}, each with its own part of the data: resume with num_workers="
+                f"{state['workers']}."
+            )
+        self.close()
+        self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
+        self._seed, self._next = int(state["seed"]), int(state["next"])
+        self._positions = {
+            reader: _Position(one["batches"], one["ended"], one["state"]) for reader, one in state["readers"].items()
+        }
+
+    def load_branch_state(self, state: dict[str, Any]) -> None:
+        """As `load_state_dict`, for a branch, which may have other workers: its epoch then begins anew."""
+        if state["workers"] == self._options.workers:
+            self.load_state_dict(state)
+            return
+        _log.info("Other workers read the data now: epoch %d begins anew with them.", int(state["epoch"]) + 1)
+        self.close()
+        self.epoch, self.consumed, self._next, self._positions = int(state["epoch"]), 0, 0, {}
+
+    def close(self) -> None:
+        """End the reading and its processes."""
+        end_workers(self._iterator)
+        self._iterator = None
+
+    def _start(self, feed: _Feed) -> Iterator[_Fed]:
+        options = self._options
+        if not options.workers:
+            return iter(feed)
+        loader: DataLoader[Any] = DataLoader(
+            feed,
+            batch_size=None,
+            collate_fn=_pass_through,
+            num_workers=options.workers,
+            pin_memory=options.pin_memory,
+            timeout=options.timeout_s,
+            prefetch_factor=options.prefetch,
+            multiprocessing_context=options.context,
+            worker_init_fn=WorkerStart(None),
+            generator=torch.Generator(),
+        )
+        with signals_blocked():
+            return iter(loader)
+
+
+class _Position(NamedTuple):
+    """Where one reader is in its part of the epoch: batches, whether that is all, and the data set's state."""
+
+    batches: int
+    ended: bool
+    state: Any
+
+
+class _Fed(NamedTuple):
+    """One batch, and where its reader is after it."""
+
+    reader: int
+    batches: int
+    ended: bool
+    state: Any
+    batch: Any
+
+
+@dataclass
+class _Feed(IterableDataset[Any]):
+    """What each reading process runs: the data set from its position on, in batches."""
+
+    dataset: Any
+    batch_size: int | None
+    drop_last: bool
+    collate: Callable[[Any], Any]
+    seed: int
+    replay: bool
+    prepare: Callable[[int], None] | None
+    epoch: int
+    first: int
+    positions: dict[int, _Position]
+
+    def __iter__(self) -> Iterator[_Fed]:
+        reader = self._take_place()
+        try:
+            yield from self._read(reader)
+        except RelightError as error:  # as a value: the DataLoader would wrap the sentence into a stack
+            yield _Fed(reader, 0, True, None, error)
+
+    def _take_place(self) -> int:
+        """Return which part of the data this process reads: PyTorch always asks its first process first."""
+        info = get_worker_info()
+        if info is None:
+            return 0
+        reader: int = (info.id + self.first) % info.num_workers
+        torch_worker._worker_info = torch_worker.WorkerInfo(
+            id=reader, num_workers=info.num_workers, seed=info.seed, dataset=self.dataset
+        )
+        if self.prepare is not None:
+            self.prepare(reader)
+        return reader
+
+    def _read(self, reader: int) -> Iterator[_Fed]:
+        position = self.positions.get(reader)
+        if position is not None and position.ended:
+            if get_worker_info() is None and not self.replay:
+                self._load(position)  # for the next epoch, which goes on with the same data set
+            return
+        with _seeded(self.seed, self.epoch, reader, _START):
+            iterator = self._start_reading(position)
+        skip = position.batches if position is not None and self.replay else 0
+        count = 0 if position is None or self.replay else position.batches
+        while True:
+            with _seeded(self.seed, self.epoch, reader, count):
+                items = list(itertools.islice(iterator, self.batch_size or 1))
+                short = len(items) < (self.batch_size or 1)
+                if not items or (short and self.drop_last):
+                    return
+                if count < skip:
+                    count += 1
+                    continue
+                batch = self.collate(items[0] if self.batch_size is None else items)
+            count += 1
+            state = None if self.replay else _read_state(self.dataset, iterator)
+            # A thread of the worker sends it, while this one reads on.
+            yield _Fed(reader, count, short, state if get_worker_info() is None else copy.deepcopy(state), batch)
+            if short:
+                return
+
+    def _start_reading(self, position: _Position | None) -> Iterator[Any]:
+        if callable(set_epoch := getattr(self.dataset, "set_epoch", None)):
+            set_epoch(self.epoch)
+        if position is not None and not self.replay:
+            self._load(position)
+        iterator: Any = iter(self.dataset)
+        if position is not None and not self.replay and position.state["iterator"] is not None:
+            iterator.load_state_dict(position.state["iterator"])
+        started: Iterator[Any] = iterator
+        return started
+
+    def _load(self, position: _Position) -> None:
+        if position.state["data"] is not None:
+            self.dataset.load_state_dict(position.state["data"])
+
+
+def has_state(dataset: Any) -> bool:
+    """Tell whether a data set says where it is: itself or, as torchdata has it, through its iterator."""
+    return _is_stateful(dataset) or _is_stateful(iter(dataset))
+
+
+def _is_stateful(one: Any) -> bool:
+    return hasattr(one, "state_dict") and hasattr(one, "load_state_dict")
+
+
+def _read_state(dataset: Any, iterator: Any) -> dict[str, Any]:
+    return {
+        "data": dataset.state_dict() if _is_stateful(dataset) else None,
+        "iterator": iterator.state_dict() if iterator is not dataset and _is_stateful(iterator) else None,
+    }
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, *place: int) -> Iterator[None]:
+    """Seed the global generators for one batch, and put them back after it."""
+    generators = global_generators()
+    states = [generator.capture() for generator in generators]
+    own = mix_seeds(seed, *place)
+    for generator in generators:
+        generator.seed(own)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.restore(state)
+
+
+def _pass_through(fed: Any) -> Any:
+    return fed

@@ -1,0 +1,138 @@
+"""A script's loader: iterated like PyTorch's, resumable at every batch, as often and wherever the script likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from relight.errors import TaskError, UsageError
+from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.script.loops import Loop, LoopStack
+
+_AS_IT_IS = ("persistent_workers",)  # workers stay from one pass to the next anyway
+
+
+class LoaderHost(Protocol):
+    """What a loader needs of its run."""
+
+    loops: LoopStack
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the script is being ended, so that loops that close mean nothing."""
+
+    def send_to_place(self, loader: ScriptLoader) -> None:
+        """Let `loader` go on from its saved position, ahead of all else that is restored."""
+
+    def note_next(self) -> None:
+        """The next iteration is asked for."""
+
+    def end_pass(self, loop: Loop, *, broken: bool) -> None:
+        """A pass is over; `broken` when the script has left it before its end, by its own will."""
+
+
+class ScriptLoader:
+    """Batches of one data set. Each `for` over it is one pass: the next epoch of its order, from the beginning.
+
+    After a resume the pass that was under way goes on where it was. The order and the random numbers of the samples
+    depend on the seed and on how many passes there were, not on the generators, and not on the number of workers.
+    """
+
+    def __init__(self, host: LoaderHost, name: str, inner: ResumableLoader, *, source: DataLoader[Any]) -> None:
+        self.name = name
+        self.dataset: Dataset[Any] = source.dataset
+        self.batch_size = source.batch_size
+        self.drop_last = source.drop_last
+        self.num_workers = source.num_workers
+        self._host = host
+        self._inner = inner
+        self._pass: Loop | None = None
+
+    @property
+    def inner(self) -> ResumableLoader:
+        """The loader that this one stands for."""
+        return self._inner
+
+    @property
+    def batch(self) -> int:
+        """Batches of the pass under way that have been handed out; right after a resume too."""
+        return self._inner.batch
+
+    def __len__(self) -> int:
+        """Batches of one pass. Raises `TypeError` where the data does not know, as PyTorch does."""
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Hand out the batches of one pass."""
+        return self._iterate(is_new=self._host.loops.has_arrived)
+
+    def _iterate(self, *, is_new: bool) -> Iterator[Any]:
+        """Hand out the batches of one pass.
+
+        After a resume, an iterator that was asked for before the place was reached goes on with the pass that was
+        under way, as its earlier self would have; one that `is_new` since begins another.
+        """
+        host, inner = self._host, self._inner
+        if self._pass is not None:  # somebody keeps an iterator of a pass, which ends here
+            host.loops.leave(self._pass)
+            inner.next_epoch()
+            self._pass = None
+        elif is_new and inner.consumed:
+            inner.next_epoch()
+        loop = host.loops.enter("batches", self.name)
+        if loop is None:
+            return
+        if host.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
+            host.send_to_place(self)
+        self._pass = loop
+        whole, chosen = False, True
+        try:
+            for batch in inner:
+                host.loops.advance(loop, inner.consumed)
+                yield batch
+                host.note_next()
+                if self._pass is not loop:
+                    raise UsageError(
+                        f"The loader '{self.name}' is iterated twice at once: make a loader for each iterator."
+                    )
+            whole = True
+        except GeneratorExit:
+            chosen = is_left_by_choice()
+            raise
+        except BaseException:
+            chosen = False
+            raise
+        finally:
+            if self._pass is loop:
+                self._pass = None
+                if not host.is_leaving:
+                    if not whole:
+                        inner.next_epoch()
+                    host.end_pass(loop, broken=chosen and not whole)
+
+
+def make_loader(host: LoaderHost, name: str, data: Any, options: dict[str, Any], *, seed: int) -> ScriptLoader:
+    """Make a loader over a data set, with the options of PyTorch's `DataLoader`; or take over a `DataLoader`.
+
+    Raises `TaskError` where a resume could not be exact, saying what and why.
+    """
+    if isinstance(data, DataLoader):
+        if options:
+            raise TaskError("run.loader() takes no options beside a DataLoader, which has its own.")
+        source = data
+    else:
+        known = {key: value for key, value in options.items() if key not in _AS_IT_IS}
+        try:
+            source = DataLoader(data, **known)
+        except TypeError as error:
+            raise TaskError(f"run.loader() takes the options of PyTorch's DataLoader: {error}.") from None
+    return ScriptLoader(host, name, adopt_loader(source, seed=seed), source=source)
+
+
+def choose_seed(seed: int | None) -> int:
+    """The seed of a loader's order: the run's, else what the script has seeded PyTorch with."""
+    return seed if seed is not None else torch.initial_seed() % 2**63

@@ -1,0 +1,57 @@
+"""How much a script still has to do, as far as its outermost loop and its loaders tell."""
+
+from __future__ import annotations
+
+from relight.training.script.loops import Loop, LoopStack
+from relight.training.script.position import ScriptPosition
+from relight.training.script.session import ScriptSession
+
+
+class ScriptPlan:
+    """Tells the session the number of steps, epochs and batches to come; what is not known is 0."""
+
+    def __init__(self, loops: LoopStack, position: ScriptPosition) -> None:
+        self._loops = loops
+        self._position = position
+        self._loop: Loop | None = None
+        self._count = 0
+        self._waits = False
+
+    def begin(self, loop: Loop, count: int) -> None:
+        """An outermost loop of `count` iterations begins."""
+        self._loop, self._count = loop, count
+        self._waits = True
+
+    def note_step(self, session: ScriptSession) -> None:
+        """A step is done: after the first one of an epoch it is known how many batches a step takes."""
+        if not self._waits:
+            return
+        self._waits = False
+        loop, under_way = self._loop, self._loops.innermost("batches")
+        assert loop is not None
+        if loop.kind == "epochs" and loop.steps == 1 and under_way is not None and not self._position.steps_per_epoch:
+            loader = next(each for each in self._position.loaders if each.name == under_way.name)
+            self._position.steps_per_epoch = -(-loader.inner.batches // max(1, loader.batch))
+        self.tell(session)
+
+    def note_epoch(self, session: ScriptSession, *, steps: int) -> None:
+        """An epoch of so many steps is done."""
+        if steps:
+            self._position.steps_per_epoch = steps
+            self.tell(session)
+
+    def tell(self, session: ScriptSession | None) -> None:
+        """Tell the session what is known by now."""
+        loop, count = self._loop, self._count
+        if session is None or loop is None:
+            return
+        before = session.steps_done - loop.steps  # in the iterations that are over
+        if loop.kind == "steps":
+            session.plan(steps_total=before + count - loop.index, epochs=0, batches=0)
+            return
+        loaders, per_epoch = self._position.loaders, self._position.steps_per_epoch
+        session.plan(
+            steps_total=before + per_epoch * (count - loop.index) if per_epoch else 0,
+            epochs=count,
+            batches=loaders[0].inner.batches if loaders else 0,
+        )

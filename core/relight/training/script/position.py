@@ -1,0 +1,98 @@
+"""Where a script is, as a part of its training state: its place in its loops, and the position of each loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relight.training.script.loader import ScriptLoader
+from relight.training.script.loops import LoopStack, Place
+
+
+class ScriptPosition:
+    """The data position of a script. `epoch` and `batch` are for the progress that people see."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.batch = 0
+        self.steps_per_epoch = 0
+        """0 while not known."""
+        self._loaders: dict[str, ScriptLoader] = {}
+        self._place = Place(())
+        self._epoch_steps = 0
+        self._saved: dict[str, Any] = {}
+        self._there: set[str] = set()
+
+    @property
+    def loaders(self) -> list[ScriptLoader]:
+        """All loaders, in the order in which they were made."""
+        return list(self._loaders.values())
+
+    def add(self, loader: ScriptLoader) -> None:
+        """Add a loader; one that a checkpoint knows goes to its position, if that has been loaded already."""
+        self._loaders[loader.name] = loader
+        if loader.name in self._saved:
+            loader.inner.load_state_dict(self._saved.pop(loader.name))
+
+    def refresh(self, loops: LoopStack) -> None:
+        """Take over where the loops are: at a step edge, and where a body or a loop ends."""
+        self._place = loops.place
+        inner = loops.innermost("epochs")
+        if inner is not None:
+            self.epoch, self._epoch_steps = inner.index, inner.steps
+        under_way = loops.innermost("batches")
+        self.batch = self._loaders[under_way.name].inner.batch if under_way is not None else 0
+
+    @property
+    def at_pass_end(self) -> bool:
+        """Whether the place is right behind the last batch of a pass, as far as the data tells."""
+        levels = self._place.levels
+        if not levels or levels[-1].kind != "batches":
+            return False
+        inner = self._loaders[levels[-1].name].inner
+        return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
+
+    def edge_state(self) -> dict[str, Any]:
+        """Return the state: fresh, so that nothing changes it later."""
+        loaders = {name: loader.inner.state_dict() for name, loader in self._loaders.items()}
+        return {
+            "place": self._place.to_state(),
+            "epoch": self.epoch,
+            "epochs_done": self._count_epochs_done(),
+            "epoch_steps": self._epoch_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "loaders": loaders,
+        }
+
+    state_dict = edge_state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Send every loader to its saved position. Raises `TaskError` where the data has another length."""
+        self.steps_per_epoch = int(state["steps_per_epoch"])
+        self._saved = {name: saved for name, saved in state["loaders"].items() if name not in self._there}
+        for name, loader in self._loaders.items():
+            if name in self._saved:
+                loader.inner.load_state_dict(self._saved.pop(name))
+
+    def load_loader(self, loader: ScriptLoader, state: dict[str, Any]) -> None:
+        """Send one loader to its saved position; `load_state_dict` then leaves it alone."""
+        loader.inner.load_state_dict(state["loaders"][loader.name])
+        self._there.add(loader.name)
+
+    def open(self) -> None:
+        """Start the data-loading processes of every pass that is under way."""
+        for loader in self._loaders.values():
+            if loader.inner.consumed:
+                loader.inner.open()
+
+    def close(self) -> None:
+        """End all data-loading processes."""
+        for loader in self._loaders.values():
+            loader.inner.close()
+
+    def _count_epochs_done(self) -> int:
+        """Bodies of `run.epochs` behind the place; the one under way counts when its batches are all consumed."""
+        levels = self._place.levels
+        if not levels:
+            return self.epoch
+        epochs = next((level.number for level in levels if level.kind == "epochs"), 0)
+        return epochs + self.at_pass_end

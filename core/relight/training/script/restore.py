@@ -1,0 +1,143 @@
+"""Bringing a script back: each thing as it is tracked, and the rest where the script gets to the checkpoint's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
+from relight.training.script.loops import Place
+from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
+from relight.training.state.state_errors import StateMismatch
+from relight.training.state.state_tree import DTYPES, decode_tree
+
+
+class Restoration:
+    """The checkpoint that an attempt of a script goes on from, open until the script has got to its place."""
+
+    def __init__(self, layout: RunLayout, start: AttemptStart, state: ScriptState) -> None:
+        self.info = _find(layout, start)
+        self.branch = start.reason == "branch"
+        self._state = state
+        self._opened = ExitStack()
+        store = CheckpointStore(layout.checkpoints)
+        self._reader: CheckpointReader = self._opened.enter_context(store.open(self.info))
+        tree = self._reader.state
+        self._parts: dict[str, Any] = tree["parts"]
+        self._rng: dict[str, Any] = tree.get("rng") or {}
+        self.counters: dict[str, Any] = tree.get("counters") or {}
+        self.weights_only = start.weights_only or bool(tree.get("weights_only"))
+        self._restored: set[str] = set()
+        self._waiting: list[str] = []
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """The saved position of the script; empty where the checkpoint was made by something else."""
+        saved = self._parts.get(POSITION)
+        state = decode_tree(saved["state"], self._read) if saved else {}
+        return state if "place" in state else {}
+
+    @property
+    def place(self) -> Place | None:
+        """The place to which the script is to get; None when it starts anew, with weights alone."""
+        position = self.position
+        return Place.from_state(position["place"]) if position and not self.weights_only else None
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the checkpoint says of the environment that made it."""
+        return self._reader.environment
+
+    def restore(self, names: Iterable[str]) -> None:
+        """Restore what has just been tracked; an optimizer whose module is not tracked yet waits for that."""
+        for name in (*self._waiting, *names):
+            if name not in self._parts:
+                if not self.branch and not self.weights_only:
+                    raise StateMismatch(
+                        f"The checkpoint has no '{name}', only {_list(self._own_parts())}: track what was tracked when "
+                        "it was saved, by the same names."
+                    )
+                continue
+            part = self._parts[name]
+            if self.weights_only:
+                if part.get("kind") == "module":
+                    self._state.restore_weights(name, part, self._read)
+            elif self._state.wants(name, part):
+                self._restore(name)
+            elif name not in self._waiting:
+                self._waiting.append(name)
+
+    def arrive(self, *, again: bool) -> None:
+        """The script has got to the place: restore all but the generators. `again`: part of a body has been run anew.
+
+        Raises `StateMismatch` when the checkpoint has something that the script does not track.
+        """
+        for name in tuple(self._waiting):
+            self._restore(name)
+        missing = [name for name in self._own_parts() if name not in self._restored]
+        if missing and not self.branch and not self.weights_only:
+            raise StateMismatch(
+                f"The checkpoint has {_list(missing)}, which the script does not track any more: track what was "
+                "tracked when it was saved, by the same names, before its loops."
+            )
+        if again:
+            for name in self._restored:
+                self._state.restore_small(name, self._parts[name], self._read)
+
+    def load_epoch_start(self) -> None:
+        """Take over how the generators were when the body of the epoch began."""
+        saved = self._parts.get(EPOCH_START)
+        if saved is not None:
+            self._state.epoch_start.load_state_dict(decode_tree(saved["state"], self._read))
+
+    def restore_generators(self) -> None:
+        """Put the generators back: the last thing before the first batch."""
+        if self._rng:
+            self._state.restore_rng({"rng": self._rng}, self._read)
+
+    def close(self) -> None:
+        """Close the checkpoint."""
+        self._opened.close()
+
+    def _restore(self, name: str) -> None:
+        built = self._parts.get(BUILT)
+        parent_built = decode_tree(built["state"], self._read) if self.branch and built is not None else None
+        if self.branch and parent_built is None:
+            parent_built = {}
+        self._state.restore_part(name, self._parts[name], self._read, parent_built=parent_built)
+        self._restored.add(name)
+        if name in self._waiting:
+            self._waiting.remove(name)
+
+    def _own_parts(self) -> list[str]:
+        return [name for name in self._parts if name not in (POSITION, EPOCH_START, BUILT)]
+
+    def _read(self, name: str) -> Tensor:
+        spec = self._reader.spec(name)
+        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+        if spec.nbytes:
+            self._reader.read_into(name, tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return tensor
+
+
+def _find(layout: RunLayout, start: AttemptStart) -> CheckpointInfo:
+    checkpoints = CheckpointStore(layout.checkpoints).list().checkpoints
+    found = next((info for info in checkpoints if info.sequence == start.from_sequence), None)
+    if found is None:
+        raise CheckpointNotFound(
+            f"Checkpoint {start.from_sequence} of run '{layout.run_id}' is not there any more: resume from another one."
+        )
+    return found
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "nothing"

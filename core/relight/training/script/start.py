@@ -1,0 +1,237 @@
+"""`relight.init`: joins the run that this script was launched in, or makes one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import multiprocessing
+import os
+import stat
+import sys
+import threading
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from relight.errors import UsageError
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
+from relight.runs.script_facts import read_script_record
+from relight.supervision.standalone import Standalone, begin_standalone
+from relight.tasks.config import full_metric_name
+from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
+from relight.training.attempt import close_in_children
+from relight.training.environment import prepare_determinism
+from relight.training.log_streams import TeeStream, tolerate_write_errors
+from relight.training.script.attempt import ScriptAttempt, ScriptStopping, higher_wins
+from relight.training.script.run import ScriptRun
+
+_VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
+_log = logging.getLogger("relight")
+_runs: list[ScriptRun] = []
+
+
+def init(
+    config: Any = None,
+    *,
+    name: str | None = None,
+    runs: str | Path | None = None,
+    best: str | None = None,
+    higher_is_better: bool | None = None,
+    seed: int | None = None,
+    max_steps: int = 0,
+    checkpoint_every_s: float = 30.0,
+    checkpoint_every_steps: int = 0,
+    keep_latest: int = 2,
+    keep_best: int = 1,
+    keep_best_by: str = "",
+    keep_every_steps: int = 0,
+    keep_every_hours: float = 0.0,
+    deterministic: bool = True,
+) -> ScriptRun:
+    """Join the run that this script was launched in by `relight run`, or make one under RELIGHT_RUNS or ./runs.
+
+    `config` is a dictionary such as `vars(args)`: it is recorded, and what the launch sets (`--set KEY=VALUE`) is put
+    into that very dictionary. `name` and `runs` are for a script that is started without the launcher. `best` names the
+    metric of `run.evaluated` that says which checkpoint is the best, else its first one; whether higher is better is
+    told by its name (a loss or an error is the better the lower). `seed` seeds Python, NumPy and torch; None leaves
+    that to the script. The rest as in a task's config. `deterministic` chooses deterministic kernels where that costs
+    nothing, as tasks do.
+
+    Raises `UsageError` when called twice, in another thread than the main one, in a child process, or by one of several
+    processes of a distributed training.
+    """
+    _check_caller()
+    joined = _find_launch()
+    values = as_mapping(config)
+    standalone = joined is None
+    if joined is None:
+        joined = _begin_alone(name=name, runs=runs)
+    layout = RunLayout(joined.folder)
+    record = read_record(layout.record, RunRecord)
+    start = read_record(layout.attempt(joined.attempt).start, AttemptStart)
+    stopping = ScriptStopping(layout, joined.attempt, terminal=standalone)
+    stopping.install(lifeline=joined.lifeline)
+    close_in_children(tuple(fd for fd in (joined.lifeline, joined.lock_fd) if fd is not None))
+    _set_up_output(layout, joined.attempt, standalone=standalone)
+    before = read_script_record(layout)
+    settings = {
+        "seed": seed,
+        "max_steps": max_steps,
+        "checkpoint_every_s": checkpoint_every_s,
+        "checkpoint_every_steps": checkpoint_every_steps,
+        "keep_latest": keep_latest,
+        "keep_best": keep_best,
+        "keep_best_by": keep_best_by,
+        "keep_every_steps": keep_every_steps,
+        "keep_every_hours": keep_every_hours,
+    }
+    said = _describe(record, before, values, settings, best=best, higher_is_better=higher_is_better)
+    attempt = ScriptAttempt(
+        layout, start, record=record, said=said, stopping=stopping, lifeline=joined.lifeline, lock_fd=joined.lock_fd,
+        script=Path(record.task.path) if record.task.path else None,
+    )  # fmt: skip
+    try:
+        attempt.install()
+    except FileExistsError:
+        raise UsageError(
+            f"Attempt {start.attempt} of run '{layout.run_id}' is trained by another process already: only one process "
+            "may call relight.init() in it."
+        ) from None
+    _override(attempt, record, values)
+    if deterministic:
+        prepare_determinism(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    run = ScriptRun(attempt, values)
+    _runs.append(run)
+    if standalone:
+        _log.info("Run %s in %s", layout.run_id, layout.folder)
+    return run
+
+
+class _Joined(NamedTuple):
+    folder: Path
+    attempt: int
+    lifeline: int | None
+    lock_fd: int | None
+
+
+def _check_caller() -> None:
+    if _runs:
+        raise UsageError("relight.init() was called twice: a script trains one run. Keep what the first call returned.")
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("relight.init() must be called in the main thread, which is the one that signals reach.")
+    if multiprocessing.parent_process() is not None:
+        raise UsageError(
+            "relight.init() was called in a child process of the training script: put it, and the training, under "
+            "`if __name__ == '__main__':`."
+        )
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size not in ("", "1"):
+        raise UsageError(
+            f"This is one of {world_size} processes of a distributed training (WORLD_SIZE), and a script can train in "
+            "one process only as yet: start it without torchrun, or with --nproc-per-node=1."
+        )
+
+
+def _find_launch() -> _Joined | None:
+    """The run that this process was launched in, by what its supervisor has handed down; None without a launcher.
+
+    A process that the script starts inherits neither the descriptors nor, from now on, the variables.
+    """
+    given = [os.environ.pop(variable, "") for variable in _VARIABLES]
+    folder, attempt, lifeline, lock = given
+    if not folder or not attempt.isdigit():
+        return None
+    lifeline_fd, lock_fd = _open_descriptor(lifeline), _open_descriptor(lock)
+    if lifeline_fd is None or lock_fd is None:
+        return None
+    try:
+        is_lock = os.path.samestat(os.fstat(lock_fd), RunLayout(Path(folder)).lock.stat())
+        if not is_lock or not stat.S_ISFIFO(os.fstat(lifeline_fd).st_mode):
+            return None
+    except OSError:
+        return None
+    for descriptor in (lifeline_fd, lock_fd):
+        os.set_inheritable(descriptor, False)
+    return _Joined(Path(folder), int(attempt), lifeline_fd, lock_fd)
+
+
+def _open_descriptor(text: str) -> int | None:
+    try:
+        descriptor = int(text)
+        fcntl.fcntl(descriptor, fcntl.F_GETFD)
+    except (ValueError, OSError):
+        return None
+    return descriptor
+
+
+def _begin_alone(*, name: str | None, runs: str | Path | None) -> _Joined:
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise UsageError(
+            "relight.init() needs a script that can be run again: put the training into a FILE.py, and start that."
+        )
+    spec = getattr(main, "__spec__", None)
+    begun: Standalone = begin_standalone(
+        Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs
+    )
+    return _Joined(begun.layout.folder, begun.attempt, begun.lifeline, begun.lock.fileno())
+
+
+def _name_module(spec: Any) -> str | None:
+    """What was written behind `python -m`, None for a file."""
+    if spec is None:
+        return None
+    return str(spec.parent) if spec.name.rpartition(".")[2] == "__main__" and spec.parent else str(spec.name)
+
+
+def _describe(
+    record: RunRecord,
+    before: ScriptRecord | None,
+    config: MutableMapping[str, Any],
+    settings: dict[str, Any],
+    *,
+    best: str | None,
+    higher_is_better: bool | None,
+) -> ScriptRecord:
+    """What `init` says, with what earlier attempts, or a branch's parent, have said of what `best` means."""
+    metric = full_metric_name(best) if best else None
+    if metric is None:
+        metric = before.best_metric if before is not None else record.best_metric
+        known = before.higher_is_better if before is not None else record.higher_is_better
+    else:
+        known = higher_wins(metric)
+    higher = known if higher_is_better is None else higher_is_better
+    return ScriptRecord(
+        config=plain_config(config), best_metric=metric, higher_is_better=higher, settings=settings, pid=os.getpid()
+    )
+
+
+def _override(attempt: ScriptAttempt, record: RunRecord, config: MutableMapping[str, Any]) -> None:
+    """Put what the launch sets into the config, and write both down."""
+    attempt.take_settings(apply_overrides(config, record.config))
+    attempt.take_config(plain_config(config))
+
+
+def _set_up_output(layout: RunLayout, number: int, *, standalone: bool) -> None:
+    """Under the launcher, the log is all there is; without it, what the script says goes to its log as well."""
+    if standalone:
+        with contextlib.suppress(OSError):
+            log = os.open(layout.attempt(number).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            sys.stdout = TeeStream(sys.stdout, log)
+            sys.stderr = TeeStream(sys.stderr, log)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("relight: %(message)s"))
+    else:
+        tolerate_write_errors()
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("relight")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,81 @@
+"""Random number generators that a person's code makes for itself: their exact state, read, put back and seeded.
+
+`torch.Generator`, `random.Random`, `numpy.random.Generator` and `numpy.random.RandomState`.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+import xxhash
+
+from relight.checkpoints.typed_json import encode_state
+from relight.training.data.sample_seeds import sample_seeds
+
+OwnGenerator = torch.Generator | random.Random | np.random.Generator | np.random.RandomState
+
+_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+
+
+def is_generator(value: Any) -> TypeGuard[OwnGenerator]:
+    """Tell whether `value` is a generator whose state can be read; the system's own entropy has none."""
+    return isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom)
+
+
+def read_generator(generator: OwnGenerator) -> dict[str, Any]:
+    """Return the generator's kind and state: plain values, NumPy arrays and, for torch, one tensor."""
+    if isinstance(generator, torch.Generator):
+        return {"kind": "torch", "device": str(generator.device), "state": generator.get_state()}
+    if isinstance(generator, random.Random):
+        version, words, gauss = generator.getstate()
+        return {"kind": "python", "version": version, "words": array("I", words).tobytes(), "gauss": gauss}
+    if isinstance(generator, np.random.RandomState):
+        return {"kind": "numpy legacy", "state": generator.get_state(legacy=False)}
+    return {"kind": "numpy", "state": generator.bit_generator.state}
+
+
+def write_generator(generator: OwnGenerator, saved: dict[str, Any]) -> None:
+    """Put the generator into a saved state. Raises `ValueError` when that is one of another kind."""
+    kind = read_generator(generator)["kind"]
+    if saved.get("kind") != kind:
+        raise ValueError(f"a {kind} generator is there now, and the saved one is {saved.get('kind')}")
+    if isinstance(generator, torch.Generator):
+        generator.set_state(saved["state"])
+    elif isinstance(generator, random.Random):
+        generator.setstate((saved["version"], tuple(array("I", saved["words"])), saved["gauss"]))
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(saved["state"])
+    else:
+        generator.bit_generator.state = saved["state"]
+
+
+def seed_generator(generator: OwnGenerator, seed: int) -> None:
+    """Start the generator anew from `seed`, which lies in [0, 2**63)."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, random.Random):
+        generator.seed(seed)
+    elif isinstance(generator, np.random.RandomState):
+        # By its state: what a bit generator other than MT19937 does with seed() differs.
+        generator.set_state(dict(type(generator._bit_generator)(np.random.SeedSequence(seed)).state))
+    else:
+        generator.bit_generator.state = type(generator.bit_generator)(np.random.SeedSequence(seed)).state
+
+
+def beginning_of(generator: OwnGenerator) -> int:
+    """Return a number in [0, 2**63) that tells generators apart that were made with different seeds."""
+    if isinstance(generator, torch.Generator):
+        return generator.initial_seed() % 2**63
+    return xxhash.xxh3_64_intdigest(encode_state(read_generator(generator))) % 2**63
+
+
+def mix_seeds(seed: int, *parts: int) -> int:
+    """Return a seed in [0, 2**63) that depends on all of these."""
+    mixed = seed % 2**63
+    for part in parts:
+        mixed = int(sample_seeds(np.array([part % 2**63]), seed=mixed, epoch=0)[0])
+    return mixed

@@ -1,0 +1,188 @@
+"""The whole training state: what is tracked, the generators and the counters, captured at step edges and restored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from relight.errors import TaskError
+from relight.training.state.edge_copy import MovedSince, copy_state, open_copy
+from relight.training.state.module_state import ModulePart
+from relight.training.state.optimizer_state import OptimizerPart
+from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
+from relight.training.state.state_errors import check_names
+from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree
+from relight.training.state.tracked_values import TrackedTensor, adapt_value
+
+_log = logging.getLogger("relight")
+FORMAT = 1
+MODEL = "model"
+_MOVE_IN_UPDATE = (LRScheduler, torch.amp.GradScaler)
+
+
+@dataclass(frozen=True)
+class CapturedState:
+    """The training state at one step edge: a tree with tensor references, and the tensors by name, not copied."""
+
+    tree: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class _EdgeRecord:
+    """The small state of the last step edge; modules keep their own part of it."""
+
+    rng: RngState
+    counters: Mapping[str, Any]
+    objects: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingState:
+    """Everything that is tracked, by name.
+
+    At each step edge `record_edge` keeps the small state that the next step will move: generators, buffers, data
+    position, counters. Until the next optimizer step the large state on the device is still that of the edge, so
+    `capture` gives an exact state even in the middle of a step.
+    """
+
+    def __init__(self) -> None:
+        self._modules: dict[str, ModulePart] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizer_parts: dict[str, OptimizerPart] = {}
+        self._objects: dict[str, Any] = {}
+        self._moving: list[tuple[str, Any]] = []
+        self._tensors: dict[int, str] = {}
+        self.accumulating = False
+        """Whether the last edge lies between two updates, so that the gradients gathered so far belong to the state."""
+        self._rng = RngRecorder()
+        self._record: _EdgeRecord | None = None
+        self._warned: set[str] = set()
+
+    def track(self, name: str, tracked: Any) -> None:
+        """Add a module, an optimizer, a generator, a tensor, or anything with `state_dict` and `load_state_dict`."""
+        if name in self._modules or name in self._optimizers or name in self._objects or "." in name or ":" in name:
+            raise TaskError(f"'{name}' cannot be tracked: give it a name of its own, without '.' and ':'.")
+        if isinstance(tracked, nn.Module):
+            self._modules[name] = ModulePart(name, tracked)
+        elif isinstance(tracked, torch.optim.Optimizer):
+            self._optimizers[name] = tracked
+        elif hasattr(tracked, "state_dict") and hasattr(tracked, "load_state_dict"):
+            self._objects[name] = tracked
+            if not isinstance(tracked, _MOVE_IN_UPDATE):
+                self._moving.append((name, tracked))
+        elif (adapted := adapt_value(name, tracked)) is not None:
+            self._objects[name] = adapted
+            if isinstance(adapted, TrackedTensor):
+                self._tensors[id(tracked)] = name
+            if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # one that is trained moves then
+                self._moving.append((name, adapted))
+        else:
+            raise TaskError(
+                f"'{name}' is a {type(tracked).__name__}, which has no state_dict and load_state_dict: "
+                "give it both, or do not track it."
+            )
+
+    def record_edge(self, counters: Mapping[str, Any]) -> None:
+        """Keep the small state of this step edge. `counters` are the caller's own; they must not change later."""
+        for part in self._modules.values():
+            part.record_edge()
+        self._record = _EdgeRecord(
+            self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
+        )
+
+    def capture(self, *, at_edge: bool) -> CapturedState | None:
+        """Return the state of the last recorded edge; valid until an optimizer moves. Tensors are not copied.
+
+        `at_edge` says that nothing at all has happened since. None where the state is not exact any more.
+        """
+        record = self._record
+        assert record is not None, "no step edge was recorded"
+        if self.accumulating and not at_edge:
+            return None  # the next backward pass adds to the gradients in place
+        collector = StateCollector()
+        parts: dict[str, Any] = {}
+        for name, module in self._modules.items():
+            tree = module.capture(collector, at_edge=at_edge, gradients=self.accumulating)
+            if tree is None:
+                return None
+            parts[name] = tree
+        for name, optimizer in self._find_optimizer_parts().items():
+            parts[name] = optimizer.capture(collector, gradients=self.accumulating)
+        for name, tracked in self._objects.items():
+            try:
+                state = open_copy(record.objects[name]) if name in record.objects else tracked.state_dict()
+            except MovedSince:
+                if not at_edge:
+                    return None
+                state = tracked.state_dict()
+            parts[name] = {"kind": "object", "state": collector.encode(name, state)}
+        rng, tensors = encode_rng(record.rng)
+        rng["tensors"] = {name: collector.add(f"rng.{name}", tensor) for name, tensor in tensors.items()}
+        tree = {"format": FORMAT, "parts": parts, "rng": rng, "counters": dict(record.counters)}
+        return CapturedState(tree, collector.tensors)
+
+    def restore(self, tree: dict[str, Any], read: ReadTensor, *, branch: bool = False) -> dict[str, Any]:
+        """Put a saved tree into everything tracked but the generators; return the counters.
+
+        Raises `StateMismatch` with lists of what does not fit. `branch`: the live config's rates and decay stay, and
+        an optimizer of another class than the parent's begins afresh.
+        """
+        parts = tree["parts"]
+        live = [*self._modules, *self._optimizers, *self._objects]
+        if not branch:
+            check_names("tracked objects", saved=parts, live=live)
+        for name, module in self._modules.items():
+            module.restore(parts[name], read)
+        self._optimizer_parts = {}
+        for name, optimizer in self._find_optimizer_parts().items():
+            if name not in parts:
+                continue
+            if branch and parts[name]["class"] != type(optimizer.optimizer).__name__:
+                _log.info("The %s is another than the parent's %s and begins afresh.", name, parts[name]["class"])
+                continue
+            optimizer.restore(parts[name], read, keep_options=branch)
+        for name, tracked in self._objects.items():
+            if name in parts:
+                load = getattr(tracked, "load_branch_state", None) if branch else None
+                (load or tracked.load_state_dict)(decode_tree(parts[name]["state"], read))
+        self.accumulating = any("gradients" in part for part in parts.values())
+        counters: dict[str, Any] = tree["counters"]
+        return counters
+
+    def restore_modules(self, tree: dict[str, Any], read: ReadTensor) -> None:
+        """Load the modules alone, for a training that starts anew from saved weights."""
+        for name, module in self._modules.items():
+            if name in tree["parts"]:
+                module.restore(tree["parts"][name], read)
+
+    def restore_rng(self, tree: dict[str, Any], read: ReadTensor) -> None:
+        """Put the generators back: the last thing before the first batch, since building and loading draw from them."""
+        rng = tree["rng"]
+        restore_rng(decode_rng(rng, {name: read(reference.name) for name, reference in rng["tensors"].items()}))
+
+    def _find_optimizer_parts(self) -> dict[str, OptimizerPart]:
+        # Made late: by now every module is tracked, so every parameter has its name.
+        if len(self._optimizer_parts) != len(self._optimizers):
+            names = dict(self._tensors)
+            for part_name, module in self._modules.items():
+                prefix = "" if part_name == MODEL else f"{part_name}."
+                for identity, name in module.parameter_names().items():
+                    names.setdefault(identity, prefix + name)
+            self._optimizer_parts = {
+                name: OptimizerPart(name, optimizer, parameter_names=names)
+                for name, optimizer in self._optimizers.items()
+            }
+            for part in self._optimizer_parts.values():
+                if part.unnamed and part.name not in self._warned:
+                    self._warned.add(part.name)
+                    _log.warning(
+                        "The %s trains %d tensors of no tracked module. They are saved, and nothing else of their "
+                        "module is: track it, too.", part.name, len(part.unnamed),
+                    )  # fmt: skip
+        return self._optimizer_parts

@@ -1,0 +1,68 @@
+"""Whether a checkpoint fits the model that a config makes: told by names, types and shapes, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.store import CheckpointStore
+from relight.training.state.module_names import ModuleNames
+from relight.training.state.module_state import describe_form
+from relight.training.state.state_errors import list_differences
+from relight.training.state.state_tree import DTYPES
+from relight.training.state.training_state import MODEL
+from relight.training.task import Task
+
+
+def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
+    """What does not fit the checkpoint `sequence` of the store in `folder`: "16 of another shape or type: …", or "".
+
+    The model is built without data (on PyTorch's meta device), so even a large one costs little. None when that is not
+    possible, which some models' code is not made for: then the start of the training tells.
+    """
+    saved = _read_forms(folder, sequence)
+    if saved is None:
+        return None
+    try:
+        with torch.device("meta"):
+            model = task.build_model()
+        names = ModuleNames(model)
+        state = model.state_dict()
+    except Exception:
+        return None
+    live = {names.canonical(name): describe_form(value) for name, value in state.items()}
+    # A lazy module takes whatever shape it is given.
+    lazy = {names.canonical(name) for name, value in state.items() if is_lazy(value)}
+    problems = [
+        f"{key} ({form} in the checkpoint, {live[key]} now)"
+        for key, form in saved.items()
+        if form is not None and key in live and form != live[key] and key not in lazy
+    ]
+    forms = {**live, **{key: form for key, form in saved.items() if form is not None}}
+    return list_differences(saved=saved, live=live, problems=problems, forms=forms)
+
+
+def _read_forms(folder: Path, sequence: int) -> dict[str, str | None] | None:
+    """Type and shape of everything in the model's state dict by name; None for what is no tensor."""
+    store = CheckpointStore(folder)
+    info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
+    if info is None:
+        return None
+    with store.open(info) as reader:
+        tree: Mapping[str, Any] | None = reader.state.get("parts", {}).get(MODEL)
+        if tree is None:
+            return None
+        return {key: _describe_saved(reader, value) for key, value in tree.get("tensors", {}).items()}
+
+
+def _describe_saved(reader: CheckpointReader, value: Any) -> str | None:
+    if not isinstance(value, TensorRef):
+        return None
+    spec = reader.spec(value.name)
+    return describe_form(torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="meta"))

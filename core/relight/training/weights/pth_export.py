@@ -1,0 +1,179 @@
+"""`python -m relight.training.weights.pth_export`: writes a checkpoint's model as a plain `state_dict` in a .pth file.
+
+    python -m relight.training.weights.pth_export CHECKPOINTS_FOLDER MANIFEST_FILE_NAME OUT
+
+Any program loads the file with `torch.load(OUT, weights_only=True)`. The last line on stdout is one of
+
+    {"ok": true, "tensors": 12, "bytes": 345678}
+    {"ok": false, "error": SENTENCE}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relight.checkpoints.errors import ExportError
+from relight.checkpoints.module_parts import find_modules
+from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound, RelightError
+from relight.training.state.state_tree import DTYPES, decode_tree
+
+_PREFIX = "model."
+
+
+def main(arguments: list[str]) -> int:
+    """Export what the arguments name and say how it went; 0 when the file is there, 1 when not."""
+    if len(arguments) != 3:
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    folder, manifest, out = arguments
+    try:
+        answer: dict[str, Any] = {"ok": True, **export_state_dict(Path(folder), manifest, Path(out))}
+    except RelightError as error:
+        answer = {"ok": False, "error": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0 if answer["ok"] else 1
+
+
+def export_state_dict(folder: Path, manifest: str, out: Path) -> dict[str, int]:
+    """Write the weights of the checkpoint whose manifest is so called to `out`, which appears whole or not at all.
+
+    What was written is loaded again and compared with the checkpoint before it gets its name. Raises
+    `DamagedCheckpoint`, or `ExportError` when the file cannot be written.
+    """
+    store = CheckpointStore(folder)
+    info = next((info for info in store.list().checkpoints if info.path.name == manifest), None)
+    if info is None:
+        raise CheckpointNotFound(f"There is no checkpoint {manifest} in {folder}.")
+    with store.open(info) as reader:
+        state = read_state_dict(reader)
+    if not state:
+        raise ExportError(f"The checkpoint at step {info.step} has no model weights to export.")
+    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        _write(state, temporary)
+        _compare(state, _load(temporary))
+        size = temporary.stat().st_size
+        temporary.replace(out)
+        _sync_folder(out.parent)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"tensors": sum(isinstance(value, Tensor) for value in state.values()), "bytes": size}
+
+
+def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
+    """Return the model's `state_dict()` as it was: plain values included, tied parameters one tensor again.
+
+    Every byte is compared with its digest while it is read.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def read(name: str) -> Tensor:
+        if name not in tensors:
+            tensors[name] = read_tensor(reader, name)
+        return tensors[name]
+
+    modules = find_modules(reader.state)
+    if modules is None:
+        names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]
+        return {name.removeprefix(_PREFIX): read(name) for name in names}
+    state: dict[str, Any] = {}
+    for prefix, module in modules.items():
+        entries = dict(module["tensors"])
+        for first, *others in module.get("tied", ()):
+            for other in others:
+                if _is_same(reader, entries.get(first), entries.get(other)):
+                    entries[other] = entries[first]
+        state.update((prefix + key, decode_tree(value, read)) for key, value in entries.items())
+    return state
+
+
+def read_tensor(reader: CheckpointReader, name: str) -> Tensor:
+    """Read one tensor of a checkpoint into memory of its own."""
+    spec = reader.spec(name)
+    tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+    if spec.nbytes:
+        reader.read_into(name, _as_bytes(tensor).numpy().data)
+    return tensor
+
+
+def _is_same(reader: CheckpointReader, one: Any, other: Any) -> bool:
+    if not (isinstance(one, TensorRef) and isinstance(other, TensorRef)):
+        return False
+    return reader.spec(one.name).shape == reader.spec(other.name).shape and (
+        reader.digest(one.name) == reader.digest(other.name)
+    )
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with path.open("xb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # PyTorch's writer hides the disk's own error behind one about positions
+            cause = error.__cause__ or error.__context__
+            raise cause if isinstance(cause, OSError) else ExportError(f"PyTorch cannot write it: {error}") from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever PyTorch's restricted loader refuses
+        raise ExportError(
+            "The model's state has values that a .pth cannot carry without running code when it is loaded "
+            f"({str(error).strip().splitlines()[0]}): export as safetensors."
+        ) from error
+
+
+def _compare(written: Any, loaded: Any, *, where: str = "the state") -> None:
+    """Raise `ExportError` at the first value that came back otherwise than it was written."""
+    same = type(written) is type(loaded)
+    if same and isinstance(written, Tensor):
+        same = (written.dtype, written.shape) == (loaded.dtype, loaded.shape)
+        same = same and torch.equal(_as_bytes(written), _as_bytes(loaded))
+    elif same and isinstance(written, dict):
+        same = list(written) == list(loaded)
+        for key in written if same else ():
+            _compare(written[key], loaded[key], where=f"'{key}'")
+    elif same and isinstance(written, (list, tuple)):
+        same = len(written) == len(loaded)
+        for place, value in enumerate(written if same else ()):
+            _compare(value, loaded[place], where=f"{where}[{place}]")
+    elif same:
+        both_nan = isinstance(written, float) and math.isnan(written) and math.isnan(loaded)
+        same = both_nan or bool(written == loaded)
+    if not same:
+        raise ExportError(f"The exported file reads back wrong at {where}: the disk may be failing.")
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """View a contiguous tensor as bytes: NaN compares as equal, and types that NumPy lacks are no matter."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

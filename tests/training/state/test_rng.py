@@ -1,0 +1,94 @@
+"""Every global generator comes back exactly, through plain values and tensors."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import numpy as np
+import torch
+
+from relight.checkpoints.typed_json import decode_state, encode_state
+from relight.training.state.rng import (
+    PythonState,
+    RngRecorder,
+    decode_rng,
+    encode_rng,
+    get_python_state,
+    restore_rng,
+    seed_everything,
+    set_python_state,
+)
+
+
+def draw() -> list[float]:
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), float(torch.randn(()))]
+
+
+def test_all_generators_come_back_exactly_a_pending_gaussian_included() -> None:
+    seed_everything(3)
+    recorder = RngRecorder()
+    for _ in range(5):
+        draw()
+        tree, tensors = encode_rng(recorder.capture())
+        tree = decode_state(encode_state(tree))
+        expected = [draw() for _ in range(3)]
+        seed_everything(99)
+        restore_rng(decode_rng(tree, tensors))
+        assert [draw() for _ in range(3)] == expected
+
+
+def test_a_recorder_notices_every_draw_and_every_setting() -> None:
+    seed_everything(3)
+    recorder = RngRecorder()
+
+    def same_as_numpy_says() -> bool:
+        ours, theirs = recorder.capture().numpy, np.random.get_state(legacy=False)
+        assert isinstance(theirs, dict)
+        return (
+            (ours["state"]["key"] == theirs["state"]["key"]).all()
+            and ours["state"]["pos"] == theirs["state"]["pos"]
+            and (ours["has_gauss"], ours["gauss"]) == (theirs["has_gauss"], theirs["gauss"])
+        )
+
+    assert same_as_numpy_says()
+    np.random.randn()  # puts one number by
+    assert same_as_numpy_says()
+    pending = recorder.capture()
+    np.random.randn()  # takes it, and leaves the words as they are
+    assert same_as_numpy_says()
+    restore_rng(pending)
+    assert same_as_numpy_says()
+    np.random.seed(5)
+    assert same_as_numpy_says()
+    np.random.rand(1000)
+    assert same_as_numpy_says()
+
+
+def test_another_bit_generator_behind_numpys_functions_is_captured_too() -> None:
+    earlier = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(7))
+        tree, tensors = encode_rng(RngRecorder().capture())
+        tree = decode_state(encode_state(tree))
+        expected = np.random.rand(3).tolist()
+        restore_rng(decode_rng(tree, tensors))
+        assert np.random.rand(3).tolist() == expected
+    finally:
+        np.random.set_bit_generator(earlier)
+
+
+def test_the_words_of_pythons_generator_are_those_of_its_getstate() -> None:
+    for seed in range(20):
+        random.seed(seed)
+        for _ in range(seed * 37 % 700):
+            random.random()
+        if seed % 2:
+            random.gauss(0, 1)  # puts one number by
+        version, words, gauss = random.getstate()
+        expected = PythonState(array("I", (words[-1], *words[:-1])).tobytes(), gauss)
+        assert get_python_state() == expected
+        following = [random.gauss(0, 1) for _ in range(3)]
+        set_python_state(expected)
+        assert [random.gauss(0, 1) for _ in range(3)] == following
+        assert version == 3
