@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -306,6 +307,13 @@ def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """A process that a test forks has every pipe of this one open: nobody else could end for as long as it lives."""
+    yield
+    assert multiprocessing.active_children() == []
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from relight.training.attempt_ending import name_error
+from relight.training.data.loading_processes import end_workers
 
 
 class Broken(Dataset[int]):
@@ -42,6 +43,10 @@ def test_an_exception_is_its_class_and_the_first_line_that_it_says(error: Except
     ],
 )
 def test_an_exception_of_a_data_loading_process_says_what_it_says_itself(error: Exception, line: str) -> None:
-    with pytest.raises(type(error)) as caught:
-        list(DataLoader(Broken(error), num_workers=1))
+    batches = iter(DataLoader(Broken(error), num_workers=1))
+    try:
+        with pytest.raises(type(error)) as caught:
+            next(batches)
+    finally:
+        end_workers(batches)  # the exception keeps them alive
     assert name_error(caught.value) == f"{line} (in DataLoader worker process 0)"

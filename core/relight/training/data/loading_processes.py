@@ -13,6 +13,7 @@ from typing import Any
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
+_REAPED_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,4 @@ def end_workers(iterator: Any) -> None:
     for worker in workers:
         if worker.is_alive():
             worker.kill()
+            worker.join(_REAPED_WITHIN_S)
