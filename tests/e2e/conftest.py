@@ -210,8 +210,10 @@ def open_browser(browser: Browser, *, may_fail: bool = False) -> Iterator[Browse
     failures: list[str] = []
     context.on("request", lambda request: away.append(request.url) if leaves_the_machine(request.url) else None)
     context.on("weberror", lambda error: failures.append(str(error.error)))
-    yield context
-    context.close()
+    try:
+        yield context
+    finally:
+        context.close()
     assert away == [], away
     assert may_fail or failures == [], failures
 

@@ -27,6 +27,7 @@ from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
 from relight_app.server.hub import Hub
 from relight_app.server.machine import close_machine_reader
+from relight_app.server.sessions import drop_undelivered
 from relight_app.server.settings import Settings, use_settings
 from relight_app.server.stream import stream_routes
 
@@ -44,10 +45,12 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     use_settings(settings)
     apply_streamlit_options(settings)
     import streamlit
+    from streamlit.runtime import get_instance
 
     @asynccontextmanager
     async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
         hub.start()
+        drop_undelivered(get_instance())
         try:
             yield {}
         finally:

@@ -1,0 +1,54 @@
+"""What a page is told when its connection is back.
+
+A browser that is lost ends the run of the page that was under way. Streamlit (1.67) keeps what that half of a page had
+to say and tells it, as a whole page, to the browser that comes back: the browser then takes the other half away, charts
+and their zoom with it, and now and then it fails altogether. Such a rest is dropped here; the page is drawn anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamlit.runtime import Runtime
+    from streamlit.runtime.session_manager import SessionInfo
+
+_log = logging.getLogger(__name__)
+
+
+class FreshSessions:
+    """Streamlit's storage of the sessions of lost browsers (its `SessionStorage`), without what was not delivered."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+
+    def get(self, session_id: str) -> SessionInfo | None:
+        """The session, which has nothing to say yet; None when there is none."""
+        found: SessionInfo | None = self._storage.get(session_id)
+        if found is not None:
+            found.session.flush_browser_queue()
+        return found
+
+    def save(self, session_info: SessionInfo) -> None:
+        """Keep the session of a browser that was lost."""
+        self._storage.save(session_info)
+
+    def delete(self, session_id: str) -> None:
+        """Forget that session."""
+        self._storage.delete(session_id)
+
+    def list(self) -> list[SessionInfo]:
+        """All that are kept."""
+        kept: list[SessionInfo] = self._storage.list()
+        return kept
+
+
+def drop_undelivered(runtime: Runtime) -> None:
+    """Let sessions of this runtime come back without what their browser did not hear."""
+    manager: Any = runtime._session_mgr
+    storage = getattr(manager, "_session_storage", None)
+    if storage is None:  # another Streamlit; its pages work, but may flicker when a connection comes back
+        _log.warning("Streamlit keeps its sessions elsewhere: pages may lose their zoom with their connection.")
+        return
+    manager._session_storage = FreshSessions(storage)
