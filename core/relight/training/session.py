@@ -22,10 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import Reason
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, RelightError
@@ -35,7 +33,7 @@ from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
 from relight.training.progress_meter import ProgressMeter
-from relight.training.state.state_tree import DTYPES
+from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
 from relight.training.step_metrics import StepMetrics, Values, to_number
 from relight.training.stopping import Stop, Stopping, TrainingStopped
@@ -365,10 +363,7 @@ class TrainingSession:
         info = self._find_checkpoint(store, sequence)
         with store.open(info) as reader:
             tree = reader.state
-
-            def read(name: str) -> Tensor:
-                return _read_tensor(reader, name)
-
+            read = StoredTensors(reader)
             if self._start.weights_only or tree.get("weights_only"):
                 self.state.restore_modules(tree, read)
                 self._open_loader()
@@ -397,11 +392,3 @@ class TrainingSession:
 def _epoch_of(captured: CapturedState | None) -> int:
     position = {} if captured is None else captured.tree["parts"].get("loader", {}).get("state", {})
     return int(position.get("epochs_done", 0))
-
-
-def _read_tensor(reader: CheckpointReader, name: str) -> Tensor:
-    spec = reader.spec(name)
-    tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
-    if spec.nbytes:
-        reader.read_into(name, tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return tensor

@@ -21,6 +21,7 @@ from relight.errors import TaskError
 from relight.training.state.rng import seed_everything
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.training_state import CapturedState, TrainingState
+from tests.training.state.held_tensors import HeldTensors
 
 Build = Callable[[], tuple[dict[str, Any], Callable[[int], Any]]]
 """Builds a training: what is tracked by name, and what does one step."""
@@ -64,8 +65,9 @@ class Saved:
         self.json = canonical_json(encode_state(captured.tree))
         self.tensors = {name: tensor.clone() for name, tensor in captured.tensors.items()}
 
-    def read(self, name: str) -> Tensor:
-        return self.tensors[name].clone()
+    @property
+    def read(self) -> HeldTensors:
+        return HeldTensors(self.tensors)
 
     @property
     def tree(self) -> dict[str, Any]:

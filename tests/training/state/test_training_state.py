@@ -21,6 +21,7 @@ from relight.errors import TaskError
 from relight.training.state.rng import seed_everything
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.training_state import CapturedState, TrainingState
+from tests.training.state.held_tensors import HeldTensors
 
 Build = Callable[[], "Setup"]
 
@@ -108,8 +109,8 @@ class Setup:
 
     def restore(self, saved: CapturedState, **options: Any) -> None:
         tree = decode_state(encode_state(saved.tree))  # as it comes from the disk
-        self.steps = self.state.restore(tree, lambda name: saved.tensors[name].clone(), **options)["step"]
-        self.state.restore_rng(tree, lambda name: saved.tensors[name].clone())
+        self.steps = self.state.restore(tree, HeldTensors(saved.tensors), **options)["step"]
+        self.state.restore_rng(tree, HeldTensors(saved.tensors))
         self.state.record_edge({"step": self.steps})
 
 
@@ -291,7 +292,7 @@ def test_a_state_follows_its_parameter_when_the_order_in_the_optimizer_changes()
     saved = state.capture(at_edge=True)
     assert saved is not None
     other_state, other_model, other_optimizer = build(True)
-    other_state.restore(saved.tree, lambda name: saved.tensors[name].clone())
+    other_state.restore(saved.tree, HeldTensors(saved.tensors))
     for one, other in zip(model.parameters(), other_model.parameters(), strict=True):
         assert torch.equal(optimizer.state[one]["exp_avg"], other_optimizer.state[other]["exp_avg"])
 
@@ -305,7 +306,9 @@ def test_what_does_not_fit_is_one_error_with_the_names() -> None:
     other.state = TrainingState()
     other.state.track("model", other.model)
     with pytest.raises(StateMismatch) as caught:
-        other.state.restore({**saved.tree, "parts": {"model": saved.tree["parts"]["model"]}}, saved.tensors.__getitem__)
+        other.state.restore(
+            {**saved.tree, "parts": {"model": saved.tree["parts"]["model"]}}, HeldTensors(saved.tensors)
+        )
     message = str(caught.value)
     assert "missing in the checkpoint: extra.bias (float32 [2]), extra.weight (float32 [2, 2])" in message
     assert "only the checkpoint has: last.bias (float32 [2]), last.weight (float32 [2, 8])" in message
@@ -359,7 +362,7 @@ def test_a_users_object_is_part_of_the_state_and_recorded_at_the_edge() -> None:
     saved = state.capture(at_edge=False)
     assert saved is not None
     tree = decode_state(encode_state(copy.deepcopy(saved.tree)))
-    state.restore(tree, saved.tensors.__getitem__)
+    state.restore(tree, HeldTensors(saved.tensors))
     assert counter.seen == {1: 0.5}
 
 

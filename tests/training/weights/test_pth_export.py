@@ -15,14 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from relight.checkpoints.export import export_weights
-from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, RelightError
-from relight.training.state.snapshot import copy_tensors, describe_tensors
-from relight.training.state.training_state import TrainingState
 from relight.training.weights import pth_export
 from relight.training.weights.pth_export import export_state_dict
+from tests.training.weights.committed import commit
 
 ODD_TYPES = (
     torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int8, torch.bool
@@ -50,21 +47,6 @@ class Tied(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         self.extra = state
-
-
-def commit(folder: Path, model: nn.Module, *, step: int = 3, optimizer: bool = True) -> CheckpointInfo:
-    state = TrainingState()
-    state.track("model", model)
-    if optimizer:
-        state.track("optimizer", torch.optim.SGD(model.parameters(), lr=0.1))
-    state.record_edge({"step": step})
-    captured = state.capture(at_edge=True)
-    assert captured is not None
-    specs = describe_tensors(captured.tensors)
-    memory = [memoryview(bytearray(spec.nbytes)) for spec in specs]
-    copy_tensors(captured.tensors, memory)
-    header = SnapshotHeader(step=step, epoch=0, reason="periodic", time_s=1.0, tensors=specs, state=captured.tree)
-    return CheckpointStore(folder).commit(header, memory)
 
 
 def load(path: Path) -> dict[str, Any]:

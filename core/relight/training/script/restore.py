@@ -6,9 +6,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.store import CheckpointStore
@@ -18,7 +15,8 @@ from relight.runs.records import AttemptStart
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
 from relight.training.state.state_errors import StateMismatch
-from relight.training.state.state_tree import DTYPES, decode_tree
+from relight.training.state.state_tree import decode_tree
+from relight.training.state.stored_tensors import StoredTensors
 
 
 class Restoration:
@@ -31,6 +29,7 @@ class Restoration:
         self._opened = ExitStack()
         store = CheckpointStore(layout.checkpoints)
         self._reader: CheckpointReader = self._opened.enter_context(store.open(self.info))
+        self._read = StoredTensors(self._reader)
         tree = self._reader.state
         self._parts: dict[str, Any] = tree["parts"]
         self._rng: dict[str, Any] = tree.get("rng") or {}
@@ -120,13 +119,6 @@ class Restoration:
 
     def _own_parts(self) -> list[str]:
         return [name for name in self._parts if name not in (POSITION, EPOCH_START, BUILT)]
-
-    def _read(self, name: str) -> Tensor:
-        spec = self._reader.spec(name)
-        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
-        if spec.nbytes:
-            self._reader.read_into(name, tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return tensor
 
 
 def _find(layout: RunLayout, start: AttemptStart) -> CheckpointInfo:

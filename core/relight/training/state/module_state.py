@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from relight.checkpoints.errors import UnsupportedState
+from relight.checkpoints.snapshot import TensorRef
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
-from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree
+from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree, describe_form
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -123,20 +124,34 @@ class ModulePart:
         return tree
 
     def restore(self, tree: dict[str, Any], read: ReadTensor) -> None:
-        """Copy a saved tree into the live module. Raises `StateMismatch` with the names that do not fit."""
+        """Read a saved tree into the live module, without a second copy of it where it lies on the CPU.
+
+        Raises `StateMismatch` with the names that do not fit; nothing is touched then.
+        """
         self._reshape_buffers(tree, read)
         live = self.module.state_dict()
         by_key = {self._names.canonical(name): name for name in live}
-        saved = {key: decode_tree(value, read) for key, value in tree["tensors"].items()}
+        saved: dict[str, Any] = tree["tensors"]
+        stored = {key: read.form(value.name) for key, value in saved.items() if isinstance(value, TensorRef)}
         problems = [
-            f"{key} ({describe_form(value)} in the checkpoint, {describe_form(live[by_key[key]])} now)"
-            for key, value in saved.items()
-            if key in by_key and isinstance(value, Tensor) and not _fits(value, live[by_key[key]])
+            f"{key} ({form} in the checkpoint, {describe_form(live[by_key[key]])} now)"
+            for key, form in stored.items()
+            if key in by_key and not _fits(form, live[by_key[key]])
         ]
         forms = {key: describe_form(live[name]) for key, name in by_key.items()}
-        forms |= {key: describe_form(value) for key, value in saved.items()}
+        forms |= {key: describe_form(value) for key, value in saved.items()} | stored
         check_names(self.name, saved=saved, live=by_key, problems=problems, forms=forms)
-        self.module.load_state_dict({by_key[key]: value for key, value in saved.items()})
+        in_place = _loads_by_copying(self.module)
+        given: dict[str, Any] = {}
+        for key, value in saved.items():
+            name = by_key[key]
+            target = live[name]
+            if in_place and key in stored and stored[key] == describe_form(target):
+                read.read_into(value.name, target)
+                given[name] = target  # copied onto itself below, where hooks and extra state have their say
+            else:
+                given[name] = decode_tree(value, read)
+        self.module.load_state_dict(given)
         self._restore_buffers(tree["buffers"], read, set(live))
         self._restore_flags(tree)
         self._restore_gradients(tree.get("gradients", {}), read)
@@ -238,16 +253,16 @@ class ModulePart:
         return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
-def describe_form(value: Any) -> str:
-    """Say of what type and shape a tensor is: "float32 [16, 2]"; of anything else its type."""
-    if not isinstance(value, Tensor) or is_lazy(value):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-
-
-def _fits(saved: Tensor, live: Any) -> bool:
+def _fits(form: str, live: Any) -> bool:
     # A lazy module takes whatever shape it is given, as it would have from its first batch.
-    return (isinstance(live, Tensor) and is_lazy(live)) or describe_form(saved) == describe_form(live)
+    return (isinstance(live, Tensor) and is_lazy(live)) or form == describe_form(live)
+
+
+def _loads_by_copying(module: nn.Module) -> bool:
+    """Whether loading a state does nothing to the live tensors but copy what is given into them."""
+    return type(module).load_state_dict is nn.Module.load_state_dict and all(
+        type(each)._load_from_state_dict.__module__.startswith("torch.") for each in module.modules()
+    )
 
 
 def _shape_of(buffer: Tensor | None) -> list[int] | None:

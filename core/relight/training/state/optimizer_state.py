@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relight.training.state.module_state import describe_form
 from relight.training.state.state_errors import check_names
-from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree
+from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree, describe_form
 
 _UNNAMED = "unnamed."
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +12,22 @@ from torch.nn.parameter import is_lazy
 from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
 
-ReadTensor = Callable[[str], Tensor]
-"""Returns the checkpoint's tensor of that name, on the CPU and nobody else's."""
+
+class ReadTensor(Protocol):
+    """Where a saved tree's tensors come from."""
+
+    def __call__(self, name: str) -> Tensor:
+        """Return the tensor of that name, on the CPU and nobody else's."""
+        ...
+
+    def form(self, name: str) -> str:
+        """Return what `describe_form` says of it, without reading it."""
+        ...
+
+    def read_into(self, name: str, live: Tensor) -> None:
+        """Put it into `live`, which has its form."""
+        ...
+
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bool: "BOOL",
@@ -95,3 +108,10 @@ def decode_tree(value: Any, read: ReadTensor) -> Any:
     if kind is deque:
         return deque((decode_tree(inner, read) for inner in value), value.maxlen)
     return value
+
+
+def describe_form(value: Any) -> str:
+    """Say of what type and shape a tensor is: "float32 [16, 2]"; of anything else its type."""
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

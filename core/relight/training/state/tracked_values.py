@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relight.training.state.module_state import describe_form
 from relight.training.state.own_generators import OwnGenerator, is_generator, read_generator, write_generator
 from relight.training.state.state_errors import StateMismatch
+from relight.training.state.state_tree import describe_form
 
 
 class TrackedGenerator:

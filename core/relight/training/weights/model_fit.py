@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.training.state.module_names import ModuleNames
-from relight.training.state.module_state import describe_form
 from relight.training.state.state_errors import list_differences
-from relight.training.state.state_tree import DTYPES
+from relight.training.state.state_tree import describe_form
+from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import MODEL
 from relight.training.task import Task
 
@@ -58,11 +57,6 @@ def _read_forms(folder: Path, sequence: int) -> dict[str, str | None] | None:
         tree: Mapping[str, Any] | None = reader.state.get("parts", {}).get(MODEL)
         if tree is None:
             return None
-        return {key: _describe_saved(reader, value) for key, value in tree.get("tensors", {}).items()}
-
-
-def _describe_saved(reader: CheckpointReader, value: Any) -> str | None:
-    if not isinstance(value, TensorRef):
-        return None
-    spec = reader.spec(value.name)
-    return describe_form(torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="meta"))
+        form = StoredTensors(reader).form
+        tensors: Mapping[str, Any] = tree.get("tensors", {})
+        return {key: form(value.name) if isinstance(value, TensorRef) else None for key, value in tensors.items()}

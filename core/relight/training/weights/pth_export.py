@@ -27,7 +27,8 @@ from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, RelightError
-from relight.training.state.state_tree import DTYPES, decode_tree
+from relight.training.state.state_tree import decode_tree
+from relight.training.state.stored_tensors import StoredTensors
 
 _PREFIX = "model."
 
@@ -79,12 +80,7 @@ def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
 
     Every byte is compared with its digest while it is read.
     """
-    tensors: dict[str, Tensor] = {}
-
-    def read(name: str) -> Tensor:
-        if name not in tensors:
-            tensors[name] = read_tensor(reader, name)
-        return tensors[name]
+    read = _EachOnce(reader)
 
     modules = find_modules(reader.state)
     if modules is None:
@@ -101,13 +97,17 @@ def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
     return state
 
 
-def read_tensor(reader: CheckpointReader, name: str) -> Tensor:
-    """Read one tensor of a checkpoint into memory of its own."""
-    spec = reader.spec(name)
-    tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
-    if spec.nbytes:
-        reader.read_into(name, _as_bytes(tensor).numpy().data)
-    return tensor
+class _EachOnce(StoredTensors):
+    """A name that is asked for again, as of tied parameters, is the same tensor."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        super().__init__(reader)
+        self._tensors: dict[str, Tensor] = {}
+
+    def __call__(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            self._tensors[name] = super().__call__(name)
+        return self._tensors[name]
 
 
 def _is_same(reader: CheckpointReader, one: Any, other: Any) -> bool:

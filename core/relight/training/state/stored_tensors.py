@@ -1,0 +1,45 @@
+"""The tensors of an open checkpoint, as the state's parts take them: by name, one at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relight.checkpoints.reader import CheckpointReader
+from relight.training.state.state_tree import DTYPES, describe_form
+
+
+class StoredTensors:
+    """Reads tensors of a checkpoint; every byte is compared with its digest. Raises `DamagedCheckpoint`."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+
+    def __call__(self, name: str) -> Tensor:
+        """Return the tensor in memory of its own, on the CPU."""
+        spec = self._reader.spec(name)
+        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+        self._fill(name, tensor)
+        return tensor
+
+    def form(self, name: str) -> str:
+        """Return type and shape of the tensor as `describe_form` does, without reading it."""
+        spec = self._reader.spec(name)
+        return describe_form(torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="meta"))
+
+    def read_into(self, name: str, live: Tensor) -> None:
+        """Read the tensor into `live`, of the same form: without a copy of it where that lies on the CPU in one piece.
+
+        After `DamagedCheckpoint` what `live` holds is rubbish.
+        """
+        live = live.detach()
+        plain = type(live) is Tensor and live.is_contiguous() and not live.is_conj() and not live.is_neg()
+        if plain and live.device.type == "cpu":
+            self._fill(name, live)
+        else:
+            with torch.no_grad():
+                live.copy_(self(name))
+
+    def _fill(self, name: str, tensor: Tensor) -> None:
+        if tensor.nbytes:
+            self._reader.read_into(name, tensor.reshape(-1).view(torch.uint8).numpy().data)

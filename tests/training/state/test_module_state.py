@@ -1,0 +1,106 @@
+"""A module is restored in place: nothing of it is twice in memory, and nothing is touched that does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import DamagedCheckpoint
+from relight.training.state.module_state import ModulePart
+from relight.training.state.state_errors import StateMismatch
+from relight.training.state.state_tree import StateCollector
+from relight.training.state.stored_tensors import StoredTensors
+from tests.training.state.held_tensors import HeldTensors
+from tests.training.weights.committed import commit
+
+
+class _OnlyInPlace(HeldTensors):
+    def __call__(self, name: str) -> Tensor:
+        raise AssertionError(f"{name} was read into memory of its own")
+
+
+class _Careless(nn.Linear):
+    """Empties itself before it loads."""
+
+    def _load_from_state_dict(self, *arguments: Any, **more: Any) -> None:
+        with torch.no_grad():
+            self.weight.zero_()
+        super()._load_from_state_dict(*arguments, **more)
+
+
+def _capture(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    part = ModulePart("model", module)
+    part.record_edge()
+    collector = StateCollector()
+    tree = part.capture(collector, at_edge=True)
+    assert tree is not None
+    return tree, {name: tensor.clone() for name, tensor in collector.tensors.items()}
+
+
+def _network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _assert_same(one: nn.Module, other: nn.Module) -> None:
+    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_tensors_are_read_straight_into_the_live_ones() -> None:
+    saved = _network(1)
+    tree, tensors = _capture(saved)
+    live = _network(2)
+    places = {name: tensor.data_ptr() for name, tensor in live.state_dict().items()}
+    ModulePart("model", live).restore(tree, _OnlyInPlace(tensors))
+    _assert_same(live, saved)
+    assert {name: tensor.data_ptr() for name, tensor in live.state_dict().items()} == places
+
+
+def test_a_module_that_loads_in_its_own_way_is_given_copies() -> None:
+    saved = _Careless(3, 2)
+    tree, tensors = _capture(saved)
+    live = _Careless(3, 2)
+    ModulePart("model", live).restore(tree, HeldTensors(tensors))
+    assert saved.weight.count_nonzero()
+    _assert_same(live, saved)
+
+
+def test_what_does_not_fit_leaves_the_module_as_it_was() -> None:
+    tree, tensors = _capture(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3)))
+    live = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 4))
+    before = {name: tensor.clone() for name, tensor in live.state_dict().items()}
+    with pytest.raises(StateMismatch, match=r"1\.weight \(float32 \[3, 2\] in the checkpoint, float32 \[4, 2\] now\)"):
+        ModulePart("model", live).restore(tree, HeldTensors(tensors))
+    assert all(torch.equal(before[name], tensor) for name, tensor in live.state_dict().items())
+
+
+def test_a_checkpoint_is_read_into_live_tensors_however_they_lie(tmp_path: Path) -> None:
+    saved = _network(1)
+    info = commit(tmp_path, saved)
+    live = _network(2)
+    assert not live.state_dict()["0.weight"].is_contiguous()
+    live[2].weight.data = live[2].weight.data.t().contiguous().t()
+    with CheckpointStore(tmp_path).open(info) as reader:
+        stored = StoredTensors(reader)
+        assert stored.form("model.0.weight") == "float32 [4, 3, 3, 3]"
+        ModulePart("model", live).restore(reader.state["parts"]["model"], stored)
+    _assert_same(live, saved)
+
+
+def test_damage_is_found_while_the_live_tensors_are_filled(tmp_path: Path) -> None:
+    saved = _network(1)
+    info = commit(tmp_path, saved)
+    (pack,) = tmp_path.glob("**/*.safetensors")
+    data = bytearray(pack.read_bytes())
+    data[data.index(saved.state_dict()["2.weight"].numpy().tobytes())] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    with CheckpointStore(tmp_path).open(info) as reader, pytest.raises(DamagedCheckpoint):
+        ModulePart("model", _network(2)).restore(reader.state["parts"]["model"], StoredTensors(reader))
