@@ -19,14 +19,12 @@ run:
 	@scripts/set-up-venv run
 	@.venv/bin/relight up --port $(PORT) $(ARGS)
 
-# Tests of one xdist group share a server or a browser; loadgroup keeps them on one worker. Half of the tests wait for
-# processes and pages most of the time: one worker more than there are cores.
+# Tests of one xdist group share a server or a browser; loadgroup keeps them on one worker.
 test:
 	@scripts/set-up-venv dev
 	@chromium="$$(scripts/install-chromium)" && \
-	workers="$$(.venv/bin/python -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')" && \
 	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
-	.venv/bin/python -m pytest -n "$$workers" --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup $(ARGS)
 
 check:
 	@scripts/set-up-venv dev
