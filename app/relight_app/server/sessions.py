@@ -46,7 +46,7 @@ class FreshSessions:
 
 def drop_undelivered(runtime: Runtime) -> None:
     """Let sessions of this runtime come back without what their browser did not hear."""
-    manager: Any = runtime._session_mgr
+    manager: Any = getattr(runtime, "_session_mgr", None)
     storage = getattr(manager, "_session_storage", None)
     if storage is None:  # another Streamlit; its pages work, but may flicker when a connection comes back
         _log.warning("Streamlit keeps its sessions elsewhere: pages may lose their zoom with their connection.")

@@ -11,7 +11,7 @@ from relight.training.state.state_tree import describe_form
 
 
 class HeldTensors:
-    """Hands out copies of `tensors`: a `ReadTensor`."""
+    """Hands out copies of `tensors`: a `TensorSource`."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors

@@ -15,8 +15,8 @@ from relight.training.state.module_state import ModulePart
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.state_tree import StateCollector
 from relight.training.state.stored_tensors import StoredTensors
+from tests.training.committed import commit
 from tests.training.state.held_tensors import HeldTensors
-from tests.training.weights.committed import commit
 
 
 class _OnlyInPlace(HeldTensors):
@@ -79,6 +79,16 @@ def test_what_does_not_fit_leaves_the_module_as_it_was() -> None:
     with pytest.raises(StateMismatch, match=r"1\.weight \(float32 \[3, 2\] in the checkpoint, float32 \[4, 2\] now\)"):
         ModulePart("model", live).restore(tree, HeldTensors(tensors))
     assert all(torch.equal(before[name], tensor) for name, tensor in live.state_dict().items())
+
+
+def test_a_hidden_buffer_that_does_not_fit_leaves_the_module_as_it_was_too() -> None:
+    saved, live = nn.Linear(2, 2), nn.Linear(2, 2)
+    saved.register_buffer("hidden", torch.ones(1), persistent=False)
+    tree, tensors = _capture(saved)
+    before = live.weight.detach().clone()
+    with pytest.raises(StateMismatch, match="non-persistent buffers of model"):
+        ModulePart("model", live).restore(tree, HeldTensors(tensors))
+    assert torch.equal(live.weight, before)
 
 
 def test_a_checkpoint_is_read_into_live_tensors_however_they_lie(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, RelightError
 from relight.training.weights import pth_export
 from relight.training.weights.pth_export import export_state_dict
-from tests.training.weights.committed import commit
+from tests.training.committed import commit
 
 ODD_TYPES = (
     torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int8, torch.bool

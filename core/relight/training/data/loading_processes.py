@@ -73,7 +73,8 @@ def end_workers(iterator: Any) -> None:
     workers = list(getattr(iterator, "_workers", ()))
     if workers:
         iterator._shutdown_workers()
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-            worker.join(_REAPED_WITHIN_S)
+    alive = [worker for worker in workers if worker.is_alive()]
+    for worker in alive:
+        worker.kill()
+    for worker in alive:
+        worker.join(_REAPED_WITHIN_S)

@@ -17,7 +17,7 @@ from relight.errors import TaskError
 from relight.training.state.optimizer_state import OptimizerPart
 from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
 from relight.training.state.state_errors import StateMismatch
-from relight.training.state.state_tree import ReadTensor, decode_tree
+from relight.training.state.state_tree import TensorSource, decode_tree
 from relight.training.state.training_state import CapturedState, TrainingState
 
 POSITION = "loader"
@@ -125,7 +125,7 @@ class ScriptState(TrainingState):
         saved = {each for group in tree["groups"] for each in group["parameters"]}
         return not any(each.startswith("unnamed.") and each not in saved for each in live)
 
-    def restore_part(self, name: str, tree: dict[str, Any], read: ReadTensor, *, parent_built: Any = None) -> None:
+    def restore_part(self, name: str, tree: dict[str, Any], read: TensorSource, *, parent_built: Any = None) -> None:
         """Put one saved part into what is tracked under `name`. Raises `StateMismatch` when it does not fit.
 
         A branch hands over `parent_built`, what the parent's options were when they were made: what this script makes
@@ -152,7 +152,7 @@ class ScriptState(TrainingState):
                 saved = _merge_schedule(saved, self.built.of(name), parent_built.get(name), tracked.scheduler)
             tracked.load_state_dict(saved)
 
-    def restore_weights(self, name: str, tree: dict[str, Any], read: ReadTensor) -> None:
+    def restore_weights(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
         """Put saved weights into the module that is tracked under `name`; what is frozen here stays so."""
         if name not in self._modules:
             raise _other_kind(name, tree, "no module")
@@ -165,7 +165,7 @@ class ScriptState(TrainingState):
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
 
-    def restore_small(self, name: str, tree: dict[str, Any], read: ReadTensor) -> None:
+    def restore_small(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
         """Put back what may have moved between `track` and the place of the checkpoint: all but the large tensors."""
         if name in self._optimizers:
             saved = {tuple(group["parameters"]): group["options"] for group in tree["groups"]}
@@ -185,7 +185,7 @@ class ScriptState(TrainingState):
             self.restore_part(name, tree, read)
 
     def _restore_branched(
-        self, name: str, part: OptimizerPart, tree: dict[str, Any], read: ReadTensor, parent: Options | None
+        self, name: str, part: OptimizerPart, tree: dict[str, Any], read: TensorSource, parent: Options | None
     ) -> None:
         made = self.built.of(name)
         if tree.get("class") != type(part.optimizer).__name__:

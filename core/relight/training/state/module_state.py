@@ -14,7 +14,7 @@ from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
-from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree, describe_form
+from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -123,10 +123,10 @@ class ModulePart:
             }
         return tree
 
-    def restore(self, tree: dict[str, Any], read: ReadTensor) -> None:
+    def restore(self, tree: dict[str, Any], read: TensorSource) -> None:
         """Read a saved tree into the live module, without a second copy of it where it lies on the CPU.
 
-        Raises `StateMismatch` with the names that do not fit; nothing is touched then.
+        Raises `StateMismatch` with the names that do not fit, before a parameter is touched.
         """
         self._reshape_buffers(tree, read)
         live = self.module.state_dict()
@@ -141,6 +141,8 @@ class ModulePart:
         forms = {key: describe_form(live[name]) for key, name in by_key.items()}
         forms |= {key: describe_form(value) for key, value in saved.items()} | stored
         check_names(self.name, saved=saved, live=by_key, problems=problems, forms=forms)
+        hidden = self._hidden_buffers(set(live))
+        check_names(f"non-persistent buffers of {self.name}", saved=tree["buffers"], live=hidden)
         in_place = _loads_by_copying(self.module)
         given: dict[str, Any] = {}
         for key, value in saved.items():
@@ -157,13 +159,16 @@ class ModulePart:
         self._restore_gradients(tree.get("gradients", {}), read)
         self._index()
 
-    def _restore_buffers(self, saved: dict[str, Any], read: ReadTensor, persistent: set[str]) -> None:
-        buffers = {
+    def _hidden_buffers(self, persistent: set[str]) -> dict[str, Tensor]:
+        """Return the buffers that no `state_dict` shows, by canonical name."""
+        return {
             self._names.canonical(name): buffer
             for name, buffer in self.module.named_buffers(remove_duplicate=False)
             if name not in persistent
         }
-        check_names(f"non-persistent buffers of {self.name}", saved=saved, live=buffers)
+
+    def _restore_buffers(self, saved: dict[str, Any], read: TensorSource, persistent: set[str]) -> None:
+        buffers = self._hidden_buffers(persistent)
         with torch.no_grad():
             for key, reference in saved.items():
                 value = decode_tree(reference, read)
@@ -171,7 +176,7 @@ class ModulePart:
                     buffers[key].resize_(value.shape)
                 buffers[key].copy_(value)
 
-    def _reshape_buffers(self, tree: dict[str, Any], read: ReadTensor) -> None:
+    def _reshape_buffers(self, tree: dict[str, Any], read: TensorSource) -> None:
         """Give buffers that had changed their shape, or come later, that shape: if they are built as they were."""
         owners = {self._names.canonical(name): module for name, module in self.module.named_modules()}
         for key, built in tree.get("reshaped", {}).items():
@@ -188,7 +193,7 @@ class ModulePart:
             else:
                 owner.register_buffer(leaf, fresh, persistent=persistent)
 
-    def _restore_gradients(self, saved: dict[str, Any], read: ReadTensor) -> None:
+    def _restore_gradients(self, saved: dict[str, Any], read: TensorSource) -> None:
         for live, parameter in self.module.named_parameters():
             reference = saved.get(self._names.canonical(live))
             parameter.grad = None if reference is None else decode_tree(reference, read).to(parameter.device)
@@ -261,7 +266,7 @@ def _fits(form: str, live: Any) -> bool:
 def _loads_by_copying(module: nn.Module) -> bool:
     """Whether loading a state does nothing to the live tensors but copy what is given into them."""
     return type(module).load_state_dict is nn.Module.load_state_dict and all(
-        type(each)._load_from_state_dict.__module__.startswith("torch.") for each in module.modules()
+        each._load_from_state_dict.__module__.startswith("torch.") for each in module.modules()
     )
 
 

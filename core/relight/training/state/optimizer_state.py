@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relight.training.state.state_errors import check_names
-from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree, describe_form
+from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 
 _UNNAMED = "unnamed."
 
@@ -64,7 +64,7 @@ class OptimizerPart:
             tree["extra"] = collector.encode(f"{self.name}:extra", extra)
         return tree
 
-    def restore(self, tree: dict[str, Any], read: ReadTensor, *, keep_options: bool = False) -> None:
+    def restore(self, tree: dict[str, Any], read: TensorSource, *, keep_options: bool = False) -> None:
         """Put a saved tree into the live optimizer. Raises `StateMismatch` with the names that do not fit.
 
         `keep_options`: the live groups' options (rates, decay, momentum) stay, because a branch has changed them.
@@ -100,7 +100,7 @@ class OptimizerPart:
                     with torch.no_grad():
                         group[key] = tensor.copy_(group[key])
 
-    def _restore_parameters(self, tree: dict[str, Any], read: ReadTensor) -> None:
+    def _restore_parameters(self, tree: dict[str, Any], read: TensorSource) -> None:
         saved = {key: decode_tree(value, read) for key, value in tree.get("parameters", {}).items()}
         problems = [
             f"{key} ({describe_form(value)} in the checkpoint, {describe_form(self.unnamed[key])} now)"

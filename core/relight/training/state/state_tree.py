@@ -13,7 +13,7 @@ from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.snapshot import TensorRef
 
 
-class ReadTensor(Protocol):
+class TensorSource(Protocol):
     """Where a saved tree's tensors come from."""
 
     def __call__(self, name: str) -> Tensor:
@@ -96,7 +96,7 @@ class StateCollector:
         return value
 
 
-def decode_tree(value: Any, read: ReadTensor) -> Any:
+def decode_tree(value: Any, read: TensorSource) -> Any:
     """Return `value` with every reference replaced by its tensor."""
     if isinstance(value, TensorRef):
         return read(value.name)

@@ -17,7 +17,7 @@ from relight.training.state.module_state import ModulePart
 from relight.training.state.optimizer_state import OptimizerPart
 from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
 from relight.training.state.state_errors import check_names
-from relight.training.state.state_tree import ReadTensor, StateCollector, decode_tree
+from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree
 from relight.training.state.tracked_values import TrackedTensor, adapt_value
 
 _log = logging.getLogger("relight")
@@ -127,7 +127,7 @@ class TrainingState:
         tree = {"format": FORMAT, "parts": parts, "rng": rng, "counters": dict(record.counters)}
         return CapturedState(tree, collector.tensors)
 
-    def restore(self, tree: dict[str, Any], read: ReadTensor, *, branch: bool = False) -> dict[str, Any]:
+    def restore(self, tree: dict[str, Any], read: TensorSource, *, branch: bool = False) -> dict[str, Any]:
         """Put a saved tree into everything tracked but the generators; return the counters.
 
         Raises `StateMismatch` with lists of what does not fit. `branch`: the live config's rates and decay stay, and
@@ -155,13 +155,13 @@ class TrainingState:
         counters: dict[str, Any] = tree["counters"]
         return counters
 
-    def restore_modules(self, tree: dict[str, Any], read: ReadTensor) -> None:
+    def restore_modules(self, tree: dict[str, Any], read: TensorSource) -> None:
         """Load the modules alone, for a training that starts anew from saved weights."""
         for name, module in self._modules.items():
             if name in tree["parts"]:
                 module.restore(tree["parts"][name], read)
 
-    def restore_rng(self, tree: dict[str, Any], read: ReadTensor) -> None:
+    def restore_rng(self, tree: dict[str, Any], read: TensorSource) -> None:
         """Put the generators back: the last thing before the first batch, since building and loading draw from them."""
         rng = tree["rng"]
         restore_rng(decode_rng(rng, {name: read(reference.name) for name, reference in rng["tensors"].items()}))

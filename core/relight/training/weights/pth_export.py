@@ -81,7 +81,6 @@ def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
     Every byte is compared with its digest while it is read.
     """
     read = _EachOnce(reader)
-
     modules = find_modules(reader.state)
     if modules is None:
         names = [name for name in reader.tensor_names if name.startswith(_PREFIX)]
