@@ -1,8 +1,12 @@
-"""What a page is told when its connection is back.
+"""What Streamlit's sessions must neither tell a page nor hear from it.
 
 A browser that is lost ends the run of the page that was under way. Streamlit (1.67) keeps what that half of a page had
 to say and tells it, as a whole page, to the browser that comes back: the browser then takes the other half away, charts
 and their zoom with it, and now and then it fails altogether. Such a rest is dropped here; the page is drawn anew.
+
+A part of a page that redraws itself every second may ask once more while the next page is on its way. Streamlit takes
+that for a wish to be on the old page again, where the part is unknown by now: the browser is left with a blank page.
+Such a wish is dropped here.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.runtime import Runtime
     from streamlit.runtime.session_manager import SessionInfo
 
@@ -52,3 +57,26 @@ def drop_undelivered(runtime: Runtime) -> None:
         _log.warning("Streamlit keeps its sessions elsewhere: pages may lose their zoom with their connection.")
         return
     manager._session_storage = FreshSessions(storage)
+
+
+def drop_late_fragments(runtime: Runtime) -> None:
+    """Let no page of this runtime redraw a part of itself once another page is on its way."""
+    hear = runtime.handle_backmsg
+
+    def hear_the_current_page(session_id: str, msg: BackMsg, **further: Any) -> None:
+        if not _is_late(runtime, session_id, msg):
+            hear(session_id, msg, **further)
+
+    runtime.handle_backmsg = hear_the_current_page  # type: ignore[method-assign]
+
+
+def _is_late(runtime: Runtime, session_id: str, msg: BackMsg) -> bool:
+    asked = msg.rerun_script
+    if not asked.fragment_id or not asked.page_script_hash:
+        return False
+    manager: Any = getattr(runtime, "_session_mgr", None)
+    found: SessionInfo | None = manager.get_active_session_info(session_id) if manager is not None else None
+    # The page that runs now; empty while it is the first one, which is known by its name alone.
+    pages = getattr(found.session, "_pages_manager", None) if found is not None else None
+    current = getattr(pages, "intended_page_script_hash", None)
+    return bool(current) and current != asked.page_script_hash

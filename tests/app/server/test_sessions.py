@@ -1,9 +1,10 @@
-"""A connection that is lost in the middle of a page: the one that comes back hears whole pages only."""
+"""A page that comes back or is left in the middle: it hears whole pages only, and asks for nothing afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection
 
-from relight_app.server.sessions import drop_undelivered
+from relight_app.server.sessions import drop_late_fragments, drop_undelivered
 from tests.app.served_dashboard import ServedDashboard
 
 _PAGE = """
@@ -108,7 +109,9 @@ def test_half_a_page_that_was_not_heard_is_not_told_as_a_whole_one(tmp_path: Pat
             return heard
 
     with ServedDashboard(tmp_path / "runs", script=script) as served:
-        heard = asyncio.run(leave_and_come_back(served))
+        # In a thread of its own: a browser of another test may have left a loop running in this one.
+        with ThreadPoolExecutor(1) as thread:
+            heard = thread.submit(asyncio.run, leave_and_come_back(served)).result()
     assert _texts(heard) == ["the first half", "the second half"]
 
 
@@ -117,3 +120,41 @@ def test_another_streamlit_is_left_as_it_is(caplog: pytest.LogCaptureFixture) ->
     drop_undelivered(runtime)
     assert vars(runtime) == {"other": 1}
     assert "may lose their zoom" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fragment", "page", "running", "heard"),
+    [
+        ("list", "runs", "run", False),
+        ("list", "runs", "runs", True),
+        ("list", "runs", "", True),  # the first page is known by its name alone
+        ("list", "", "run", True),
+        ("", "runs", "run", True),  # a click on a link
+    ],
+)
+def test_only_the_page_that_runs_may_redraw_a_part_of_itself(
+    fragment: str, page: str, running: str, heard: bool
+) -> None:
+    got: list[tuple[Any, ...]] = []
+    session = SimpleNamespace(_pages_manager=SimpleNamespace(intended_page_script_hash=running))
+    runtime: Any = SimpleNamespace(
+        handle_backmsg=lambda *given, client: got.append((*given, client)),
+        _session_mgr=SimpleNamespace(get_active_session_info=lambda _: SimpleNamespace(session=session)),
+    )
+    drop_late_fragments(runtime)
+    message = BackMsg()
+    message.rerun_script.fragment_id = fragment
+    message.rerun_script.page_script_hash = page
+    runtime.handle_backmsg("session", message, client="browser")
+    assert got == ([("session", message, "browser")] if heard else [])
+
+
+def test_what_an_unknown_session_says_is_passed_on() -> None:
+    got: list[Any] = []
+    runtime: Any = SimpleNamespace(handle_backmsg=lambda _, msg: got.append(msg))
+    drop_late_fragments(runtime)
+    message = BackMsg()
+    message.rerun_script.fragment_id = "list"
+    message.rerun_script.page_script_hash = "runs"
+    runtime.handle_backmsg("session", message)
+    assert got == [message]

@@ -1,6 +1,7 @@
 // Live values: figures of a run that tick without a rerun, and the rerun itself when something changed that the page shows.
 
 import { formatAs } from './format.js'
+import { arrived, leavingMs } from './leaving.js'
 import { subscribe } from './stream.js'
 
 const RERUN_EVERY_MS = 500
@@ -37,6 +38,7 @@ class Strip {
     this.setTriggerValue = setTriggerValue
     if (JSON.stringify([before?.values, before?.layout, before?.progress_bar]) !== JSON.stringify([data.values, data.layout, data.progress_bar])) this.build()
     if (before?.run !== data.run) {
+      arrived()
       this.state = null
       this.asked = ''
       this.unsubscribe()
@@ -71,7 +73,7 @@ class Strip {
     const asked = JSON.stringify(now)
     if (asked === JSON.stringify(rendered)) this.asked = ''
     if (asked === JSON.stringify(rendered) || asked === this.asked) return
-    const wait = this.askedAt + RERUN_EVERY_MS - performance.now()
+    const wait = Math.max(this.askedAt + RERUN_EVERY_MS - performance.now(), leavingMs())
     if (wait > 0) {
       clearTimeout(this.timer)
       this.timer = setTimeout(() => this.consider(), wait)
