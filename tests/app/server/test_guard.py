@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from relight_app.server.guard import Guard
 from tests.app.served_dashboard import ServedDashboard
+from tests.event_loop import run_async
 
 TOKEN = "a token of the tests"
 COOKIE = Guard(PlainTextResponse("x"), token=TOKEN)._cookie
@@ -63,7 +63,7 @@ def _ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(_behind, token=TOKEN, hosts=hosts)(scope, receive, send))
+    run_async(Guard(_behind, token=TOKEN, hosts=hosts)(scope, receive, send))
     if kind == "websocket":
         return sent[0].get("code", "accept"), {}, ""
     answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -263,4 +263,4 @@ def test_streamlits_own_web_socket_is_behind_the_guard(dashboard: ServedDashboar
             await connect(f"http://{evil}:{dashboard.port}", {"Cookie": cookie}, host=evil),
         ]
 
-    assert asyncio.run(connect_all()) == ["open", "403", "403", "403"]
+    assert run_async(connect_all()) == ["open", "403", "403", "403"]

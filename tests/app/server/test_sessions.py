@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from websockets.asyncio.client import ClientConnection
 
 from relight_app.server.sessions import drop_late_fragments, drop_undelivered
 from tests.app.served_dashboard import ServedDashboard
+from tests.event_loop import run_async
 
 _PAGE = """
 import time
@@ -109,9 +109,7 @@ def test_half_a_page_that_was_not_heard_is_not_told_as_a_whole_one(tmp_path: Pat
             return heard
 
     with ServedDashboard(tmp_path / "runs", script=script) as served:
-        # In a thread of its own: a browser of another test may have left a loop running in this one.
-        with ThreadPoolExecutor(1) as thread:
-            heard = thread.submit(asyncio.run, leave_and_come_back(served)).result()
+        heard = run_async(leave_and_come_back(served))
     assert _texts(heard) == ["the first half", "the second half"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import shutil
@@ -23,6 +22,7 @@ from relight.runs.records import AttemptExit
 from relight_app.server.hub import Watch, Watcher
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
+from tests.event_loop import run_async
 
 
 class Events:
@@ -186,5 +186,5 @@ def test_a_watcher_that_does_not_keep_up_loses_events_and_no_memory() -> None:
     watcher = Watcher(Watch())
     for number in range(2_000):
         watcher.offer([b"%d" % number])
-    events = asyncio.run(watcher.events(timeout_s=0.1))
+    events = run_async(watcher.events(timeout_s=0.1))
     assert events is not None and len(events) <= 500 and events[-1] == b"1999"
