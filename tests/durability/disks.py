@@ -87,10 +87,11 @@ class Disk:
         with ballast.open("ab", buffering=0) as file:
             for _ in range(2):
                 self.write_back()  # what was removed is free only then
-                for size in (1 << 20, 4096, 512):
+                for size in (1 << 20, 4096):
                     with contextlib.suppress(OSError):
                         while True:
-                            file.write(bytes(size))
+                            end = file.seek(0, os.SEEK_END)
+                            os.posix_fallocate(file.fileno(), end, size)
         return ballast
 
 

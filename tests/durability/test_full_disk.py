@@ -92,7 +92,7 @@ def wait_for_summary(layout: RunLayout, condition: Any, why: str) -> RunSummary:
 def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_room_again(
     full: FullDisk, undisturbed: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = full.launch()
+    layout = full.launch({"nap_s": 0.04})  # slow enough not to be over before the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
     ballast = full.disk.fill()
 

@@ -17,7 +17,10 @@ export default function (component) {
   const { parentElement } = component
   const module = import(new URL(component.data.module, window.location.origin))
   module.then(({ show }) => show(component))
-  return () => module.then(({ remove }) => remove({ parentElement }))
+  return () => {
+    // Streamlit (1.67) calls this as well when new data came before the component was first drawn: then it stays.
+    if (!parentElement.isConnected) module.then(({ remove }) => remove({ parentElement }))
+  }
 }
 """
 _NOT_REGISTERED = "bidi-component-not-registered"

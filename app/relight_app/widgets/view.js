@@ -150,6 +150,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   tick(view)
   return () => {
+    // Streamlit (1.67) calls this as well when new data came before the view was first drawn: then it stays.
+    if (parentElement.isConnected) return
     clearInterval(view.timer)
     views.delete(parentElement)
   }
