@@ -154,7 +154,6 @@ def write_new_file(path: Path, data: bytes, *, layout: StoreLayout, operations: 
     file = _create(temporary, operations)
     try:
         try:
-            operations.reserve(file, len(data))
             stream = FileStream(operations, file, direct=False)
             stream.write(memoryview(data))
             stream.finish()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 _STEM = re.compile(r"^(\d{8,})-s(\d+)-([0-9a-f]{8})$")
 _LABEL = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
@@ -12,9 +14,8 @@ MANIFEST_SUFFIX = ".json"
 PACK_SUFFIX = ".safetensors"
 
 
-@dataclass(frozen=True, order=True)
-class CheckpointName:
-    """What the file names of a checkpoint say: manifest and pack share one stem."""
+class CheckpointName(NamedTuple):
+    """What the file names of a checkpoint say: manifest and pack share one stem. They sort from the oldest on."""
 
     sequence: int
     step: int
@@ -45,11 +46,13 @@ def parse_stem(stem: str) -> CheckpointName | None:
     return name if name.stem == stem else None
 
 
+@lru_cache(maxsize=4096)
 def parse_manifest_name(file_name: str) -> CheckpointName | None:
     """The checkpoint that a manifest's file name says, or None for a foreign name."""
     return parse_stem(file_name.removesuffix(MANIFEST_SUFFIX)) if file_name.endswith(MANIFEST_SUFFIX) else None
 
 
+@lru_cache(maxsize=4096)
 def parse_pack_name(file_name: str) -> CheckpointName | None:
     """The checkpoint that a pack's file name says, or None for a foreign name."""
     return parse_stem(file_name.removesuffix(PACK_SUFFIX)) if file_name.endswith(PACK_SUFFIX) else None
@@ -74,37 +77,37 @@ class StoreLayout:
 
     folder: Path
 
-    @property
+    @cached_property
     def format(self) -> Path:
         """Says the format's version."""
         return self.folder / "format.json"
 
-    @property
+    @cached_property
     def manifests(self) -> Path:
         """One small file for each checkpoint: the checkpoint itself."""
         return self.folder / "manifests"
 
-    @property
+    @cached_property
     def packs(self) -> Path:
         """The tensors, as safetensors files."""
         return self.folder / "packs"
 
-    @property
+    @cached_property
     def labels(self) -> Path:
         """One empty file for each label on a checkpoint."""
         return self.folder / "labels"
 
-    @property
+    @cached_property
     def quarantine(self) -> Path:
         """Damaged manifests and packs, moved here and never deleted."""
         return self.folder / "quarantine"
 
-    @property
+    @cached_property
     def temporary(self) -> Path:
         """Files that are being written. Whatever lies here when no writer runs is rubbish."""
         return self.folder / "tmp"
 
-    @property
+    @cached_property
     def folders(self) -> tuple[Path, ...]:
         """All folders below `folder`, which is not among them."""
         return (self.manifests, self.packs, self.labels, self.quarantine, self.temporary)

@@ -6,12 +6,15 @@ import ctypes
 import errno
 import mmap
 from collections.abc import Iterable
+from functools import cached_property
 
 from relight.checkpoints.file_operations import DIRECT_ALIGNMENT, FileOperations
 
 _GATHER_BYTES = 4 << 20
 _WRITE_BYTES = 32 << 20
 _LARGE_BYTES = 256 << 10
+_LARGE_CACHED_BYTES = 16 << 10
+"""A write of so much is better than a copy: to the disk itself, and to the kernel's cache."""
 
 
 class FileStream:
@@ -26,14 +29,13 @@ class FileStream:
         self._operations = operations
         self._file = file
         self._direct = direct and operations.set_direct(file, True)
-        self._gathered = memoryview(mmap.mmap(-1, _GATHER_BYTES))
         self._filled = 0
         self._position = 0
 
     def write(self, data: memoryview) -> None:
         """Append `data`, a flat view of bytes."""
         while len(data):
-            if len(data) >= _LARGE_BYTES and self._lies_right(data):
+            if len(data) >= (_LARGE_BYTES if self._direct else _LARGE_CACHED_BYTES) and self._lies_right(data):
                 # Up to the next boundary through the buffer, and from there on as it lies.
                 lead = -self._filled % DIRECT_ALIGNMENT if self._direct else 0
                 self._gather(data[:lead])
@@ -62,6 +64,10 @@ class FileStream:
             self._flush()
         return self._position
 
+    @cached_property
+    def _gathered(self) -> memoryview:
+        return memoryview(mmap.mmap(-1, _GATHER_BYTES))
+
     def _lies_right(self, data: memoryview) -> bool:
         if not self._direct:
             return True
@@ -69,12 +75,14 @@ class FileStream:
         return address is not None and (address - self._filled) % DIRECT_ALIGNMENT == 0
 
     def _gather(self, data: memoryview) -> None:
-        self._gathered[self._filled : self._filled + len(data)] = data
-        self._filled += len(data)
+        if len(data):
+            self._gathered[self._filled : self._filled + len(data)] = data
+            self._filled += len(data)
 
     def _flush(self) -> None:
         filled, self._filled = self._filled, 0
-        self._write(self._gathered[:filled])
+        if filled:
+            self._write(self._gathered[:filled])
 
     def _write(self, data: memoryview) -> None:
         while len(data):

@@ -176,7 +176,7 @@ def _check_tensors(manifest: Manifest, file_name: str) -> None:
         pack = manifest.packs[tensor.pack] if 0 <= tensor.pack < len(manifest.packs) else None
         if (
             tensor.dtype not in ITEM_BYTES
-            or any(size < 0 for size in tensor.shape)
+            or (tensor.shape and min(tensor.shape) < 0)
             or tensor.bytes != count_bytes(tensor.dtype, tensor.shape)
             or (tensor.bytes and pack is None)
             or (pack is not None and not pack.header_bytes <= tensor.offset <= pack.bytes - tensor.bytes)

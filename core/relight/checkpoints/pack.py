@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -28,9 +28,15 @@ class PackPlan:
     """Length of the whole file."""
 
 
-def order_for_pack(tensors: Sequence[TensorSpec]) -> list[int]:
-    """Indices of `tensors` in the order of a pack: wide items first, so that each lies aligned; then by name."""
-    return sorted(range(len(tensors)), key=lambda i: (-ITEM_BYTES[tensors[i].dtype], tensors[i].name))
+def order_for_pack(tensors: Sequence[TensorSpec], chosen: Iterable[int] | None = None) -> list[int]:
+    """Indices of `tensors` in the order of a pack: wide items first, so that each lies aligned; then by name.
+
+    All of them, or those in `chosen`.
+    """
+    return sorted(
+        range(len(tensors)) if chosen is None else chosen,
+        key=lambda i: (-ITEM_BYTES[tensors[i].dtype], tensors[i].name),
+    )
 
 
 def lay_out(tensors: Sequence[TensorSpec]) -> list[int]:

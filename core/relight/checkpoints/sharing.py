@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.pack import order_for_pack
@@ -15,14 +16,6 @@ so a checkpoint never holds more than 1 / SHARED_FRACTION of its own size on the
 
 
 @dataclass(frozen=True)
-class OldPlace:
-    """Where a tensor already lies."""
-
-    pack: PackEntry
-    offset: int
-
-
-@dataclass(frozen=True)
 class Placement:
     """Where each tensor of a snapshot will be, by its index."""
 
@@ -30,17 +23,20 @@ class Placement:
     """Tensors of the new pack, in its order."""
     same_as: dict[int, int]
     """Every tensor whose bytes are in the new pack -> the written one that has them: itself, or its equal."""
-    shared: dict[int, OldPlace]
-    """Tensors whose bytes an older pack has."""
+    shared: dict[int, TensorEntry]
+    """Tensors whose bytes an older pack has -> the parent's entry that says where."""
+    old_packs: tuple[PackEntry, ...]
+    """The parent's packs."""
 
 
 def place_tensors(tensors: Sequence[TensorSpec], digests: Sequence[str], *, parent: Manifest | None) -> Placement:
     """Share what `parent` has with the same type, shape and digest; write equal tensors (tied weights) once."""
     shared = {} if parent is None else _find_shared(tensors, digests, parent)
-    order = [i for i in order_for_pack(tensors) if i not in shared and tensors[i].nbytes]
+    order = order_for_pack(tensors, [i for i, tensor in enumerate(tensors) if tensor.nbytes and i not in shared])
     first: dict[tuple[str, int], int] = {}
     same_as = {i: first.setdefault((digests[i], tensors[i].nbytes), i) for i in order}
-    return Placement(tuple(i for i in order if same_as[i] == i), same_as, shared)
+    written = tuple(i for i in order if same_as[i] == i)
+    return Placement(written, same_as, shared, () if parent is None else parent.packs)
 
 
 def list_entries(
@@ -52,29 +48,41 @@ def list_entries(
     offsets: Sequence[int],
 ) -> tuple[tuple[PackEntry, ...], tuple[TensorEntry, ...]]:
     """Packs and tensors of the manifest; `offsets` are those of `placement.written` in the new pack, which is first."""
-    packs = {} if new_pack is None else {new_pack.file: new_pack}
-    for place in placement.shared.values():
-        packs.setdefault(place.pack.file, place.pack)
-    numbers = {file: number for number, file in enumerate(packs)}
+    packs = [] if new_pack is None else [new_pack]
+    numbers: dict[int, int] = {}
+    for old in dict.fromkeys(entry.pack for entry in placement.shared.values()):
+        numbers[old] = len(packs)
+        packs.append(placement.old_packs[old])
     new_offsets = dict(zip(placement.written, offsets, strict=True))
     entries: list[TensorEntry] = []
     for i, tensor in enumerate(tensors):
+        old_entry = placement.shared.get(i)
         pack, offset = -1, 0
-        if i in placement.shared:
-            pack, offset = numbers[placement.shared[i].pack.file], placement.shared[i].offset
+        if old_entry is not None:
+            pack, offset = numbers[old_entry.pack], old_entry.offset
+            if pack == old_entry.pack and tensor.name == old_entry.name:
+                entries.append(old_entry)
+                continue
         elif tensor.nbytes:
             pack, offset = 0, new_offsets[placement.same_as[i]]
         entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, pack, offset, tensor.nbytes, digests[i]))
-    return tuple(packs.values()), tuple(entries)
+    return tuple(packs), tuple(entries)
 
 
-def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: Manifest) -> dict[int, OldPlace]:
-    known = {(entry.dtype, entry.shape, entry.digest): entry for entry in parent.tensors if entry.bytes}
-    found = {
-        i: entry
-        for i, tensor in enumerate(tensors)
-        if (entry := known.get((tensor.dtype, tensor.shape, digests[i]))) is not None
-    }
+def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: Manifest) -> dict[int, TensorEntry]:
+    found: dict[int, TensorEntry] = {}
+    known: dict[tuple[str, tuple[int, ...], str], TensorEntry] = {}
+    for i, (tensor, digest, same) in enumerate(zip_longest(tensors, digests, parent.tensors[: len(tensors)])):
+        if not tensor.nbytes:
+            continue
+        # Nearly always it is the one at the same place.
+        if same is not None and same.digest == digest and same.dtype == tensor.dtype and same.shape == tensor.shape:
+            found[i] = same
+            continue
+        known = known or {(entry.dtype, entry.shape, entry.digest): entry for entry in parent.tensors}
+        entry = known.get((tensor.dtype, tensor.shape, digest))
+        if entry is not None:
+            found[i] = entry
     needed = [0] * len(parent.packs)
     for pack, _, nbytes in {(entry.pack, entry.offset, entry.bytes) for entry in found.values()}:
         needed[pack] += nbytes
@@ -83,6 +91,4 @@ def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: 
         for number, pack in enumerate(parent.packs)
         if needed[number] >= SHARED_FRACTION * (pack.bytes - pack.header_bytes)
     }
-    return {
-        i: OldPlace(parent.packs[entry.pack], entry.offset) for i, entry in found.items() if entry.pack in worthwhile
-    }
+    return {i: entry for i, entry in found.items() if entry.pack in worthwhile}

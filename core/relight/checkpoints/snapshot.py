@@ -60,17 +60,19 @@ class SnapshotHeader:
 
 def check_tensors(tensors: Iterable[TensorSpec]) -> None:
     """Refuse tensors that no pack can hold, each by its name."""
-    seen: set[str] = set()
+    seen = {"__metadata__"}
     for tensor in tensors:
         if tensor.name in seen:
-            raise UnsupportedState(f"Two tensors of the checkpoint are named '{tensor.name}'. Give each its own name.")
-        if tensor.name == "__metadata__":
-            raise UnsupportedState("A tensor is named '__metadata__', which safetensors keeps for itself. Rename it.")
+            raise UnsupportedState(
+                "A tensor is named '__metadata__', which safetensors keeps for itself. Rename it."
+                if tensor.name == "__metadata__"
+                else f"Two tensors of the checkpoint are named '{tensor.name}'. Give each its own name."
+            )
         if tensor.dtype not in ITEM_BYTES:
             raise UnsupportedState(
                 f"Tensor '{tensor.name}' has the type {tensor.dtype}, which a checkpoint cannot hold. "
                 f"Convert it to one of {', '.join(ITEM_BYTES)}."
             )
-        if any(size < 0 for size in tensor.shape) or tensor.nbytes != count_bytes(tensor.dtype, tensor.shape):
+        if tensor.nbytes != count_bytes(tensor.dtype, tensor.shape) or (tensor.shape and min(tensor.shape) < 0):
             raise ValueError(f"{tensor} does not have the bytes of its type and shape")
         seen.add(tensor.name)

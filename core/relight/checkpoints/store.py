@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,7 +34,14 @@ from relight.checkpoints.listing import (
     find_best,
     with_best_label,
 )
-from relight.checkpoints.manifest import LaterVersion, Manifest, ManifestHead, decode_head, decode_manifest
+from relight.checkpoints.manifest import (
+    LaterVersion,
+    Manifest,
+    ManifestHead,
+    PackEntry,
+    decode_head,
+    decode_manifest,
+)
 from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.recovery import OnProgress, PassedOver, VerifyReport
 from relight.checkpoints.retention import PINNED, RetentionPlan, RetentionPolicy, plan_retention
@@ -42,6 +50,14 @@ from relight.errors import CheckpointNotFound, DamagedCheckpoint
 
 FORMAT_VERSION = 1
 FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
+
+
+class FileIdentity(NamedTuple):
+    """Equal for the same file with the same bytes: manifests are never written to."""
+
+    size: int
+    mtime_ns: int
+    inode: int
 
 
 class CheckpointStore:
@@ -53,7 +69,9 @@ class CheckpointStore:
     def __init__(self, folder: Path, *, operations: FileOperations = SYSTEM) -> None:
         self.layout = StoreLayout(folder)
         self._operations = operations
-        self._heads: dict[str, tuple[tuple[int, int, int], ManifestHead | DamagedCheckpoint]] = {}
+        self._heads: dict[str, tuple[FileIdentity, ManifestHead | DamagedCheckpoint]] = {}
+        self._newest: tuple[FileIdentity, Manifest] | None = None
+        self._format: FileIdentity | None = None
         self._guard = threading.Lock()
 
     def list(self, *, higher_is_better: bool | None = None) -> CheckpointListing:
@@ -62,7 +80,7 @@ class CheckpointStore:
         # In this order, what a writer adds or removes meanwhile never looks like damage: a pack is there before its
         # manifest, and goes after it.
         names = self.manifest_names()
-        sizes = self._pack_sizes()
+        sizes = self._all_pack_sizes()
         labelled = labels.read(self.layout, self._operations)
         for name in names:
             path = self.layout.manifests / name.manifest
@@ -133,8 +151,8 @@ class CheckpointStore:
             self._make_folders()
             self._refuse_later_format(snapshot.step)
             names = self.manifest_names()
-            name = CheckpointName(self._next_sequence(), snapshot.step, snapshot.token)
-            if any((other.step, other.token) == (name.step, name.token) for other in names):
+            name = CheckpointName(self._next_sequence(names), snapshot.step, snapshot.token)
+            if any(other.token == name.token and other.step == name.step for other in names):
                 for info in self.list().checkpoints:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
@@ -150,6 +168,7 @@ class CheckpointStore:
             expected_digests=expected_digests,
         )
         path = self.layout.manifests / name.manifest
+        self._remember(path, manifest)
         return _describe(manifest, path, manifest_bytes, frozenset())
 
     def read_manifest(self, info: CheckpointInfo) -> Manifest:
@@ -251,28 +270,31 @@ class CheckpointStore:
 
     def manifest_names(self) -> Sequence[CheckpointName]:
         """Names of all manifests, good or not, from the oldest to the newest."""
-        found = map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))
-        return sorted(name for name in found if name is not None)
+        return sorted(filter(None, map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))))
 
-    def _pack_sizes(self) -> dict[str, int]:
+    def _all_pack_sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
         try:
             with os.scandir(self.layout.packs) as entries:
                 for entry in entries:
-                    try:
+                    with contextlib.suppress(OSError):
                         sizes[entry.name] = entry.stat().st_size
-                    except OSError:
-                        continue
         except OSError:
             pass
         return sizes
 
+    def _pack_sizes(self, packs: Iterable[PackEntry]) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for pack in packs:
+            with contextlib.suppress(OSError):
+                sizes[pack.file] = (self.layout.packs / pack.file).stat().st_size
+        return sizes
+
     def _read_head(self, path: Path) -> tuple[ManifestHead, int]:
-        found = path.stat()
-        key = (found.st_size, found.st_mtime_ns, found.st_ino)
+        identity = _identify(path)
         with self._guard:
             cached = self._heads.get(path.name)
-        if cached is None or cached[0] != key:
+        if cached is None or cached[0] != identity:
             head: ManifestHead | DamagedCheckpoint
             try:
                 head = decode_head(self._operations.read_file(path), file_name=path.name)
@@ -282,29 +304,37 @@ class CheckpointStore:
                 raise
             except OSError as error:
                 raise _unreadable(error, path) from error
-            cached = (key, head)
+            cached = (identity, head)
             with self._guard:
                 self._heads[path.name] = cached
         if isinstance(cached[1], DamagedCheckpoint):
             raise cached[1]
-        return cached[1], found.st_size
+        return cached[1], identity.size
 
     def _read_parent(self, names: Sequence[CheckpointName]) -> Manifest | None:
         """The newest manifest that is whole, with all its packs: looked for from the end, others are not read."""
-        sizes = self._pack_sizes()
         for name in reversed(names):
             path = self.layout.manifests / name.manifest
             try:
-                manifest = decode_manifest(self._operations.read_file(path), file_name=path.name)
+                if self._newest is not None and self._newest[0] == _identify(path):
+                    manifest = self._newest[1]
+                else:
+                    manifest = decode_manifest(self._operations.read_file(path), file_name=path.name)
             except (DamagedCheckpoint, OSError):
                 continue
-            if _find_pack_problem(manifest, sizes) is None:
+            if _find_pack_problem(manifest, self._pack_sizes(manifest.packs)) is None:
                 return manifest
         return None
 
-    def _next_sequence(self) -> int:
+    def _remember(self, path: Path, manifest: Manifest) -> None:
+        """Keep what the next commit shares with: where the tensors of this one are."""
+        nothing = msgspec.Raw(b"null")
+        with contextlib.suppress(OSError):
+            self._newest = (_identify(path), msgspec.structs.replace(manifest, state=nothing, environment=nothing))
+
+    def _next_sequence(self, manifests: Sequence[CheckpointName]) -> int:
         # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
-        names = [*map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))]
+        names: list[CheckpointName | None] = list(manifests[-1:])
         names += map(parse_pack_name, self._operations.list_folder(self.layout.packs))
         for file_name in self._operations.list_folder(self.layout.quarantine):
             names += [parse_manifest_name(file_name), parse_pack_name(file_name)]
@@ -318,8 +348,8 @@ class CheckpointStore:
 
         Never the run's own folder: one that somebody removed must not come back as an empty, damaged run.
         """
-        if self.layout.format.exists() and all(folder.is_dir() for folder in self.layout.folders):
-            return
+        if os.path.exists(self.layout.format) and all(map(os.path.isdir, self.layout.folders)):  # noqa: PTH110
+            return  # asked before every commit
         try:
             self.layout.folder.mkdir(exist_ok=True)
             for folder in self.layout.folders:
@@ -340,6 +370,9 @@ class CheckpointStore:
 
     def _refuse_later_format(self, step: int) -> None:
         try:
+            identity = _identify(self.layout.format)
+            if identity == self._format:
+                return
             version = int(msgspec.json.decode(self._operations.read_file(self.layout.format))["version"])
         except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
             return  # Damaged or unreadable: the manifests say their version themselves.
@@ -348,6 +381,7 @@ class CheckpointStore:
                 f"The checkpoint at step {step} was not saved: {self.layout.folder} has format {version}, "
                 "made by a later Relight. Update Relight to go on with this run."
             )
+        self._format = identity
 
     def _find_format_problem(self) -> DamagedEntry | None:
         try:
@@ -364,6 +398,11 @@ class CheckpointStore:
         if said == FORMAT:
             return None
         return DamagedEntry(self.layout.format, "It does not say which format the store has.")
+
+
+def _identify(path: Path) -> FileIdentity:
+    found = path.stat()
+    return FileIdentity(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) -> str | None:
