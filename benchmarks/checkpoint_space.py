@@ -124,8 +124,9 @@ def _report_commit(report: Report, folder: Path, rounds: int) -> None:
     commits: list[float] = []
     writes: list[float] = []
     for step in range(1, rounds + 1):
+        header = make_header(state, step)
         begun = time.perf_counter()
-        info = store.commit(make_header(state, step), buffers)
+        info = store.commit(header, buffers)
         commits.append(time.perf_counter() - begun)
         data = info.path.read_bytes()
         manifest = len(data)
