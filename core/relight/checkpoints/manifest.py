@@ -89,6 +89,7 @@ class Manifest(_Head, frozen=True, kw_only=True):
     state: msgspec.Raw
 
 
+_encoder = msgspec.json.Encoder()
 _head_decoder = msgspec.json.Decoder(ManifestHead)
 _decoder = msgspec.json.Decoder(Manifest)
 
@@ -99,7 +100,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     for field in manifest.__struct_fields__:
         value = getattr(manifest, field)
         if field in ("packs", "tensors") and value:
-            encoded = b"[\n" + b",\n".join(msgspec.json.encode(entry) for entry in value) + b"\n]"
+            encoded = b"[\n" + _encoder.encode_lines(value)[:-1].replace(b"\n", b",\n") + b"\n]"
         else:
             encoded = msgspec.json.encode(value)
         lines.append(b'"%s":%s,\n' % (field.encode(), encoded))
