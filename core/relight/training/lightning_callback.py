@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from relight.errors import RelightError
-from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.data.adopted_loader import adopt_loader
+from relight.training.framework_parts import EpochLoader, Untold
 from relight.training.script.loader import choose_seed
 from relight.training.script.run import ScriptRun
 
@@ -75,7 +76,7 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         things["scaler"] = scaler
         for number, loader in enumerate(self._loaders):
             things[f"loader{number}"] = loader
-        things["validation"] = _Measured(self)
+        things["validation"] = Untold(self)
         things["callbacks"] = _CallbackStates(trainer, self)
         things["lightning"] = _LoopState(trainer)
         self._run.track(**things)
@@ -124,7 +125,6 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         if self._last is not None:
             values, self._last = self._last, None
             self._edge(values)
-        self._tell()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the data-loading processes."""
@@ -139,6 +139,7 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
     def _edge(self, values: dict[str, Any]) -> None:
         assert self._steps is not None
         self._run.step(values)
+        self._tell()
         next(self._steps, None)
 
     def _find_metrics(self, trainer: Any, outputs: Any) -> dict[str, Any]:
@@ -150,35 +151,6 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
             if not name.startswith(self._validation) and name not in values:
                 values[name] = value
         return values
-
-
-class EpochLoader:
-    """A loader for loops that ask for an iterator once an epoch, and stop at its length without looking for its end."""
-
-    def __init__(self, inner: ResumableLoader) -> None:
-        self._inner = inner
-
-    def __len__(self) -> int:
-        return len(self._inner)
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the rest of the epoch; the next one if that is over."""
-        inner = self._inner
-        if inner.batch and inner.batch >= inner.batches:
-            inner.next_epoch()
-        return iter(inner)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position."""
-        return self._inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position."""
-        self._inner.load_state_dict(state)
-
-    def close(self) -> None:
-        """End the data-loading processes."""
-        self._inner.close()
 
 
 class _LoopState:
@@ -194,19 +166,6 @@ class _LoopState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._trainer.fit_loop.load_state_dict(state)
-
-
-class _Measured:
-    """What the callback has yet to tell the run."""
-
-    def __init__(self, callback: RelightCallback) -> None:
-        self._callback = callback
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"measured": dict(self._callback.measured)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._callback.measured = dict(state["measured"])
 
 
 class _CallbackStates:

@@ -323,7 +323,8 @@ class ScriptRun:
         if not whole:
             self.loops.take_place()
         self._position.refresh(self.loops)
-        self._position.epoch = loop.index
+        if loop.kind == "epochs":
+            self._position.epoch = loop.index
         self._session.end_loop()
 
     def _arrive(self, left: Sequence[Level]) -> None:

@@ -1,0 +1,226 @@
+"""The Trainer of Hugging Face as a run of Relight: checkpoints at step edges, stops honoured, exact in mid-epoch.
+
+    run = relight.init(config=vars(args))
+    callback = RelightCallback(run)
+    trainer = Trainer(model, training_arguments, train_dataset=train_set, eval_dataset=validation_set)
+    callback.train(trainer)                                            # instead of trainer.train()
+
+The Trainer keeps its loop. The model, its optimizer, schedule and loss scale, the loop's progress, the stateful
+callbacks and the position in the data become part of Relight's training state, and are put back before the first batch.
+A step is over when the next batch is asked for: what the Trainer logs and evaluates after it belongs to it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+
+from relight.errors import RelightError, TaskError
+from relight.training.data.adopted_loader import adopt_loader
+from relight.training.framework_parts import EpochLoader, Untold
+from relight.training.script.loader import choose_seed
+from relight.training.script.run import ScriptRun
+
+try:
+    from transformers import TrainerCallback  # type: ignore[import-not-found, unused-ignore]
+    from transformers.trainer_callback import (  # type: ignore[import-not-found, unused-ignore]
+        ExportableState,
+        TrainerState,
+    )
+except ImportError:
+    raise RelightError("The Trainer is not installed here: pip install 'transformers[torch]'.") from None
+
+_STATE_FILE = "trainer_state.json"
+_KEPT = ("global_step", "epoch", "num_input_tokens_seen", "best_metric", "best_global_step")
+
+
+class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Connects one training of a `Trainer` with the run that `relight.init` has returned.
+
+    `validation` is how the names of validation metrics begin; `relight.init(best=…)` says which of them `best` means,
+    else it is the Trainer's `metric_for_best_model`, or the loss.
+    """
+
+    def __init__(self, run: ScriptRun, *, validation: str = "eval_") -> None:
+        self._run = run
+        self._validation = validation
+        self._steps: Iterator[int] | None = None
+        self._trainer: Any = None
+        self._loader: EpochLoader | None = None
+        self._edges = 0
+        self._logged: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
+        """What a validation has measured and the run has not been told."""
+
+    def train(self, trainer: Any, *, seed: int | None = None) -> Any:
+        """Train, or go on from the run's checkpoint; returns what `Trainer.train` does.
+
+        Raises `TaskError` where a resume could not be exact, saying why.
+        """
+        _refuse(trainer)
+        self._trainer = trainer
+        self._loader = EpochLoader(
+            adopt_loader(_read_loader(trainer), seed=choose_seed(seed)), before_batch=self._next_batch
+        )
+        accumulated = trainer.args.gradient_accumulation_steps
+        if len(self._loader) % accumulated:
+            raise TaskError(
+                f"An epoch has {len(self._loader)} batches, which gradient_accumulation_steps={accumulated} does not "
+                "divide: the Trainer could not go on in the middle of one. Choose another batch size or accumulation."
+            )
+        trainer.get_train_dataloader = lambda: self._loader
+        trainer.add_callback(self)
+        progress = _Progress(trainer)
+        self._run.track(trainer=progress)
+        try:
+            if not progress.state:
+                return trainer.train()
+            # The Trainer looks for its progress in a file, and for the weights, which come from us, beside it.
+            trainer._load_from_checkpoint = lambda folder, model=None: None
+            trainer.args.ignore_data_skip = True
+            with tempfile.TemporaryDirectory(prefix="relight-trainer-") as folder:
+                progress.write(Path(folder) / _STATE_FILE)
+                return trainer.train(resume_from_checkpoint=folder)
+        finally:
+            self._loader.close()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Track what is trained; in a resume it is restored here."""
+        trainer = self._trainer
+        optimizer = trainer.optimizer
+        self._run.track(
+            model=trainer.model,
+            optimizer=getattr(optimizer, "optimizer", optimizer),  # accelerate wraps it
+            scheduler=trainer.lr_scheduler,
+            scaler=getattr(trainer.accelerator, "scaler", None),
+            batches=self._loader,
+            validation=Untold(self),
+            callbacks=_CallbackStates(trainer),
+        )
+        self._edges = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say how far the epoch is; the Trainer counts from the batch with which it went on."""
+        assert self._loader is not None
+        state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._loader)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Keep what belongs to the step that is not over yet."""
+        for name, value in (logs or {}).items():
+            if not name.startswith((self._validation, "train_")) and name not in ("epoch", "total_flos"):
+                self._logged[name] = value
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Keep what a validation has measured; how long it took is no metric."""
+        begin = self._validation
+        found = {name: value for name, value in metrics.items() if name.startswith(begin)}
+        timing = tuple(f"{begin}{name}" for name in ("runtime", "samples_per_second", "steps_per_second", "model_prep"))
+        first = args.metric_for_best_model or "loss"
+        first = first if first.startswith(begin) else begin + first
+        kept = {name: float(value) for name, value in found.items() if not name.startswith(timing)}
+        self.measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the last step's edge."""
+        self._edge()
+
+    def _next_batch(self) -> None:
+        """A batch is asked for: all that belongs to the step before is done."""
+        if self._steps is None:
+            self._begin()
+        else:
+            self._edge()
+
+    def _begin(self) -> None:
+        """Begin the attempt proper; in a resume, put the generators back."""
+        self._steps = iter(self._run.steps(self._trainer.state.max_steps))
+        next(self._steps, None)
+        self._tell()
+
+    def _edge(self) -> None:
+        if self._steps is None or self._trainer.state.global_step == self._edges:
+            return
+        self._edges = self._trainer.state.global_step
+        logged, self._logged = self._logged, {}
+        self._run.step(logged)
+        self._tell()
+        next(self._steps, None)
+
+    def _tell(self) -> None:
+        if self.measured:
+            measured, self.measured = self.measured, {}
+            self._run.evaluated(measured)
+
+
+class _Progress:
+    """How far the Trainer is, as it reads it from a file when it goes on."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.state: dict[str, Any] = {}
+        """What was restored; empty at the start of a run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self._trainer.state, name) for name in _KEPT}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+
+    def write(self, path: Path) -> None:
+        """Write the Trainer's own file."""
+        arguments = self._trainer.args
+        intervals = {
+            name: int(value)
+            for name in ("logging_steps", "eval_steps", "save_steps")
+            if (value := getattr(arguments, name)) is not None and value >= 1
+        }
+        TrainerState(**self.state, **intervals, train_batch_size=self._trainer._train_batch_size).save_to_json(
+            str(path)
+        )
+
+
+class _CallbackStates:
+    """The states of the callbacks that have one: early stopping's patience, …"""
+
+    def __init__(self, trainer: Any) -> None:
+        self._callbacks = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(number): one.state()["attributes"] for number, one in enumerate(self._callbacks)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for number, one in enumerate(self._callbacks):
+            for name, value in state.get(str(number), {}).items():
+                setattr(one, name, value)
+
+
+def _refuse(trainer: Any) -> None:
+    """Refuse what the loop could not go on from exactly."""
+    arguments = trainer.args
+    if arguments.world_size > 1 or arguments.n_gpu > 1:
+        raise RelightError("Relight's callback trains in one process on one device: see CUDA_VISIBLE_DEVICES.")
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise RelightError("Relight's callback trains without DeepSpeed and FSDP.")
+    if arguments.load_best_model_at_end:
+        raise RelightError("Set load_best_model_at_end=False: `relight export RUN --which best` hands over the best.")
+    if arguments.auto_find_batch_size:
+        raise RelightError("Set auto_find_batch_size=False: the size of a batch must be the same after a resume.")
+
+
+def _read_loader(trainer: Any) -> DataLoader[Any]:
+    """Return the Trainer's own loader, as it was before accelerate has wrapped it."""
+    found = trainer.get_train_dataloader()
+    if isinstance(found.dataset, IterableDataset):
+        raise TaskError("The Trainer's data set is a stream, whose place in an epoch it cannot go back to: use a map.")
+    batches = found.batch_sampler
+    if type(batches) is BatchSampler and isinstance(batches.sampler, RandomSampler):
+        batches = BatchSampler(RandomSampler(found.dataset), batches.batch_size, batches.drop_last)
+    return DataLoader(
+        found.dataset, batch_sampler=batches, collate_fn=found.collate_fn, num_workers=found.num_workers,
+        pin_memory=found.pin_memory, prefetch_factor=found.prefetch_factor,
+        multiprocessing_context=found.multiprocessing_context,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""The Trainer keeps its loop, and still a killed training ends with the bits of one that was never interrupted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relight.checkpoints.store import CheckpointStore
+from relight.metrics.series import read_series
+from relight.runs.catalog import find_run
+from relight.runs.lock import RunLock
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+
+SCRIPT = """
+import os, random, signal, sys, time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+import relight
+from relight.training.transformers_callback import RelightCallback
+
+DIE_IN_STEP, DIE_IN_VALIDATION = int(os.environ.get("STEP", 0)), int(os.environ.get("VALIDATION", 0))
+torch.set_num_threads(1)
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        x = torch.full((4,), float(index % 5))
+        return {"x": x + random.random() + np.random.rand() + torch.randn(4), "labels": index % 2}
+
+
+class Clean(Noisy):
+    def __getitem__(self, index):
+        return {"x": torch.full((4,), float(index % 5)), "labels": index % 2}
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 2))
+        self.calls = self.looks = 0
+
+    def forward(self, x, labels):
+        if self.training:
+            self.calls += 1
+            time.sleep(0.02)  # there is time for a checkpoint in mid-epoch
+            if self.calls == DIE_IN_STEP:
+                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            self.looks += 1
+            if self.looks == DIE_IN_VALIDATION:
+                os.kill(os.getpid(), signal.SIGKILL)
+        logits = self.net(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+run = relight.init(seed=5, checkpoint_every_steps=1, higher_is_better=False)
+workers, accumulate = int(sys.argv[1]), int(sys.argv[2])
+arguments = TrainingArguments(
+    "trainer", num_train_epochs=3, per_device_train_batch_size=4, per_device_eval_batch_size=8, use_cpu=True,
+    dataloader_num_workers=workers, gradient_accumulation_steps=accumulate, learning_rate=0.01, logging_steps=1,
+    eval_strategy="epoch", save_strategy="no", report_to=[], disable_tqdm=True,
+    metric_for_best_model="loss", greater_is_better=False, lr_scheduler_type="reduce_lr_on_plateau",
+    lr_scheduler_kwargs={"patience": 0, "factor": 0.5},
+)
+trainer = Trainer(
+    Model(), arguments, train_dataset=Noisy(), eval_dataset=Clean(),
+    callbacks=[EarlyStoppingCallback(early_stopping_patience=9)],
+)
+RelightCallback(run).train(trainer)
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "workers", "accumulate"),
+    [({"STEP": "9"}, 2, 1), ({"STEP": "13"}, 0, 1), ({"VALIDATION": "5"}, 0, 1), ({"STEP": "10"}, 0, 2)],
+    ids=["in mid-epoch", "at an epoch's edge", "inside a validation", "while accumulating"],
+)
+def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
+    tmp_path: Path, death: dict[str, str], workers: int, accumulate: int
+) -> None:
+    script = tmp_path / "fit.py"
+    script.write_text(SCRIPT)
+    last_step = 18 // accumulate
+
+    def relight(*arguments: str, **environment: str) -> str:
+        command = [sys.executable, "-m", "relight.cli", *arguments]
+        environment = {**os.environ, "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    def read_end(name: str) -> tuple[str, list[float], list[float]]:
+        layout = find_run(tmp_path / "runs", name)
+        with RunLock.acquire(layout, timeout_s=60):
+            store = CheckpointStore(layout.checkpoints)
+            last = store.list().checkpoints[-1]
+            assert (last.step, last.reason) == (last_step, "final")
+            series = [read_series(layout.metrics, name) for name in ("validation/eval_loss", "train/loss")]
+            return store.digest(last), *([*map(float, one.values)] for one in series)
+
+    told = relight("run", str(script), "--name", "twin", "--", "0", str(accumulate))
+    assert f"finished at step {last_step} of {last_step}" in told, told
+    told = relight("run", str(script), "--name", "killed", "--", str(workers), str(accumulate), **death)
+    assert "SIGKILL" in told, told
+    told = relight("resume", "killed")
+    assert f"finished at step {last_step} of {last_step}" in told, told
+    twin, killed = read_end("twin"), read_end("killed")
+    assert killed[0] == twin[0]
+    assert killed[1:] == twin[1:]
+    assert len(twin[1]) == 3
