@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def test_the_environment_names_versions_device_threads_and_determinism(tmp_path:
     assert written["determinism"]["sentence"].startswith("Deterministic kernels")
     assert written["git"] is None
     assert {"python", "host", "cuda", "cudnn", "gpu", "tf32", "numpy", "cpu", "world_size"} <= set(written)
+
+
+def test_deterministic_kernels_are_chosen_without_loading_the_compiler_and_hold_for_it_too() -> None:
+    code = """
+import os, sys, torch
+from relight.training.environment import prepare_determinism
+prepare_determinism(torch.device("cpu"))
+print(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+print("torch._dynamo" in sys.modules)
+import torch._inductor.config as compiler
+print(getattr(compiler, "deterministic", True))
+compiler.deterministic = False
+prepare_determinism(torch.device("cpu"))
+print(getattr(compiler, "deterministic", True))
+"""
+    clean = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_DETERMINISTIC"}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "False", "True", "True"]
 
 
 def test_the_commit_of_the_tasks_code_is_found_and_a_change_is_noticed(tmp_path: Path) -> None:

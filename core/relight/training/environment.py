@@ -38,7 +38,13 @@ def prepare_determinism(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     elif device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # What `use_deterministic_algorithms(True, warn_only=True)` does, without loading PyTorch's compiler: that reads
+        # the variable when somebody else loads it.
+        torch.set_deterministic_debug_mode("warn")
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+        compiler: Any = sys.modules.get("torch._inductor.config")
+        if compiler is not None:
+            compiler.deterministic = True
         # Filling fresh memory with NaN finds bugs; it changes no result and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
