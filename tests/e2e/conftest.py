@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expec
 
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
+from tests.compiler import with_compiler
 
 START_S = 90.0
 PATIENCE_MS = 30_000
@@ -69,7 +70,7 @@ class Dashboard:
             text=True,
             timeout=180,
             check=False,
-            env={**os.environ, **WITHOUT_CARD},
+            env={**with_compiler(os.environ), **WITHOUT_CARD},
         )
         assert not check or result.returncode == 0, result.stderr
         return result
@@ -112,7 +113,8 @@ def serve_dashboard(folder: Path, *, port: int = 0) -> Iterator[Dashboard]:
     """A dashboard over `folder/runs`; one that is served from the same `folder` again opens with the same token."""
     folder.mkdir(parents=True, exist_ok=True)
     runs = folder / "runs"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELIGHT_", "STREAMLIT_"))}
+    environment = with_compiler(os.environ)
+    clean = {name: value for name, value in environment.items() if not name.startswith(("RELIGHT_", "STREAMLIT_"))}
     own = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state")}
     log = folder / f"dashboard-{time.time_ns()}.txt"
     with log.open("w") as output:

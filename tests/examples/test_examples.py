@@ -12,11 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests.compiler import with_compiler
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def relight(*arguments: str, cwd: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # small trainings are slow on several busy cores
+    environment = {
+        **with_compiler(os.environ),
+        "OMP_NUM_THREADS": "1",
+    }  # small trainings are slow on several busy cores
     result = subprocess.run(
         [sys.executable, "-m", "relight.cli", *arguments],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False,

@@ -1,14 +1,8 @@
-"""A task for tests that kill trainings: everything that must survive is in it, and its steps take as long as asked.
-
-PyTorch's optimizers load its compiler, which no test here uses and which takes longer than all the rest: 1.3 s of each
-attempt. A stand-in saves the tests a minute.
-"""
+"""A task for tests that kill trainings: everything that must survive is in it, and its steps take as long as asked."""
 
 from __future__ import annotations
 
-import sys
 import time
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,12 +11,6 @@ from torch.nn import functional as F
 
 from relight import Task, TaskConfig, option
 from relight.training.task import Data
-
-if "torch._dynamo" not in sys.modules and not torch.cuda.is_available():
-    compiler: Any = ModuleType("torch._dynamo")
-    compiler.disable = lambda function, *_, **__: function
-    compiler.graph_break = lambda *_, **__: None
-    sys.modules["torch._dynamo"] = compiler
 
 
 class Points(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
