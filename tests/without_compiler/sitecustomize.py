@@ -1,7 +1,7 @@
 """Python reads this when it starts with this folder on its path: PyTorch's compiler is not loaded.
 
-Each optimizer loads it (torch 2.13), which takes longer than all else of a small training: 1.3 s of processor time. Most
-trainings of the tests do without, see `tests/compiler.py`. Who asks for the compiler itself gets it.
+Each optimizer loads it (torch 2.13), which takes longer than all else of a small training: 1.3 s of processor time.
+Most trainings of the tests do without, see `tests/compiler.py`. Who asks for the compiler itself gets it.
 """
 
 from __future__ import annotations
