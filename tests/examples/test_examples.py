@@ -18,10 +18,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def relight(*arguments: str, cwd: Path) -> str:
-    environment = {
-        **with_compiler(os.environ),
-        "OMP_NUM_THREADS": "1",
-    }  # small trainings are slow on several busy cores
+    # Small trainings are slow on several busy cores.
+    environment = {**with_compiler(os.environ), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-m", "relight.cli", *arguments],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False,
