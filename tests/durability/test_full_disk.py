@@ -92,7 +92,7 @@ def wait_for_summary(layout: RunLayout, condition: Any, why: str) -> RunSummary:
 def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_room_again(
     full: FullDisk, undisturbed: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = full.launch({"nap_s": 0.04})  # slow enough not to be over before the disk is full
+    layout = full.launch({"nap_s": 0.03})  # slow enough not to be over before the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
     ballast = full.disk.fill()
 
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
 def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_room(
     full: FullDisk, undisturbed: RunLayout
 ) -> None:
-    layout = full.launch({"nap_s": 0.004})
+    layout = full.launch({"nap_s": 0.02})  # not over before the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
     ballast = full.disk.fill()
     last = summarize_run(undisturbed).step

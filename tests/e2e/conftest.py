@@ -46,6 +46,8 @@ class Dashboard:
     """Address with the token, as it is printed."""
     runs: Path
     process: subprocess.Popen[str]
+    compiler: bool
+    """Whether its trainings load PyTorch's compiler, as a person's do."""
 
     @property
     def port(self) -> int:
@@ -70,7 +72,7 @@ class Dashboard:
             text=True,
             timeout=180,
             check=False,
-            env={**with_compiler(os.environ), **WITHOUT_CARD},
+            env={**_environment(compiler=self.compiler), **WITHOUT_CARD},
         )
         assert not check or result.returncode == 0, result.stderr
         return result
@@ -108,12 +110,16 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> 
         time.sleep(0.05)
 
 
+def _environment(*, compiler: bool) -> dict[str, str]:
+    return with_compiler(os.environ) if compiler else dict(os.environ)
+
+
 @contextmanager
-def serve_dashboard(folder: Path, *, port: int = 0) -> Iterator[Dashboard]:
+def serve_dashboard(folder: Path, *, port: int = 0, compiler: bool = True) -> Iterator[Dashboard]:
     """A dashboard over `folder/runs`; one that is served from the same `folder` again opens with the same token."""
     folder.mkdir(parents=True, exist_ok=True)
     runs = folder / "runs"
-    environment = with_compiler(os.environ)
+    environment = _environment(compiler=compiler)
     clean = {name: value for name, value in environment.items() if not name.startswith(("RELIGHT_", "STREAMLIT_"))}
     own = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state")}
     log = folder / f"dashboard-{time.time_ns()}.txt"
@@ -133,7 +139,7 @@ def serve_dashboard(folder: Path, *, port: int = 0) -> Iterator[Dashboard]:
             what="the dashboard printed its address",
         )
         assert isinstance(address, re.Match), log.read_text()
-        yield Dashboard(address.group(), runs, process)
+        yield Dashboard(address.group(), runs, process, compiler)
     finally:
         process.terminate()
         try:
@@ -159,7 +165,7 @@ def end_runs(runs: Path) -> None:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     """The dashboard that all tests of this process share."""
-    with serve_dashboard(tmp_path_factory.mktemp("e2e")) as dashboard:
+    with serve_dashboard(tmp_path_factory.mktemp("e2e"), compiler=False) as dashboard:
         yield dashboard
 
 

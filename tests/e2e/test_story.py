@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from playwright.sync_api import Page, expect
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import Dashboard, wait_until
+from tests.e2e.conftest import Dashboard, serve_dashboard, wait_until
 from tests.e2e.screenshots import take_screenshots, takes_screenshots
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(600)]
@@ -21,6 +22,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(60
 SHOWN_DEAD_S = 2.0
 SLACK_S = 1.0
 """For the browser and this test's own polling on a machine with two busy cores."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A dashboard of its own, whose trainings are in all as a person's."""
+    with serve_dashboard(tmp_path_factory.mktemp("story"), compiler=True) as dashboard:
+        yield dashboard
 
 
 def test_launch_kill_resume_and_download_the_best_weights(
