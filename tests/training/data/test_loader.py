@@ -114,6 +114,7 @@ def test_loading_leaves_the_global_generators_alone(workers: int) -> None:
     assert torch.equal(before[1]["torch"], after[1]["torch"])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes")
 @pytest.mark.parametrize(("consumed", "workers"), [*itertools.product([0, 1, 6, 7, 13], [0, 2]), (3, 8)])
 def test_a_loader_resumes_at_every_batch_however_much_was_loaded_ahead(consumed: int, workers: int) -> None:
     dataset = Globals(kinds="pt")
