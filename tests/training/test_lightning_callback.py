@@ -12,6 +12,7 @@ import pytest
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.catalog import find_run
 from relight.runs.lock import RunLock
+from tests.compiler import with_compiler
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
@@ -91,7 +92,7 @@ def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
 
     def relight(*arguments: str, **environment: str) -> str:
         command = [sys.executable, "-m", "relight.cli", *arguments]
-        environment = {**os.environ, "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
+        environment = {**with_compiler(os.environ), "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 

@@ -11,7 +11,8 @@ from relight.training.data.adopted_loader import ResumableLoader
 class EpochLoader:
     """A loader for loops that ask for an iterator once an epoch, and stop at its length without looking for its end.
 
-    `before_batch` is called whenever the loop asks for a batch, before the position moves.
+    `before_batch` is called whenever the loop asks for a batch of which there is one, before the position moves. A loop
+    that asks on at the end of an epoch (the HF Trainer's, in a resumed one) hears that there is none, and no more.
     """
 
     def __init__(self, inner: ResumableLoader, *, before_batch: Callable[[], None] = lambda: None) -> None:
@@ -29,6 +30,8 @@ class EpochLoader:
             inner.next_epoch()
         for batch in inner:
             yield batch
+            if inner.batch >= inner.batches:
+                return
             self._before_batch()
 
     def state_dict(self) -> dict[str, Any]:

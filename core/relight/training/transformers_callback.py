@@ -73,7 +73,8 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 "divide: the Trainer could not go on in the middle of one. Choose another batch size or accumulation."
             )
         trainer.get_train_dataloader = lambda: self._loader
-        trainer.add_callback(self)
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
         progress = _Progress(trainer)
         self._run.track(trainer=progress)
         try:
