@@ -19,9 +19,9 @@ for _ in range(3):
     optimizer.zero_grad()
     model(torch.randn(4, 3)).square().sum().backward()
     optimizer.step()
-print(hasattr(sys.modules["torch._dynamo"], "config"), model.weight.tolist())
+print("config" in vars(sys.modules["torch._dynamo"]), model.weight.tolist())
 compiled = torch.compile(lambda x: 2 * x, backend="eager")
-print(hasattr(sys.modules["torch._dynamo"], "config"), compiled(torch.ones(1)).item())
+print("config" in vars(sys.modules["torch._dynamo"]), compiled(torch.ones(1)).item())
 optimizer.step()
 """
 

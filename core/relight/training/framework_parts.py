@@ -1,4 +1,4 @@
-"""What callbacks in other frameworks' loops share: their loader, and what was measured and is yet to be told."""
+"""What callbacks in other frameworks' loops share: their loader, their steps, and what is yet to be told."""
 
 from __future__ import annotations
 
@@ -45,6 +45,25 @@ class EpochLoader:
     def close(self) -> None:
         """End the data-loading processes."""
         self._inner.close()
+
+
+class OuterSteps:
+    """`run.steps`, driven by a loop that is not ours: `advance` after each step, `leave` after the last one."""
+
+    def __init__(self, steps: Iterator[int]) -> None:
+        self._steps: list[Iterator[int]] = [steps]
+        next(steps, None)
+
+    def advance(self) -> None:
+        """The step is over."""
+        for steps in self._steps:
+            next(steps, None)
+
+    def leave(self) -> None:
+        """The step is over, and no other comes: the loop is left as by a `break`, so that its end is saved."""
+        while self._steps:
+            for _ in self._steps.pop():
+                break
 
 
 class Measuring(Protocol):

@@ -13,7 +13,6 @@ A step is over when the next batch is asked for: what the Trainer logs and evalu
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from relight.errors import RelightError, TaskError
 from relight.training.data.adopted_loader import adopt_loader
-from relight.training.framework_parts import EpochLoader, Untold
+from relight.training.framework_parts import EpochLoader, OuterSteps, Untold
 from relight.training.script.loader import choose_seed
 from relight.training.script.run import ScriptRun
 
@@ -48,7 +47,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def __init__(self, run: ScriptRun, *, validation: str = "eval_") -> None:
         self._run = run
         self._validation = validation
-        self._steps: Iterator[int] | None = None
+        self._steps: OuterSteps | None = None
         self._trainer: Any = None
         self._loader: EpochLoader | None = None
         self._edges = 0
@@ -127,7 +126,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the last step's edge."""
-        self._edge()
+        self._edge(last=True)
 
     def _next_batch(self) -> None:
         """A batch is asked for: all that belongs to the step before is done."""
@@ -138,18 +137,20 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def _begin(self) -> None:
         """Begin the attempt proper; in a resume, put the generators back."""
-        self._steps = iter(self._run.steps(self._trainer.state.max_steps))
-        next(self._steps, None)
+        self._steps = OuterSteps(self._run.steps(self._trainer.state.max_steps))
         self._tell()
 
-    def _edge(self) -> None:
+    def _edge(self, *, last: bool = False) -> None:
         if self._steps is None or self._trainer.state.global_step == self._edges:
             return
         self._edges = self._trainer.state.global_step
         logged, self._logged = self._logged, {}
         self._run.step(logged)
         self._tell()
-        next(self._steps, None)
+        if last:
+            self._steps.leave()
+        else:
+            self._steps.advance()
 
     def _tell(self) -> None:
         if self.measured:
