@@ -1,4 +1,4 @@
-"""Whether processes that a test starts load PyTorch's compiler, as they do outside of tests."""
+"""Whether processes of the tests, pytest's own workers too, load PyTorch's compiler, as they do outside of tests."""
 
 from __future__ import annotations
 
