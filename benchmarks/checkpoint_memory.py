@@ -74,7 +74,7 @@ def _save(client: Any, state: State, step: int) -> None:
     from relight.checkpoints.writer_events import Verified
     from relight.training.state.snapshot import copy_tensors
 
-    copy_tensors(state, client.stage(make_header(state, step)))
+    copy_tensors(state, client.stage(make_header(state, step)), on_copied=client.note_copied)
     client.submit()
     deadline = time.monotonic() + 300
     while not any(isinstance(event, Verified) for event in client.poll()):

@@ -149,7 +149,8 @@ class _Writer:
         os.sync()
         self._step += 1
         begun = time.perf_counter()
-        copy_tensors(state, self._client.stage(make_header(state, self._step)))
+        memory = self._client.stage(make_header(state, self._step))
+        copy_tensors(state, memory, on_copied=self._client.note_copied)
         self._client.submit()
         returned = time.perf_counter()
         self._wait_for(Durable)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relight.checkpoints.dtypes import count_bytes
+from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.writer_client import WriterClient
 
 
 def make_tensor(name: str, dtype: str, shape: tuple[int, ...], *, seed: int) -> tuple[TensorSpec, memoryview]:
@@ -48,3 +50,11 @@ def make_snapshot(
         **others,
     )
     return header, [data for _, data in tensors]
+
+
+def stage_snapshot(client: WriterClient, header: SnapshotHeader, buffers: Sequence[memoryview]) -> None:
+    """Fill the memory for a snapshot as a trainer does, and say after each tensor that it is there."""
+    memory = client.stage(header)
+    for count, i in enumerate(order_for_pack(header.tensors), 1):
+        memory[i][:] = buffers[i]
+        client.note_copied(count)

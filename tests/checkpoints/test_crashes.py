@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints import labels
+from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.file_names import parse_pack_name
 from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE
@@ -28,13 +30,19 @@ POLICY = RetentionPolicy(best=(BestRule(count=1),))
 
 @pytest.fixture
 def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
-    """Four checkpoints with shared weights, verified, one pinned, old ones removed, all as the writer does it."""
+    """Four checkpoints with shared weights, verified, one pinned, old ones removed, all as the writer does it.
+
+    All but the first are begun before they are complete: the second on a wrong guess of what has to be written.
+    """
     folder = memory_path / "recorded"
     recorder = Recorder(folder)
     store = CheckpointStore(folder, operations=recorder)
     existed: set[tuple[int, str]] = set()
     for step in range(1, 5):
-        info = store.commit(*make_snapshot(step, frozen=40, trained=10, score=float(-abs(step - 1))))
+        arrival = Arrival()
+        arrival.complete()
+        snapshot = make_snapshot(step, frozen=40, trained=10, score=float(-abs(step - 1)))
+        info = store.commit(*snapshot, arrival=arrival)
         state = (step, store.digest(info))
         existed.add(state)
         recorder.log.append(Acknowledge(*state))
@@ -44,6 +52,10 @@ def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
             recorder.log.append(Acknowledge(*state, pinned=True))
         store.apply_retention(store.plan_retention(POLICY))
     assert [info.step for info in store.list().checkpoints] == [1, 3, 4]
+    written = [
+        entry.path for entry in recorder.log if isinstance(entry, Create) and entry.path.endswith(".safetensors")
+    ]
+    assert [parse_pack_name(Path(path).name).step for path in written] == [1, 2, 2, 3, 4]
     return recorder.log, existed
 
 

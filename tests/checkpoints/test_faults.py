@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relight.checkpoints.arrival import Arrival
 from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.retention import RetentionPolicy
@@ -84,26 +85,33 @@ FAULTS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EDQUOT, errn
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: errno.errorcode.get(fault, fault))
-@pytest.mark.parametrize("first", [True, False], ids=["first", "third"])
+@pytest.mark.parametrize("which", ["first", "third", "third, begun early", "second, begun on a wrong guess"])
 def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(
-    memory_path: Path, fault: int | str, first: bool
+    memory_path: Path, fault: int | str, which: str
 ) -> None:
+    there = {"first": set(), "second": {2}, "third": {1, 2}}[which.partition(",")[0]]
+
+    def commit(store: CheckpointStore) -> object:
+        if "begun" not in which:
+            return store.commit(header, buffers)
+        arrival = Arrival()
+        arrival.complete()
+        return store.commit(header, buffers, arrival=arrival)
+
     def prepare(folder: Path) -> Path:
-        if not first:
-            for step in (1, 2):
-                CheckpointStore(folder).commit(*make_snapshot(step, frozen=3000))
+        for step in sorted(there):
+            CheckpointStore(folder).commit(*make_snapshot(step, frozen=3000))
         return folder
 
-    there = set() if first else {1, 2}
     header, buffers = make_snapshot(3, frozen=3000)
-    calls = count_calls(lambda store: store.commit(header, buffers), prepare(memory_path / "dry"), CHANGING)
+    calls = count_calls(commit, prepare(memory_path / "dry"), CHANGING)
     assert calls >= 8
     for at in range(1, calls + 1):
         folder = prepare(memory_path / f"at-{at}")
         operations = FaultAt(at, fault)
         store = CheckpointStore(folder, operations=operations)
         try:
-            store.commit(header, buffers)
+            commit(store)
             saved = {3}
         except SaveError as error:
             saved = set()

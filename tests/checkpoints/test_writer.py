@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from relight.checkpoints.errors import SaveError, UnsupportedState
+from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
@@ -30,7 +31,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
-from tests.checkpoints.snapshots import make_snapshot
+from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +47,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def started(folder: Path, policy: RetentionPolicy | None = None) -> Iterator[WriterClient]:
-    client = WriterClient(folder, policy=policy)
+def started(
+    folder: Path, policy: RetentionPolicy | None = None, *, announced_bytes: int = 1 << 30
+) -> Iterator[WriterClient]:
+    client = WriterClient(folder, policy=policy, announced_bytes=announced_bytes)
     try:
         yield client
     finally:
@@ -56,9 +59,7 @@ def started(folder: Path, policy: RetentionPolicy | None = None) -> Iterator[Wri
 
 
 def save(client: WriterClient, step: int, **others: object) -> None:
-    header, buffers = make_snapshot(step, **others)
-    for memory, data in zip(client.stage(header), buffers, strict=True):
-        memory[:] = data
+    stage_snapshot(client, *make_snapshot(step, **others))
     client.submit()
 
 
@@ -208,6 +209,98 @@ def test_an_unsubmitted_snapshot_is_forgotten(folder: Path) -> None:
         save(client, 2)
         client.stage(make_snapshot(3)[0])
     assert [info.step for info in CheckpointStore(folder).list().checkpoints] == [2]
+
+
+def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpoint_only_after(folder: Path) -> None:
+    store = CheckpointStore(folder)
+    with started(folder, announced_bytes=0) as client:
+        save(client, 1, trained=900_000)
+        wait_for(client, Verified)
+        header, buffers = make_snapshot(2, trained=900_000)
+        order = order_for_pack(header.tensors)
+        memory = client.stage(header)
+        for count, i in enumerate(order[:-1], 1):
+            memory[i][:] = buffers[i]
+            client.note_copied(count)
+        wait_until(lambda: _begun_bytes(store) > 3_000_000, "the write of the first tensors")
+        assert [info.step for info in store.list().checkpoints] == [1]
+        memory[order[-1]][:] = buffers[order[-1]]
+        client.submit()
+        assert wait_for(client, Durable).step == 2
+    with store.open(store.find(2)) as reader:
+        assert [reader.read(spec.name) for spec in header.tensors] == buffers
+    assert _begun_bytes(store) == 0
+
+
+def _begun_bytes(store: CheckpointStore) -> int:
+    """What is on the disk of packs that are being written; a reserved block that nothing was written to is no part."""
+    found = 0
+    for path in store.layout.temporary.glob("*.safetensors"):
+        with suppress(FileNotFoundError):
+            found += len(path.read_bytes().rstrip(b"\0"))
+    return found
+
+
+def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_is_whole(folder: Path) -> None:
+    store = CheckpointStore(folder)
+    with started(folder, announced_bytes=0) as client:
+        save(client, 1, trained=900_000)
+        wait_for(client, Verified)
+        for step in range(2, 6):
+            stage_snapshot(client, *make_snapshot(step, trained=900_000))
+            if step % 2:
+                wait_until(lambda: _begun_bytes(store) > 0, "the write of what is not submitted")
+            client.discard()
+        wait_until(lambda: _begun_bytes(store) == 0, "the end of the last one")
+        save(client, 6, trained=900_000)
+        assert wait_for(client, Durable).step == 6
+    assert [info.step for info in store.list().checkpoints] == [1, 6]
+    assert store.verify().damaged == []
+
+
+def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(folder: Path, tmp_path: Path) -> None:
+    stores = []
+    for name, announced_bytes in (("early", 0), ("late", 1 << 30)):
+        with started(tmp_path / name, RetentionPolicy(newest=100), announced_bytes=announced_bytes) as client:
+            for step, frozen in enumerate([0, 4000, 4000, 4000, 0, 300, 300], 1):
+                save(client, step, frozen=frozen, trained=1000 if step != 4 else 2000)
+                wait_for(client, Verified)
+        stores.append(CheckpointStore(tmp_path / name))
+    early, late = ([store.read_manifest(info) for info in store.list().checkpoints] for store in stores)
+    assert [m.step for m in early] == list(range(1, 8))
+    for one, other in zip(early, late, strict=True):
+        assert one.tensors == other.tensors
+        assert [pack.bytes for pack in one.packs] == [pack.bytes for pack in other.packs]
+    assert [store.verify().damaged for store in stores] == [[], []]
+
+
+def test_an_announced_snapshot_that_cannot_be_written_is_told_only_once_it_is_submitted(folder: Path) -> None:
+    store = CheckpointStore(folder)
+    store.commit(*make_snapshot(1))
+    store.layout.temporary.rmdir()
+    store.layout.temporary.write_text("in the way")
+    with started(folder, announced_bytes=0) as client:
+        stage_snapshot(client, *make_snapshot(2))
+        assert client.drain(0.3) == []
+        client.submit()
+        assert wait_for(client, SaveFailed).step == 2
+        store.layout.temporary.unlink()
+        store.layout.temporary.mkdir()
+        assert wait_for(client, Durable).step == 2
+
+
+def test_a_writer_that_is_killed_in_the_middle_of_an_announced_snapshot_is_replaced(folder: Path) -> None:
+    store = CheckpointStore(folder)
+    with started(folder, announced_bytes=0) as client:
+        save(client, 1, trained=900_000)
+        wait_for(client, Verified)
+        stage_snapshot(client, *make_snapshot(2, trained=900_000))
+        wait_until(lambda: _begun_bytes(store) > 0, "the write of what is not submitted")
+        os.kill(client.pid, signal.SIGKILL)
+        client.submit()
+        assert wait_for(client, Durable).step == 2
+    assert store.verify().damaged == []
+    assert _begun_bytes(store) == 0
 
 
 def test_a_state_that_cannot_be_saved_is_refused_at_once(folder: Path) -> None:
@@ -449,11 +542,14 @@ def test_what_was_submitted_survives_a_trainer_that_is_killed(folder: Path) -> N
 
 @pytest.mark.processes
 def test_a_snapshot_that_was_only_half_staged_never_becomes_a_checkpoint(folder: Path) -> None:
+    store = CheckpointStore(folder)
     trainer = StandIn(folder, 7, "stage half of the second, then hang")
     trainer.read_until("staged")
+    wait_until(lambda: _begun_bytes(store) > 0, "the write of the first half")
     trainer.kill()
     trainer.wait_for_the_writer()
-    assert [info.step for info in CheckpointStore(folder).list().checkpoints] == [7]
+    assert [info.step for info in store.list().checkpoints] == [7]
+    assert list(store.layout.temporary.iterdir()) == []
 
 
 @pytest.mark.processes

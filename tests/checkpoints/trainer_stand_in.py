@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.writer_client import WriterClient
 from relight.checkpoints.writer_events import Durable, WriterDied
-from tests.checkpoints.snapshots import make_snapshot
+from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 
 TRAINED = 200_000
 
@@ -27,9 +28,7 @@ def say(line: str) -> None:
 
 def stage(client: WriterClient, step: int) -> None:
     """Fill the memory for one snapshot."""
-    header, buffers = make_snapshot(step, trained=TRAINED, frozen=1000)
-    for memory, data in zip(client.stage(header), buffers, strict=True):
-        memory[:] = data
+    stage_snapshot(client, *make_snapshot(step, trained=TRAINED, frozen=1000))
 
 
 def tell(client: WriterClient) -> None:
@@ -48,7 +47,12 @@ def main() -> None:
     import fcntl
 
     fcntl.flock(lock, fcntl.LOCK_EX)
-    client = WriterClient(folder, policy=RetentionPolicy(best=()), inherit_fds=(lock,))
+    client = WriterClient(
+        folder,
+        policy=RetentionPolicy(best=()),
+        inherit_fds=(lock,),
+        announced_bytes=0 if first % 2 else 1 << 30,  # one life writes while it copies, the next one does not
+    )
     say(f"writer {client.pid}")
     if scenario == "submit, then hang":
         stage(client, first)
@@ -60,8 +64,11 @@ def main() -> None:
         client.drain(60)
         tell(client)
         header, buffers = make_snapshot(first + 1, trained=TRAINED, frozen=1000)
+        order = order_for_pack(header.tensors)
         memory = client.stage(header)
-        memory[0][:] = buffers[0]
+        for i in order[:-1]:
+            memory[i][:] = buffers[i]
+        client.note_copied(len(order) - 1)
         say("staged")
     elif scenario == "fork, then hang":
         stage(client, first)

@@ -28,7 +28,7 @@ from relight.checkpoints.snapshot import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.checkpoints.writer_events import Durable, WriterDied
-from tests.checkpoints.snapshots import make_snapshot
+from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.durability.peers import PEERS, Peer
 
 STORE, WRITER = "relight", "relight writer"
@@ -86,14 +86,16 @@ def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
 def save_with_writer(life: Life, say: Say, pipe: int) -> None:
     """Hand each step's snapshot to a writer process, as a trainer does."""
     client = WriterClient(
-        Path(life.folder), policy=KEEP_ALL if life.keep_all else KEEP_FEW, inherit_fds=(pipe,), best=("score", True)
+        Path(life.folder),
+        policy=KEEP_ALL if life.keep_all else KEEP_FEW,
+        inherit_fds=(pipe,),
+        best=("score", True),
+        announced_bytes=0 if life.first_step % 2 else 1 << 30,  # some lives write while they copy, others do not
     )
     say("writer", client.pid)
     for step in itertools.count(life.first_step):
         say("began", step)
-        header, buffers = snapshot_at(step)
-        for memory, data in zip(client.stage(header), buffers, strict=True):
-            memory[:] = data
+        stage_snapshot(client, *snapshot_at(step))
         client.submit()
         say("submitted", step)
         _tell(client, say)

@@ -5,18 +5,22 @@ reserve -> stream -> sync -> rename -> sync folder            the pack
 
 A crash before the last rename leaves the checkpoints from before and some rubbish; after the last sync the new one
 survives anything. Nothing that exists is ever written to.
+
+The stream may begin while the snapshot is still being copied, with the tensors that the parent had to write; when
+the digests then say otherwise, that file is thrown away and the pack is written as if nothing had been guessed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import xxhash
 
+from relight.checkpoints.arrival import Arrival, ArrivingPack, WrongGuess
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import CheckpointName, StoreLayout
@@ -24,7 +28,7 @@ from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.file_stream import FileStream, merge_adjacent
 from relight.checkpoints.manifest import Manifest, PackEntry, encode_manifest
 from relight.checkpoints.pack import plan_pack
-from relight.checkpoints.sharing import list_entries, place_tensors
+from relight.checkpoints.sharing import guess_written, list_entries, place_tensors
 from relight.checkpoints.snapshot import TensorSpec
 from relight.errors import DamagedCheckpoint
 
@@ -41,27 +45,35 @@ def commit_snapshot(
     operations: FileOperations,
     parent: Manifest | None,
     expected_digests: Mapping[str, str] | None = None,
+    arrival: Arrival | None = None,
 ) -> tuple[Manifest, int]:
     """Write a checkpoint and return its manifest with the length of that file; it is durable then.
 
     `buffers` are flat views of bytes, one for each tensor of `snapshot`. A tensor that `parent` has with the same type,
-    shape and digest is shared, not written. Raises `SaveError` when the file system refuses, with everything from
-    before untouched; `DamagedCheckpoint` when a tensor does not match `expected_digests`.
+    shape and digest is shared, not written. With `arrival` the buffers need not be filled yet. Raises `SaveError` when
+    the file system refuses, with everything from before untouched; `DamagedCheckpoint` when a tensor does not match
+    `expected_digests`; `Abandoned` when the rest of the snapshot never comes.
     """
     assert len(buffers) == len(snapshot.tensors)
     for tensor, buffer in zip(snapshot.tensors, buffers, strict=True):
         assert len(buffer) == tensor.nbytes, tensor
-    digests = _hash_all(buffers)
-    if expected_digests is not None:
-        _compare(snapshot.tensors, digests, expected_digests)
-    placement = place_tensors(snapshot.tensors, digests, parent=parent)
     pack: PackEntry | None = None
     offsets: tuple[int, ...] = ()
+    digests: list[str] = []
     try:
-        if placement.written:
+        if arrival is not None:
+            early = _write_arriving(snapshot, buffers, arrival, parent, name=name, layout=layout, operations=operations)
+            if early is not None:
+                pack, offsets, digests = early
+        if pack is None:
+            digests = _hash_all(buffers)
+        if expected_digests is not None:
+            _compare(snapshot.tensors, digests, expected_digests)
+        placement = place_tensors(snapshot.tensors, digests, parent=parent)
+        if pack is None and placement.written:
             pack, offsets = _write_pack(
                 [snapshot.tensors[i] for i in placement.written],
-                [buffers[i] for i in placement.written],
+                merge_adjacent(buffers[i] for i in placement.written),
                 name=name,
                 layout=layout,
                 operations=operations,
@@ -94,6 +106,39 @@ def commit_snapshot(
     return manifest, len(text)
 
 
+def _write_arriving(
+    snapshot: EncodedSnapshot,
+    buffers: Sequence[memoryview],
+    arrival: Arrival,
+    parent: Manifest | None,
+    *,
+    name: CheckpointName,
+    layout: StoreLayout,
+    operations: FileOperations,
+) -> tuple[PackEntry, tuple[int, ...], list[str]] | None:
+    """Write the pack while its snapshot arrives, and return it with all digests; None when it has to be written anew.
+
+    The snapshot is complete then.
+    """
+    guess = () if parent is None else guess_written(snapshot.tensors, parent)
+    if parent is not None and guess:
+        data = ArrivingPack(snapshot.tensors, buffers, written=guess, parent=parent, arrival=arrival)
+        try:
+            pack, offsets = _write_pack(
+                [snapshot.tensors[i] for i in guess], data, name=name, layout=layout, operations=operations
+            )
+        except WrongGuess:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # There may be room for what really has to be written.
+        else:
+            return pack, offsets, data.digests
+    arrival.wait_until_complete()
+    return None
+
+
 def _hash_all(buffers: Sequence[memoryview]) -> list[str]:
     digests = ["" if len(buffer) >= _HASHED_APART_BYTES else _hash(buffer) for buffer in buffers]
     large = [i for i, digest in enumerate(digests) if not digest]
@@ -116,13 +161,16 @@ def _compare(tensors: Sequence[TensorSpec], digests: Sequence[str], expected: Ma
 
 def _write_pack(
     tensors: Sequence[TensorSpec],
-    buffers: Sequence[memoryview],
+    data: Iterable[memoryview],
     *,
     name: CheckpointName,
     layout: StoreLayout,
     operations: FileOperations,
 ) -> tuple[PackEntry, tuple[int, ...]]:
-    """Write a pack durably, and return its entry with the offsets of its tensors. On an error nothing is left."""
+    """Write a pack durably, and return its entry with the offsets of its tensors. On an error nothing is left.
+
+    `data` are the tensors' bytes, in their order.
+    """
     plan = plan_pack(tensors, metadata={"format": "pt", "relight_checkpoint": name.stem})
     path = layout.packs / name.pack
     temporary = layout.temporary / name.pack
@@ -132,7 +180,7 @@ def _write_pack(
             operations.reserve(file, plan.bytes)
             stream = FileStream(operations, file)
             stream.write(memoryview(plan.header))
-            for run in merge_adjacent(buffers):
+            for run in data:
                 stream.write(run)
             length = stream.finish()
             assert length == plan.bytes, (length, plan.bytes)
@@ -140,7 +188,7 @@ def _write_pack(
             operations.forget_cached(file)
         finally:
             operations.close(file)
-    except OSError:
+    except Exception:
         _discard(temporary, operations)
         raise
     _give_name(temporary, path, operations)

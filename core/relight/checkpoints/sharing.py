@@ -39,6 +39,23 @@ def place_tensors(tensors: Sequence[TensorSpec], digests: Sequence[str], *, pare
     return Placement(written, same_as, shared, () if parent is None else parent.packs)
 
 
+def guess_written(tensors: Sequence[TensorSpec], parent: Manifest) -> tuple[int, ...]:
+    """What `place_tensors` will probably say is written, before there is any digest: what was written last time too."""
+    own = next((number for number, pack in enumerate(parent.packs) if pack.file == parent.checkpoint_name.pack), None)
+    entries = {entry.name: entry for entry in parent.tensors}
+    written: list[int] = []
+    offsets: set[int] = set()
+    for i in order_for_pack(tensors, [i for i, tensor in enumerate(tensors) if tensor.nbytes]):
+        tensor = tensors[i]
+        entry = entries.get(tensor.name)
+        if entry is not None and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
+            if entry.pack != own or entry.offset in offsets:
+                continue  # it is frozen, or the equal of another one
+            offsets.add(entry.offset)
+        written.append(i)
+    return tuple(written)
+
+
 def list_entries(
     tensors: Sequence[TensorSpec],
     digests: Sequence[str],

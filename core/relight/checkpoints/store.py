@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from relight.checkpoints import labels, reclamation, recovery
+from relight.checkpoints.arrival import Arrival
 from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
@@ -139,11 +140,13 @@ class CheckpointStore:
         buffers: Sequence[memoryview],
         *,
         expected_digests: Mapping[str, str] | None = None,
+        arrival: Arrival | None = None,
     ) -> CheckpointInfo:
         """Make a snapshot durable; `buffers` has the bytes of each of its tensors. `SaveError` when it cannot be.
 
         A snapshot (by its token) that is a checkpoint already is returned as that. Tensors equal to those of the newest
-        checkpoint are shared with it.
+        checkpoint are shared with it. `arrival` says when the buffers will be filled, if they are not; `Abandoned` is
+        raised when they never are.
         """
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
@@ -166,6 +169,7 @@ class CheckpointStore:
             operations=self._operations,
             parent=self._read_parent(names),
             expected_digests=expected_digests,
+            arrival=arrival,
         )
         path = self.layout.manifests / name.manifest
         self._remember(path, manifest)

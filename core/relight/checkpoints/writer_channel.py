@@ -44,6 +44,22 @@ class Submit(Message, frozen=True):
     """Scored or asked for: not replaced by a newer one while it waits."""
 
 
+class Announce(Message, frozen=True):
+    """To the writer: this will be submitted. Its header is there, and its tensors are being copied."""
+
+    submit: Submit
+
+
+class Copied(Message, frozen=True):
+    """To the writer: the first `count` tensors of the announced snapshot are there, in the order of a pack."""
+
+    count: int
+
+
+class Abandon(Message, frozen=True):
+    """To the writer: the announced snapshot will never be submitted."""
+
+
 class Withdraw(Message, frozen=True):
     """To the writer: give back a slot whose snapshot is waiting, a precious one only with `force`."""
 
@@ -102,6 +118,9 @@ AnyMessage = (
     Configure
     | ShareMemory
     | Submit
+    | Announce
+    | Copied
+    | Abandon
     | Withdraw
     | Finish
     | Withdrawn

@@ -25,9 +25,12 @@ from relight.checkpoints.snapshot import SnapshotHeader
 from relight.checkpoints.staging import StagingMemory
 from relight.checkpoints.typed_json import Convert
 from relight.checkpoints.writer_channel import (
+    Abandon,
+    Announce,
     AnyMessage,
     Channel,
     Configure,
+    Copied,
     Disconnected,
     Finish,
     Released,
@@ -70,6 +73,8 @@ class _Slot:
     state: Literal["free", "filling", "submitted", "absent"] = "free"
     """Absent: there is memory for one snapshot only."""
     submit: Submit | None = None
+    announced: bool = False
+    """The writer may read what is being filled in already."""
     heard: bool = False
     """The writer has said what became of it, if only that it failed so far."""
 
@@ -90,8 +95,12 @@ class WriterClient:
         best: tuple[str | None, bool] | None = None,
         inherit_fds: Sequence[int] = (),
         convert: Convert | None = None,
+        announced_bytes: int = 64 << 20,
     ) -> None:
-        """`best` is (name of the run's best metric, whether higher is better); `convert` as for `encode_state`."""
+        """`best` is (name of the run's best metric, whether higher is better); `convert` as for `encode_state`.
+
+        Snapshots of `announced_bytes` or more are written while they are copied; smaller ones are not worth the talk.
+        """
         policy = policy or RetentionPolicy()
         if best is not None:
             rules = tuple(
@@ -101,6 +110,7 @@ class WriterClient:
         self._configure = Configure(str(folder.absolute()), policy)
         self._inherit_fds = tuple(inherit_fds)
         self._convert = convert
+        self._announced_bytes = announced_bytes
         self._guard = threading.RLock()
         self._slots = [_Slot(number) for number in range(_SLOTS)]
         self._events: deque[WriterEvent] = deque()
@@ -147,6 +157,8 @@ class WriterClient:
     def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
         """Memory for each tensor of `header`, in its order, to be filled before `submit`.
 
+        Who fills it in the order of a pack and says how far it is (`note_copied`) has it written meanwhile.
+
         A snapshot that still waits to be written is given up for this one, unless it is scored or was asked for: then
         this waits up to `timeout_s` for it first. Raises `UnsupportedState`, or `SaveError` without memory.
         """
@@ -165,10 +177,19 @@ class WriterClient:
             slot.state = "filling"
             slot.heard = False
             slot.submit = Submit(slot.number, snapshot.step, header_offset, len(text), precious=_is_precious(snapshot))
+            slot.announced = data_bytes >= self._announced_bytes
+            if slot.announced:
+                self._tell(Announce(slot.submit))
             return [
                 memory.view[offset : offset + tensor.nbytes]
                 for offset, tensor in zip(offsets, snapshot.tensors, strict=True)
             ]
+
+    def note_copied(self, count: int) -> None:
+        """The first `count` tensors of the staged snapshot, in the order of a pack, will not be touched any more."""
+        with self._guard:
+            if any(slot.state == "filling" and slot.announced for slot in self._slots):
+                self._tell(Copied(count))
 
     def submit(self) -> None:
         """The staged snapshot is complete: from now on it becomes durable, even if this process is killed."""
@@ -184,6 +205,8 @@ class WriterClient:
             for slot in self._slots:
                 if slot.state == "filling":
                     slot.state = "free"
+                    if slot.announced:
+                        self._tell(Abandon())
 
     def poll(self) -> list[WriterEvent]:
         """What happened since the last call. Does not wait."""
@@ -332,7 +355,7 @@ class WriterClient:
             self._tell(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
         return slot.memory
 
-    def _tell(self, message: Submit | ShareMemory, *, descriptor: int | None = None) -> None:
+    def _tell(self, message: AnyMessage, *, descriptor: int | None = None) -> None:
         if self._paused_until is not None:
             return  # the next writer is told everything when it starts
         try:

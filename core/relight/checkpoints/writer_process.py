@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from relight.checkpoints.arrival import Abandoned, Arrival
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.pack import lay_out
@@ -30,9 +31,12 @@ from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.staging import StagingMemory
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_channel import (
+    Abandon,
+    Announce,
     AnyMessage,
     Channel,
     Configure,
+    Copied,
     Disconnected,
     Finish,
     Released,
@@ -64,6 +68,9 @@ class _Job:
     serial: int
     failures: int = 0
     not_before: float = 0.0
+    arrival: Arrival | None = None
+    """Of a snapshot that was announced, and is begun before it is submitted."""
+    begun: bool = False
 
 
 class Writer:
@@ -74,6 +81,7 @@ class Writer:
         self._trainer_pid = trainer_pid
         self._memory: dict[int, StagingMemory] = {}
         self._waiting: list[_Job] = []
+        self._announced: _Job | None = None
         self._submitted = 0
         self._changed = threading.Condition()
         self._orphaned = False
@@ -96,6 +104,7 @@ class Writer:
                     raise Disconnected
         except Disconnected:
             self._orphaned = True
+        self._abandon()
         with self._changed:
             self._finishing = True
             self._changed.notify_all()
@@ -115,17 +124,44 @@ class Writer:
             if old is not None:
                 old.close()
             self._memory[message.slot] = StagingMemory(self._channel.take_descriptor(), message.bytes)
-        elif isinstance(message, Submit):
+        elif isinstance(message, Announce):
+            self._abandon()
             with self._changed:
-                self._submitted += 1
-                self._waiting.append(_Job(message, self._submitted))
-                for job in self._waiting:
-                    job.not_before = 0.0
+                self._announced = self._make_job(message.submit, Arrival())
                 self._changed.notify_all()
+        elif isinstance(message, Copied):
+            if self._announced is not None and self._announced.arrival is not None:
+                self._announced.arrival.note_copied(message.count)
+        elif isinstance(message, Abandon):
+            self._abandon()
+        elif isinstance(message, Submit):
+            self._submit(message)
         elif isinstance(message, Withdraw):
             self._channel.send(Withdrawn(self._withdraw(force=message.force)))
         elif isinstance(message, Finish):
             self._finishing = True
+
+    def _submit(self, submit: Submit) -> None:
+        with self._changed:
+            announced, self._announced = self._announced, None
+            if announced is not None and announced.arrival is not None and announced.begun:
+                assert announced.submit == submit
+                announced.arrival.complete()
+                return
+            self._waiting.append(self._make_job(submit))
+            for job in self._waiting:
+                job.not_before = 0.0
+            self._changed.notify_all()
+
+    def _abandon(self) -> None:
+        with self._changed:
+            announced, self._announced = self._announced, None
+            if announced is not None and announced.arrival is not None:
+                announced.arrival.abandon()
+
+    def _make_job(self, submit: Submit, arrival: Arrival | None = None) -> _Job:
+        self._submitted += 1
+        return _Job(submit, self._submitted, arrival=arrival)
 
     def _withdraw(self, *, force: bool) -> int | None:
         with self._changed:
@@ -151,7 +187,7 @@ class Writer:
                 self._attempt(partial(_retain, store, policy), "Old checkpoints could not be removed")
 
     def _next_job(self) -> _Job | None:
-        """The oldest job that may be tried now; None when there will be no other.
+        """The oldest job that may be tried now, or else what is announced; None when there will be nothing any more.
 
         Never a newer one before an older one was tried: the order of sequence numbers is the order of step edges.
         """
@@ -165,6 +201,9 @@ class Writer:
                     return job
                 if self._finishing and not any(job.failures <= _ORPHAN_RETRIES for job in self._waiting):
                     return None
+                if self._announced is not None and not self._announced.begun and not self._waiting:
+                    self._announced.begun = True
+                    return self._announced
                 due = min((job.not_before for job in self._waiting), default=None)
                 self._changed.wait(None if due is None else max(due - now, 0.01))
 
@@ -173,7 +212,9 @@ class Writer:
         started = time.monotonic()
         try:
             snapshot, buffers = self._read_slot(submit)
-            info = store.commit(snapshot, buffers)
+            info = store.commit(snapshot, buffers, arrival=job.arrival)
+        except Abandoned:
+            return None
         except RelightError as error:
             self._fail(job, str(error))
             return None
@@ -211,6 +252,12 @@ class Writer:
         ]
 
     def _fail(self, job: _Job, sentence: str) -> None:
+        if job.arrival is not None:
+            try:
+                job.arrival.wait_until_complete()
+            except Abandoned:
+                return
+            job.arrival = None
         job.failures += 1
         with self._changed:
             job.not_before = time.monotonic() + (_ORPHAN_RETRY_S if self._finishing else _RETRY_S)

@@ -96,7 +96,7 @@ class CheckpointCutter:
         except SaveError as error:
             self._note(SaveFailed(facts.step, str(error)))
             return
-        copy_tensors(captured.tensors, memory)
+        copy_tensors(captured.tensors, memory, on_copied=self._writer.note_copied)
         self._writer.submit()
         self.last_cut_step = facts.step
         self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.snapshot import TensorSpec
 from relight.training.state.state_tree import DTYPE_NAMES
+
+_TOLD_BYTES = 16 << 20
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
@@ -19,12 +22,24 @@ def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
     ]
 
 
-def copy_tensors(tensors: Mapping[str, Tensor], memory: Sequence[memoryview]) -> None:
-    """Copy each tensor, row-major, into its piece of memory. Blocks until all bytes are there."""
+def copy_tensors(
+    tensors: Mapping[str, Tensor], memory: Sequence[memoryview], *, on_copied: Callable[[int], None] | None = None
+) -> None:
+    """Copy each tensor, row-major, into its piece of memory. Blocks until all bytes are there.
+
+    The order is that of a pack; `on_copied` is told now and then how many are there already.
+    """
+    pairs = list(zip(tensors.values(), memory, strict=True))
+    untold_bytes = 0
     with torch.no_grad():
-        for tensor, piece in zip(tensors.values(), memory, strict=True):
+        for count, index in enumerate(order_for_pack(describe_tensors(tensors)), 1):
+            tensor, piece = pairs[index]
             if tensor.nbytes:
                 _copy(tensor, piece)
+            untold_bytes += tensor.nbytes
+            if on_copied is not None and untold_bytes >= _TOLD_BYTES:
+                on_copied(count)
+                untold_bytes = 0
     if any(tensor.device.type == "cuda" for tensor in tensors.values()):
         torch.cuda.synchronize()
 
