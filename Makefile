@@ -49,6 +49,7 @@ soak:
 	@.venv/bin/python tests/integration/soak.py $(ARGS)
 	@.venv/bin/python -m tests.durability.kills
 	@.venv/bin/python -m tests.durability.power_cuts --if-possible
+	@.venv/bin/python -m tests.durability.nfs --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 

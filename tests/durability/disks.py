@@ -32,17 +32,26 @@ _SMALLEST_MB = {"xfs": 320, "btrfs": 160}
 class Disk:
     """One image with a file system; mounted or not."""
 
-    def __init__(self, image: Path, mount_point: Path, *, options: Sequence[str] = (), kind: str = "ext4") -> None:
+    def __init__(
+        self,
+        image: Path,
+        mount_point: Path,
+        *,
+        options: Sequence[str] = (),
+        kind: str = "ext4",
+        driver: str | None = None,
+    ) -> None:
         self.image = image
         self.path = mount_point
         self.options = tuple(options)
         self.kind = kind
+        self.driver = driver or kind
 
     def mount(self, *options: str) -> None:
         """Mount it, with `options` on top of its own."""
         self.path.mkdir(exist_ok=True)
         words = ",".join(("loop", *self.options, *options))
-        _run("mount", "-t", self.kind, "-o", words, str(self.image), str(self.path))
+        _run("mount", "-t", self.driver, "-o", words, str(self.image), str(self.path))
 
     def unmount(self) -> None:
         """Unmount it as soon as nobody uses it any more; the loop device goes with it."""
@@ -97,12 +106,20 @@ class Disk:
 
 @contextlib.contextmanager
 def make_disk(
-    *, megabytes: int, kind: str = "ext4", mkfs: Sequence[str] = (), options: Sequence[str] = ()
+    *,
+    megabytes: int,
+    kind: str = "ext4",
+    mkfs: Sequence[str] = (),
+    options: Sequence[str] = (),
+    driver: str | None = None,
 ) -> Iterator[Disk]:
-    """A new disk, mounted; whatever happens, neither mount nor loop device nor image is left behind."""
+    """A new disk, mounted; whatever happens, neither mount nor loop device nor image is left behind.
+
+    `driver` mounts it where that is not the kernel's own for `kind`.
+    """
     # In memory where there is some: the image is the drive, and its speed is not what is tested.
     folder = Path(tempfile.mkdtemp(prefix="relight-disk-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
-    disk = Disk(folder / "image", folder / "disk", options=options, kind=kind)
+    disk = Disk(folder / "image", folder / "disk", options=options, kind=kind, driver=driver)
     try:
         with disk.image.open("wb") as file:
             file.truncate(megabytes << 20)
@@ -118,7 +135,9 @@ def make_disk(
 
 
 @cache
-def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts: bool = False) -> str | None:
+def find_obstacle(
+    kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts: bool = False, driver: str | None = None
+) -> str | None:
     """Why such a disk cannot be made on this machine, as one phrase; None when it can."""
     if sys.platform != "linux":
         return "loop devices are Linux's"
@@ -126,8 +145,10 @@ def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts:
         return "only root may mount a file system"
     if shutil.which(f"mkfs.{kind}") is None:
         return f"mkfs.{kind} is not installed"
+    if driver is not None and shutil.which(f"mount.{driver}") is None:
+        return f"{driver} is not installed"
     try:
-        with make_disk(megabytes=_SMALLEST_MB.get(kind, 16), kind=kind, mkfs=mkfs) as disk:
+        with make_disk(megabytes=_SMALLEST_MB.get(kind, 16), kind=kind, mkfs=mkfs, driver=driver) as disk:
             if power_cuts:
                 disk.cut_power()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -136,9 +157,11 @@ def find_obstacle(kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts:
     return None
 
 
-def need_disks(kind: str = "ext4", *, mkfs: tuple[str, ...] = (), power_cuts: bool = False) -> None:
+def need_disks(
+    kind: str = "ext4", *, mkfs: tuple[str, ...] = (), power_cuts: bool = False, driver: str | None = None
+) -> None:
     """Skip the test, with the reason, where such a disk cannot be made."""
-    obstacle = find_obstacle(kind, mkfs, power_cuts=power_cuts)
+    obstacle = find_obstacle(kind, mkfs, power_cuts=power_cuts, driver=driver)
     if obstacle is not None:
         pytest.skip(f"needs a small disk with {' '.join((kind, *mkfs))}: {obstacle}")
 

@@ -154,7 +154,8 @@ class Promises:
         self.checked = 0
         self.lost_submitted = 0
         """Steps that were handed to the writer and are not there: none may be, while the writer lives."""
-        self._kept: set[int] = set()
+        self.kept: set[int] = set()
+        """Steps of the lives in a row that removed no old checkpoint."""
 
     def check(self, said: Said, *, keep_all: bool) -> None:
         """Recover as a resume does, and compare every bit of every checkpoint with what was saved at that step."""
@@ -172,10 +173,10 @@ class Promises:
         assert listing.damaged == []
         there = {info.step: info for info in listing.checkpoints}
         if keep_all:
-            self._kept.update(said.all("durable"))
+            self.kept.update(said.all("durable"))
         else:
-            self._kept.clear()
-        missing = sorted(self._kept - there.keys())
+            self.kept.clear()
+        missing = sorted(self.kept - there.keys())
         assert not missing, f"acknowledged and gone: {missing}"
         for step in said.all("pinned")[-2:]:
             assert step in there, f"the pinned checkpoint of step {step} is gone"

@@ -13,23 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from relight.checkpoints.errors import SaveError
-from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
-from relight.errors import RelightError
-from relight.runs.catalog import create_run, find_run, list_layouts
 from relight.runs.layout import RunLayout
-from relight.runs.lock import RunLock, is_locked
-from relight.runs.records import TaskReference
 from tests.checkpoints.snapshots import make_snapshot
 from tests.cli.conftest import RunMaker
 from tests.durability.disks import Disk, make_disk, need_disks
 from tests.durability.lives import assert_right
 from tests.durability.saver import snapshot_at
+from tests.durability.trial import try_folder
 
 pytestmark = [pytest.mark.xdist_group("disks")]
-
-DIGITS = TaskReference(kind="builtin", name="digits")
 
 
 @contextlib.contextmanager
@@ -41,10 +35,12 @@ def ext2() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def fat(kind: str) -> Iterator[Path]:
+def fat(kind: str, driver: str | None = None) -> Iterator[Path]:
     """No hard links, no O_TMPFILE, no case: Trial and trial are one name."""
-    need_disks(kind)
-    with make_disk(megabytes=64, kind=kind) as disk:
+    need_disks(kind, driver=driver)
+    with make_disk(megabytes=64, kind=kind, driver=driver) as disk:
+        (disk.path / "Case").touch()
+        assert (disk.path / "cASE").exists()
         yield disk.path
 
 
@@ -107,6 +103,7 @@ FILE_SYSTEMS = {
     "ext2": ext2,
     "vfat": partial(fat, "vfat"),
     "exfat": partial(fat, "exfat"),
+    "exfat by FUSE": partial(fat, "exfat", "exfat-fuse"),
     "ext4 without case": casefolded,
     "xfs": partial(journaled, "xfs"),
     "btrfs": partial(journaled, "btrfs"),
@@ -118,35 +115,7 @@ FILE_SYSTEMS = {
 @pytest.mark.parametrize("name", FILE_SYSTEMS)
 def test_runs_and_checkpoints_are_whole_on(name: str) -> None:
     with FILE_SYSTEMS[name]() as folder:
-        layout = create_run(folder / "runs", task=DIGITS, config={}, name="Trial").layout
-        other = create_run(folder / "runs", task=DIGITS, config={}, name="trial").layout
-        assert {found.run_id for found in list_layouts(folder / "runs")} == {layout.run_id, other.run_id}
-        assert find_run(folder / "runs", layout.run_id).folder == layout.folder
-        with RunLock.acquire(layout):
-            assert is_locked(layout)
-            with pytest.raises(RelightError):
-                RunLock.acquire(layout)
-        store = CheckpointStore(layout.checkpoints)
-        for step in range(1, 8):
-            info = store.commit(*snapshot_at(step))
-            assert not store.check(info, from_disk=True)
-            store.mark_verified(info)
-            if step == 2:
-                store.pin(info)
-            store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
-        assert [info.step for info in store.list().checkpoints] == [2, 6, 7]
-        # Nothing is replaced, and a damaged one makes way for the one before.
-        pack = store.layout.packs / store.find(7).name.pack
-        data = bytearray(pack.read_bytes())
-        data[-1] ^= 1
-        pack.write_bytes(data)
-        good, passed = store.newest_good()
-        assert good is not None
-        assert (good.step, [one.step for one in passed]) == (6, [7])
-        for info in CheckpointStore(layout.checkpoints).list().checkpoints:
-            assert_right(store, info)
-        store.sweep()
-        assert store.verify().damaged == []
+        try_folder(folder)
 
 
 def test_no_two_names_of_a_store_differ_in_case_alone(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""NFS and FAT, in a kernel of their own; `python -m tests.durability.nfs` cuts an NFS server's power many times."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.durability.foreign_kernel import NFS3, NFS4, VFAT, ForeignKernel, make_disks, need_foreign_kernel
+from tests.durability.nfs import cut_nfs
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks")]
+
+
+def test_runs_and_checkpoints_are_whole_on_nfs_and_fat() -> None:
+    need_foreign_kernel()
+    folders = [str(NFS4 / "trial-4"), str(NFS3 / "trial-3"), str(VFAT / "trial")]  # both versions lend out one disk
+    with (
+        make_disks() as disks,
+        ForeignKernel(disks, [sys.executable, "-m", "tests.durability.trial", *folders]) as kernel,
+    ):
+        kernel.wait_for("the trial ended with code")
+        said = [line for line in kernel.lines if line.startswith(("all is well", "the trial ended"))]
+        assert said == [*(f"all is well in {folder}" for folder in folders), "the trial ended with code 0"], (
+            kernel.lines
+        )
+
+
+def test_a_power_cut_of_an_nfs_server_loses_nothing_that_was_acknowledged() -> None:
+    need_foreign_kernel()
+    tally = cut_nfs(NFS4, cuts=1, seed=1)
+    assert tally.cuts == 1
+    assert tally.saves > 0
+    assert tally.checked > 0
