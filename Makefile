@@ -1,6 +1,6 @@
 # Everything a person or CI does with this repository. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench soak clean
+.PHONY: help run test test-frameworks check format bench soak clean
 
 PORT ?= 8501
 ARGS ?=
@@ -9,6 +9,7 @@ export PYTHON
 help:
 	@echo "make run     set up, then the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
 	@echo "make test    set up with Chromium, then every test (ARGS='-k resume')"
+	@echo "make test-frameworks   what needs Lightning and Hugging Face's Trainer, in a .venv-frameworks of its own"
 	@echo "make check   format, lint, types, layers, Dockerfile, links in the docs"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
@@ -25,6 +26,11 @@ test:
 	@chromium="$$(scripts/install-chromium)" && \
 	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
 	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup $(ARGS)
+
+test-frameworks:
+	@scripts/set-up-frameworks
+	@.venv-frameworks/bin/python -m pytest -n logical --maxprocesses 8 $(ARGS) \
+	tests/training/test_lightning_callback.py tests/training/test_transformers_callback.py
 
 check:
 	@scripts/set-up-venv dev
@@ -52,10 +58,11 @@ soak:
 	@.venv/bin/python -m tests.durability.nfs --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
+	@$(MAKE) test-frameworks ARGS=
 
 # A .venv that somebody else made is theirs.
 clean:
 	@if [ -e .venv/made-by-relight ]; then rm -rf .venv; \
 	elif [ -e .venv ]; then echo ".venv was not made by make; left as it is."; fi
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
+	@rm -rf .venv-frameworks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
 	@find app core tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

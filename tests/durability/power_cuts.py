@@ -1,4 +1,4 @@
-"""Cuts the power of a real ext4 while something saves at every step, and counts what survives: Relight and its peers.
+"""Cuts the power of a real ext4 or xfs while something saves at every step, and counts what survives, peers included.
 
     python -m tests.durability.power_cuts                            100 cuts for Relight, 25 for each of the peers
     python -m tests.durability.power_cuts --cuts 400 --engines relight "relight writer"
@@ -24,13 +24,29 @@ from tests.durability.lives import LivingSaver, Promises, Said, SaverSeries
 from tests.durability.peers import PEERS, Peer
 from tests.durability.saver import RELIGHT, snapshot_at
 
-SLOPPY = ("commit=1", "data=writeback", "noauto_da_alloc")
-"""Names may reach the disk long before the data: nothing but fsync helps."""
-DEFAULT = ("commit=1",)
-"""ext4 as it is by default; only its journal is committed every second instead of every five."""
 LONGEST_LIFE_S = 1.2
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file system whose power can be cut, and how it is mounted."""
+
+    kind: str
+    options: tuple[str, ...] = ()
+    megabytes: int = 256
+
+    def __str__(self) -> str:
+        return f"{self.kind}, mounted with {','.join(self.options)}" if self.options else self.kind
+
+
+DEFAULT = Mount("ext4", ("commit=1",))
+"""ext4 as it is by default; only its journal is committed every second instead of every five."""
+SLOPPY = Mount("ext4", ("commit=1", "data=writeback", "noauto_da_alloc"))
+"""Names may reach the disk long before the data: nothing but fsync helps."""
+XFS = Mount("xfs", megabytes=320)
+MOUNTS = {"default": DEFAULT, "sloppy": SLOPPY, "xfs": XFS}
 
 
 @dataclass
@@ -68,11 +84,14 @@ COLUMNS = (
 HEAD = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
 
 
-def cut_relight(engine: str, *, cuts: int, seed: int, options: tuple[str, ...], say: Say = lambda _: None) -> Tally:
+def cut_relight(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lambda _: None) -> Tally:
     """Cut, recover, go on from there on the same disk, again and again. Any broken promise is an AssertionError."""
     tally = Tally(engine)
     chance = random.Random(f"{engine} {seed}")
-    with make_disk(megabytes=256, options=options) as disk, SaverSeries(engine) as series:
+    with (
+        make_disk(megabytes=mount.megabytes, kind=mount.kind, options=mount.options) as disk,
+        SaverSeries(engine) as series,
+    ):
         promises = Promises(disk.path / "checkpoints")
         for cut in range(cuts):
             keep_all = cut % 3 == 0
@@ -91,12 +110,15 @@ def cut_relight(engine: str, *, cuts: int, seed: int, options: tuple[str, ...], 
     return tally
 
 
-def cut_peer(engine: str, *, cuts: int, seed: int, options: tuple[str, ...], say: Say = lambda _: None) -> Tally:
+def cut_peer(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lambda _: None) -> Tally:
     """The same for another library, in a new folder each time; what happens is counted."""
     peer = PEERS[engine]
     tally = Tally(engine)
     chance = random.Random(f"peer {seed}")
-    with make_disk(megabytes=256, options=options) as disk, SaverSeries(engine) as series:
+    with (
+        make_disk(megabytes=mount.megabytes, kind=mount.kind, options=mount.options) as disk,
+        SaverSeries(engine) as series,
+    ):
         folder = disk.path / "checkpoints"
         for cut in range(cuts):
             with series.begin(folder, first_step=1) as saver:
@@ -155,7 +177,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=100, help="for each of Relight's engines")
     parser.add_argument("--peer-cuts", type=int, default=25, help="for each of the peers")
     parser.add_argument("--engines", nargs="+", default=[*RELIGHT, *PEERS], choices=[*RELIGHT, *PEERS], metavar="NAME")
-    parser.add_argument("--options", choices=["default", "sloppy", "both"], default="both", help="of the ext4 mount")
+    parser.add_argument("--mounts", nargs="+", choices=MOUNTS, default=list(MOUNTS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--if-possible", action="store_true", help="where power cannot be cut, that is no failure")
@@ -165,15 +187,17 @@ def main() -> int:
         print(f"Power cannot be cut here: {obstacle}.", file=sys.stderr)
         return 0 if given.if_possible else 1
     say: Say = (lambda _: None) if given.quiet else lambda line: print(line, file=sys.stderr, flush=True)
-    for name, options in (("default", DEFAULT), ("sloppy", SLOPPY)):
-        if given.options not in (name, "both"):
+    for mount in map(MOUNTS.__getitem__, given.mounts):
+        obstacle = find_obstacle(mount.kind, power_cuts=True)
+        if obstacle is not None:
+            print(f"\n{mount}: {obstacle}", flush=True)
             continue
-        print(f"\next4, mounted with {','.join(options)}\n\n{HEAD}", flush=True)
+        print(f"\n{mount}\n\n{HEAD}", flush=True)
         for engine in given.engines:
             begun = time.monotonic()
             run = cut_relight if engine in RELIGHT else cut_peer
             cuts = given.cuts if engine in RELIGHT else given.peer_cuts
-            tally = run(engine, cuts=cuts, seed=given.seed, options=options, say=say)
+            tally = run(engine, cuts=cuts, seed=given.seed, mount=mount, say=say)
             print(tally.row(), flush=True)
             say(f"{engine}: {time.monotonic() - begun:.0f} s, {tally.checked} checkpoints compared")
     return 0

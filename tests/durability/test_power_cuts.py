@@ -1,4 +1,4 @@
-"""Power cuts on a real ext4: what was called durable is there, and nothing loads wrong. A script has the long run.
+"""Power cuts on a real ext4 or xfs: what was called durable is there, nothing loads wrong. A script has the long run.
 
 `python -m tests.durability.power_cuts` makes the table of `docs/checkpoint-proofs.md`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.durability.disks import need_disks
-from tests.durability.power_cuts import DEFAULT, SLOPPY, cut_relight
+from tests.durability.power_cuts import DEFAULT, SLOPPY, Mount, cut_relight
 from tests.durability.saver import STORE, UNSYNCED, WRITER
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks")]
@@ -16,11 +16,11 @@ CUTS = 4
 
 
 @pytest.mark.parametrize(
-    ("engine", "options"), [(WRITER, DEFAULT), (STORE, SLOPPY)], ids=["writer process", "store, sloppy ext4"]
+    ("engine", "mount"), [(WRITER, DEFAULT), (STORE, SLOPPY)], ids=["writer process", "store, sloppy ext4"]
 )
-def test_a_power_cut_costs_no_checkpoint_that_was_called_durable(engine: str, options: tuple[str, ...]) -> None:
+def test_a_power_cut_costs_no_checkpoint_that_was_called_durable(engine: str, mount: Mount) -> None:
     need_disks(power_cuts=True)
-    tally = cut_relight(engine, cuts=CUTS, seed=0, options=options)
+    tally = cut_relight(engine, cuts=CUTS, seed=0, mount=mount)
     assert tally.cuts == CUTS
     assert tally.saves >= CUTS
     assert tally.checked >= CUTS
@@ -29,4 +29,4 @@ def test_a_power_cut_costs_no_checkpoint_that_was_called_durable(engine: str, op
 def test_without_fsync_the_same_cuts_lose_what_was_promised() -> None:
     need_disks(power_cuts=True)
     with pytest.raises(AssertionError, match=r"acknowledged|nothing is left|damaged"):
-        cut_relight(UNSYNCED, cuts=20, seed=0, options=DEFAULT)
+        cut_relight(UNSYNCED, cuts=20, seed=0, mount=DEFAULT)

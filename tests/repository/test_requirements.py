@@ -25,7 +25,12 @@ def _read_pins(name: str) -> dict[str, str]:
     return pins
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+FRAMEWORKS = "requirements-frameworks.txt"
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt", FRAMEWORKS, "benchmarks/requirements.txt"]
+)
 def test_every_requirement_is_pinned_with_its_reason(name: str) -> None:
     assert _read_pins(name)
 
@@ -34,6 +39,6 @@ def test_the_package_declares_exactly_what_is_pinned_and_allows_the_pins() -> No
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
     requirements = {canonicalize_name(r.name): r for r in map(Requirement, declared)}
-    pins = _read_pins("requirements.txt")
+    pins = _read_pins("requirements.txt") | _read_pins(FRAMEWORKS)
     assert sorted(requirements) == sorted(pins)
     assert [name for name, r in requirements.items() if pins[name] not in r.specifier] == []
