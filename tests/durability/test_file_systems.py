@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from relight.checkpoints.errors import SaveError
+from relight.checkpoints.file_operations import SYSTEM
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
+from relight.runs.durable_file import sync_folder
 from relight.runs.layout import RunLayout
 from tests.checkpoints.snapshots import make_snapshot
 from tests.cli.conftest import RunMaker
@@ -195,6 +198,29 @@ def test_a_disk_that_dies_under_a_store_is_an_error_and_nothing_else(disk: Disk)
     good, passed = CheckpointStore(disk.path / "checkpoints").newest_good()
     assert good is not None
     assert (good.step, list(passed)) == (1, [])
+
+
+@pytest.mark.parametrize("sync", [SYSTEM.sync_folder, sync_folder], ids=["store", "records"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_no_name_counts_as_durable_on_a_disk_that_dies_meanwhile(
+    kind: str, sync: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_disks(kind, power_cuts=True)
+    fsync = os.fsync
+    with make_disk(megabytes=320, kind=kind) as disk:
+        (disk.path / "before").touch()
+        sync(disk.path)
+
+        def die_first(file: int) -> None:
+            disk.cut_power()
+            fsync(file)
+
+        (disk.path / "before").rename(disk.path / "after")
+        monkeypatch.setattr("os.fsync", die_first)
+        with pytest.raises(OSError, match="Input/output error"):
+            sync(disk.path)
+        disk.come_back()
+        assert [path.name for path in disk.path.iterdir() if path.name != "lost+found"] == ["before"]
 
 
 def test_a_store_that_was_copied_by_hand_is_whole(disk: Disk, tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ class FileOperations:
             # Some file systems (FUSE, SMB) have no such call for folders; there, nothing more can be asked for.
             if error.errno not in _NOT_SUPPORTED:
                 raise
+        else:
+            # xfs says so too when it has shut down after a fault of its disk (Linux 6.18): ask whether it still lives.
+            os.fstat(folder)
         finally:
             os.close(folder)
 

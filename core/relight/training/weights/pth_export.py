@@ -27,6 +27,7 @@ from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.snapshot import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, RelightError
+from relight.runs.durable_file import sync_folder
 from relight.training.state.state_tree import decode_tree
 from relight.training.state.stored_tensors import StoredTensors
 
@@ -67,7 +68,7 @@ def export_state_dict(folder: Path, manifest: str, out: Path) -> dict[str, int]:
         _compare(state, _load(temporary))
         size = temporary.stat().st_size
         temporary.replace(out)
-        _sync_folder(out.parent)
+        sync_folder(out.parent)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -164,14 +165,6 @@ def _compare(written: Any, loaded: Any, *, where: str = "the state") -> None:
 def _as_bytes(tensor: Tensor) -> Tensor:
     """View a contiguous tensor as bytes: NaN compares as equal, and types that NumPy lacks are no matter."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":
