@@ -152,7 +152,7 @@ class TrainingSession:
             self._cut("periodic")
         self._poll(now)
         self._check_stop(now)
-        stopping.interruptible = True
+        self._leave_edge()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -191,7 +191,7 @@ class TrainingSession:
         elif self._cutter.is_due(self.steps_done) and not self._is_last():
             self._cut("periodic")
         self._check_stop(now)
-        self._stopping.interruptible = True
+        self._leave_edge()
         return improved
 
     def finish(self) -> None:
@@ -206,7 +206,8 @@ class TrainingSession:
         self._write_progress("saving")
         begun = time.monotonic()
         failed = False
-        self._cut("final")
+        if not self._cut("final"):
+            raise RelightError("The training is done, but its final state could not be told from what came after it.")
         cut_at = begun
         while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
             failure = self._cutter.failure
@@ -272,7 +273,7 @@ class TrainingSession:
         self._record_edge()
         self._write_progress("training")
         self._check_stop(now)
-        self._stopping.interruptible = True
+        self._leave_edge()
 
     def _poll(self, now: float) -> None:
         """Hear what the writer says, now and then. A clock that was set back holds up nothing."""
@@ -305,8 +306,16 @@ class TrainingSession:
 
     def _check_stop(self, now: float) -> None:
         stop = self._stopping.check(now)
-        if stop is not None:
-            raise TrainingStopped(stop)
+        if stop is None:
+            return
+        if stop.save and self.state.bound_to_edge:
+            self._stopping.begin_saving()
+            self._rescue(stop.why, at_edge=True)  # now or never
+        raise TrainingStopped(stop)
+
+    def _leave_edge(self) -> None:
+        """Between two updates a signal has to wait for the next edge: in between there is nothing exact to save."""
+        self._stopping.interruptible = not self.state.bound_to_edge
 
     def _check_savable(self) -> None:
         self._checked = True
@@ -322,11 +331,11 @@ class TrainingSession:
         self._cutter.cut(captured, self._facts(reason, captured))
         return True
 
-    def _rescue(self, reason: Reason) -> bool:
+    def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
         if self._in_update or not self._recorded or self._meter is None:
             return False
         try:
-            return self._cut(reason, at_edge=False)
+            return self._cut(reason, at_edge=at_edge)
         except Exception as error:  # the device may be in an error state: then there is nothing exact to save
             _log.warning("The state of step %d could not be saved: %s", self.steps_done, error)
             return False

@@ -57,7 +57,8 @@ generator = torch.Generator().manual_seed(1)
 points = torch.randn(50, 6, generator=generator)
 labels = (points.sum(1) > 0).long()
 run = relight.init(
-    {"a": 1}, seed=5, checkpoint_every_s=0, checkpoint_every_steps=int(options.get("every", 1)), keep_latest=9
+    {"a": 1}, seed=5, checkpoint_every_s=0, checkpoint_every_steps=int(options.get("every", 1)), keep_latest=9,
+    max_steps=int(options.get("most", 0)),
 )
 model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 2))
 '''
@@ -120,6 +121,32 @@ for epoch in run.epochs(3):
     at("end", epoch)
 assert best["accuracy"] == run._session.best.value or "look_at" in options, (best, run._session.best.value)
 run.finish()
+"""
+)
+
+MICRO = (
+    COMMON
+    + """
+inputs = torch.randn(40, 6)
+train = run.loader(TensorDataset(inputs, inputs.sum(1).round().long() % 3), batch_size=4, shuffle=True)
+model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+if options["track"] == "all":
+    run.track(model=model, optimizer=optimizer)
+elif options["track"] == "model":
+    run.track(model=model)
+for epoch in run.epochs(3):
+    for x, y in train:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        if (epoch, train.batch) == (1, 5) and "term" in options and not Path("once").exists():
+            Path("once").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(3.5)  # longer than a step that a signal interrupts
+        if train.batch % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        run.step(loss=loss)
 """
 )
 
@@ -291,6 +318,27 @@ def test_a_signal_inside_the_validation_saves_the_last_step_and_the_validation_i
     assert (newest.step, newest.reason, newest.epoch) == (10, "signal", 2)
     assert run.resume() == 0, run.log
     _assert_alike(run, twin, "train/loss", "validation/accuracy")
+
+
+def test_a_signal_between_two_updates_waits_for_the_edge_and_saves_the_gradients_gathered_so_far(
+    make_script: Make,
+) -> None:
+    twin = make_script(MICRO, "track=all", "every=99", name="twin")
+    assert twin.run() == 0, twin.log
+    run = make_script(MICRO, "track=all", "every=99", "term=1")
+    assert run.run() == 130, run.log
+    newest = run.checkpoints()[-1]
+    assert (newest.step, newest.reason) == (15, "signal")
+    assert run.resume() == 0, run.log
+    _assert_alike(run, twin, "train/loss")
+
+
+@pytest.mark.parametrize("track", ["all", "model", "nothing"])
+def test_a_training_whose_last_step_lies_between_two_updates_ends(make_script: Make, track: str) -> None:
+    run = make_script(MICRO, f"track={track}", "every=99", "most=14")
+    assert run.run(timeout_s=60) == 0, run.log
+    newest = run.checkpoints()[-1]
+    assert (newest.step, newest.reason) == (14, "final")
 
 
 def test_no_periodic_checkpoint_lies_behind_the_last_batch_of_a_loop(make_script: Make) -> None:

@@ -98,7 +98,7 @@ class ScriptSession(TrainingSession):
         self._best_owed = False
         self._write_progress("training")
         self._poll(now)
-        self._stopping.interruptible = True
+        self._leave_edge()
 
     def end_body(self) -> None:
         """The body of an epoch is done, whatever is in it: an edge, and the moment for what is owed."""
@@ -113,7 +113,7 @@ class ScriptSession(TrainingSession):
         elif self._cutter.is_due(self.steps_done):
             self._cut("periodic")
         self._check_stop(now)
-        self._stopping.interruptible = True
+        self._leave_edge()
 
     def end_pass(self) -> None:
         """The loop over a loader was left before its end: an edge of its own, so that no more batches follow it."""
@@ -137,7 +137,7 @@ class ScriptSession(TrainingSession):
             self._loop_ended_s = time.monotonic()
         elif self._best_owed:
             self._cut("best")
-        self._stopping.interruptible = True
+        self._leave_edge()
 
     def log(self, values: Values) -> None:
         """Log more values of the last finished step."""
@@ -199,6 +199,8 @@ class ScriptSession(TrainingSession):
             if self._in_update or not self._recorded:  # somebody trained on after the loops
                 self._record_edge()
                 self._in_update = False
+            elif self.state.bound_to_edge:
+                self._record_edge()  # as it is now: whether somebody gathered more gradients cannot be told
             else:
                 at_edge = False
         if not super()._cut(reason, at_edge=at_edge):

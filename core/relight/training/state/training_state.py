@@ -96,6 +96,11 @@ class TrainingState:
             self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
         )
 
+    @property
+    def bound_to_edge(self) -> bool:
+        """Whether the state is exact only at the edge itself: the next backward pass adds to gradients in place."""
+        return self.accumulating and bool(self._modules)
+
     def capture(self, *, at_edge: bool) -> CapturedState | None:
         """Return the state of the last recorded edge; valid until an optimizer moves. Tensors are not copied.
 
@@ -103,8 +108,8 @@ class TrainingState:
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
-        if self.accumulating and not at_edge:
-            return None  # the next backward pass adds to the gradients in place
+        if self.bound_to_edge and not at_edge:
+            return None
         collector = StateCollector()
         parts: dict[str, Any] = {}
         for name, module in self._modules.items():
