@@ -79,6 +79,17 @@ def test_a_preview_says_what_stays_and_why_and_changes_nothing(ask: Ask, make_ru
     assert ask("checkpoints", layout.run_id, "--set", "keep_latest=5").exit_code == 2
 
 
+def test_an_export_has_the_format_that_its_name_says(ask: Ask, make_run: RunMaker, tmp_path: Path) -> None:
+    layout = make_run()
+    for name, form in (("a.pth", "pth"), ("b.pt", "pth"), ("c.safetensors", "safetensors"), ("d.bin", "safetensors")):
+        said = ask("export", layout.run_id, "--out", str(tmp_path / name), "--json")
+        assert (said.exit_code, said.json["format"]) == (0, form)
+    said = ask("export", layout.run_id, "--out", str(tmp_path / "x.pth"), "--format", "safetensors")
+    assert said.exit_code == 2
+    assert "leave --format out" in said.error
+    assert not (tmp_path / "x.pth").exists()
+
+
 def test_prune_removes_what_the_preview_said_but_never_under_a_training(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     make_run.commit(layout, step=30, score=0.5)

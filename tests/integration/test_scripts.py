@@ -230,4 +230,4 @@ def test_a_script_that_never_joins_is_told_so(workshop: Workshop, tmp_path: Path
     answer = workshop.relight("run", str(script))
     assert answer.returncode == 3
     (layout,) = list_layouts(workshop.folder)
-    assert "ended with exit code 0 without having called relight.init()" in summarize_run(layout).reason
+    assert "ended with exit code 0 before it called relight.init()" in summarize_run(layout).reason

@@ -65,6 +65,17 @@ def test_each_cause_has_a_name_and_a_cure(
     assert cure in told.cure
 
 
+def test_a_clock_is_named_after_what_is_likelier() -> None:
+    said = explain("tensor", "clock", "entropy", step=11, metric_step=1)
+    assert said.cause.index("the entropy in line 7") < said.cause.index("the clock in line 7")
+
+
+def test_a_script_that_tracks_nothing_is_told_so() -> None:
+    said = explain("metric", nothing_tracked=True)
+    assert "tracks nothing" in said.cause
+    assert "run.track" in said.cure
+
+
 def test_of_two_causes_both_are_named() -> None:
     told = explain("tensor", "own generator", "attribute")
     assert told.cause.index("untracked object") < told.cause.index("Or: Likely a generator of the task's own")

@@ -145,7 +145,7 @@ def test_a_scripts_exit_code_counts_where_it_thought_that_it_was_done() -> None:
 def test_a_script_that_never_joined_is_told_so() -> None:
     record = describe_script(ProcessEnd(exit_code=0), joined=False)
     assert record.outcome == "crashed"
-    assert "exit code 0 without having called relight.init()" in record.reason
+    assert "exit code 0 before it called relight.init()" in record.reason
 
 
 def test_of_a_process_that_is_no_child_only_its_own_words_are_known() -> None:

@@ -27,6 +27,7 @@ from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_if_there
 from relight.runs.records import RunRecord
+from relight.runs.script_facts import add_script_facts
 from relight.version import __version__
 
 Format = Literal["safetensors", "pth"]
@@ -164,11 +165,13 @@ def _describe(
         "relight": __version__,
     }
     try:
-        record = read_record_if_there(RunLayout(store.layout.folder.parent).record, RunRecord)
+        layout = RunLayout(store.layout.folder.parent)
+        record = read_record_if_there(layout.record, RunRecord)
     except DamagedFile:
         record = None
     if record is None:
         return facts
+    record = add_script_facts(layout, record)
     about: dict[str, Any] = {
         "run": record.run,
         "name": record.name,

@@ -135,9 +135,14 @@ def export(
     run_name: RunArgument,
     *,
     which: WhichOption = "best",
-    weights_format: Annotated[
-        WeightsFormat, typer.Option("--format", help="safetensors opens everywhere; pth is a PyTorch state dict.")
-    ] = WeightsFormat.safetensors,
+    given_format: Annotated[
+        WeightsFormat | None,
+        typer.Option(
+            "--format",
+            help="safetensors opens everywhere; pth is a PyTorch state dict. Else as --out ends, else safetensors.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Else the run's folder exports/.", show_default=False),
@@ -152,6 +157,7 @@ def export(
     """
     from relight.checkpoints.export import export_best, export_weights
 
+    weights_format = _choose_format(given_format, out)
     layout, store = _open_store(run_name, runs)
     info = _find(layout, store, which)
     others: Sequence[Exported] = ()
@@ -309,6 +315,15 @@ def _say_plan(plan: RetentionPlan) -> None:
     say_lines(lay_out_columns(head, lines, right=("STEP", "SIZE")))
     freed = describe_bytes(plan.reclaimed_bytes)
     say(f"{count(len(plan.removed), 'checkpoint')} would go, and {freed} would be given back at least.")
+
+
+def _choose_format(given: WeightsFormat | None, out: Path | None) -> WeightsFormat:
+    """The format that is asked for, by its name or by the end of the file's; the two must not contradict each other."""
+    ends = {".safetensors": WeightsFormat.safetensors, ".pth": WeightsFormat.pth, ".pt": WeightsFormat.pth}
+    by_name = ends.get(out.suffix.lower()) if out is not None else None
+    if given is not None and by_name not in (None, given):
+        raise UsageError(f"{out} ends like {by_name}, and --format says {given}: leave --format out, or change one.")
+    return given or by_name or WeightsFormat.safetensors
 
 
 def _open_store(run_name: str, runs: Path | None) -> tuple[RunLayout, CheckpointStore]:

@@ -75,7 +75,7 @@ def branch_run(
         config=plan.config,
         best_metric=record.best_metric,
         higher_is_better=record.higher_is_better,
-        name=name or record.name,
+        name=name or f"{record.name}-from-{info.step}",
         token=token,
         parent=parent,
     )

@@ -251,6 +251,7 @@ def _find_first_difference(
             suspects=_find_suspects(plan.reference, environment),
             kernels=find_warned_kernels(read_log_tail(twin.attempt(1).log, max_bytes=_LOG_BYTES)),
             changed_data=data.find_change(),
+            nothing_tracked=_tracks_nothing(resumed.layout),
         ),
     )
     return FirstDifference(
@@ -305,3 +306,11 @@ def _read_metrics(layout: RunLayout) -> MetricRows:
 
 def _is_of_the_clock(name: str) -> bool:
     return name.endswith("_s") or "per_s" in name or "seconds" in name
+
+
+def _tracks_nothing(layout: RunLayout) -> bool:
+    """Whether the newest checkpoint of a script holds neither module nor optimizer nor anything else of its own."""
+    store = CheckpointStore(layout.checkpoints)
+    with store.open(store.find("latest")) as reader:
+        parts = reader.state.get("parts", {})
+    return all(name == "loader" or name.startswith("script:") for name in parts)

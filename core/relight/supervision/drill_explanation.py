@@ -9,6 +9,8 @@ from relight.supervision.drill_comparison import StateDifference
 from relight.supervision.drill_suspects import Kind, Suspect
 
 _PLACES_NAMED = 3
+_CHANCE: tuple[Kind, ...] = ("entropy", "hash", "clock")
+"""What decides by itself, likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Evidence:
     """Operations that PyTorch warned of: they have no deterministic kernel."""
     changed_data: str | None = None
     """A file or folder of the config that changed while the drill was held."""
+    nothing_tracked: bool = False
+    """The checkpoints hold no module and no optimizer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ def explain_difference(difference: StateDifference, evidence: Evidence) -> Expla
             f"The data changed while the drill was held: {evidence.changed_data}. So the two trainings "
             "saw different data.",
             "Train from a copy that nobody writes to, and hold the drill again.",
+        )
+    if evidence.nothing_tracked:
+        return Explanation(
+            "The script tracks nothing, so its checkpoints hold no weights, and a resume begins with fresh ones.",
+            "Add run.track(model=model, optimizer=optimizer) before the loops.",
         )
     first = evidence.step if evidence.metric_step is None else min(evidence.step, evidence.metric_step)
     if first <= evidence.resumed_from:
@@ -67,10 +76,10 @@ def _explain_chance(difference: StateDifference, evidence: Evidence) -> Explanat
             f"Likely a non-deterministic kernel: PyTorch has no deterministic one for {names}.",
             "Replace that operation, or accept that its last bits differ from run to run.",
         )
-    for kind in ("clock", "entropy", "hash"):
-        told = _tell(kind, evidence.suspects)
-        if told is not None:
-            return told
+    # The clock last: most scripts time themselves, and train no worse for it.
+    found = [told for kind in _CHANCE if (told := _tell(kind, evidence.suspects)) is not None]
+    if found:
+        return _either(found)
     if not evidence.on_cpu:
         return Explanation(
             "Likely a non-deterministic GPU kernel, one that adds in any order (atomics).",
@@ -91,9 +100,14 @@ def _explain_forgetting(difference: StateDifference, evidence: Evidence) -> Expl
     keeping: tuple[Kind, ...] = ("attribute", "own generator", "numpy", "hash", "entropy", "clock")
     kinds = drawing if difference.part in ("data position", "generator") else keeping
     told = [found for kind in kinds if (found := _tell(kind, evidence.suspects)) is not None]
-    if len(told) > 1:  # which of them it is nobody can tell from outside
-        return Explanation(f"{told[0].cause} Or: {told[1].cause}", f"{told[0].cure} Or: {told[1].cure}")
-    return told[0] if told else _UNKNOWN[difference.part]
+    return _either(told) if told else _UNKNOWN[difference.part]
+
+
+def _either(found: Sequence[Explanation]) -> Explanation:
+    """The likeliest, and the next: which of them it is nobody can tell from outside."""
+    if len(found) == 1:
+        return found[0]
+    return Explanation(f"{found[0].cause} Or: {found[1].cause}", f"{found[0].cure} Or: {found[1].cure}")
 
 
 def _say_where(evidence: Evidence) -> str:

@@ -60,19 +60,20 @@ def describe_exit(
     out_of_memory: OutOfMemory | None = None,
     is_script: bool = False,
     joined: bool = True,
+    last_line: str = "",
     time_s: float | None = None,
 ) -> AttemptExit:
     """Make the exit record. What the trainer said itself counts most, since it wrote that last and knows why.
 
     Once a person asked to stop, the outcome is "stopped" even when the trainer had to be killed for it. A script
     cannot tell an end by `break` from one by an exit code of its own, so there the code counts; `joined` says whether
-    it has called `relight.init`.
+    it has called `relight.init`, and `last_line` is the last of its log, which tells why when it has not.
     """
     step = max(outcome.step if outcome else 0, progress.step if progress else 0)
     if outcome is not None and not (outcome.outcome == "crashed" and stop is not None and stop.sent):
         kind, reason = outcome.outcome, _told_by_trainer(outcome, end, out_of_memory)
     elif stop is None and is_script and not joined:
-        kind, reason = "crashed", _never_joined(end)
+        kind, reason = "crashed", _never_joined(end, last_line)
     elif stop is not None:
         kind, reason = "stopped", f"{stop.sentence} {_how_it_was_stopped(stop, step)}".strip()
     else:
@@ -125,11 +126,11 @@ def _judge(end: ProcessEnd, progress: Progress | None, out_of_memory: OutOfMemor
     return "crashed", f"The trainer ended with exit code {end.exit_code}; the end of its log may say why."
 
 
-def _never_joined(end: ProcessEnd) -> str:
+def _never_joined(end: ProcessEnd, last_line: str) -> str:
     how = f"was ended by {end.signal}" if end.signal else f"ended with exit code {end.exit_code}"
     return (
-        f"The script {how} without having called relight.init(), so nothing of it was saved; the end of its log may "
-        "say why."
+        f"The script {how} before it called relight.init(), so this attempt trained nothing. "
+        f"{f'Its last words: {last_line}' if last_line else 'Its log is empty.'}"
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
+from relight.runs.log import read_log_tail
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.progress import read_progress
 from relight.runs.record_file import encode_record, read_record, write_record
@@ -49,6 +50,7 @@ LOCK_HOLDERS_S = 60.0
 MEMORY_WATCH_S = 5.0
 RECORD_RETRY_S = 1.0
 EXIT_RECORD_BYTES = 64 << 10
+_LAST_LINE_CHARACTERS = 300
 """Room kept for the exit record, a traceback included: it must fit on a full disk."""
 
 _log = logging.getLogger(__name__)
@@ -177,7 +179,13 @@ class Supervisor:
             out_of_memory=memory.evidence(),
             is_script=self._is_script,
             joined=self._attempt.script.exists(),
+            last_line=self._read_last_line(),
         )
+
+    def _read_last_line(self) -> str:
+        """What the trainer printed last."""
+        lines = read_log_tail(self._attempt.log, lines=20).split("\n")
+        return next((line.strip()[:_LAST_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
 
     def _wait(self, duration_s: float) -> None:
         """Wait, and listen at least once; shorter when a stop is asked for."""

@@ -185,6 +185,78 @@ def test_the_first_evaluation_says_what_the_best_is(make_script: Make) -> None:
     assert best[-1].metrics["validation/error"] == pytest.approx(1 / 3)
 
 
+CHANGED = """
+import torch
+
+import relight
+
+run = relight.init(seed=1, checkpoint_every_steps=1)
+loader = run.loader(torch.utils.data.TensorDataset(torch.randn(8, 2)), batch_size=2)
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+run.track(model=model, optimizer=optimizer, schedule=schedule)
+for epoch in run.epochs(2):
+    for (x,) in loader:
+        model(x).mean().backward()
+        optimizer.step()
+        schedule.step()
+        run.step()
+    if epoch == 0:
+        break
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("Adam(", "SGD(", "The optimizer is SGD now and was Adam"),
+        ("Adam(", "AdamW(", "The optimizer is AdamW now and was Adam"),
+        ("CosineAnnealingLR(optimizer, 100)", "StepLR(optimizer, 5)", "The schedule is StepLR now and was Cosine"),
+    ],
+)
+def test_another_optimizer_or_schedule_is_refused_by_a_resume(
+    make_script: Make, before: str, after: str, said: str
+) -> None:
+    run = make_script(CHANGED)
+    assert run.run() == 0, run.log
+    assert run.script is not None
+    Path(run.script[0]).write_text(CHANGED.replace(before, after))
+    assert run.resume() == 1
+    assert said in run.outcome.reason
+    assert "Traceback" not in run.log
+
+
+def test_a_script_that_tracks_nothing_is_told_so_at_its_first_step_and_at_its_end(make_script: Make) -> None:
+    run = make_script(CHANGED.replace("run.track(model=model, optimizer=optimizer, schedule=schedule)", ""))
+    assert run.run() == 0, run.log
+    assert run.log.count("Nothing is tracked") == 1
+    assert run.outcome.outcome == "finished"
+    assert "Nothing is tracked, so the checkpoints hold no weights" in run.outcome.reason
+
+
+def test_values_without_names_are_refused_with_what_to_write(make_script: Make) -> None:
+    run = make_script(CHANGED.replace("run.step()", "run.step(torch.ones(()))"))
+    assert run.run() == 1
+    assert "write run.step(loss=loss)" in run.outcome.reason
+
+
+def test_a_zip_whose_first_loader_begins_anew_is_refused_with_the_order_that_works(make_script: Make) -> None:
+    source = CHANGED.replace("    for (x,) in loader:", "    for (x,), _ in zip(again(), other):").replace(
+        "model = ",
+        "other = run.loader(torch.utils.data.TensorDataset(torch.randn(80, 2)), batch_size=2)\n\n\n"
+        "def again():\n    while True:\n        yield from loader\n\n\nmodel = ",
+        1,
+    )
+    run = make_script(source)
+    assert run.run() == 1
+    assert "put the loader with the most batches first" in run.outcome.reason
+    run = make_script(
+        source.replace("for (x,), _ in zip(again(), other)", "for _, (x,) in zip(other, again())"), name="other"
+    )
+    assert run.run() == 0, run.log
+
+
 def test_a_model_that_has_changed_is_refused_with_the_names_of_its_tensors(make_script: Make) -> None:
     run = make_script(SCRIPT, "break")
     assert run.run() == 0, run.log

@@ -38,7 +38,7 @@ from relight.training.environment import describe_environment, find_changes, sho
 from relight.training.leaving import EXIT_WITHIN_S, end_soon
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
-from relight.training.script.session import ScriptSession
+from relight.training.script.session import NOTHING_TRACKED, ScriptSession
 from relight.training.script.state import ScriptState
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 
@@ -238,6 +238,8 @@ class ScriptAttempt:
         """Raises `TrainingStopped` when somebody will not wait until the last state can be saved."""
         if self._session is not None:
             self._session.finish()
+            if not self._session.state.names and self._session.steps_done:
+                reason = f"{reason} {NOTHING_TRACKED}"
         elif self._missed():
             raise RelightError(
                 "The script ended without getting to the loop in which the checkpoint was made: resume with the script "

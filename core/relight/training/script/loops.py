@@ -142,6 +142,11 @@ class LoopStack:
 
     def advance(self, loop: Loop, index: int) -> None:
         """An iteration of `loop` is over, the one called `index` comes next."""
+        if loop not in self._active:
+            raise UsageError(
+                "A pass over a loader has ended, and one that began inside it goes on: with `zip`, put the loader with "
+                "the most batches first, zip(long, repeated(short)), so that its pass is the outer one."
+            )
         at = self._active.index(loop)
         on_the_way = self._saved is not None and at < self._matched
         # A pass beside another one has to move on for that one to begin.

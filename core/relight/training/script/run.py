@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +193,12 @@ class ScriptRun:
                 # Most scripts use what the loop's body has set ("loss") right behind the loop. A resume from behind the
                 # last batch would not have that, so such an edge is saved only where nothing else can be.
                 session.holding = self._position.at_pass_end
-                session.step(more if values is None else {**values, **more})
+                session.step(more if values is None else _merge(values, more))
                 self._stepped = True
             else:
                 self._warn_of_place()
                 self._position.refresh(self.loops)
-                session.step_without_place(more if values is None else {**values, **more})
+                session.step_without_place(more if values is None else _merge(values, more))
         except TrainingStopped as stopped:
             self._attempt.note_stop(stopped.stop)
             raise
@@ -211,7 +211,7 @@ class ScriptRun:
         """Log more values of the last finished step."""
         self._refuse_children("log")
         if self._session is not None and not self.loops.replaying:
-            self._session.log(more if values is None else {**values, **more})
+            self._session.log(more if values is None else _merge(values, more))
 
     def evaluated(self, values: Values | None = None, /, **more: Any) -> bool:
         """Say what a validation has measured on the current weights; returns whether that is the best so far.
@@ -219,7 +219,7 @@ class ScriptRun:
         The first name of all says what `best` means, unless `relight.init(best=…)` does.
         """
         self._refuse_children("evaluated")
-        measured = more if values is None else {**values, **more}
+        measured = more if values is None else _merge(values, more)
         session = self._session
         if session is None:
             if not self.loops.replaying and self._restoration is None:
@@ -415,3 +415,13 @@ def _find_device(modules: Sequence[nn.Module]) -> torch.device:
         for parameter in module.parameters():
             return parameter.device
     return torch.device("cpu")
+
+
+def _merge(values: Values, more: Values) -> Values:
+    """Both together; `values` must have names."""
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"Values need names, and this is a {type(values).__name__} by itself: write run.step(loss=loss), or give a "
+            "dictionary."
+        )
+    return {**values, **more}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +22,15 @@ from relight.training.session import TrainingSession
 from relight.training.step_metrics import StepMetrics, Values, to_number
 from relight.training.stopping import Stop, Stopping
 
+NOTHING_TRACKED = (
+    "Nothing is tracked, so the checkpoints hold no weights: add run.track(model=model, optimizer=optimizer) before "
+    "the loops."
+)
 _LOOP_END_EVERY_S = 2.0
 """A script may have many short loops: their ends are not all worth a checkpoint."""
+
+
+_log = logging.getLogger("relight")
 
 
 class ScriptSession(TrainingSession):
@@ -184,6 +192,11 @@ class ScriptSession(TrainingSession):
         except RuntimeError:
             pass
         super().close(end_loader=end_loader)
+
+    def _check_savable(self) -> None:
+        if not self.state.names:
+            _log.warning("%s", NOTHING_TRACKED)
+        super()._check_savable()
 
     def _check_stop(self, now: float) -> None:
         if not self.holding:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from relight.errors import TaskError
 from relight.training.state.optimizer_state import OptimizerPart
 from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
-from relight.training.state.state_errors import StateMismatch
+from relight.training.state.state_errors import StateMismatch, check_class
 from relight.training.state.state_tree import TensorSource, decode_tree
 from relight.training.state.training_state import CapturedState, TrainingState
 
@@ -148,6 +148,13 @@ class ScriptState(TrainingState):
             if tree.get("kind") != "object":
                 raise _other_kind(name, tree, "neither module nor optimizer")
             tracked, saved = self._objects[name], decode_tree(tree["state"], read)
+            if isinstance(tracked, TrackedScheduler):
+                before = saved.pop("class", None)
+                if parent_built is None:
+                    check_class(name, saved=before, live=tracked.class_name)
+                elif before not in (None, tracked.class_name):
+                    _log.info("The %s is another than the parent's %s and begins afresh.", name, before)
+                    return
             if isinstance(tracked, TrackedScheduler) and parent_built is not None:
                 saved = _merge_schedule(saved, self.built.of(name), parent_built.get(name), tracked.scheduler)
             tracked.load_state_dict(saved)
@@ -289,22 +296,27 @@ class TrackedScheduler:
         self._key: Any = None
         self._kept: dict[str, Any] = {}
 
+    @property
+    def class_name(self) -> str:
+        """What kind of schedule it is."""
+        return type(self.scheduler).__name__
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the schedule's own state."""
-        return self.scheduler.state_dict()
+        """Return the schedule's own state, and its class."""
+        return {**self.scheduler.state_dict(), "class": self.class_name}
 
     def edge_state(self) -> dict[str, Any]:
         """Return a copy of the state: a dictionary that is replaced, never changed."""
         scheduler = self.scheduler
         key = _read_progress(scheduler)
         if key != self._key or not self._kept:
-            self._kept = {name: _copy_small(value) for name, value in scheduler.state_dict().items()}
+            self._kept = {name: _copy_small(value) for name, value in self.state_dict().items()}
             self._key = key
         return self._kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved state."""
-        self.scheduler.load_state_dict(state)
+        """Go to a saved state, which may name its class."""
+        self.scheduler.load_state_dict({key: value for key, value in state.items() if key != "class"})
         self._kept = {}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relight.training.state.state_errors import check_names
+from relight.training.state.state_errors import check_class, check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 
 _UNNAMED = "unnamed."
@@ -69,6 +69,7 @@ class OptimizerPart:
 
         `keep_options`: the live groups' options (rates, decay, momentum) stay, because a branch has changed them.
         """
+        check_class(self.name, saved=tree.get("class"), live=type(self.optimizer).__name__)
         saved_names = [name for group in tree["groups"] for name in group["parameters"]]
         check_names(f"parameters of the {self.name}", saved=saved_names, live=self._names)
         places = {name: place for place, name in enumerate(self._names)}

@@ -13,6 +13,15 @@ class StateMismatch(RelightError):
     """The checkpoint and the live objects do not have the same tensors."""
 
 
+def check_class(owner: str, *, saved: str | None, live: str) -> None:
+    """Raise `StateMismatch` unless `owner` is of the class that it was; None is not known."""
+    if saved not in (None, live):
+        raise StateMismatch(
+            f"The {owner} is {live} now and was {saved} when the checkpoint was saved. Use the code and config that "
+            "saved it, or branch from it: there another one begins afresh."
+        )
+
+
 def check_names(
     owner: str,
     *,
@@ -29,7 +38,7 @@ def check_names(
     if differences:
         raise StateMismatch(
             f"The checkpoint does not fit the {owner} that is there now. {differences}. "
-            "Resume with the code and config that saved it, or start a new run."
+            "Use the code and config that saved it, or start a new run."
         )
 
 
