@@ -168,6 +168,19 @@ def test_verify_of_a_whole_run_says_so_and_changes_nothing(ask: Ask, make_run: R
     assert _read_tree(layout.folder) == before
 
 
+def test_verify_counts_a_file_once_however_many_of_its_tensors_are_damaged(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run()
+    pack = _spoil_pack(layout)
+    data = bytearray(pack.read_bytes())
+    for tensor in load_file(pack).values():
+        place = data.index(tensor.tobytes(), 4096)
+        data[place] ^= 1
+    pack.write_bytes(data)
+    answer = ask("verify", layout.run_id)
+    assert len([line for line in answer.stdout.splitlines() if line.startswith("damaged: ")]) == 2
+    assert "1 damaged file;" in answer.error
+
+
 def test_verify_lists_each_damaged_file_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     pack = _spoil_pack(layout)

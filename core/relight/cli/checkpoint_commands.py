@@ -380,6 +380,6 @@ def _say_check(check: RunCheck) -> None:
     saved = f"{count(check.checkpoints, 'checkpoint')} ({describe_bytes(check.bytes)})"
     read = f"{saved} and {count(check.files, 'other file')}"
     if check.damaged:
-        say_error(f"{check.run}: {count(len(check.damaged), 'damaged file')}; {read} read.")
+        say_error(f"{check.run}: {count(len({damage.path for damage in check.damaged}), 'damaged file')}; {read} read.")
     else:
         say(f"{check.run} is whole: {read} read, every digest right.")

@@ -354,6 +354,6 @@ def higher_wins(name: str) -> bool:
 
 def _where(frames: TracebackType | None) -> str:
     """The last line of the person's own code in a traceback."""
-    own = str(Path(__file__).parent)
+    own = str(Path(__file__).parents[2])
     lines = [frame for frame in traceback.extract_tb(frames) if not frame.filename.startswith(own)]
     return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""

@@ -66,8 +66,10 @@ class TrainingState:
 
     def track(self, name: str, tracked: Any) -> None:
         """Add a module, an optimizer, a generator, a tensor, or anything with `state_dict` and `load_state_dict`."""
-        if name in self._modules or name in self._optimizers or name in self._objects or "." in name or ":" in name:
-            raise TaskError(f"'{name}' cannot be tracked: give it a name of its own, without '.' and ':'.")
+        if name in self._modules or name in self._optimizers or name in self._objects:
+            raise TaskError(f"Something is tracked as '{name}' already: give each a name of its own.")
+        if "." in name or ":" in name:
+            raise TaskError(f"'{name}' cannot be tracked: take a name without '.' and ':'.")
         if isinstance(tracked, nn.Module):
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
