@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from tests.durability.foreign_kernel import NFS3, NFS4, VFAT, ForeignKernel, make_disks, need_foreign_kernel
-from tests.durability.nfs import cut_nfs
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks")]
 
@@ -24,11 +23,3 @@ def test_runs_and_checkpoints_are_whole_on_nfs_and_fat() -> None:
         assert said == [*(f"all is well in {folder}" for folder in folders), "the trial ended with code 0"], (
             kernel.lines
         )
-
-
-def test_a_power_cut_of_an_nfs_server_loses_nothing_that_was_acknowledged() -> None:
-    need_foreign_kernel()
-    tally = cut_nfs(NFS4, cuts=1, seed=1)
-    assert tally.cuts == 1
-    assert tally.saves > 0
-    assert tally.checked > 0

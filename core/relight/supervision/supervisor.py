@@ -170,6 +170,7 @@ class Supervisor:
                 refresh_at = now + MEMORY_WATCH_S
         self._listen(0.0)  # a request that came with the end still counts
         stop = StopAsked(self._sentence, tuple(self._escalation.sent)) if self._escalation.requested else None
+        joined = not self._is_script or self._attempt.script.exists()
         return describe_exit(
             self._attempt.number,
             end,
@@ -178,13 +179,16 @@ class Supervisor:
             stop=stop,
             out_of_memory=memory.evidence(),
             is_script=self._is_script,
-            joined=self._attempt.script.exists(),
-            last_line=self._read_last_line(),
+            joined=joined,
+            last_line="" if joined else self._read_last_line(),
         )
 
     def _read_last_line(self) -> str:
-        """What the trainer printed last."""
-        lines = read_log_tail(self._attempt.log, lines=20).split("\n")
+        """What the trainer printed last, as far as that can be read."""
+        try:
+            lines = read_log_tail(self._attempt.log, lines=20).split("\n")
+        except OSError:
+            return ""
         return next((line.strip()[:_LAST_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
 
     def _wait(self, duration_s: float) -> None:
