@@ -371,7 +371,7 @@ def test_what_cannot_be_tracked_or_saved_is_refused_by_name() -> None:
     with pytest.raises(TaskError, match="'thing' is a object, which has no state_dict"):
         state.track("thing", object())
     state.track("model", nn.Linear(1, 1))
-    with pytest.raises(TaskError, match="'model' cannot be tracked"):
+    with pytest.raises(TaskError, match="Something is tracked as 'model' already"):
         state.track("model", nn.Linear(1, 1))
     sparse = nn.Module()
     sparse.register_buffer("table", torch.eye(3).to_sparse())
