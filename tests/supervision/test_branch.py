@@ -12,11 +12,11 @@ from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError
-from relight.runs.catalog import create_run, list_layouts
+from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord, TaskReference
-from relight.supervision.branch import branch_run
+from relight.supervision.branch import branch_run, name_branch
 from relight.supervision.checkpoint_choice import choose_checkpoint
 from relight.tasks import inspection
 from relight.tasks.inspection import Inspection
@@ -81,6 +81,12 @@ def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayou
     assert choose_checkpoint(child, None).sequence == copied.sequence
     shutil.rmtree(parent.folder)
     assert not own.verify().damaged
+
+
+def test_a_branch_without_a_name_is_called_after_its_parent_and_the_step(lab: Lab, parent: RunLayout) -> None:
+    name = read_record(parent.record, RunRecord).name
+    assert read_record(branch(parent, 10).layout.record, RunRecord).name == f"{name}-from-10"
+    assert len(name_branch("x" * NAME_CHARACTERS, 10**12)) <= NAME_CHARACTERS
 
 
 def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunLayout) -> None:

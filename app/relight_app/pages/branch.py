@@ -13,6 +13,7 @@ import streamlit as st
 
 from relight.errors import CheckpointNotFound, RelightError
 from relight.runs.records import RunRecord
+from relight.supervision.branch import name_branch
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
 from relight_app.actions import BranchRequest, Outcome
@@ -113,7 +114,11 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
             arguments = _changed_arguments(branch)
         with st.grid(2, min_column_width=280, gap="small"):
             name = st.text_input(
-                "Name", key="branch-name", max_chars=200, placeholder=branch.title, help="What the lists show."
+                "Name",
+                key="branch-name",
+                max_chars=200,
+                placeholder=name_branch(branch.title, branch.step),
+                help="What the lists show.",
             )
             weights_only = st.selectbox(
                 "What it takes over", (False, True), key="branch-weights-only",

@@ -167,11 +167,11 @@ def _describe(
     try:
         layout = RunLayout(store.layout.folder.parent)
         record = read_record_if_there(layout.record, RunRecord)
+        record = None if record is None else add_script_facts(layout, record)
     except DamagedFile:
         record = None
     if record is None:
         return facts
-    record = add_script_facts(layout, record)
     about: dict[str, Any] = {
         "run": record.run,
         "name": record.name,

@@ -24,6 +24,8 @@ from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint, copy_weights
 from relight.supervision.trainer_command import check_script
 
+_PARENT_CHARACTERS = 150
+
 Validate = Callable[[TaskReference, Mapping[str, Any]], dict[str, Any]]
 """From a task and a config as given to the complete config; raises ConfigError."""
 
@@ -75,7 +77,7 @@ def branch_run(
         config=plan.config,
         best_metric=record.best_metric,
         higher_is_better=record.higher_is_better,
-        name=name or f"{record.name}-from-{info.step}",
+        name=name or name_branch(record.name, info.step),
         token=token,
         parent=parent,
     )
@@ -100,6 +102,11 @@ def branch_run(
         )
 
     return start_first_attempt(child, prepare, command=command)
+
+
+def name_branch(parent: str, step: int) -> str:
+    """What a branch is called when nobody says otherwise: both can be named then."""
+    return f"{parent[:_PARENT_CHARACTERS]}-from-{step}"
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ class TrainingSession:
         """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
         now = time.time()
         self._poll(now)
-        self._check_stop(now)
+        if not self.state.bound_to_edge:
+            self._check_stop(now)
 
     def evaluated(self, values: Values) -> bool:
         """Log what a validation measured on the current state, and save it if it is the best; returns whether it is.
