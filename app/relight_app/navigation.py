@@ -11,8 +11,11 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 from streamlit.navigation.page import Page
 
+from relight_app.session import remembered
+
 _ASSETS = Path(__file__).parent / "assets"
 _STYLE = Path(__file__).parent / "theme" / "page.css"
+_CURRENT, _WANTED = "page", "wanted page"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,26 @@ def build_pages() -> list[Page]:
     return [_build(page) for page in (*PAGES.values(), *_ALIASES)]
 
 
+def leave_for(page: str, **query: str) -> None:
+    """Have the current page left for `page` with the next drawing, whatever interrupts that one: for callbacks."""
+    memory = remembered()
+    memory[_WANTED] = (memory.get(_CURRENT), page, query)
+
+
+def follow() -> None:
+    """Go where a callback wanted to. Who has gone somewhere else by then stays there."""
+    memory = remembered()
+    wanted: tuple[str | None, str, dict[str, str]] | None = memory.get(_WANTED)
+    if wanted is None:
+        return
+    left, page, query = wanted
+    current = memory.get(_CURRENT)
+    if current != left or left in (page, None):  # there, or somewhere else; and a page that is left for itself, once
+        memory.pop(_WANTED, None)
+    if current == left:
+        go_to(page, **query)
+
+
 def go_to(page: str, **query: str) -> NoReturn:
     """Leave the current page for `page`; the address says the rest."""
     if urlsplit(st.context.url or "").path == address(page):
@@ -69,6 +92,8 @@ def address(page: str, **query: str) -> str:
 
 def _build(page: PageInfo) -> Page:
     def render() -> None:
+        remembered()[_CURRENT] = page.module
+        follow()
         importlib.import_module(f"relight_app.pages.{page.module}").render()
 
     return Page(

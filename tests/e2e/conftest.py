@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
@@ -239,6 +240,34 @@ def start_page(page: Page, dashboard: Dashboard) -> Page:
     """A page that has opened the dashboard by the link that it printed."""
     page.goto(dashboard.url)
     return page
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say with a failure what was on the screen, what was in the runs folder, and what the dashboard has printed."""
+    report = yield
+    arguments: dict[str, Any] = getattr(item, "funcargs", {})
+    if report.when == "call" and report.failed:
+        page, dashboard = arguments.get("page"), arguments.get("dashboard")
+        if isinstance(page, Page):
+            report.sections.append(("what the page shows", _describe_page(page)))
+        if isinstance(dashboard, Dashboard):
+            report.sections.append(("what the dashboard has", _describe_dashboard(dashboard)))
+    return report
+
+
+def _describe_page(page: Page) -> str:
+    try:
+        return f"{page.url}\n{page.locator('body').inner_text(timeout=5_000)}"
+    except PlaywrightError as error:
+        return f"{page.url}\nnot to be read: {error}"
+
+
+def _describe_dashboard(dashboard: Dashboard) -> str:
+    runs = sorted(path.name for path in dashboard.runs.iterdir()) if dashboard.runs.is_dir() else []
+    logs = sorted(dashboard.runs.parent.glob("dashboard-*.txt"))
+    printed = logs[-1].read_text(errors="replace")[-4000:] if logs else "nothing"
+    return f"runs: {runs}\nit printed:\n{printed}"
 
 
 def leaves_the_machine(url: str) -> bool:

@@ -26,6 +26,12 @@ _PRESS_AT = """([name, at]) => new Promise((resolve) => setTimeout(() => {
   resolve(true)
 }, at - Date.now()))"""
 
+# Presses two buttons before the first press can have had an answer.
+_PRESS_BOTH = """(names) => {
+  const all = [...document.querySelectorAll('button')]
+  for (const name of names) all.find((one) => one.innerText.trim().endsWith(name)).click()
+}"""
+
 
 @pytest.mark.parametrize("pauses_ms", [(0, 0, 0), (30, 90, 200)], ids=["at once", "in a row"])
 def test_four_fast_clicks_on_launch_start_one_run(page: Page, dashboard: Dashboard, pauses_ms: tuple[int, ...]) -> None:
@@ -101,11 +107,22 @@ def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page:
     for _ in range(4):
         export.evaluate("button => button.click()")
     expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
+    expect(export).to_be_enabled()
     assert exported(layout) == ["best_model.safetensors"]
     page.get_by_role("radio", name=".pth", exact=True).click()
     export.click()
     expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
     assert exported(layout) == ["best_model.pth", "best_model.safetensors"]
+
+
+def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboard: Dashboard) -> None:
+    layout = make_run(dashboard.runs, SampleRun("done"))
+    page.goto(dashboard.address(f"/run?id={layout.run_id}"))
+    export = page.get_by_role("button", name="Export best weights", exact=True)
+    expect(export).to_be_enabled()
+    page.evaluate(_PRESS_BOTH, ["Export best weights", ".pth"])
+    expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
+    assert exported(layout) == ["best_model.pth"]
 
 
 def exported(layout: RunLayout) -> list[str]:

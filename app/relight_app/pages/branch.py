@@ -20,8 +20,9 @@ from relight_app.actions import BranchRequest, Outcome
 from relight_app.engine import Engine, current_engine
 from relight_app.launch_form import build_branch_command, changed_from
 from relight_app.markup import tag
-from relight_app.navigation import address, go_to
+from relight_app.navigation import address, leave_for
 from relight_app.problems import Problem, explain
+from relight_app.session import remembered, widget_values
 from relight_app.widgets.action_button import action_button
 from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.empty import build_empty
@@ -55,9 +56,6 @@ class _Branch:
 
 def render() -> None:
     """Draw the form for the run and step that the address names."""
-    branched = st.session_state.pop("branched", None)
-    if branched is not None:
-        go_to("run", id=branched)
     engine = current_engine()
     asked, step = st.query_params.get("id", ""), st.query_params.get("step", "")
     st.title("Branch", anchor=False)
@@ -129,8 +127,7 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
         command = build_branch_command(
             branch.run, branch.step, changed, name=name, weights_only=weights_only, arguments=arguments
         )
-        st.code(command, language=None, wrap_lines=True)
-        token = st.session_state.setdefault("branch-token", secrets.token_hex(8))
+        token = remembered().setdefault("branch-token", secrets.token_hex(8))
         job = actions.branch_job(engine, token)
         if job is not None and job.state == "running":
             st.button("Branching…", disabled=True, icon=":material/hourglass_top:", help="The checkpoint is copied.")
@@ -140,47 +137,49 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
             engine.jobs.forget(("branch", token))
             _take(actions.outcome_of(job))
             st.rerun()
-        problem = st.session_state.get("branch-problem")
-        if problem is not None and problem[0] == (branch.run, branch.step, changed, arguments):
-            show_problem(problem[1], key="branch-problem-shown")
         action_button(
             "Start the branch", _start, engine, branch, key="branch-start", type="primary",
             icon=":material/fork_right:",
         )  # fmt: skip
+        # Below the button: what comes and goes with a value must not move a button that is just being pressed.
+        problem = remembered().get("branch-problem")
+        if problem is not None and problem[0] == (branch.run, branch.step, changed, arguments):
+            show_problem(problem[1], key="branch-problem-shown")
+        st.code(command, language=None, wrap_lines=True)
 
 
 def _start(engine: Engine, branch: _Branch) -> None:
-    form = st.session_state
+    form, memory = widget_values(), remembered()
     changed = changed_from(branch.given, read_config_form(branch.task, key=branch.form))
     arguments = _changed_arguments(branch)
-    form["branch-asked"] = (branch.run, branch.step, changed, arguments)
+    memory["branch-asked"] = (branch.run, branch.step, changed, arguments)
     try:
         split = None if arguments is None else tuple(shlex.split(arguments))
     except ValueError as error:
         _take(Outcome(problem=Problem(f"The arguments cannot be read as a command line: {error}.")))
         return
     request = BranchRequest(
-        branch.run, branch.step, changed, form["branch-name"], form["branch-token"],
+        branch.run, branch.step, changed, form["branch-name"], memory["branch-token"],
         weights_only=form["branch-weights-only"], arguments=split,
     )  # fmt: skip
     _take(actions.branch(engine, request))
 
 
 def _changed_arguments(branch: _Branch) -> str | None:
-    typed = st.session_state.get("branch-arguments")
+    typed = widget_values().get("branch-arguments")
     return typed if branch.is_script and typed is not None and typed != branch.arguments else None
 
 
 def _take(outcome: Outcome) -> None:
-    form = st.session_state
-    asked = form.get("branch-asked")
+    memory = remembered()
+    asked = memory.get("branch-asked")
     if outcome.problem is not None:
-        form["branch-problem"] = (asked, outcome.problem)
-        form.pop("branch-token", None)
+        memory["branch-problem"] = (asked, outcome.problem)
+        memory.pop("branch-token", None)
     elif not outcome.pending:
-        form.pop("branch-problem", None)
-        form.pop("branch-token", None)
-        form["branched"] = outcome.run
+        memory.pop("branch-problem", None)
+        memory.pop("branch-token", None)
+        leave_for("run", id=outcome.run)
 
 
 def _watch(engine: Engine, token: str) -> None:

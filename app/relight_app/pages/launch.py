@@ -16,8 +16,9 @@ from relight_app.actions import Request
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import title_metric
 from relight_app.launch_form import build_command, changed_values
-from relight_app.navigation import go_to
+from relight_app.navigation import leave_for
 from relight_app.problems import Problem, explain
+from relight_app.session import remembered, widget_values
 from relight_app.widgets.action_button import action_button
 from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.drill_section import show_drill, show_drill_button
@@ -29,9 +30,6 @@ _OWN = "file"
 
 def render() -> None:
     """Draw the page."""
-    launched = st.session_state.pop("launched", None)
-    if launched is not None:
-        go_to("run", id=launched)
     engine = current_engine()
     st.title("Launch", anchor=False)
     task = _choose_task(engine)
@@ -105,12 +103,8 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         split = _split(arguments)
         changed = changed_values(task.fields, values)
         command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
-        st.code(command, language=None, wrap_lines=True)
-        problem = st.session_state.get("launch-problem")
-        if problem is not None and problem[0] == (task.name, changed):
-            show_problem(problem[1], key="launch-problem-shown")
         # Minted when the button is drawn: however often it is pressed, one run follows.
-        token = st.session_state.setdefault("launch-token", secrets.token_hex(8))
+        token = remembered().setdefault("launch-token", secrets.token_hex(8))
         with st.container(horizontal=True, gap="small"):
             action_button(
                 "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
@@ -118,6 +112,11 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
             )  # fmt: skip
             if split is not None:
                 show_drill_button(engine, task.name, changed, key="drill", arguments=split)
+        # Below the buttons: what comes and goes with a value must not move a button that is just being pressed.
+        problem = remembered().get("launch-problem")
+        if problem is not None and problem[0] == (task.name, changed):
+            show_problem(problem[1], key="launch-problem-shown")
+        st.code(command, language=None, wrap_lines=True)
         if split is not None:
             show_drill(
                 engine, task.name, changed, key="drill-card", arguments=split,
@@ -141,26 +140,26 @@ def _split(arguments: str) -> tuple[str, ...] | None:
 
 
 def _chosen() -> tuple[str, str]:
-    return str(st.session_state.get("task")), str(st.session_state.get("file"))
+    values = widget_values()
+    return str(values.get("task")), str(values.get("file"))
 
 
 def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str, str]) -> None:
     """Launch what the form holds now: with the press may have come values that the page was not drawn with yet."""
     if chosen != _chosen():
         return  # another task was chosen as well: its own form comes first
-    form = st.session_state
-    values = read_config_form(task)
-    changed = changed_values(task.fields, values)
+    form, memory = widget_values(), remembered()
+    changed = changed_values(task.fields, read_config_form(task))
     arguments = _split(form.get("run-arguments") or "" if not task.fields else "")
     if arguments is None:
         sentence = "The arguments cannot be read as a command line: a quotation mark is not closed."
-        form["launch-problem"] = ((task.name, changed), Problem(sentence))
+        memory["launch-problem"] = ((task.name, changed), Problem(sentence))
         return
     request = Request(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)
     outcome = actions.launch(engine, request)
     if outcome.problem is not None:
-        st.session_state["launch-problem"] = ((request.task, request.config), outcome.problem)
+        memory["launch-problem"] = ((request.task, request.config), outcome.problem)
         return
-    st.session_state.pop("launch-problem", None)
-    st.session_state.pop("launch-token", None)
-    st.session_state["launched"] = outcome.run
+    memory.pop("launch-problem", None)
+    memory.pop("launch-token", None)
+    leave_for("run", id=outcome.run)

@@ -26,6 +26,7 @@ from relight_app.live.status import live_values
 from relight_app.markup import tag
 from relight_app.navigation import address
 from relight_app.server.urls import csv_url, log_url
+from relight_app.session import remembered, widget_values
 from relight_app.tables import build_config
 from relight_app.widgets.action_button import action_button
 from relight_app.widgets.drill_section import show_drill, show_drill_button
@@ -122,8 +123,11 @@ def _show_life_buttons(engine: Engine, run: RunSummary) -> None:
     else:
         st.button("Stopping…", disabled=True, icon=":material/hourglass_top:", help="It ends at the next step edge.")
         if not stopping.now:
-            st.button("End it now", on_click=_ask_to_stop, args=(run,), help="Without waiting for a checkpoint.")
-    if st.session_state.get("confirm-stop") == run.run:
+            action_button(
+                "End it now", _ask_to_stop, run, key=f"end-{run.run}-{run.attempt}",
+                help="Without waiting for a checkpoint.",
+            )  # fmt: skip
+    if remembered().get("confirm-stop") == run.run:
         _confirm_stop(engine, run)
 
 
@@ -157,10 +161,10 @@ def _show_outcomes(engine: Engine, run: RunSummary) -> None:
     job = actions.resume_job(engine, run.run)
     if job is not None and job.state != "running":
         engine.jobs.forget(("resume", run.run))
-        st.session_state["outcome"] = (run.run, actions.outcome_of(job))
-    told: tuple[str, Outcome] | None = st.session_state.get("outcome")
+        remembered()["outcome"] = (run.run, actions.outcome_of(job))
+    told: tuple[str, Outcome] | None = remembered().get("outcome")
     if told is None or told[0] != run.run:
-        st.session_state.pop("outcome", None)
+        remembered().pop("outcome", None)
         return
     if told[1].problem is not None:
         view(build_problem(told[1].problem, key="outcome"), key="outcome-problem")
@@ -218,7 +222,7 @@ def _show_chart(run: RunSummary, plan: ChartPlan, *, height: int) -> None:
 
 def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> None:
     def show() -> None:
-        if st.session_state.pop(_ACTED, False):
+        if remembered().pop(_ACTED, False):
             st.rerun()  # what came of it stands elsewhere on the page
         now = engine.read_run(run.run)
         listing = engine.list_checkpoints(run.run)
@@ -333,7 +337,7 @@ def _checkpoint_action(engine: Engine, run: RunSummary) -> Callable[[str, Any], 
     def act(name: str, step: Any) -> None:
         if not isinstance(step, int):
             return
-        st.session_state[_ACTED] = True
+        remembered()[_ACTED] = True
         if name == "resume":
             _resume(engine, run, step)
         elif name == "export":
@@ -358,27 +362,33 @@ def _stop(engine: Engine, run: RunSummary) -> None:
 
 def _export(engine: Engine, run: RunSummary, which: str | int) -> None:
     # As it is chosen now: the page was perhaps drawn before the choice.
-    pth = st.session_state.get("export-format") == "pth"
+    pth = widget_values().get("export-format") == "pth"
     actions.export(engine, run.run, which=which, format="pth" if pth else "safetensors")
 
 
 def _ask_to_stop(run: RunSummary) -> None:
-    st.session_state["confirm-stop"] = run.run
+    remembered()["confirm-stop"] = run.run
+
+
+def _keep_training() -> None:
+    remembered().pop("confirm-stop", None)
+
+
+def _end_now(engine: Engine, run: RunSummary) -> None:
+    _keep_training()
+    _tell(run, actions.stop(engine, run.run, now=True))
 
 
 def _tell(run: RunSummary, outcome: Outcome) -> None:
-    st.session_state["outcome"] = (run.run, outcome)
+    remembered()["outcome"] = (run.run, outcome)
 
 
-@st.dialog("Stop and lose work?", on_dismiss=lambda: st.session_state.pop("confirm-stop", None))
+@st.dialog("Stop and lose work?", on_dismiss=_keep_training)
 def _confirm_stop(engine: Engine, run: RunSummary) -> None:
+    if remembered().get("confirm-stop") != run.run:
+        st.rerun()  # it was answered
     why = f"Checkpoints cannot be saved at the moment ({run.saving_failure}). " if run.saving_failure else ""
     st.write(f"{why}Ending it now loses the work since the last checkpoint: {count(run.work_at_risk_steps, 'step')}.")
     with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Keep training"):
-            st.session_state.pop("confirm-stop", None)
-            st.rerun()
-        if st.button("End it now", type="primary", key="confirm-stop-now"):
-            st.session_state.pop("confirm-stop", None)
-            _tell(run, actions.stop(engine, run.run, now=True))
-            st.rerun()
+        action_button("Keep training", _keep_training, key="confirm-stop-not")
+        action_button("End it now", _end_now, engine, run, key="confirm-stop-now", type="primary")

@@ -27,7 +27,8 @@ from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
 from relight_app.server.hub import Hub
 from relight_app.server.machine import close_machine_reader
-from relight_app.server.sessions import drop_late_fragments, drop_undelivered
+from relight_app.server.presses import presses
+from relight_app.server.sessions import drop_undelivered, hear_presses
 from relight_app.server.settings import Settings, use_settings
 from relight_app.server.stream import stream_routes
 
@@ -51,7 +52,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
         hub.start()
         drop_undelivered(get_instance())
-        drop_late_fragments(get_instance())
+        hear_presses(get_instance(), presses)
         try:
             yield {}
         finally:

@@ -6,7 +6,8 @@ and their zoom with it, and now and then it fails altogether. Such a rest is dro
 
 A part of a page that redraws itself every second may ask once more while the next page is on its way. Streamlit takes
 that for a wish to be on the old page again, where the part is unknown by now: the browser is left with a blank page.
-Such a wish is dropped here.
+Such a wish is dropped here, and so is the press of a button of a page that is being left. All other presses are kept
+until somebody has heard them (`relight_app.server.presses`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from relight_app.server.presses import Presses, has_press
+
 if TYPE_CHECKING:
     from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ClientState_pb2 import ClientState
     from streamlit.runtime import Runtime
     from streamlit.runtime.session_manager import SessionInfo
 
@@ -59,20 +63,23 @@ def drop_undelivered(runtime: Runtime) -> None:
     manager._session_storage = FreshSessions(storage)
 
 
-def drop_late_fragments(runtime: Runtime) -> None:
-    """Let no page of this runtime redraw a part of itself once another page is on its way."""
+def hear_presses(runtime: Runtime, presses: Presses) -> None:
+    """Let no press be lost, and no page of this runtime do anything once another page is on its way."""
     hear = runtime.handle_backmsg
+    presses.open()
 
     def hear_the_current_page(session_id: str, msg: BackMsg, **further: Any) -> None:
-        if not _is_late(runtime, session_id, msg):
-            hear(session_id, msg, **further)
+        if msg.WhichOneof("type") == "rerun_script":
+            if _is_late(runtime, session_id, msg.rerun_script):
+                return
+            presses.carry(session_id, msg.rerun_script)
+        hear(session_id, msg, **further)
 
     runtime.handle_backmsg = hear_the_current_page  # type: ignore[method-assign]
 
 
-def _is_late(runtime: Runtime, session_id: str, msg: BackMsg) -> bool:
-    asked = msg.rerun_script
-    if not asked.fragment_id or not asked.page_script_hash:
+def _is_late(runtime: Runtime, session_id: str, asked: ClientState) -> bool:
+    if not asked.page_script_hash or not (asked.fragment_id or has_press(asked)):
         return False
     manager: Any = getattr(runtime, "_session_mgr", None)
     found: SessionInfo | None = manager.get_active_session_info(session_id) if manager is not None else None

@@ -1,4 +1,4 @@
-"""A button that does something, whichever session its press reaches."""
+"""A button that does something, once for each press, whichever session or rerun its press reaches."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from typing import Any
 
 import streamlit as st
 
+from relight_app.server.presses import presses
+from relight_app.session import remembered
+
 
 def action_button(label: str, act: Callable[..., None], *args: Any, key: str, **look: Any) -> None:
     """Draw the button; a press calls `act(*args)` once, before the page is drawn.
 
-    A callback does that, except right after a restart of the server: the browser still shows what its former session
+    `act` reads and keeps what it needs by `relight_app.session`, so that nothing breaks it off.
+    A callback calls it, except right after a restart of the server: the browser still shows what its former session
     drew, and the new session gets a press for which it knows no callback yet. That is seen when the button is drawn.
     """
-    called = f"{key}-called"
+    presses.expect(key)
+    memory, called = remembered(), f"{key}-called"
 
     def call() -> None:
-        st.session_state[called] = True
-        act(*args)
+        memory[called] = True
+        if presses.claim(key):
+            act(*args)
 
     pressed = st.button(label, key=key, on_click=call, **look)
-    if st.session_state.pop(called, False) or not pressed:
+    if memory.pop(called, False) or not pressed or not presses.claim(key):
         return
     act(*args)
     st.rerun()

@@ -10,6 +10,7 @@ import streamlit as st
 from relight.tasks.fields import ConfigField
 from relight.tasks.reference import TaskDescription
 from relight_app.launch_form import explain_field, first_value, group_fields, label_field, show_value, step_of
+from relight_app.session import widget_values
 
 _OPEN_GROUPS = ("Task", "Optimisation")
 
@@ -35,7 +36,8 @@ def show_config_form(
 
 def read_config_form(task: TaskDescription, *, key: str = "config") -> dict[str, Any]:
     """What the form holds now: with a press may have come values that the page was not drawn with yet."""
-    return {field.name: st.session_state[field_key(field, task.name, key=key)] for field in task.fields}
+    held = widget_values()
+    return {field.name: held[field_key(field, task.name, key=key)] for field in task.fields}
 
 
 def field_key(field: ConfigField, task: str, *, key: str = "config") -> str:

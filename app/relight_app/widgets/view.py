@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ from streamlit.components.v2 import component
 from streamlit.errors import StreamlitAPIException
 
 from relight_app.markup import Markup
-from relight_app.navigation import go_to
+from relight_app.navigation import follow, leave_for
+from relight_app.server.presses import presses
+from relight_app.session import remembered, widget_values
 
 _FOLDER = Path(__file__).parent
 
@@ -30,28 +32,33 @@ def view(
     that id, `data-copy` copies the text of that id, `time[data-s]` counts its age, and `data-follow` stays at its end.
     """
 
-    acted = f"{key}-acted"
+    presses.expect(key)
+    memory, called = remembered(), f"{key}-called"
 
-    def act() -> None:
-        asked: Mapping[str, Any] | None = st.session_state[key].action
-        if asked is not None and on_action is not None:
-            st.session_state[acted] = True
-            on_action(str(asked["name"]), asked.get("value"))
+    def call() -> None:
+        memory[called] = True
+        pressed = widget_values()[key]
+        if presses.claim(key):
+            act(pressed)
+
+    def act(pressed: Any) -> None:
+        if pressed.action is not None and on_action is not None:
+            on_action(str(pressed.action["name"]), pressed.action.get("value"))
+        if pressed.open is not None:
+            leave_for(str(pressed.open["page"]), **{name: str(value) for name, value in pressed.open["query"].items()})
 
     result = _mount(
         key=key,
         data={"html": str(content)},
         width=width,
-        on_action_change=act,
-        on_open_change=lambda: None,
+        on_action_change=call,
+        on_open_change=call,
     )
-    called = st.session_state.pop(acted, False)
-    if result.action is not None and on_action is not None and not called:
-        # As with `action_button`: after a restart of the server a press reaches a session that knows no callback yet.
-        on_action(str(result.action["name"]), result.action.get("value"))
+    # As with `action_button`: after a restart of the server a press reaches a session that knows no callback yet.
+    if not memory.pop(called, False) and (result.action, result.open) != (None, None) and presses.claim(key):
+        act(result)
         st.rerun()
-    if result.open is not None:
-        go_to(str(result.open["page"]), **{name: str(value) for name, value in result.open["query"].items()})
+    follow()
 
 
 _registered: list[Callable[..., Any]] = []

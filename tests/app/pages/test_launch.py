@@ -72,7 +72,7 @@ def test_a_value_out_of_bounds_gives_the_command_lines_sentence_and_no_run(runs:
 
 def test_pressing_often_starts_one_run(runs: Path, launches: Launches) -> None:
     page = open_page("launch")
-    request = actions.Request("digits", {}, "", page.session_state["launch-token"])
+    request = actions.Request("digits", {}, "", page.session_state["remembered"]["launch-token"])
     from relight_app.engine import current_engine
 
     outcomes = [actions.launch(current_engine(), request) for _ in range(4)]
@@ -82,13 +82,13 @@ def test_pressing_often_starts_one_run(runs: Path, launches: Launches) -> None:
 
 def test_a_launch_leads_to_the_page_of_its_run_with_a_fresh_token_for_the_next(runs: Path, launches: Launches) -> None:
     page = open_page("launch")
-    before = page.session_state["launch-token"]
+    before = page.session_state["remembered"]["launch-token"]
     page.number_input(key="config-digits-epochs").set_value(3).run()
     _press_launch(page)
     (asked,) = launches.asked
     assert asked["config"]["epochs"] == 3
     assert asked["token"] == before
-    assert "launch-token" not in page.session_state or page.session_state["launch-token"] != before
+    assert page.session_state["remembered"].get("launch-token") != before
 
 
 def test_missing_data_is_told_before_a_run_exists(runs: Path, launches: Launches) -> None:

@@ -32,7 +32,7 @@ def test_a_choice_counts_once(monkeypatch: pytest.MonkeyPatch, called_back: bool
     def mount(*, key: str, on_action_change: Any, **_: Any) -> SimpleNamespace:
         action = chosen.pop() if chosen else None  # a trigger is there for one run of the page
         if action is not None and called_back:
-            st.session_state[key] = SimpleNamespace(action=action)
+            st.session_state[key] = SimpleNamespace(action=action, open=None)
             on_action_change()
         return SimpleNamespace(action=action, open=None)
 
