@@ -125,6 +125,27 @@ def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboar
     assert exported(layout) == ["best_model.pth"]
 
 
+@pytest.mark.parametrize(("address", "name"), [("/launch?task=digits", "Launch"), ("/branch", "Start the branch")])
+def test_no_button_moves_under_the_pointer_because_of_what_was_typed(
+    page: Page, dashboard: Dashboard, address: str, name: str
+) -> None:
+    layout = make_run(dashboard.runs, SampleRun("done"))
+    page.goto(dashboard.address(address.replace("/branch", f"/branch?id={layout.run_id}&step=1200")))
+    button = page.get_by_role("button", name=name, exact=True)
+    expect(button).to_be_visible()
+    before = button.bounding_box()
+    field = page.get_by_label("Epochs", exact=True)
+    for value in ("0", "9999"):
+        field.fill(value)
+        field.press("Tab")
+        expect(page.get_by_text(f"epochs={value}")).to_be_visible()
+        assert button.bounding_box() == before
+    field.fill("0")
+    button.click()
+    expect(page.get_by_role("alert").get_by_text("out of bounds")).to_be_visible()
+    assert button.bounding_box() == before
+
+
 def exported(layout: RunLayout) -> list[str]:
     """The names of the exported files, without their cards."""
     return sorted(path.name for path in Path(layout.exports).iterdir() if path.suffix != ".json")

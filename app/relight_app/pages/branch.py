@@ -28,6 +28,7 @@ from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.empty import build_empty
 from relight_app.widgets.notice import show_problem
 from relight_app.widgets.view import view
+from relight_app.widgets.wait import wait_for
 
 _POLL_S = 0.5
 
@@ -97,8 +98,9 @@ def _describe(engine: Engine, record: RunRecord) -> TaskDescription:
     task = record.task
     if task.kind == "builtin":
         return engine.describe_task(task.name)
+    text = f"{task.path}:{task.class_name}" if task.class_name else str(task.path)
     with st.spinner("Reading the task…"):
-        return engine.describe_task(f"{task.path}:{task.class_name}" if task.class_name else str(task.path))
+        return wait_for(engine.jobs, ("describe", text), lambda: engine.describe_task(text))
 
 
 def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.drill_section import show_drill, show_drill_button
 from relight_app.widgets.notice import show_problem
 from relight_app.widgets.proof import build_report_card
+from relight_app.widgets.wait import wait_for
 
 _OWN = "file"
 
@@ -65,7 +66,7 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
         return None
     try:
         with st.spinner("Importing the file…"):
-            return engine.describe_task(text)
+            return wait_for(engine.jobs, ("describe", text), lambda: engine.describe_task(text))
     except RelightError as error:
         show_problem(explain(error), key="task-problem")
         return None

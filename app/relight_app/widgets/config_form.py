@@ -49,16 +49,17 @@ def _show_group(
     task: TaskDescription, fields: Sequence[ConfigField], given: Mapping[str, Any], *, key: str, mark: bool
 ) -> dict[str, Any]:
     values = {}
-    with st.grid(4, min_column_width=140, gap="small"):
+    with st.grid(4, min_column_width=140, gap="medium" if mark else "small"):
         for field in fields:
             first = first_value(field, given=given)
             if not mark:
                 values[field.name] = _show_field(field, first, field_key(field, task.name, key=key))
                 continue
-            with st.container(gap="xsmall"):
-                values[field.name] = _show_field(field, first, field_key(field, task.name, key=key))
+            name = field_key(field, task.name, key=key)
+            with st.container(gap=None, key=f"mark-{name}"):
+                values[field.name] = _show_field(field, first, name)
                 if values[field.name] != first and (values[field.name] or first):
-                    st.caption(f"**changed**, was {show_value(first)}")
+                    st.caption(f"**changed**, was {show_value(first)}")  # page.css gives it no height
     return values
 
 
