@@ -33,30 +33,28 @@ st.text("the end")
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("gap_ms", [0, 1, 5, 30])
 @pytest.mark.parametrize("takes_s", [0.0, 0.05])
-def test_a_press_that_something_else_follows_at_once_is_acted_on_once(
-    tmp_path: Path, gap_ms: int, takes_s: float
-) -> None:
+def test_a_press_that_something_else_follows_at_once_is_acted_on_once(tmp_path: Path, takes_s: float) -> None:
     script, done = tmp_path / "page.py", tmp_path / "done"
     script.write_text(_PAGE.format(takes_s=takes_s, done=str(done)))
+    gaps_s = [gap_ms / 1000 for gap_ms in (0, 0, 0, 1, 1, 3, 5, 10, 20, 30)]
 
     async def press(served: ServedDashboard) -> None:
         async with connect(served) as connection:
             await ask_for_the_page(connection)
             (button,) = buttons(await hear(connection, "script_finished"))
-            for times in range(1, 9):
+            for times, gap_s in enumerate(gaps_s, start=1):
                 await ask_for_the_page(connection, pressed=button)
                 for _ in range(3):
-                    await asyncio.sleep(gap_ms / 1000)
+                    await asyncio.sleep(gap_s)
                     await ask_for_the_page(connection)
-                for _ in range(500):
+                for _ in range(1000):
                     if done.exists() and done.read_text() == str(times):
                         break
                     await asyncio.sleep(0.02)
-                assert done.read_text() == str(times)
+                assert done.read_text() == str(times), f"{gap_s} s between"
             await asyncio.sleep(0.3)
-            assert done.read_text() == "8", "a press was acted on again"
+            assert done.read_text() == str(len(gaps_s)), "a press was acted on again"
 
     with ServedDashboard(tmp_path / "runs", script=script) as served:
         run_async(press(served))
