@@ -140,7 +140,7 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
             _take(actions.outcome_of(job))
             st.rerun()
         action_button(
-            "Start the branch", _start, engine, branch, key="branch-start", type="primary",
+            "Start the branch", _start, engine, branch, token, key="branch-start", type="primary",
             icon=":material/fork_right:",
         )  # fmt: skip
         # Below the button: what comes and goes with a value must not move a button that is just being pressed.
@@ -150,18 +150,18 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
         st.code(command, language=None, wrap_lines=True)
 
 
-def _start(engine: Engine, branch: _Branch) -> None:
-    form, memory = widget_values(), remembered()
+def _start(engine: Engine, branch: _Branch, token: str) -> None:
+    form = widget_values()
     changed = changed_from(branch.given, read_config_form(branch.task, key=branch.form))
     arguments = _changed_arguments(branch)
-    memory["branch-asked"] = (branch.run, branch.step, changed, arguments)
+    remembered()["branch-asked"] = (branch.run, branch.step, changed, arguments)
     try:
         split = None if arguments is None else tuple(shlex.split(arguments))
     except ValueError as error:
         _take(Outcome(problem=Problem(f"The arguments cannot be read as a command line: {error}.")))
         return
     request = BranchRequest(
-        branch.run, branch.step, changed, form["branch-name"], memory["branch-token"],
+        branch.run, branch.step, changed, form["branch-name"], token,
         weights_only=form["branch-weights-only"], arguments=split,
     )  # fmt: skip
     _take(actions.branch(engine, request))
