@@ -51,15 +51,17 @@ def live_values(
     progress_bar: bool = False,
     rerun_on: Sequence[str] = (),
     on_change: Callable[[], None] | None = None,
+    drawn: dict[str, Any] | None = None,
 ) -> None:
     """Show `values` of `run` and keep them fresh.
 
     `layout`: a strip of cards (st.metric's look), or one line of text. `progress_bar` adds a thin bar of the progress.
     `rerun_on` names fields ("status", "attempt", "durable_step"): when one of them changes, the page (or the fragment
     that this call is in) reruns once, so that buttons and tables follow without polling; `on_change` is called before.
+    `drawn` is the state (`read_fields`) that the rest of the page was drawn with, where that was read earlier.
     `values` may be empty: then there is nothing to see, and only the rerun.
     """
-    state = live_fields(read_live_state(RunLayout(runs_folder() / run)))
+    state = read_fields(run)
     _COMPONENT.mount(
         data={
             "module": module_url("values.js"),
@@ -68,11 +70,16 @@ def live_values(
             "layout": layout,
             "progress_bar": progress_bar,
             "state": _plain(state),
-            "rendered": {field: _read(state, field) for field in rerun_on},
+            "rendered": {field: _read(drawn or state, field) for field in rerun_on},
         },
         key=key,
         on_changed=on_change or _ignore,
     )
+
+
+def read_fields(run: str) -> dict[str, Any]:
+    """The run's live state now."""
+    return live_fields(read_live_state(RunLayout(runs_folder() / run)))
 
 
 def _ignore() -> None:

@@ -22,7 +22,7 @@ from relight_app.checkpoint_table import build_checkpoints
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import count
 from relight_app.live.chart import live_chart
-from relight_app.live.status import live_values
+from relight_app.live.status import live_values, read_fields
 from relight_app.markup import tag
 from relight_app.navigation import address
 from relight_app.server.urls import csv_url, log_url
@@ -50,7 +50,10 @@ def render() -> None:
     asked = st.query_params.get("id", "")
     try:
         # The folder's name is the id: `run.json` of a copy still has that of the original.
-        run = engine.read_run(engine.find_layout(asked).run_id)
+        name = engine.find_layout(asked).run_id
+        drawn = read_fields(name)  # before all else: what changes while the page is drawn has it drawn once more
+        engine.memo.forget()
+        run = engine.read_run(name)
         record = engine.read_record(run.run)
     except DamagedFile as error:
         _show_missing(str(error), title="Damaged run", text="This run cannot be read")
@@ -66,7 +69,7 @@ def render() -> None:
     if notices is not None:
         view(notices, key="notices")
     _show_exports(engine, run, checkpoints.checkpoints, higher_is_better=record.higher_is_better)
-    _show_figures(run)
+    _show_figures(run, drawn)
     _show_charts(engine, run, record)
     _show_checkpoints(engine, run, record)
     _show_details(engine, run, record)
@@ -188,13 +191,14 @@ def _show_exports(
     st.fragment(show, run_every=0.5 if running else None)()
 
 
-def _show_figures(run: RunSummary) -> None:
+def _show_figures(run: RunSummary, drawn: dict[str, Any]) -> None:
     live_values(
         run=run.run,
         values=plan_figures(run),
         key=f"figures-{run.run}",
         progress_bar=True,
         rerun_on=("status", "reason", "attempt", "durable_step", "saving_failure", "best_step"),
+        drawn=drawn,
     )
 
 
