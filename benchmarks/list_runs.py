@@ -26,7 +26,7 @@ import json, sys, time
 from pathlib import Path
 folder, repeats = Path(sys.argv[1]), int(sys.argv[2])
 begun = time.perf_counter()
-from relight.runs.summary import list_runs
+from relight.overview.summary import list_runs
 imported = time.perf_counter()
 listing = list_runs(folder)
 first = time.perf_counter()
@@ -99,7 +99,7 @@ def _time_python() -> float:
 
 def _make_run(folder: Path, number: int, *, checkpoints: int) -> None:
     """A finished run, with everything that its list entry is read from."""
-    from relight.checkpoints.snapshot import SnapshotHeader, TensorSpec
+    from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
     from relight.checkpoints.store import CheckpointStore
     from relight.metrics.writer import MetricWriter
     from relight.runs.catalog import create_run

@@ -149,7 +149,7 @@ def _run_relight(class_name: str, config: dict[str, Any], folder: Path) -> None:
     from relight.runs.catalog import create_run
     from relight.runs.record_file import read_record
     from relight.runs.records import AttemptStart, RunRecord
-    from relight.supervision.attempt import begin_attempt
+    from relight.supervision.attempt_start import begin_attempt
     from relight.tasks.reference import resolve_task
     from relight.training.assembly import build_trainer
     from relight.training.stopping import Stopping

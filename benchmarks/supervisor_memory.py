@@ -74,7 +74,7 @@ def _make_row(name: str, taken: list[Memory]) -> list[str]:
 
 
 def _watch_run(folder: Path, others: dict[str, int | None], samples: Samples, *, seconds: float) -> None:
-    from relight.runs.summary import summarize_run
+    from relight.overview.summary import summarize_run
     from relight.supervision.launch import launch_run
     from relight.supervision.stop import stop_run
     from relight.tasks.reference import resolve_task, validate_config

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         token=token,
         allowed_hosts=tuple(options.allow_host),
     )
-    from relight_app.server.application import serve
+    from relight_app.server.asgi_app import serve
 
     serve(settings, listener, on_started=lambda: _announce(settings, open_browser=options.browser))
     return 0

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relight.checkpoints.export import export_best, export_weights
-from relight.runs.drill_proof import choose_relevant
+from relight.drill.proof import choose_relevant
+from relight.drill.rehearsal import DrillReport, hold_and_keep
 from relight.runs.records import TaskReference
 from relight.supervision.branch import branch_run
-from relight.supervision.drill import DrillReport, hold_and_keep
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tsdownsample import MinMaxLTTBDownsampler
 
-from relight.runs.summary import RunSummary
+from relight.overview.summary import RunSummary
 from relight_app.formats import is_share, short_metric, title_metric
 from relight_app.live.chart import LiveSeries
-from relight_app.live.status import LiveValue, ValueFormat
+from relight_app.live.live_values import LiveValue, ValueFormat
 from relight_app.markup import Markup, tag
 
 SPARK_POINTS = 48

@@ -14,20 +14,21 @@ import msgspec
 from relight.checkpoints.listing import CheckpointListing, with_best_label
 from relight.checkpoints.retention import RetentionPlan
 from relight.checkpoints.store import CheckpointStore
+from relight.drill.proof import JudgedProof, judge_run
 from relight.errors import RelightError
-from relight.metrics.reader import read_names
+from relight.metrics.metric_file import read_names
 from relight.metrics.series import read_series
+from relight.overview.summary import RunListing, RunSummary, list_runs, summarize_run
 from relight.runs.catalog import find_run
-from relight.runs.drill_proof import JudgedProof, judge_run
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
 from relight.runs.record_file import read_record
 from relight.runs.records import RunRecord, StopRequest
+from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import read_stop_request
-from relight.runs.summary import RunListing, RunSummary, list_runs, read_run_record, summarize_run
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
-from relight.tasks.retention import plan_run_retention
+from relight.tasks.retention_options import plan_run_retention
 from relight_app.attempts import AttemptView, list_attempts
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs

@@ -6,7 +6,7 @@ import math
 import time
 from datetime import datetime
 
-from relight.cli.wording import (
+from relight.wording import (
     count,
     describe_age,
     describe_bytes,

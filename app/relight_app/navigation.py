@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from relight_app.session import remembered
+from relight_app.browser_session import remembered
 
 _ASSETS = Path(__file__).parent / "assets"
 _STYLE = Path(__file__).parent / "theme" / "page.css"
@@ -20,9 +20,9 @@ _CURRENT, _WANTED = "page", "wanted page"
 
 @dataclass(frozen=True)
 class PageInfo:
-    """One page: `module` below `relight_app.pages` renders it, `path` is its address."""
+    """One page: `relight_app.pages.NAME_page` renders it, `path` is its address."""
 
-    module: str
+    name: str
     path: str
     title: str
     icon: str
@@ -32,7 +32,7 @@ class PageInfo:
 _ALIASES = (PageInfo("runs", "runs", "Runs", ":material/stacks:", hidden=True),)
 """Addresses that people type for a page that has another one."""
 PAGES: dict[str, PageInfo] = {
-    page.module: page
+    page.name: page
     for page in (
         PageInfo("runs", "", "Runs", ":material/stacks:"),
         PageInfo("launch", "launch", "Launch", ":material/rocket_launch:"),
@@ -92,9 +92,9 @@ def address(page: str, **query: str) -> str:
 
 def _build(page: PageInfo) -> Page:
     def render() -> None:
-        remembered()[_CURRENT] = page.module
+        remembered()[_CURRENT] = page.name
         follow()
-        importlib.import_module(f"relight_app.pages.{page.module}").render()
+        importlib.import_module(f"relight_app.pages.{page.name}_page").render()
 
     return Page(
         render,

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from relight.overview.summary import DamagedRun, RunSummary
 from relight.runs.status import RunStatus
-from relight.runs.summary import DamagedRun, RunSummary
 from relight_app.charts import draw_sparkline
 from relight_app.formats import (
     count,

@@ -237,7 +237,7 @@ def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
     from relight.runs.lock import RunLock
     from relight.runs.record_file import read_record
     from relight.runs.records import AttemptStart, RunRecord
-    from relight.supervision.attempt import begin_attempt
+    from relight.supervision.attempt_start import begin_attempt
     from relight.tasks.reference import resolve_task
     from relight.training.assembly import build_trainer
     from relight.training.stopping import Stopping

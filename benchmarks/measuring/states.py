@@ -45,7 +45,7 @@ def make_frozen_state(nbytes: int, *, trained: float, moments: tuple[str, ...]) 
 
 def make_header(state: State, step: int) -> Any:
     """What a snapshot of `state` says of itself."""
-    from relight.checkpoints.snapshot import SnapshotHeader
+    from relight.checkpoints.snapshot_header import SnapshotHeader
     from relight.training.state.snapshot import describe_tensors
 
     return SnapshotHeader(step=step, epoch=0, reason="periodic", time_s=time.time(), tensors=describe_tensors(state))

@@ -53,3 +53,15 @@ class DamagedCheckpoint(DamagedFile):
 
 class DeviceError(RelightError):
     """The device that was asked for is not on this machine."""
+
+
+class UnsupportedState(UsageError):
+    """The training state holds something that a checkpoint cannot represent; the message names its owner."""
+
+
+class ExportError(RelightError):
+    """Weights could not be exported; whatever lay under that name before still does."""
+
+
+class SaveError(RelightError):
+    """A checkpoint could not be written. Whatever was durable before still is; training may go on."""

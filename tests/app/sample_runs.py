@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.writer import MetricWriter
 from relight.runs.catalog import create_run
@@ -30,7 +30,7 @@ from relight.runs.records import (
     StartReason,
     TaskReference,
 )
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 
 TRACEBACK = """Traceback (most recent call last):
   File "/home/ada/project/train.py", line 118, in step

@@ -25,7 +25,7 @@ _WITH_SCRIPT = """
 import sys
 from pathlib import Path
 import relight_app.server.configuration as configuration
-import relight_app.server.application as application
+import relight_app.server.asgi_app as application
 application.serve.__kwdefaults__["script"] = Path(sys.argv.pop(1))
 from relight_app.__main__ import main
 sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relight.runs.summary import summarize_run
+from relight.overview.summary import summarize_run
 from relight_app.charts import draw_sparkline, plan_figures, plan_learning_charts, plan_machine_charts, thin_out
 from tests.app.sample_runs import SampleRun, make_run
 

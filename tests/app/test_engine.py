@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relight.errors import RunNotFound
-from relight.runs.summary import summarize_run
+from relight.overview.summary import summarize_run
 from relight_app import actions
 from relight_app.engine import Engine, current_engine
 from tests.app.sample_runs import SampleRun, make_run
@@ -108,7 +108,7 @@ def test_a_bug_of_ours_is_told_with_its_traceback(tmp_path: Path, monkeypatch: p
 def test_the_pages_load_no_torch() -> None:
     code = (
         "import sys; from relight_app.navigation import PAGES; import importlib; "
-        "[importlib.import_module(f'relight_app.pages.{name}') for name in PAGES]; "
+        "[importlib.import_module(f'relight_app.pages.{name}_page') for name in PAGES]; "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

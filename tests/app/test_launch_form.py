@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.fields import ConfigField
 from relight.tasks.parsing import parse_config
 from relight.tasks.reference import TaskDescription, list_tasks

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from relight.overview.summary import DamagedRun, RunSummary, list_runs, summarize_run
 from relight.runs.layout import RunLayout
-from relight.runs.summary import DamagedRun, RunSummary, list_runs, summarize_run
 from relight_app.tables import (
     build_config,
     build_damaged_runs,

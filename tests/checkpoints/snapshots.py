@@ -8,7 +8,7 @@ from typing import Any
 
 from relight.checkpoints.dtypes import count_bytes
 from relight.checkpoints.pack import order_for_pack
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.writer_client import WriterClient
 
 

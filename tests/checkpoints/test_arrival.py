@@ -12,7 +12,7 @@ from relight.checkpoints.arrival import Abandoned, Arrival, ArrivingPack, WrongG
 from relight.checkpoints.manifest import Manifest
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.sharing import guess_written, place_tensors
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.snapshots import make_snapshot, make_tensor
 

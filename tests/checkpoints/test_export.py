@@ -12,12 +12,11 @@ import pytest
 from safetensors import safe_open
 
 from relight.checkpoints import weights_file
-from relight.checkpoints.errors import ExportError
 from relight.checkpoints.export import export_best, export_weights
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import DamagedCheckpoint, UsageError
+from relight.errors import DamagedCheckpoint, ExportError, UsageError
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import RunRecord, TaskReference

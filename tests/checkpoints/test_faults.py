@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.arrival import Arrival
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import RelightError
+from relight.errors import RelightError, SaveError
 from tests.checkpoints.snapshots import make_snapshot
 
 CHANGING = ("make_folder", "create", "reserve", "write", "sync", "rename_new", "sync_folder", "remove", "set_direct")

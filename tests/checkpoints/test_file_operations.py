@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from relight.checkpoints import file_operations
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_operations import SYSTEM
 from relight.checkpoints.store import CheckpointStore
+from relight.errors import SaveError
 from tests.checkpoints.snapshots import make_snapshot
 
 

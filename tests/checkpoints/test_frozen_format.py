@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 
 FROZEN = Path(__file__).parent / "data" / "format-1" / "store"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
-from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.pack import lay_out, order_for_pack, plan_pack
-from relight.checkpoints.snapshot import TensorSpec, check_tensors
+from relight.checkpoints.snapshot_header import TensorSpec, check_tensors
+from relight.errors import UnsupportedState
 
 
 def spec(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec:

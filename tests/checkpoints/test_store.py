@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from relight.checkpoints.dtypes import ITEM_BYTES
-from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.listing import newest_durable
 from relight.checkpoints.retention import RetentionPolicy
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound, DamagedCheckpoint
+from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError, UnsupportedState
 from tests.checkpoints.snapshots import make_snapshot, make_tensor
 
 

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relight.checkpoints.errors import UnsupportedState
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.typed_json import EnumValue, canonical_json, decode_state, encode_state
-from relight.errors import DamagedFile
+from relight.errors import DamagedFile, UnsupportedState
 
 
 class Phase(enum.Enum):

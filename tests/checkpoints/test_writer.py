@@ -17,7 +17,6 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from relight.checkpoints.errors import SaveError, UnsupportedState
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
@@ -31,6 +30,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
+from relight.errors import SaveError, UnsupportedState
 from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED
 

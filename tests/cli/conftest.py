@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
 from relight.metrics.writer import MetricWriter
@@ -197,8 +197,8 @@ def end_runs(runs: Path) -> Iterator[None]:
     """Whatever still trains in the runs folder when the test is over is stopped at once."""
     yield
     from relight.errors import RelightError
+    from relight.overview.summary import summarize_run
     from relight.runs.catalog import list_layouts
-    from relight.runs.summary import summarize_run
     from relight.supervision.stop import stop_run
 
     for layout in list_layouts(runs):

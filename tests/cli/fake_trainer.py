@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout

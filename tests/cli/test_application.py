@@ -71,12 +71,12 @@ def test_wrong_usage_is_one_line_exit_2_and_says_where_to_look(ask: Ask, argumen
 
 
 def test_a_bug_keeps_its_whole_traceback(ask: Ask, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    import relight.runs.summary
+    import relight.overview.summary
 
     def broken(*_arguments: object, **_more: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(relight.runs.summary, "summarize_run", broken)
+    monkeypatch.setattr(relight.overview.summary, "summarize_run", broken)
     with pytest.raises(KeyError, match="ours"):
         ask("show", make_run().run_id)
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from relight.cli.application import app
-from relight.supervision.drill import DrillReport, FirstDifference
+from relight.drill.rehearsal import DrillReport, FirstDifference
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask, RunMaker

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.records import TaskReference
 from relight.runs.status import RunStatus
-from relight.runs.summary import summarize_run
 from relight.supervision.launch import launch_run
 
 if TYPE_CHECKING:

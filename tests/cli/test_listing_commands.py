@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relight.drill.proof import DrillProof, write_proof
 from relight.metrics.writer import MetricWriter
-from relight.runs.drill_proof import DrillProof, write_proof
 from relight.runs.record_file import read_record
 from relight.runs.records import RunRecord
 

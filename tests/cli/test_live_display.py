@@ -9,9 +9,9 @@ import msgspec
 from rich.console import Console
 
 from relight.cli.live_display import LiveDisplay, draw_progress
-from relight.cli.story import Line
+from relight.overview.story import Line
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.progress import Progress, read_progress
-from relight.runs.summary import RunSummary, summarize_run
 
 if TYPE_CHECKING:
     from tests.cli.conftest import RunMaker

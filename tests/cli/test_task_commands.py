@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.fields import describe_config
 
 if TYPE_CHECKING:

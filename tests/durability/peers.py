@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 
 _STEP = "step"
 

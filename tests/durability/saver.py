@@ -24,7 +24,7 @@ from typing import NamedTuple
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.retention import BestRule, RetentionPolicy
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.checkpoints.writer_events import Durable, WriterDied

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_operations import SYSTEM
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
+from relight.errors import SaveError
 from relight.runs.durable_file import sync_folder
 from relight.runs.layout import RunLayout
 from tests.checkpoints.snapshots import make_snapshot

@@ -16,10 +16,10 @@ import pytest
 from integration import soak
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.status import RunStatus
-from relight.runs.summary import RunSummary, summarize_run
 from tests.app.pages.page_test import open_page, view_texts
 from tests.durability.disks import Disk, make_disk, need_disks
 

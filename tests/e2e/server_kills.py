@@ -22,10 +22,10 @@ from urllib.parse import quote
 
 from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
+from relight.overview.summary import summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.status import RunStatus
-from relight.runs.summary import summarize_run
 from tests.e2e.conftest import PATIENCE_MS, Dashboard, open_browser, serve_dashboard, start_chromium
 from tests.e2e.trainings import count_attempts, wait_for_status, wait_for_step
 from tests.integration import soak

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
-from relight.runs.summary import summarize_run
 from tests.e2e.charts import Chart
 from tests.e2e.conftest import Dashboard, open_browser, serve_dashboard
 from tests.e2e.trainings import launch_endless, wait_for_status, wait_for_step

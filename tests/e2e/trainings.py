@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
-from relight.runs.summary import RunSummary, summarize_run
 from relight.supervision.launch import launch_run
 from relight.tasks.reference import PreparedTask, resolve_task, validate_config
 from tests.e2e.conftest import wait_until

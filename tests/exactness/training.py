@@ -20,14 +20,14 @@ from relight.checkpoints.writer_client import WriterClient
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart
-from relight.training.attempt import close_in_children
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader
-from relight.training.session import TrainingSession
 from relight.training.state.rng import seed_everything
 from relight.training.stopping import Stopping
+from relight.training.task_attempt import close_in_children
+from relight.training.training_session import TrainingSession
 
 EPOCHS = 2
 BATCH_SIZE = 4

@@ -21,9 +21,9 @@ from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.environment import prepare_determinism
-from relight.training.session import TrainingSession
 from relight.training.stopping import Stopping
 from relight.training.trainer import Trainer
+from relight.training.training_session import TrainingSession
 
 pytestmark = [
     pytest.mark.gpu,

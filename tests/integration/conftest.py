@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from integration import soak
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptExit
 from relight.runs.status import RunStatus
-from relight.runs.summary import RunSummary, summarize_run
 from relight.supervision.launch import launch_run
 from relight.tasks.reference import resolve_task, validate_config
 

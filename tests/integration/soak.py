@@ -28,6 +28,7 @@ import numpy as np
 
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
@@ -35,7 +36,6 @@ from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record, read_record_if_there
 from relight.runs.records import AttemptProcesses, AttemptStart, ProcessIdentity
 from relight.runs.status import RunStatus
-from relight.runs.summary import RunSummary, summarize_run
 from relight.supervision.launch import launch_run, resume_run
 from relight.tasks.reference import resolve_task, validate_config
 

@@ -17,12 +17,12 @@ from integration import soak
 from integration.conftest import Workshop
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
+from relight.overview.summary import summarize_run
 from relight.runs.catalog import find_run, list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses
 from relight.runs.status import RunStatus
-from relight.runs.summary import summarize_run
 from relight.supervision.resume import resume_run
 
 pytestmark = pytest.mark.processes

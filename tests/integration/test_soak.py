@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from integration import soak
+from relight.overview.summary import summarize_run
 from relight.runs.status import RunStatus
-from relight.runs.summary import summarize_run
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("soak"), pytest.mark.timeout(600)]
 

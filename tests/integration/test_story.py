@@ -16,10 +16,10 @@ from integration import soak
 from integration.conftest import ENDLESS, QUICK, Workshop
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_ghosts, read_series
+from relight.overview.summary import summarize_run
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses, AttemptStart, RunRecord
 from relight.runs.status import RunStatus
-from relight.runs.summary import summarize_run
 from relight.supervision.launch import branch_run, resume_run
 from relight.supervision.stop import stop_run
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relight.metrics.csv import write_csv
 from relight.metrics.file_format import HEADER_ALIGNMENT_BYTES, MetricHeader, encode_header
 from relight.metrics.latest import latest_values
-from relight.metrics.reader import scan_metrics
+from relight.metrics.metric_file import scan_metrics
 from relight.metrics.recent import read_recent
 from relight.metrics.series import read_split_series
 from relight.metrics.tail import MetricTail

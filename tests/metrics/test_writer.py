@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from relight.metrics import writer as writer_module
 from relight.metrics.file_format import decode_header, metric_file_name
-from relight.metrics.reader import MetricFile
+from relight.metrics.metric_file import MetricFile
 from relight.metrics.series import read_series
 from relight.metrics.writer import MetricWriter
 from tests.metrics.metric_folder import losses

@@ -18,9 +18,9 @@ from relight.runs.lock import RunLock
 from relight.runs.process_identity import current_process, identify_process
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit, AttemptProcesses
+from relight.runs.run_record import read_run_record
 from relight.runs.status import RunStatus
 from relight.runs.stop_request import request_stop
-from relight.runs.summary import read_run_record
 from tests.runs.run_builder import RunBuilder, dead_process
 
 LIVE = "import sys; print('up', flush=True); sys.stdin.read()"

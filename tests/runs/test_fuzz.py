@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relight.errors import DamagedFile
+from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.progress import read_progress
 from relight.runs.record_file import decode_record, encode_record, read_record
@@ -26,7 +27,6 @@ from relight.runs.records import (
     StopRequest,
     TrainerOutcome,
 )
-from relight.runs.summary import summarize_run
 from tests.runs.run_builder import RunBuilder, dead_process
 
 COUNT = int(os.environ.get("RELIGHT_FUZZ", "200"))

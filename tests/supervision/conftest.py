@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import read_progress
 from relight.runs.record_file import read_record, read_record_if_there
 from relight.runs.records import AttemptExit, AttemptProcesses, ProcessIdentity, TaskReference
-from relight.runs.summary import RunSummary, summarize_run
 from relight.supervision.launch import Launched, launch_run, resume_run
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

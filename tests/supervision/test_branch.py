@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import SnapshotHeader, TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError
 from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts

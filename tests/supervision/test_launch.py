@@ -130,7 +130,7 @@ def test_a_disk_that_fills_up_between_run_and_attempt_leaves_no_run(lab: Lab, mo
     def full(*arguments: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("relight.supervision.attempt.write_record", full)
+    monkeypatch.setattr("relight.supervision.attempt_start.write_record", full)
     with pytest.raises(RelightError, match=r"Attempt 1 of run .* No space left"):
         lab.launch("train")
     assert list_layouts(lab.folder) == []

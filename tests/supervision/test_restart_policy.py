@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relight.runs.records import AttemptExit, AttemptStart, Outcome, StartReason
-from relight.supervision.history import PastAttempt
+from relight.supervision.attempt_history import PastAttempt
 from relight.supervision.restart_policy import FIRST_DELAY_S, LONGEST_DELAY_S, decide_restart
 
 

@@ -18,7 +18,7 @@ from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptStart, StopRequest
 from relight.runs.status import RunStatus
 from relight.supervision import orphans, resume
-from relight.supervision.attempt import begin_attempt
+from relight.supervision.attempt_start import begin_attempt
 from relight.supervision.launch import Launched
 from supervision.conftest import Lab, kill, lives, wait_for
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relight.metrics.reader import read_streams
+from relight.metrics.metric_file import read_streams
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from relight import TaskConfig, option
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.config import full_metric_name
 
 

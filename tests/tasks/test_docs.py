@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.config import TaskConfig
 from relight.tasks.fields import ConfigField, describe_config
 

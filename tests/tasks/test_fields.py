@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from relight import TaskConfig, option
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.training.state.snapshot import copy_tensors, describe_tensors
 from relight.training.state.training_state import TrainingState

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from relight.checkpoints.errors import SaveError, UnsupportedState
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.writer_events import Durable, SaveFailed, WriterDied, WriterEvent, WriterStarted
+from relight.errors import SaveError, UnsupportedState
 from relight.runs.layout import AttemptLayout
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record

@@ -28,9 +28,9 @@ from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.sampler import Sampler
-from relight.training.session import TrainingSession
 from relight.training.stopping import Stopping
 from relight.training.trainer import Trainer
+from relight.training.training_session import TrainingSession
 
 
 class Line(Task):

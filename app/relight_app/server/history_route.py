@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relight.metrics.series import read_many_samples
+from relight_app.server.curve_history import Axis, Curve, make_curve
 from relight_app.server.files import find_layout
-from relight_app.server.history import Axis, Curve, make_curve
 from relight_app.server.run_tail import read_positions
 
 _MOST_POINTS = 20_000

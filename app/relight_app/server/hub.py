@@ -18,7 +18,7 @@ from pathlib import Path
 from relight.runs.layout import RunLayout
 from relight_app.server.events import encode_gone, encode_hello, encode_machine, encode_reset, encode_rows, encode_state
 from relight_app.server.live_state import LiveState, read_live_state
-from relight_app.server.machine import latest_machine_report
+from relight_app.server.machine_reader import latest_machine_report
 from relight_app.server.run_tail import RunTail
 
 _log = logging.getLogger(__name__)

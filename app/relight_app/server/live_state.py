@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from relight.errors import DamagedFile
+from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
-from relight.runs.summary import RunSummary, summarize_run
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):

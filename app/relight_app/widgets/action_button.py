@@ -7,14 +7,14 @@ from typing import Any
 
 import streamlit as st
 
+from relight_app.browser_session import remembered
 from relight_app.server.presses import presses
-from relight_app.session import remembered
 
 
 def action_button(label: str, act: Callable[..., None], *args: Any, key: str, **look: Any) -> None:
     """Draw the button; a press calls `act(*args)` once, before the page is drawn.
 
-    `act` reads and keeps what it needs by `relight_app.session`, so that nothing breaks it off.
+    `act` reads and keeps what it needs by `relight_app.browser_session`, so that nothing breaks it off.
     A callback calls it, except right after a restart of the server: the browser still shows what its former session
     drew, and the new session gets a press for which it knows no callback yet. That is seen when the button is drawn.
     """

@@ -9,8 +9,8 @@ import streamlit as st
 
 from relight.tasks.fields import ConfigField
 from relight.tasks.reference import TaskDescription
+from relight_app.browser_session import widget_values
 from relight_app.launch_form import explain_field, first_value, group_fields, label_field, show_value, step_of
-from relight_app.session import widget_values
 
 _OPEN_GROUPS = ("Task", "Optimisation")
 

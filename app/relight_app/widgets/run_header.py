@@ -6,16 +6,16 @@ import json
 from collections.abc import Sequence
 
 from relight.checkpoints.listing import DamagedEntry
-from relight.runs.drill_proof import JudgedProof
+from relight.drill.proof import JudgedProof
+from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
-from relight.runs.summary import RunSummary
 from relight_app.formats import count, describe_bytes, describe_duration, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.tables import build_age, build_pill
 from relight_app.widgets.notice import build_traceback
-from relight_app.widgets.proof import build_proof_badge
+from relight_app.widgets.proof_card import build_proof_badge
 
 _SOON_FULL_S = 86_400.0
 

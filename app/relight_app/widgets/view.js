@@ -40,7 +40,7 @@ function patchChildren(node, wanted) {
   }
 }
 
-// The same words as relight.cli.wording.describe_age.
+// The same words as relight.wording.describe_age.
 function ageInWords(seconds) {
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`

@@ -10,10 +10,10 @@ import streamlit as st
 from streamlit.components.v2 import component
 from streamlit.errors import StreamlitAPIException
 
+from relight_app.browser_session import remembered, widget_values
 from relight_app.markup import Markup
 from relight_app.navigation import follow, leave_for
 from relight_app.server.presses import presses
-from relight_app.session import remembered, widget_values
 
 _FOLDER = Path(__file__).parent
 

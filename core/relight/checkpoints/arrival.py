@@ -14,7 +14,7 @@ from relight.checkpoints.file_stream import merge_adjacent
 from relight.checkpoints.manifest import Manifest
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.sharing import place_tensors
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot_header import TensorSpec
 
 _FIRST_BATCH_BYTES = 256 << 10
 _LARGEST_BATCH_BYTES = 32 << 20

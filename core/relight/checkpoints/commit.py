@@ -22,15 +22,15 @@ import xxhash
 
 from relight.checkpoints.arrival import Arrival, ArrivingPack, WrongGuess
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import CheckpointName, StoreLayout
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.file_stream import FileStream, merge_adjacent
 from relight.checkpoints.manifest import Manifest, PackEntry, encode_manifest
 from relight.checkpoints.pack import plan_pack
 from relight.checkpoints.sharing import guess_written, list_entries, place_tensors
-from relight.checkpoints.snapshot import TensorSpec
-from relight.errors import DamagedCheckpoint
+from relight.checkpoints.snapshot_header import TensorSpec
+from relight.errors import DamagedCheckpoint, SaveError
+from relight.wording import describe_bytes
 
 _HASH_THREADS = 2
 _HASHED_APART_BYTES = 1 << 20
@@ -248,7 +248,7 @@ def explain_failure(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayo
     """What the file system refused, as one sentence for a person."""
     what = f"The checkpoint at step {snapshot.step} was not saved"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        needed = human_bytes(sum(tensor.nbytes for tensor in snapshot.tensors))
+        needed = describe_bytes(sum(tensor.nbytes for tensor in snapshot.tensors))
         full = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
         return SaveError(f"{what}: {full} ({needed} needed, {_free(layout)} free at {layout.folder}). Free some space.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -266,13 +266,4 @@ def _free(layout: StoreLayout) -> str:
         found = os.statvfs(layout.folder)
     except OSError:
         return "an unknown amount"
-    return human_bytes(found.f_bavail * found.f_frsize)
-
-
-def human_bytes(count: float) -> str:
-    """A size for a sentence: "1.5 GB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+    return describe_bytes(found.f_bavail * found.f_frsize)

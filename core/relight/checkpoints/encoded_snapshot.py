@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from relight.checkpoints.manifest import encode_metrics
-from relight.checkpoints.snapshot import SnapshotHeader, TensorSpec, check_tensors
+from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec, check_tensors
 from relight.checkpoints.typed_json import Convert, encode_state
 
 

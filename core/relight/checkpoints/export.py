@@ -13,21 +13,20 @@ from typing import Any, Literal
 
 import msgspec
 
+from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.digest import state_digest
-from relight.checkpoints.errors import ExportError
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.module_parts import find_modules
-from relight.checkpoints.reader import CheckpointReader
-from relight.checkpoints.snapshot import TensorRef, TensorSpec
+from relight.checkpoints.snapshot_header import TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.weights_file import new_file, publish, stream_weights
-from relight.errors import DamagedFile
+from relight.errors import DamagedFile, ExportError
 from relight.runs.durable_file import write_durably
 from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_if_there
 from relight.runs.records import RunRecord
-from relight.runs.script_facts import add_script_facts
+from relight.runs.run_record import add_script_facts
 from relight.version import __version__
 
 Format = Literal["safetensors", "pth"]

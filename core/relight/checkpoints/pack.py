@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from relight.checkpoints.dtypes import ITEM_BYTES, stored_form
-from relight.checkpoints.errors import UnsupportedState
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot_header import TensorSpec
+from relight.errors import UnsupportedState
 
 HEADER_ALIGNMENT = 4096
 MAX_HEADER_BYTES = 100_000_000

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.pack import order_for_pack
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot_header import TensorSpec
 
 SHARED_FRACTION = 0.5
 """An old pack is referenced only while at least this much of it is needed: a pack stays as long as anything in it is,

@@ -7,8 +7,8 @@ import mmap
 import os
 import tempfile
 
-from relight.checkpoints.commit import human_bytes
-from relight.checkpoints.errors import SaveError
+from relight.errors import SaveError
+from relight.wording import describe_bytes
 
 _MARGIN_BYTES = 1 << 20
 
@@ -40,7 +40,7 @@ class StagingMemory:
         if nbytes > available:
             # The kernel would grant it, and then kill somebody.
             raise SaveError(
-                f"A snapshot needs {human_bytes(nbytes)} of memory, and {human_bytes(available)} are available. "
+                f"A snapshot needs {describe_bytes(nbytes)} of memory, and {describe_bytes(available)} are available. "
                 "Free some memory, or train a smaller model on this machine."
             )
         descriptor = _open_memory()
@@ -55,7 +55,7 @@ class StagingMemory:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
             raise SaveError(
-                f"There is no memory to hold a snapshot of {human_bytes(nbytes)}. "
+                f"There is no memory to hold a snapshot of {describe_bytes(nbytes)}. "
                 "Free some memory, or train a smaller model on this machine."
             ) from error
 

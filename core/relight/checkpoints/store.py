@@ -15,10 +15,10 @@ import msgspec
 
 from relight.checkpoints import labels, reclamation, recovery
 from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.file_names import (
     CheckpointName,
     StoreLayout,
@@ -43,11 +43,10 @@ from relight.checkpoints.manifest import (
     decode_head,
     decode_manifest,
 )
-from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.recovery import OnProgress, PassedOver, VerifyReport
 from relight.checkpoints.retention import PINNED, RetentionPlan, RetentionPolicy, plan_retention
-from relight.checkpoints.snapshot import SnapshotHeader
-from relight.errors import CheckpointNotFound, DamagedCheckpoint
+from relight.checkpoints.snapshot_header import SnapshotHeader
+from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
 
 FORMAT_VERSION = 1
 FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}

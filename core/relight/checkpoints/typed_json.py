@@ -20,9 +20,8 @@ from typing import Any
 
 import msgspec
 
-from relight.checkpoints.errors import UnsupportedState
-from relight.checkpoints.snapshot import TensorRef
-from relight.errors import DamagedFile
+from relight.checkpoints.snapshot_header import TensorRef
+from relight.errors import DamagedFile, UnsupportedState
 
 MAX_DEPTH = 100
 _MAX_JSON_DEPTH = 4 * MAX_DEPTH

@@ -12,12 +12,11 @@ from pathlib import Path
 import xxhash
 
 from relight.checkpoints.dtypes import stored_form
-from relight.checkpoints.errors import ExportError
 from relight.checkpoints.file_operations import SYSTEM
 from relight.checkpoints.file_stream import FileStream
 from relight.checkpoints.pack import PackPlan, order_for_pack, plan_pack
-from relight.checkpoints.snapshot import TensorSpec
-from relight.errors import UsageError
+from relight.checkpoints.snapshot_header import TensorSpec
+from relight.errors import ExportError, UsageError
 
 _CHUNK_BYTES = 8 << 20
 

@@ -18,10 +18,9 @@ from typing import Literal
 import msgspec
 
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
-from relight.checkpoints.errors import SaveError
 from relight.checkpoints.pack import HEADER_ALIGNMENT, lay_out
 from relight.checkpoints.retention import RetentionPolicy
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.staging import StagingMemory
 from relight.checkpoints.typed_json import Convert
 from relight.checkpoints.writer_channel import (
@@ -52,6 +51,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
+from relight.errors import SaveError
 from relight.runs.process_identity import identify_process
 from relight.runs.records import ProcessIdentity
 

@@ -11,8 +11,8 @@ import typer
 
 from relight.cli.options import KEEPING, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
-from relight.cli.wording import count, describe_age, describe_bytes, describe_value
 from relight.errors import RelightError, UsageError
+from relight.wording import count, describe_age, describe_bytes, describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relight.checkpoints.listing import CheckpointInfo
     from relight.checkpoints.retention import RetentionPlan
     from relight.checkpoints.store import CheckpointStore
-    from relight.cli.run_check import RunCheck
+    from relight.overview.verification import RunCheck
     from relight.runs.layout import RunLayout
 
 KeepOption = Annotated[
@@ -90,7 +90,7 @@ def checkpoints(
     The oldest first: step, why each was made, its labels, the value of the best metric, and its size. With --preview:
     what the retention keeps and removes; nothing is changed.
     """
-    from relight.runs.summary import read_run_record
+    from relight.runs.run_record import read_run_record
 
     if preview:
         _, plan = _plan(run_name, runs, assignments)
@@ -190,7 +190,7 @@ def verify(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = Fa
 
     Changes nothing. Lists each damaged file; the exit code is 1 when there is one.
     """
-    from relight.cli.run_check import check_run
+    from relight.overview.verification import check_run
     from relight.runs.catalog import find_run, runs_folder
 
     layout = find_run(runs_folder(runs), run_name)
@@ -280,7 +280,7 @@ def prune(
 def _plan(run_name: str, runs: Path | None, assignments: Sequence[str] | None) -> tuple[RunLayout, RetentionPlan]:
     from relight.runs.catalog import find_run, runs_folder
     from relight.tasks.parsing import split_assignments
-    from relight.tasks.retention import plan_run_retention
+    from relight.tasks.retention_options import plan_run_retention
 
     layout = find_run(runs_folder(runs), run_name)
     return layout, plan_run_retention(layout, split_assignments(assignments or ()))
@@ -335,7 +335,7 @@ def _open_store(run_name: str, runs: Path | None) -> tuple[RunLayout, Checkpoint
 
 
 def _find(layout: RunLayout, store: CheckpointStore, which: str) -> CheckpointInfo:
-    from relight.runs.summary import read_run_record
+    from relight.runs.run_record import read_run_record
 
     record = read_run_record(layout)
     # What is damaged cannot be the answer, though it may have been the one that was meant.
@@ -366,7 +366,7 @@ def _facts(info: CheckpointInfo) -> dict[str, Any]:
 def _check_with_progress(layout: RunLayout) -> RunCheck:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    from relight.cli.run_check import check_run
+    from relight.overview.verification import check_run
 
     with Progress("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn(), transient=True) as progress:
         bar = progress.add_task("", total=None)

@@ -17,10 +17,10 @@ from relight.cli.options import (
     examples,
 )
 from relight.cli.output import say, say_error, say_json
-from relight.cli.wording import count, describe_duration
+from relight.wording import count, describe_duration
 
 if TYPE_CHECKING:
-    from relight.supervision.drill import DrillReport
+    from relight.drill.rehearsal import DrillReport
 
 
 def register(app: typer.Typer) -> None:
@@ -58,8 +58,8 @@ def drill(
     temporary runs folder, which is removed after. The result is kept: the pages of the task's runs show it.
     """
     from relight.cli.task_argument import prepare_task
+    from relight.drill.rehearsal import hold_and_keep
     from relight.runs.catalog import runs_folder
-    from relight.supervision.drill import hold_and_keep
 
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
     report = hold_and_keep(

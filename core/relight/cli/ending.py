@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from relight.cli.summary_wording import word_best
-from relight.cli.wording import count, describe_duration
+from relight.overview.summary import RunSummary
+from relight.overview.summary_wording import word_best
 from relight.runs.status import RunStatus
-from relight.runs.summary import RunSummary
+from relight.wording import count, describe_duration
 
 FINISHED, CRASHED, STOPPED = 0, 3, 130
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from relight.cli.ending import CRASHED, choose_exit_code, has_ended, word_ending
 from relight.cli.interruptions import Interruptions
 from relight.cli.output import is_terminal, say, say_error, say_json
-from relight.cli.story import Line, RunStory
 from relight.errors import RelightError
+from relight.overview.story import Line, RunStory
 from relight.runs.layout import RunLayout
 from relight.runs.status import RunStatus
 

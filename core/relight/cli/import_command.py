@@ -10,11 +10,11 @@ import typer
 
 from relight.cli.options import KEEPING, JsonOption, NameOption, RunsOption, SetOption, examples
 from relight.cli.output import say, say_json
-from relight.cli.wording import count, describe_bytes
 from relight.errors import UsageError
+from relight.wording import count, describe_bytes
 
 if TYPE_CHECKING:
-    from relight.supervision.weight_import import ImportReport
+    from relight.supervision.importing import ImportReport
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def import_weights(
         return
     from relight.cli.task_argument import prepare_task
     from relight.runs.catalog import runs_folder
-    from relight.supervision.weight_import import import_run
+    from relight.supervision.importing import import_run
 
     assert task is not None
     prepared = prepare_task(task, assignments or ())
@@ -104,7 +104,7 @@ def import_weights(
 
 
 def _convert(source: Path, out: Path, *, part: str | None, json: bool) -> None:
-    from relight.supervision.weight_import import convert_weights
+    from relight.supervision.importing import convert_weights
 
     report = convert_weights(source, out, part=part)
     path = str(out.absolute())

@@ -11,14 +11,14 @@ import typer
 
 from relight.cli.options import LOOKING, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import lay_out_columns, say, say_error, say_json, say_lines
-from relight.cli.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
-from relight.cli.wording import describe_age, describe_value
 from relight.errors import UsageError
+from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
+from relight.wording import describe_age, describe_value
 
 if TYPE_CHECKING:
-    from relight.runs.drill_proof import JudgedProof
+    from relight.drill.proof import JudgedProof
+    from relight.overview.summary import RunSummary
     from relight.runs.layout import RunLayout
-    from relight.runs.summary import RunSummary
 
 _LOG_BYTES = 16 << 20
 """How far back `logs` looks for its last lines, in a log of any size."""
@@ -49,8 +49,8 @@ def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
 
     The newest first: status, progress, best value, work at risk, and when each last did something.
     """
+    from relight.overview.summary import RunSummary, list_runs
     from relight.runs.catalog import runs_folder
-    from relight.runs.summary import RunSummary, list_runs
 
     folder = runs_folder(runs)
     listing = list_runs(folder)
@@ -87,9 +87,10 @@ def show(
     Its status with the reason, progress, best value, latest metrics, processes, what is at risk, and after a crash the
     whole traceback.
     """
+    from relight.drill.proof import judge_run
+    from relight.overview.summary import summarize_run
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.drill_proof import judge_run
-    from relight.runs.summary import read_run_record, summarize_run
+    from relight.runs.run_record import read_run_record
 
     layout = find_run(runs_folder(runs), run_name)
     summary = summarize_run(layout)
@@ -199,7 +200,7 @@ def logs(
 
 def _watch_for_end(layout: RunLayout, attempt: int) -> Callable[[], bool]:
     """A test whether an attempt has ended; the folder is asked at most twice a second."""
-    from relight.runs.summary import summarize_run
+    from relight.overview.summary import summarize_run
 
     asked_s, ended = -1.0, False
 

@@ -11,13 +11,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from relight.cli.story import Line
-from relight.cli.summary_wording import word_best, word_risk
-from relight.cli.wording import count, describe_duration, describe_rate, describe_value
+from relight.overview.story import Line
+from relight.overview.summary_wording import word_best, word_risk
+from relight.wording import count, describe_duration, describe_rate, describe_value
 
 if TYPE_CHECKING:
+    from relight.overview.summary import RunSummary
     from relight.runs.progress import Progress
-    from relight.runs.summary import RunSummary
 
 _STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": ""}
 _PHASES = {

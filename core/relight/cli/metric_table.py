@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from relight.cli.wording import describe_value
 from relight.errors import UsageError
 from relight.metrics.csv import MACHINE_STREAM
-from relight.metrics.reader import read_names, read_streams
+from relight.metrics.metric_file import read_names, read_streams
 from relight.metrics.series import read_series
 from relight.runs.layout import RunLayout
+from relight.wording import describe_value
 
 HEAD = ("METRIC", "LATEST", "AT STEP", "LOWEST", "HIGHEST", "RECORDS")
 

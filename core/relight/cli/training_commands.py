@@ -24,15 +24,15 @@ from relight.cli.options import (
     examples,
 )
 from relight.cli.output import say, say_error, say_json
-from relight.cli.wording import count
 from relight.errors import RelightError
+from relight.wording import count
 
 if TYPE_CHECKING:
     from relight.cli.interruptions import Interruptions
+    from relight.overview.summary import RunSummary
     from relight.runs.layout import RunLayout
     from relight.runs.records import AttemptStart
-    from relight.runs.summary import RunSummary
-    from relight.supervision.attempt import Launched
+    from relight.supervision.attempt_start import Launched
 
 _FORCE_S = 30.0
 """How long a stop may take after its grace: the trainer is then ended by force."""
@@ -131,8 +131,8 @@ def stop(
     It ends at its next step edge; waits until it has.
     """
     from relight.cli.ending import word_ending
+    from relight.overview.summary import summarize_run
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.summary import summarize_run
     from relight.supervision.stop import stop_run
 
     layout = find_run(runs_folder(runs), run_name)
@@ -176,8 +176,8 @@ def resume(
 
     Says which checkpoint that is, which damaged ones were passed over and why, and how many steps are done again.
     """
+    from relight.overview.summary import summarize_run
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.summary import summarize_run
     from relight.supervision.resume import resume_run
 
     layout = find_run(runs_folder(runs), run_name)
@@ -221,7 +221,7 @@ def branch(
     """
     from relight.cli.interruptions import Interruptions
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.summary import read_run_record
+    from relight.runs.run_record import read_run_record
     from relight.supervision.branch import branch_run
     from relight.tasks.parsing import split_assignments
 
@@ -257,7 +257,7 @@ def _watch(
         code = follow_run(layout, attempt=launched.attempt, suffix=suffix, json=json, interruptions=interruptions)
         raise typer.Exit(code)
     if json:
-        from relight.runs.summary import summarize_run
+        from relight.overview.summary import summarize_run
 
         say_json(summarize_run(layout))
     else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from relight.metrics.reader import scan_metrics
+from relight.metrics.metric_file import scan_metrics
 from relight.metrics.table import MetricTable, read_metrics_table
 from relight.metrics.windows import StepWindows
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relight.metrics.file_format import split_name
-from relight.metrics.reader import Floats, Integers, MetricFile, MetricRecords, scan_metrics
+from relight.metrics.metric_file import Floats, Integers, MetricFile, MetricRecords, scan_metrics
 
 
 @dataclass(frozen=True)

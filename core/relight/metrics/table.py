@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from relight.metrics.reader import Floats, Integers, MetricFile, scan_metrics
+from relight.metrics.metric_file import Floats, Integers, MetricFile, scan_metrics
 from relight.metrics.series import Series, empty_series, read_many_samples, split_series
 from relight.metrics.windows import StepWindow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relight.metrics.reader import Integers, MetricFile, MetricRecords, scan_metrics
+from relight.metrics.metric_file import Integers, MetricFile, MetricRecords, scan_metrics
 
 _BLOCK_RECORDS = 16_384
 _SAMPLES_A_WINDOW = 32

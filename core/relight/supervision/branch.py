@@ -16,9 +16,8 @@ from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, Parent, RunRecord, TaskReference
-from relight.runs.script_facts import Changes, compare_configs, read_script_record
-from relight.runs.summary import read_run_record
-from relight.supervision.attempt import Launched, start_first_attempt
+from relight.runs.run_record import Changes, compare_configs, read_run_record, read_script_record
+from relight.supervision.attempt_start import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint, copy_weights

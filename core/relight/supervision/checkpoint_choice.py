@@ -9,7 +9,7 @@ from relight.checkpoints.file_names import parse_manifest_name
 from relight.checkpoints.listing import CheckpointInfo, newest_durable
 from relight.errors import CheckpointNotFound, DamagedCheckpoint
 from relight.runs.layout import RunLayout
-from relight.runs.summary import read_run_record
+from relight.runs.run_record import read_run_record
 
 if TYPE_CHECKING:
     from relight.checkpoints.recovery import PassedOver

@@ -51,7 +51,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
     A training that starts from it, or is resumed from it, starts anew with these weights. Raises as `copy_checkpoint`
     does, and RelightError when there are no modules.
     """
-    from relight.checkpoints.snapshot import SnapshotHeader
+    from relight.checkpoints.snapshot_header import SnapshotHeader
 
     with ExitStack() as opened, source.open(info) as reader:
         manifest = reader.manifest
@@ -87,7 +87,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
 
 def _list_tensors(tree: Any) -> set[str]:
     """The names of all tensors that a state tree refers to."""
-    from relight.checkpoints.snapshot import TensorRef
+    from relight.checkpoints.snapshot_header import TensorRef
 
     if isinstance(tree, TensorRef):
         return {tree.name}

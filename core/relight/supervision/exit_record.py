@@ -9,6 +9,7 @@ from typing import Literal
 
 from relight.runs.progress import Progress
 from relight.runs.records import AttemptExit, Outcome, TrainerOutcome
+from relight.wording import describe_bytes
 
 FINISHED_CODE = 0
 CRASHED_CODE = 3
@@ -159,7 +160,7 @@ def _killed(end: ProcessEnd, out_of_memory: OutOfMemory | None) -> str:
         )
     else:
         why = "; if nobody sent it, the kernel's out-of-memory killer may have: see `dmesg`."
-    peak = f" It had used {_gigabytes(end.peak_memory_bytes)} at its peak." if end.peak_memory_bytes else ""
+    peak = f" It had used {describe_bytes(end.peak_memory_bytes)} at its peak." if end.peak_memory_bytes else ""
     return f"Killed by SIGKILL{why}{peak}"
 
 
@@ -167,7 +168,3 @@ def _position(progress: Progress | None) -> str:
     if progress is None:
         return "its very start"
     return f"step {progress.step} of {progress.steps_total}" if progress.steps_total else f"step {progress.step}"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -11,7 +11,7 @@ from typing import Any
 from relight.errors import RelightError, RunBusy
 from relight.runs.catalog import create_run
 from relight.runs.records import AttemptStart, TaskReference
-from relight.supervision.attempt import Launched, start_attempt, start_first_attempt
+from relight.supervision.attempt_start import Launched, start_attempt, start_first_attempt
 from relight.supervision.branch import branch_run
 from relight.supervision.resume import resume_run
 

@@ -10,7 +10,7 @@ import time
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.records import AttemptProcesses, ProcessIdentity
-from relight.supervision.history import read_or_none
+from relight.supervision.attempt_history import read_or_none
 
 LIFELINE_S = 10.0
 """A trainer that lost its supervisor saves and ends by itself within about a second; one that hangs is killed then."""

@@ -11,9 +11,9 @@ from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptExit, AttemptStart
 from relight.runs.status import derive_status
-from relight.supervision.attempt import Launched, start_attempt
+from relight.supervision.attempt_history import find_by_token, read_or_none
+from relight.supervision.attempt_start import Launched, start_attempt
 from relight.supervision.checkpoint_choice import choose_checkpoint
-from relight.supervision.history import find_by_token, read_or_none
 from relight.supervision.orphans import Leftovers
 
 LOCK_WAIT_S = 60.0

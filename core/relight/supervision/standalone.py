@@ -13,7 +13,7 @@ from relight.runs.catalog import create_run, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart, TaskReference
-from relight.supervision.attempt import Adoption, start_attempt
+from relight.supervision.attempt_start import Adoption, start_attempt
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from relight.runs.evidence import read_status
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptExit
 from relight.runs.stop_request import request_stop
-from relight.supervision.history import read_or_none
+from relight.supervision.attempt_history import read_or_none
 from relight.supervision.orphans import Leftovers
 
 _POLL_S = 0.05

@@ -28,10 +28,10 @@ from relight.runs.records import (
 )
 from relight.runs.reserved_file import ReservedFile
 from relight.runs.stop_request import read_stop_request, reserve_stop_request
-from relight.supervision.attempt import begin_attempt
+from relight.supervision.attempt_history import PastAttempt, read_history, read_or_none
+from relight.supervision.attempt_start import begin_attempt
 from relight.supervision.escalation import StopEscalation
 from relight.supervision.exit_record import StopAsked, describe_exit
-from relight.supervision.history import PastAttempt, read_history, read_or_none
 from relight.supervision.inbox import SignalInbox
 from relight.supervision.memory_pressure import OutOfMemoryWatch
 from relight.supervision.orphans import find_lock_holders

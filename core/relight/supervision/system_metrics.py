@@ -10,7 +10,7 @@ from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.progress import read_progress
 
 if TYPE_CHECKING:
-    from relight.machine.sampler import MachineSampler
+    from relight.machine.machine_sampler import MachineSampler
 
 STREAM = "system"
 
@@ -31,7 +31,7 @@ class SystemMetrics:
         """Sample the trainer and its descendants from now on; returns at once."""
         try:
             # Imported while the trainer loads torch, so that it need not wait for this.
-            from relight.machine.sampler import MachineSampler
+            from relight.machine.machine_sampler import MachineSampler
 
             self._sampler = MachineSampler(self._folder, on_sample=self._log, interval_s=self._interval_s)
             self._sampler.set_pids(trainer_pid)

@@ -16,7 +16,7 @@ import xxhash
 
 from relight.errors import TaskError, UsageError
 from relight.runs.records import TaskReference
-from relight.tasks.catalog import BUILTIN_TASKS, BuiltinTask, find_builtin
+from relight.tasks.built_in import BUILTIN_TASKS, BuiltinTask, find_builtin
 from relight.tasks.fields import ConfigField, describe_config, describe_schema
 from relight.tasks.inspection import inspect_task
 from relight.tasks.parsing import nearest_name, parse_config, split_assignments

@@ -8,9 +8,9 @@ import select
 import sys
 from pathlib import Path
 
-from relight.training.attempt import close_in_children, run_attempt
 from relight.training.leaving import end_soon
 from relight.training.log_streams import tolerate_write_errors
+from relight.training.task_attempt import close_in_children, run_attempt
 
 _LOOKS_BEFORE_SLEEP = "10000"
 

@@ -12,7 +12,7 @@ from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, RunRecord
 from relight.tasks.parsing import parse_config
-from relight.tasks.retention import read_retention
+from relight.tasks.retention_options import read_retention
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.device import choose_device
@@ -23,10 +23,10 @@ from relight.training.environment import (
     shorten_environment,
     write_environment,
 )
-from relight.training.session import TrainingSession
 from relight.training.stopping import Stopping
 from relight.training.task_loading import load_task_class
 from relight.training.trainer import Trainer
+from relight.training.training_session import TrainingSession
 
 _log = logging.getLogger("relight")
 

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from relight.checkpoints.encoded_snapshot import encode_snapshot
-from relight.checkpoints.errors import SaveError
-from relight.checkpoints.snapshot import Reason, SnapshotHeader
+from relight.checkpoints.snapshot_header import Reason, SnapshotHeader
 from relight.checkpoints.writer_client import WriterClient
 from relight.checkpoints.writer_events import (
     Durable,
@@ -22,6 +21,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
+from relight.errors import SaveError
 from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import SavingState

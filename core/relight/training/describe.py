@@ -28,7 +28,7 @@ from typing import Any
 
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import TaskReference
-from relight.tasks.catalog import BUILTIN_TASKS
+from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.config import full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.device import choose_device

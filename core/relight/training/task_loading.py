@@ -13,7 +13,7 @@ from types import ModuleType, TracebackType
 
 from relight.errors import ConfigError, TaskError
 from relight.runs.records import TaskReference
-from relight.tasks.catalog import find_builtin
+from relight.tasks.built_in import find_builtin
 from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import nearest_name
 from relight.training.task import Task

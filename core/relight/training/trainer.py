@@ -18,10 +18,11 @@ from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader, move_batch
 from relight.training.device import explain_choice
 from relight.training.precision import Precision
-from relight.training.session import TrainingSession
 from relight.training.state.rng import RngRecorder, restore_rng, seed_everything
 from relight.training.step_metrics import to_number
 from relight.training.task import Data, Task
+from relight.training.training_session import TrainingSession
+from relight.wording import count
 
 Kind = TypeVar("Kind")
 _log = logging.getLogger("relight")
@@ -67,7 +68,7 @@ class Trainer:
             if session.steps_done >= self._steps_total:
                 break
         session.finish()
-        _log.info("Finished after %s.", _count(session.steps_done, "step", "steps"))
+        _log.info("Finished after %s.", count(session.steps_done, "step"))
 
     def close(self) -> None:
         """End the processes that load the validation data."""
@@ -146,15 +147,15 @@ class Trainer:
         """Average each metric over the validation samples. Flags and generators come out as they went in."""
         task, model, session, device = self._task, self._model, self._session, self._device
         totals: dict[str, Any] = {}
-        count = 0
+        weight = 0
         with session.evaluating(), _untouched(model), torch.no_grad():
             for batch, samples in validation:
                 with self._precision.autocast():
                     values = task.step(model, move_batch(batch, device))
                 _add_weighted(totals, values, samples, on_device=device.type == "cuda")
-                count += samples
+                weight += samples
                 session.check_stop()
-            means = {name: to_number(name, total) / count for name, total in totals.items()}
+            means = {name: to_number(name, total) / weight for name, total in totals.items()}
         if self._plateau is not None:
             session.begin_update()
             self._plateau.step(_find_metric(means, task))
@@ -217,8 +218,8 @@ class Trainer:
         )
         _log.info(
             "Data: %s samples for training, %s; %s%s an epoch, %s in all.",
-            f"{loader.sampler.length:,}", held_out, _count(loader.batches, "batch", "batches"), size,
-            _count(self._steps_total, "step", "steps"),
+            f"{loader.sampler.length:,}", held_out, count(loader.batches, "batch", "batches"), size,
+            count(self._steps_total, "step"),
         )  # fmt: skip
         if self._validation is None:
             _log.info("Without validation data no checkpoint is the best one.")
@@ -236,10 +237,6 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         restore_rng(rng)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _check_kind(built: Any, kind: type[Kind], *, task: Task, method: str) -> Kind:

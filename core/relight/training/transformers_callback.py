@@ -21,8 +21,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from relight.errors import RelightError, TaskError
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.framework_parts import EpochLoader, OuterSteps, Untold
-from relight.training.script.loader import choose_seed
 from relight.training.script.run import ScriptRun
+from relight.training.script.script_loader import choose_seed
 
 try:
     from transformers import TrainerCallback  # type: ignore[import-not-found, unused-ignore]

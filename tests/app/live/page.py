@@ -3,7 +3,7 @@
 import streamlit as st
 
 from relight_app.live.chart import LiveSeries, live_chart
-from relight_app.live.status import LiveValue, live_values
+from relight_app.live.live_values import LiveValue, live_values
 
 run = st.query_params["run"]
 st.session_state["reruns"] = st.session_state.get("reruns", 0) + 1

@@ -14,7 +14,9 @@ TIMEOUT_S = 60.0
 
 def open_page(name: str, **query: str) -> AppTest:
     """The page called `name`, drawn once with this address."""
-    page = AppTest.from_string(f"from relight_app.pages import {name}\n{name}.render()\n", default_timeout=TIMEOUT_S)
+    page = AppTest.from_string(
+        f"from relight_app.pages import {name}_page\n{name}_page.render()\n", default_timeout=TIMEOUT_S
+    )
     for key, value in query.items():
         page.query_params[key] = value
     return page.run()

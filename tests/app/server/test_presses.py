@@ -17,7 +17,7 @@ _PAGE = """
 import time
 from pathlib import Path
 import streamlit as st
-from relight_app.session import remembered
+from relight_app.browser_session import remembered
 from relight_app.widgets.action_button import action_button
 
 def act():

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relight.runs.disk_forecast import DiskForecast
-from relight.runs.summary import summarize_run
+from relight.overview.disk_forecast import DiskForecast
+from relight.overview.summary import summarize_run
 from relight_app.widgets.run_header import build_run_notices
 from tests.app.sample_runs import SampleRun, make_run
 

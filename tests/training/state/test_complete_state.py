@@ -15,9 +15,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from relight.checkpoints.errors import UnsupportedState
 from relight.checkpoints.typed_json import canonical_json, decode_state, encode_state
-from relight.errors import TaskError
+from relight.errors import TaskError, UnsupportedState
 from relight.training.state.rng import seed_everything
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.training_state import CapturedState, TrainingState

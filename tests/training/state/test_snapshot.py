@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relight.checkpoints.snapshot import check_tensors
+from relight.checkpoints.snapshot_header import check_tensors
 from relight.training.state.snapshot import copy_tensors, describe_tensors
 from relight.training.state.state_tree import DTYPE_NAMES
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from relight.tasks.digits import DigitsConfig
+from relight.tasks.digits_config import DigitsConfig
 from relight.training.tasks.digits import Digits, held_out_rows
 from tests.training.tasks.bare_loop import train
 

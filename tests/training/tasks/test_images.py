@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from relight.errors import ConfigError, TaskError
-from relight.tasks.images import ImagesConfig
+from relight.tasks.images_config import ImagesConfig
 from relight.training.tasks import pictures
 from relight.training.tasks.images import AugmentedPictures, Images
 from tests.training.tasks.bare_loop import train

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from relight.errors import TaskError
-from relight.tasks.stdlib_gpt import StdlibGptConfig, list_sources, stdlib_root
+from relight.tasks.stdlib_gpt_config import StdlibGptConfig, list_sources, stdlib_root
 from relight.training.tasks import stdlib_gpt
 from relight.training.tasks.stdlib_gpt import RandomWindows, StdlibGpt, Windows, read_corpus, stack_windows
 from tests.training.tasks.bare_loop import train

@@ -41,7 +41,7 @@ class Tied(Task):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A store with one checkpoint of the task's model."""
-    from relight.checkpoints.snapshot import SnapshotHeader, TensorSpec
+    from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
 
     state = TrainingState()
     state.track("model", Tied(Tied.Config()).build_model())

@@ -17,9 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from relight.checkpoints import weights_file
-from relight.checkpoints.errors import ExportError
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import RelightError, UsageError
+from relight.errors import ExportError, RelightError, UsageError
 from relight.runs.records import RunRecord, TaskReference
 from relight.training.weights.weight_errors import WeightsRefused
 from relight.training.weights.weight_import import convert

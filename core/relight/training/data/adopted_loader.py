@@ -34,7 +34,8 @@ from relight.training.data.loader import Loader
 from relight.training.data.loading_processes import WorkerOptions
 from relight.training.data.sampler import Order, Sampler, WeightedSampler
 from relight.training.data.stream_loader import StreamLoader, has_state
-from relight.training.state.own_generators import beginning_of, mix_seeds
+from relight.training.state.own_generators import beginning_of
+from relight.training.state.seeds import mix_seeds
 
 # These draw from their generator alone, so their next epoch may be drawn while this one is trained.
 _PURE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)

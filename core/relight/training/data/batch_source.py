@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
-from relight.training.data.sample_seeds import GlobalGenerator, global_generators, sample_seeds
+from relight.training.data.global_generators import GlobalGenerator, global_generators
 from relight.training.data.sampler import BatchKey, Indices
+from relight.training.state.seeds import sample_seeds
 
 _COLLATE = np.array([2**63 - 1])  # stands in for an index where samples are collated
 

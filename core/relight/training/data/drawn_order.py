@@ -20,16 +20,16 @@ import xxhash
 from torch.utils.data import Sampler as TorchSampler
 
 from relight.errors import TaskError
-from relight.training.data.sample_seeds import global_generators
+from relight.training.data.global_generators import global_generators
 from relight.training.data.sampler import BatchKey
 from relight.training.state.own_generators import (
     OwnGenerator,
     is_generator,
-    mix_seeds,
     read_generator,
     seed_generator,
     write_generator,
 )
+from relight.training.state.seeds import mix_seeds
 
 _NESTED = ("sampler", "batch_sampler")
 _DRAW = 0x0D1A  # keeps an order's numbers apart from those of the samples

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from relight.errors import RelightError, TaskError
 from relight.training.data.batch_source import BatchSource, Collate
 from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
-from relight.training.data.sample_seeds import VALIDATION_EPOCH
 from relight.training.data.sampler import BatchKey, Order, Sampler, WeightedSampler
+from relight.training.state.seeds import VALIDATION_EPOCH
 
 _log = logging.getLogger("relight")
 

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, defau
 from torch.utils.data._utils import worker as torch_worker
 
 from relight.errors import RelightError, TaskError
+from relight.training.data.global_generators import global_generators
 from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
-from relight.training.data.sample_seeds import global_generators
-from relight.training.state.own_generators import mix_seeds
+from relight.training.state.seeds import mix_seeds
 
 _log = logging.getLogger("relight")
 _START = 2**62  # stands for the number of a batch where a reader is started

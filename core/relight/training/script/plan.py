@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relight.training.script.loops import Loop, LoopStack
 from relight.training.script.position import ScriptPosition
-from relight.training.script.session import ScriptSession
+from relight.training.script.script_session import ScriptSession
 
 
 class ScriptPlan:

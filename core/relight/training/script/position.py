@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from relight.training.script.loader import ScriptLoader
 from relight.training.script.loops import LoopStack, Place
+from relight.training.script.script_loader import ScriptLoader
 
 
 class ScriptPosition:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
+from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.reader import CheckpointReader
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound
 from relight.runs.layout import RunLayout

@@ -23,14 +23,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from relight.errors import UsageError
-from relight.training.script.attempt import ScriptAttempt
-from relight.training.script.loader import ScriptLoader, choose_seed, make_loader
 from relight.training.script.loop_leaving import is_left_by_choice
 from relight.training.script.loops import Level, Loop, LoopStack
 from relight.training.script.plan import ScriptPlan
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
-from relight.training.script.session import ScriptSession
+from relight.training.script.script_attempt import ScriptAttempt
+from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
+from relight.training.script.script_session import ScriptSession
 from relight.training.script.state import ScriptState
 from relight.training.state.rng import seed_everything
 from relight.training.step_metrics import Values

@@ -20,15 +20,15 @@ from relight.errors import UsageError
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
-from relight.runs.script_facts import read_script_record
+from relight.runs.run_record import read_script_record
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
-from relight.training.attempt import close_in_children
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, tolerate_write_errors
-from relight.training.script.attempt import ScriptAttempt, ScriptStopping, higher_wins
 from relight.training.script.run import ScriptRun
+from relight.training.script.script_attempt import ScriptAttempt, ScriptStopping, higher_wins
+from relight.training.task_attempt import close_in_children
 
 _VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
 _log = logging.getLogger("relight")

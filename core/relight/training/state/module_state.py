@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from relight.checkpoints.errors import UnsupportedState
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
+from relight.errors import UnsupportedState
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form

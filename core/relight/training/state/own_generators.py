@@ -14,7 +14,6 @@ import torch
 import xxhash
 
 from relight.checkpoints.typed_json import encode_state
-from relight.training.data.sample_seeds import sample_seeds
 
 OwnGenerator = torch.Generator | random.Random | np.random.Generator | np.random.RandomState
 
@@ -71,11 +70,3 @@ def beginning_of(generator: OwnGenerator) -> int:
     if isinstance(generator, torch.Generator):
         return generator.initial_seed() % 2**63
     return xxhash.xxh3_64_intdigest(encode_state(read_generator(generator))) % 2**63
-
-
-def mix_seeds(seed: int, *parts: int) -> int:
-    """Return a seed in [0, 2**63) that depends on all of these."""
-    mixed = seed % 2**63
-    for part in parts:
-        mixed = int(sample_seeds(np.array([part % 2**63]), seed=mixed, epoch=0)[0])
-    return mixed

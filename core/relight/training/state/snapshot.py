@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relight.checkpoints.pack import order_for_pack
-from relight.checkpoints.snapshot import TensorSpec
+from relight.checkpoints.snapshot_header import TensorSpec
 from relight.training.state.state_tree import DTYPE_NAMES
 
 _TOLD_BYTES = 16 << 20

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from relight.checkpoints.errors import UnsupportedState
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
+from relight.errors import UnsupportedState
 
 
 class TensorSource(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relight.checkpoints.reader import CheckpointReader
+from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.training.state.state_tree import DTYPES, describe_form
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig
-from relight.tasks.digits import DigitsConfig
+from relight.tasks.digits_config import DigitsConfig
 from relight.training.task import Data, Task
 
 VALIDATION_SHARE = 0.2

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig
-from relight.tasks.images import ImagesConfig, check
+from relight.tasks.images_config import ImagesConfig, check
 from relight.tasks.picture_folder import Picture, PictureFolder, printable, scan_pictures, split_pictures
 from relight.training.task import Data, Task
 from relight.training.tasks.augmentation import augment, crop_centre, normalise

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig
-from relight.tasks.stdlib_gpt import StdlibGptConfig, list_sources, stdlib_root
+from relight.tasks.stdlib_gpt_config import StdlibGptConfig, list_sources, stdlib_root
 from relight.training.task import Data, Task
 from relight.training.tasks.gpt import SHAPES, Gpt
 

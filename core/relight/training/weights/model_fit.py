@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import list_differences

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relight.checkpoints.errors import ExportError
+from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.module_parts import find_modules
-from relight.checkpoints.reader import CheckpointReader
-from relight.checkpoints.snapshot import TensorRef
+from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound, RelightError
+from relight.errors import CheckpointNotFound, ExportError, RelightError
 from relight.runs.durable_file import sync_folder
 from relight.training.state.state_tree import decode_tree
 from relight.training.state.stored_tensors import StoredTensors

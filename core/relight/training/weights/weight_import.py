@@ -27,7 +27,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from relight.checkpoints.snapshot import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.weights_file import write_weights
 from relight.errors import DamagedCheckpoint, RelightError, TaskError
@@ -36,11 +36,11 @@ from relight.tasks.parsing import parse_config
 from relight.training.best_metric import BestMetric
 from relight.training.device import choose_device
 from relight.training.environment import describe_environment, prepare_determinism
-from relight.training.session import TrainingSession
 from relight.training.state.snapshot import copy_tensors, describe_tensors
 from relight.training.state.training_state import MODEL, CapturedState, TrainingState
 from relight.training.task_loading import load_task_class
 from relight.training.trainer import Trainer
+from relight.training.training_session import TrainingSession
 from relight.training.weights.found_weights import FoundWeights, find_weights
 from relight.training.weights.weight_fit import WeightFit, load_into, strip_wrappers
 from relight.training.weights.weight_source import WeightSource, open_weights

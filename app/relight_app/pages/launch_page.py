@@ -1,0 +1,166 @@
+"""Starting a new run: a task, its config as a form, and the button."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from relight.errors import RelightError
+from relight.tasks.reference import TaskDescription
+from relight_app import actions
+from relight_app.actions import Request
+from relight_app.browser_session import remembered, widget_values
+from relight_app.engine import Engine, current_engine
+from relight_app.formats import title_metric
+from relight_app.launch_form import build_command, changed_values
+from relight_app.navigation import leave_for
+from relight_app.problems import Problem, explain
+from relight_app.widgets.action_button import action_button
+from relight_app.widgets.config_form import read_config_form, show_config_form
+from relight_app.widgets.drill_section import show_drill, show_drill_button
+from relight_app.widgets.notice import show_problem
+from relight_app.widgets.proof_card import build_report_card
+from relight_app.widgets.wait import wait_for
+
+_OWN = "file"
+
+
+def render() -> None:
+    """Draw the page."""
+    engine = current_engine()
+    st.title("Launch", anchor=False)
+    task = _choose_task(engine)
+    if task is None:
+        return
+    decided = f" The best checkpoint is decided by {title_metric(task.best_metric).lower()}." if task.fields else ""
+    st.caption(task.summary + decided)
+    given = _repeated_config(engine)
+    values = show_config_form(task, given)
+    _show_launch(engine, task, values)
+
+
+def _choose_task(engine: Engine) -> TaskDescription | None:
+    tasks = {task.name: task for task in engine.list_tasks()}
+    names = [*tasks, _OWN]
+    asked = st.query_params.get("task")
+    chosen = st.segmented_control(
+        "Task", names, default=asked if asked in names else names[0], required=True, key="task",
+        format_func=lambda name: tasks[name].title if name in tasks else "Your own file", on_change=_note_task,
+    )  # fmt: skip
+    if chosen in tasks:
+        return tasks[str(chosen)]
+    text = st.text_input(
+        "Task file and class", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
+        help="A Python file with a subclass of `relight.Task`, or a training script that imports relight. A relative "
+        "path starts where the dashboard was started.",
+    )  # fmt: skip
+    if not text:
+        st.caption(
+            "Write FILE.py:Class: the file is imported in a process of its own, and its config becomes the form. Or "
+            "FILE.py, for a script with arguments of its own."
+        )
+        return None
+    try:
+        with st.spinner("Importing the file…"):
+            return wait_for(engine.jobs, ("describe", text), lambda: engine.describe_task(text))
+    except RelightError as error:
+        show_problem(explain(error), key="task-problem")
+        return None
+
+
+def _note_task() -> None:
+    """Write the chosen task's name into the address; a bound widget would write its title."""
+    st.query_params["task"] = str(st.session_state["task"])
+
+
+def _repeated_config(engine: Engine) -> Mapping[str, Any]:
+    """The config of the run that the address asks to repeat."""
+    repeated = st.query_params.get("from")
+    if not repeated:
+        return {}
+    try:
+        return engine.read_record(repeated).config
+    except RelightError as error:
+        show_problem(explain(error), key="repeat-problem")
+        return {}
+
+
+def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any]) -> None:
+    with st.container(border=True, key="group-launch"):
+        with st.grid(4, min_column_width=140, gap="small"):
+            name = st.text_input(
+                "Name", key="run-name", max_chars=200, placeholder=task.name.rpartition("/")[2],
+                help="What the lists show.",
+            )  # fmt: skip
+            restarts = st.number_input(
+                "Restarts by itself", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
+                help="After a crash the run goes on from its last checkpoint, at most this many times.",
+            )  # fmt: skip
+        arguments = _ask_for_arguments() if not task.fields else ""
+        split = _split(arguments)
+        changed = changed_values(task.fields, values)
+        command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
+        # Minted when the button is drawn: however often it is pressed, one run follows.
+        token = remembered().setdefault("launch-token", secrets.token_hex(8))
+        with st.container(horizontal=True, gap="small"):
+            action_button(
+                "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
+                icon=":material/rocket_launch:",
+            )  # fmt: skip
+            if split is not None:
+                show_drill_button(engine, task.name, changed, key="drill", arguments=split)
+        # Below the buttons: what comes and goes with a value must not move a button that is just being pressed.
+        problem = remembered().get("launch-problem")
+        if problem is not None and problem[0] == (task.name, changed):
+            show_problem(problem[1], key="launch-problem-shown")
+        st.code(command, language=None, wrap_lines=True)
+        if split is not None:
+            show_drill(
+                engine, task.name, changed, key="drill-card", arguments=split,
+                build=lambda job: build_report_card(job, key="drill-problem"),
+            )  # fmt: skip
+
+
+def _ask_for_arguments() -> str:
+    return st.text_input(
+        "Arguments", key="run-arguments", placeholder="--lr 3e-4", icon=":material/terminal:",
+        help="What stands behind the script's name, as you would type it.",
+    )  # fmt: skip
+
+
+def _split(arguments: str) -> tuple[str, ...] | None:
+    """The arguments of a script as a shell splits them; None when they cannot be."""
+    try:
+        return tuple(shlex.split(arguments))
+    except ValueError:
+        return None
+
+
+def _chosen() -> tuple[str, str]:
+    values = widget_values()
+    return str(values.get("task")), str(values.get("file"))
+
+
+def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str, str]) -> None:
+    """Launch what the form holds now: with the press may have come values that the page was not drawn with yet."""
+    if chosen != _chosen():
+        return  # another task was chosen as well: its own form comes first
+    form, memory = widget_values(), remembered()
+    changed = changed_values(task.fields, read_config_form(task))
+    arguments = _split(form.get("run-arguments") or "" if not task.fields else "")
+    if arguments is None:
+        sentence = "The arguments cannot be read as a command line: a quotation mark is not closed."
+        memory["launch-problem"] = ((task.name, changed), Problem(sentence))
+        return
+    request = Request(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)
+    outcome = actions.launch(engine, request)
+    if outcome.problem is not None:
+        memory["launch-problem"] = ((request.task, request.config), outcome.problem)
+        return
+    memory.pop("launch-problem", None)
+    memory.pop("launch-token", None)
+    leave_for("run", id=outcome.run)

@@ -1,0 +1,398 @@
+"""One run: how far it is, what is at risk, its curves, its checkpoints, its words, and what can be done with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from relight.checkpoints.listing import CheckpointInfo, find_best
+from relight.errors import DamagedFile, RelightError
+from relight.overview.summary import RunSummary
+from relight.runs.records import RunRecord
+from relight.runs.status import RunStatus
+from relight_app import actions
+from relight_app.actions import EXPORT_FORMATS, Outcome
+from relight_app.attempt_table import build_attempts
+from relight_app.browser_session import remembered, widget_values
+from relight_app.charts import ChartPlan, plan_figures, plan_learning_charts, plan_machine_charts
+from relight_app.checkpoint_table import build_checkpoints
+from relight_app.engine import Engine, current_engine
+from relight_app.formats import count
+from relight_app.live.chart import live_chart
+from relight_app.live.live_values import live_values, read_fields
+from relight_app.markup import tag
+from relight_app.navigation import address
+from relight_app.server.urls import csv_url, log_url
+from relight_app.tables import build_config
+from relight_app.widgets.action_button import action_button
+from relight_app.widgets.drill_section import show_drill, show_drill_button
+from relight_app.widgets.empty import build_empty
+from relight_app.widgets.export_strip import build_export_strip
+from relight_app.widgets.notice import build_problem
+from relight_app.widgets.proof_card import build_proof_card
+from relight_app.widgets.run_header import build_family, build_identity, build_run_notices
+from relight_app.widgets.view import view
+
+_REFRESH_S = 2.0
+_ACTED = "checkpoint-acted"
+_CHART_HEIGHT = 250
+_ATTEMPTS = 50
+"""Of so many attempts, the newest ones, the environment is shown."""
+
+
+def render() -> None:
+    """Draw the page of the run that the address names."""
+    engine = current_engine()
+    asked = st.query_params.get("id", "")
+    try:
+        # The folder's name is the id: `run.json` of a copy still has that of the original.
+        name = engine.find_layout(asked).run_id
+        drawn = read_fields(name)  # before all else: what changes while the page is drawn has it drawn once more
+        engine.memo.forget()
+        run = engine.read_run(name)
+        record = engine.read_record(run.run)
+    except DamagedFile as error:
+        _show_missing(str(error), title="Damaged run", text="This run cannot be read")
+        return
+    except RelightError as error:
+        _show_missing(str(error), title="No such run", text="This run is not here")
+        return
+    st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
+    checkpoints = engine.list_checkpoints(run.run)
+    _show_header(engine, run, record, checkpoints.checkpoints)
+    _show_outcomes(engine, run)
+    notices = build_run_notices(run, damaged=checkpoints.damaged)
+    if notices is not None:
+        view(notices, key="notices")
+    _show_exports(engine, run, checkpoints.checkpoints, higher_is_better=record.higher_is_better)
+    _show_figures(run, drawn)
+    _show_charts(engine, run, record)
+    _show_checkpoints(engine, run, record)
+    _show_details(engine, run, record)
+
+
+def _show_missing(sentence: str, *, title: str, text: str) -> None:
+    st.title(title, anchor=False)
+    back = tag("a", "See all runs", class_="button", href=address("runs"), data_page="runs")
+    view(build_empty(text, sentence, action=back), key="missing")
+
+
+def _show_header(engine: Engine, run: RunSummary, record: RunRecord, checkpoints: list[CheckpointInfo]) -> None:
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="run-header"
+    ):
+        with st.container(width="stretch", gap="xsmall"):
+            st.title(run.name, anchor=False)
+            identity = build_identity(run, record, device=engine.read_device(run), proof=engine.read_proof(run, record))
+            view(identity, key="identity")
+            family = build_family(record, engine.list_branches(run.run))
+            if family is not None:
+                view(family, key="family")
+        with st.container(
+            horizontal=True, width="content", gap="small", vertical_alignment="center", key="run-actions"
+        ):
+            _show_life_buttons(engine, run)
+            _show_export_button(engine, run, checkpoints, higher_is_better=record.higher_is_better)
+
+
+def _show_life_buttons(engine: Engine, run: RunSummary) -> None:
+    job = actions.resume_job(engine, run.run)
+    if job is not None and job.state == "running":
+        st.button(
+            "Resuming…", disabled=True, icon=":material/hourglass_top:", help="An earlier process is still ending."
+        )
+        _poll(engine, run)
+        return
+    if run.status in (RunStatus.CRASHED, RunStatus.INTERRUPTED, RunStatus.STOPPED):
+        where = (
+            f"Goes on from step {run.durable_step:,}" if run.durable_step else "No checkpoint: starts again at step 0"
+        )
+        action_button(
+            "Resume", _resume, engine, run, None, key=f"resume-{run.run}-{run.attempt}", type="primary",
+            icon=":material/play_arrow:", help=f"{where}, as attempt {run.attempt + 1}.",
+        )  # fmt: skip
+    if not run.status.is_live:
+        return
+    stopping = engine.read_stop(run)
+    if stopping is None:
+        action_button(
+            "Stop", _stop, engine, run, key=f"stop-{run.run}-{run.attempt}", icon=":material/stop_circle:",
+            help="Ends at the next step edge, with a checkpoint: nothing is lost.",
+        )  # fmt: skip
+    else:
+        st.button("Stopping…", disabled=True, icon=":material/hourglass_top:", help="It ends at the next step edge.")
+        if not stopping.now:
+            action_button(
+                "End it now", _ask_to_stop, run, key=f"end-{run.run}-{run.attempt}",
+                help="Without waiting for a checkpoint.",
+            )  # fmt: skip
+    if remembered().get("confirm-stop") == run.run:
+        _confirm_stop(engine, run)
+
+
+def _show_export_button(
+    engine: Engine, run: RunSummary, checkpoints: list[CheckpointInfo], *, higher_is_better: bool
+) -> None:
+    best = find_best(checkpoints, higher_is_better=higher_is_better)
+    chosen = best or (checkpoints[-1] if checkpoints else None)
+    job = actions.export_job(engine, run.run)
+    busy = job is not None and job.state == "running"
+    if busy:
+        reason = "An export is under way."
+    elif chosen is None:
+        reason = "There is no checkpoint yet."
+    elif best is None:
+        reason = f"Nothing was scored yet: exports the newest, step {chosen.step:,}."
+    else:
+        reason = f"Step {best.step:,} is the best so far."
+    st.segmented_control(
+        "Format of the weights", EXPORT_FORMATS, default=EXPORT_FORMATS[0], required=True, key="export-format",
+        format_func=lambda name: f".{name}", label_visibility="collapsed", disabled=chosen is None,
+    )  # fmt: skip
+    action_button(
+        "Export best weights", _export, engine, run, "best" if best else "latest", key="export-best",
+        icon=":material/file_export:", disabled=chosen is None or busy, help=reason,
+    )  # fmt: skip
+
+
+def _show_outcomes(engine: Engine, run: RunSummary) -> None:
+    """What came of the last thing that was asked for on this page."""
+    job = actions.resume_job(engine, run.run)
+    if job is not None and job.state != "running":
+        engine.jobs.forget(("resume", run.run))
+        remembered()["outcome"] = (run.run, actions.outcome_of(job))
+    told: tuple[str, Outcome] | None = remembered().get("outcome")
+    if told is None or told[0] != run.run:
+        remembered().pop("outcome", None)
+        return
+    if told[1].problem is not None:
+        view(build_problem(told[1].problem, key="outcome"), key="outcome-problem")
+
+
+def _show_exports(
+    engine: Engine, run: RunSummary, checkpoints: list[CheckpointInfo], *, higher_is_better: bool
+) -> None:
+    job = actions.export_job(engine, run.run)
+    running = job is not None and job.state == "running"
+
+    def show() -> None:
+        job = actions.export_job(engine, run.run)
+        best = find_best(checkpoints, higher_is_better=higher_is_better)
+        strip = build_export_strip(engine.list_exports(run.run), run=run.run, job=job, best=best)
+        if strip is not None:
+            view(strip, key="exports")
+        if running and job is not None and job.state != "running":
+            st.rerun()
+
+    st.fragment(show, run_every=0.5 if running else None)()
+
+
+def _show_figures(run: RunSummary, drawn: dict[str, Any]) -> None:
+    live_values(
+        run=run.run,
+        values=plan_figures(run),
+        key=f"figures-{run.run}",
+        progress_bar=True,
+        rerun_on=("status", "reason", "attempt", "durable_step", "saving_failure", "best_step"),
+        drawn=drawn,
+    )
+
+
+def _show_charts(engine: Engine, run: RunSummary, record: RunRecord) -> None:
+    names = engine.list_metrics(run.run)
+    learning = plan_learning_charts(names, best_metric=record.best_metric)
+    with st.grid(2, min_column_width=380, gap="small"):
+        for plan in learning[:2]:
+            _show_chart(run, plan, height=_CHART_HEIGHT + 40)
+    smaller = learning[2:] + plan_machine_charts(names)
+    if smaller:
+        with st.grid(3, min_column_width=320, gap="small"):
+            for plan in smaller:
+                _show_chart(run, plan, height=_CHART_HEIGHT - 70)
+
+
+def _show_chart(run: RunSummary, plan: ChartPlan, *, height: int) -> None:
+    with st.container(border=True, height="stretch", key=f"card-{plan.key}"):
+        live_chart(
+            run=run.run, series=plan.series, title=plan.title, key=f"{plan.key}-{run.run}", unit=plan.unit,
+            x="time" if plan.by_time else "step", y_range=plan.y_range, height=height,
+            empty="The first values come with the first steps." if run.status.is_live else "Nothing was logged.",
+        )  # fmt: skip
+
+
+def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> None:
+    def show() -> None:
+        if remembered().pop(_ACTED, False):
+            st.rerun()  # what came of it stands elsewhere on the page
+        now = engine.read_run(run.run)
+        listing = engine.list_checkpoints(run.run)
+        if listing.checkpoints:
+            content = build_checkpoints(
+                listing.checkpoints, best_metric=record.best_metric, resume_refusal=_resume_refusal(now),
+                branch_from=run.run,
+                retention=engine.plan_retention(run.run),
+            )  # fmt: skip
+        else:
+            content = build_empty(
+                "No checkpoint yet",
+                "The first one comes within seconds of training; until then everything is at risk."
+                if now.status.is_live
+                else "The run ended before the first one was durable. A resume starts again at step 0.",
+            )
+        view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
+
+    launched = engine.read_launch(run.run).config  # a script's own config is known only once it runs
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="checkpoints-header"
+    ):
+        st.header("Checkpoints", anchor=False, width="content")
+        show_drill_button(engine, record.task, launched, key=f"drill-{run.run}")
+    busy = run.status.is_live or run.pids.writer is not None
+    show_drill(
+        engine, record.task, launched, key="drill-card",
+        build=lambda job: build_proof_card(engine.read_proof(run, record), job, key="drill-problem"),
+    )  # fmt: skip
+    st.fragment(show, run_every=_REFRESH_S if busy else None)()
+
+
+def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
+    log, config, attempts = st.tabs(["Log", "Config", "Attempts"], key="details", bind="query-params")
+    with log:
+        _show_log(engine, run)
+    with config:
+        changes = record.parent.changes if record.parent is not None else None
+        view(
+            tag(
+                "div",
+                build_config(record.config, defaults=engine.default_config(record), changes=changes),
+                tag(
+                    "p", tag("a", "Launch again with this config", class_="link", **_again(run, record)), " · ",
+                    tag("a", "All metrics as CSV", class_="link", href=csv_url(run.run), download=True), class_="sub",
+                ),
+                class_="stack",
+            ),
+            key="config",
+        )  # fmt: skip
+    with attempts:
+        known = engine.list_attempts(run)
+        environments = {one.number: engine.read_environment(run.run, attempt=one.number) for one in known[-_ATTEMPTS:]}
+        view(build_attempts(known, now_s=time.time(), run=run.run, environments=environments), key="attempts")
+
+
+def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
+    """Where the launch form opens with this run's task and config."""
+    query = {"task": record.task.name, "from": run.run}
+    if record.task.kind != "builtin":
+        query |= {"task": "file", "file": f"{record.task.path}:{record.task.class_name}"}
+    return {"href": address("launch", **query), "data_page": "launch", "data_query": json.dumps(query)}
+
+
+def _show_log(engine: Engine, run: RunSummary) -> None:
+    number = _choose_attempt(run)
+
+    def show() -> None:
+        text = engine.read_log(run.run, attempt=number)
+        whole = tag("a", "the whole log", class_="link", href=log_url(run.run, attempt=number), target="_blank")
+        pre = tag(
+            "pre", text or "Nothing was printed yet.", class_="text log", data_follow=True, tabindex="0", role="log",
+            aria_label=f"Log of attempt {number}",
+        )  # fmt: skip
+        foot = tag("p", f"The end of attempt {number}'s log; ", whole, ".", class_="sub")
+        view(tag("div", pre, foot, class_="stack"), key="log")
+
+    st.fragment(show, run_every=1.0 if run.status.is_live and number == run.attempt else None)()
+
+
+def _choose_attempt(run: RunSummary) -> int:
+    """Which attempt's log is shown: the newest, unless another one is picked."""
+    if run.attempt < 2:
+        return run.attempt
+    chosen = st.selectbox(
+        "Attempt", range(run.attempt, 0, -1), key=f"log-attempt-{run.run}-{run.attempt}", width=220,
+        format_func=lambda number: f"Attempt {number}" + (", the newest" if number == run.attempt else ""),
+    )  # fmt: skip
+    return int(chosen)
+
+
+def _poll(engine: Engine, run: RunSummary) -> None:
+    """Rerun the page once a resume in the background has ended."""
+
+    def watch() -> None:
+        job = actions.resume_job(engine, run.run)
+        if job is None or job.state != "running":
+            st.rerun()
+
+    st.fragment(watch, run_every=0.5)()
+
+
+def _resume_refusal(run: RunSummary) -> str | None:
+    if run.status.is_live:
+        return "Stop the run first."
+    if run.status is RunStatus.FINISHED:
+        return "The run has finished."
+    return None
+
+
+def _checkpoint_action(engine: Engine, run: RunSummary) -> Callable[[str, Any], None]:
+    def act(name: str, step: Any) -> None:
+        if not isinstance(step, int):
+            return
+        remembered()[_ACTED] = True
+        if name == "resume":
+            _resume(engine, run, step)
+        elif name == "export":
+            _export(engine, run, step)
+        elif name in ("pin", "unpin"):
+            _tell(run, actions.pin(engine, run.run, step=step, on=name == "pin"))
+
+    return act
+
+
+def _resume(engine: Engine, run: RunSummary, step: int | None) -> None:
+    # The token names the attempt that this page saw end: however often it is pressed, one attempt follows.
+    _tell(run, actions.resume(engine, run.run, from_step=step, token=f"{run.run}-after-{run.attempt}"))
+
+
+def _stop(engine: Engine, run: RunSummary) -> None:
+    if run.saving_failure:
+        _ask_to_stop(run)
+    else:
+        _tell(run, actions.stop(engine, run.run))
+
+
+def _export(engine: Engine, run: RunSummary, which: str | int) -> None:
+    # As it is chosen now: the page was perhaps drawn before the choice.
+    pth = widget_values().get("export-format") == "pth"
+    actions.export(engine, run.run, which=which, format="pth" if pth else "safetensors")
+
+
+def _ask_to_stop(run: RunSummary) -> None:
+    remembered()["confirm-stop"] = run.run
+
+
+def _keep_training() -> None:
+    remembered().pop("confirm-stop", None)
+
+
+def _end_now(engine: Engine, run: RunSummary) -> None:
+    _keep_training()
+    _tell(run, actions.stop(engine, run.run, now=True))
+
+
+def _tell(run: RunSummary, outcome: Outcome) -> None:
+    remembered()["outcome"] = (run.run, outcome)
+
+
+@st.dialog("Stop and lose work?", on_dismiss=_keep_training)
+def _confirm_stop(engine: Engine, run: RunSummary) -> None:
+    if remembered().get("confirm-stop") != run.run:
+        st.rerun()  # it was answered
+    why = f"Checkpoints cannot be saved at the moment ({run.saving_failure}). " if run.saving_failure else ""
+    st.write(f"{why}Ending it now loses the work since the last checkpoint: {count(run.work_at_risk_steps, 'step')}.")
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        action_button("Keep training", _keep_training, key="confirm-stop-not")
+        action_button("End it now", _end_now, engine, run, key="confirm-stop-now", type="primary")

@@ -1,0 +1,137 @@
+"""The dashboard's ASGI app and the server that runs it: Streamlit, our routes beside it, the guard before both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from relight_app.server.assets import asset_routes
+from relight_app.server.configuration import SCRIPT, apply_streamlit_options
+from relight_app.server.files import file_routes
+from relight_app.server.guard import Guard
+from relight_app.server.history_route import history_routes
+from relight_app.server.hub import Hub
+from relight_app.server.machine_reader import close_machine_reader
+from relight_app.server.presses import presses
+from relight_app.server.sessions import drop_undelivered, hear_presses
+from relight_app.server.settings import Settings, use_settings
+from relight_app.server.stream import stream_routes
+
+if TYPE_CHECKING:
+    from streamlit.web.server.starlette.starlette_app import App
+
+_WEBSOCKET_MESSAGE_BYTES = 64 << 20
+_PING_S = 20.0
+_PATIENCE_S = 0.4
+"""After a signal, how long answers that are under way may take before the process ends regardless."""
+
+
+def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
+    """The whole app. One for each process: Streamlit's configuration and `settings` become the process's own."""
+    use_settings(settings)
+    apply_streamlit_options(settings)
+    import streamlit
+    from streamlit.runtime import get_instance
+
+    @asynccontextmanager
+    async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
+        hub.start()
+        drop_undelivered(get_instance())
+        hear_presses(get_instance(), presses)
+        try:
+            yield {}
+        finally:
+            hub.stop()
+            close_machine_reader()
+
+    return streamlit.App(
+        script,
+        lifespan=lifespan,
+        routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes(), *_nothing_else()],
+        middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings))],
+    )
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    script: Path = SCRIPT,
+    on_started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then end this process within a second, whatever is still open."""
+    hub = Hub(settings.runs_folder)
+    app = build_app(settings, hub, script=script)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=_WEBSOCKET_MESSAGE_BYTES,
+        ws_ping_interval=_PING_S,
+        ws_ping_timeout=_PING_S,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
+    _leave()  # without the interpreter's own end, which takes half a second for all that is imported
+
+
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    """The names that the dashboard goes by, beyond those of this machine itself."""
+    everywhere = settings.host in {"0.0.0.0", "::", ""}
+    return settings.allowed_hosts if everywhere else (*settings.allowed_hosts, settings.host)
+
+
+def _nothing_else() -> list[Route]:
+    """Everything else under our prefixes is a 404, not Streamlit's page, which it would be otherwise."""
+
+    async def refuse(_request: Request) -> Response:
+        return PlainTextResponse("There is nothing here.\n", status_code=404)
+
+    return [Route(f"/{prefix}/{{rest:path}}", refuse) for prefix in ("api", "files", "assets")]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn waits for open answers before it tells the app to end; a live stream would hold it forever."""
+
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._on_stop = on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            _leave()
+        self.should_exit = True
+        self._on_stop()
+        patience = threading.Timer(_PATIENCE_S, _leave)
+        patience.daemon = True
+        patience.start()
+
+
+def _leave() -> None:
+    """End without waiting for anything: every file that matters is written durably by whoever owns it."""
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,243 @@
+"""Reads one checkpoint; every byte is checked against its digest while it is read, and never after it was used."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import xxhash
+
+from relight.checkpoints.file_names import StoreLayout
+from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
+from relight.checkpoints.snapshot_header import TensorSpec
+from relight.checkpoints.typed_json import decode_state
+from relight.errors import DamagedCheckpoint, DamagedFile
+
+_CHUNK_BYTES = 8 << 20
+_UNREADABLE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)}
+
+OnRead = Callable[[int], None]
+"""Called with the number of bytes just read."""
+
+
+class CheckpointReader:
+    """One checkpoint, open. Its packs are held open, so a retention that runs meanwhile takes nothing away.
+
+    Methods raise `DamagedCheckpoint`, naming tensor and pack, when the disk does not hold what the manifest says.
+    """
+
+    def __init__(self, manifest: Manifest, *, layout: StoreLayout, operations: FileOperations) -> None:
+        self.manifest = manifest
+        self._layout = layout
+        self._operations = operations
+        self._entries = {entry.name: entry for entry in manifest.tensors}
+        self._files: list[int] = []
+        try:
+            for pack in manifest.packs:
+                self._files.append(self._open(pack))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> CheckpointReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the packs; the reader is of no use any more."""
+        for file in self._files:
+            self._operations.close(file)
+        self._files.clear()
+
+    @cached_property
+    def state(self) -> Any:
+        """The state tree, with a `TensorRef` where a tensor belongs. Decoded anew for each reader."""
+        return self._decode(self.manifest.state, "state")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and flags under which the checkpoint was made."""
+        environment = self._decode(self.manifest.environment, "environment")
+        return environment if isinstance(environment, dict) else {"environment": environment}
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names of all tensors, in the order in which they were handed over."""
+        return list(self._entries)
+
+    def spec(self, name: str) -> TensorSpec:
+        """Type and shape of a tensor. `KeyError` when there is none of that name."""
+        entry = self._entries[name]
+        return TensorSpec(entry.name, entry.dtype, entry.shape, entry.bytes)
+
+    def digest(self, name: str) -> str:
+        """What the tensor's bytes must hash to (xxh3-128)."""
+        return self._entries[name].digest
+
+    def read(self, name: str) -> bytearray:
+        """The bytes of a tensor, in memory of their own."""
+        data = bytearray(self._entries[name].bytes)
+        self.read_into(name, data)
+        return data
+
+    def read_into(self, name: str, buffer: bytearray | memoryview) -> None:
+        """Read a tensor into `buffer`, which has exactly its bytes. After `DamagedCheckpoint` the buffer is rubbish."""
+        entry = self._entries[name]
+        view = memoryview(buffer).cast("B") if entry.bytes else memoryview(b"")
+        assert len(view) == entry.bytes, (len(view), entry)
+        hasher = xxhash.xxh3_128()
+        for begin in range(0, entry.bytes, _CHUNK_BYTES):
+            part = view[begin : begin + _CHUNK_BYTES]
+            self._read(entry.pack, part, entry.offset + begin, entry.name)
+            hasher.update(part)
+        if hasher.hexdigest() != entry.digest:
+            raise self._mismatch(entry)
+
+    def read_chunks(self, name: str) -> Iterator[memoryview]:
+        """The bytes of a tensor piece by piece, each valid until the next is asked for.
+
+        Whether the digest is right is known, and `DamagedCheckpoint` raised, only after the last one.
+        """
+        entry = self._entries[name]
+        scratch = memoryview(bytearray(min(entry.bytes, _CHUNK_BYTES)))
+        hasher = xxhash.xxh3_128()
+        for begin in range(0, entry.bytes, _CHUNK_BYTES):
+            part = scratch[: min(_CHUNK_BYTES, entry.bytes - begin)]
+            self._read(entry.pack, part, entry.offset + begin, entry.name)
+            hasher.update(part)
+            yield part
+        if hasher.hexdigest() != entry.digest:
+            raise self._mismatch(entry)
+
+    def check(self, *, on_read: OnRead | None = None) -> list[tuple[Path, str]]:
+        """Read everything and compare it with its digests: (pack, sentence) for every damage. Changes nothing."""
+        damaged: list[tuple[Path, str]] = []
+        largest = max((pack.bytes for pack in self.manifest.packs), default=0)
+        scratch = memoryview(bytearray(min(largest, _CHUNK_BYTES)))
+        for index, pack in enumerate(self.manifest.packs):
+            try:
+                self._check_header(index, pack, scratch)
+            except DamagedCheckpoint as error:
+                damaged.append((self._path(index), str(error)))
+        for run in self._runs():
+            try:
+                many = len(run) > 1
+                broken = self._check_many(run, scratch) if many else self._check_one(run[0], scratch, on_read)
+            except DamagedCheckpoint as error:
+                damaged.append((self._path(run[0].pack), str(error)))
+                continue
+            if on_read is not None and many:
+                on_read(sum(entry.bytes for entry in run))
+            damaged.extend((self._path(entry.pack), str(self._mismatch(entry))) for entry in broken)
+        return damaged
+
+    def forget_cached(self) -> None:
+        """Let the kernel drop its copies of the packs: what was read to be checked is not needed again soon."""
+        for file in self._files:
+            self._operations.forget_cached(file)
+
+    def _check_header(self, index: int, pack: PackEntry, scratch: memoryview) -> None:
+        hasher = xxhash.xxh3_128()
+        for begin in range(0, pack.header_bytes, len(scratch)):
+            part = scratch[: min(len(scratch), pack.header_bytes - begin)]
+            self._read(index, part, begin, "the header")
+            hasher.update(part)
+        if hasher.hexdigest() != pack.header_digest:
+            raise DamagedCheckpoint(f"The header of pack {pack.file} does not match its digest.")
+
+    def _check_one(self, entry: TensorEntry, scratch: memoryview, on_read: OnRead | None) -> list[TensorEntry]:
+        hasher = xxhash.xxh3_128()
+        for begin in range(0, entry.bytes, len(scratch)):
+            part = scratch[: min(len(scratch), entry.bytes - begin)]
+            self._read(entry.pack, part, entry.offset + begin, entry.name)
+            hasher.update(part)
+            if on_read is not None:
+                on_read(len(part))
+        return [] if hasher.hexdigest() == entry.digest else [entry]
+
+    def _check_many(self, run: list[TensorEntry], scratch: memoryview) -> list[TensorEntry]:
+        begin = run[0].offset
+        part = scratch[: run[-1].offset + run[-1].bytes - begin]
+        self._read(run[0].pack, part, begin, run[0].name)
+        return [
+            entry
+            for entry in run
+            if xxhash.xxh3_128_hexdigest(part[entry.offset - begin : entry.offset - begin + entry.bytes])
+            != entry.digest
+        ]
+
+    def _runs(self) -> Iterator[list[TensorEntry]]:
+        """All tensors, neighbours on the disk together as long as they fit in one read."""
+        run: list[TensorEntry] = []
+        for entry in sorted(self.manifest.tensors, key=lambda entry: (entry.pack, entry.offset, entry.bytes)):
+            if not entry.bytes:
+                continue
+            end = run[-1].offset + run[-1].bytes if run else 0
+            if run and (
+                entry.pack != run[0].pack
+                or entry.offset not in (end, run[-1].offset)
+                or entry.offset + entry.bytes - run[0].offset > _CHUNK_BYTES
+            ):
+                yield run
+                run = []
+            run.append(entry)
+        if run:
+            yield run
+
+    def _decode(self, data: msgspec.Raw, what: str) -> Any:
+        try:
+            return decode_state(data)
+        except DamagedFile as error:
+            raise DamagedCheckpoint(f"The {what} of checkpoint {self.manifest.name} cannot be read. {error}") from None
+
+    def _path(self, index: int) -> Path:
+        return self._layout.packs / self.manifest.packs[index].file
+
+    def _open(self, pack: PackEntry) -> int:
+        try:
+            file = self._operations.open(self._layout.packs / pack.file)
+        except OSError as error:
+            raise _explain(error, f"Pack {pack.file} cannot be opened") from error
+        try:
+            size = self._operations.size(file)
+            if size != pack.bytes:
+                raise DamagedCheckpoint(f"Pack {pack.file} has {size:,} bytes instead of {pack.bytes:,}.")
+        except BaseException:
+            self._operations.close(file)
+            raise
+        return file
+
+    def _read(self, index: int, buffer: memoryview, offset: int, what: str) -> None:
+        file = self.manifest.packs[index].file
+        while len(buffer):
+            try:
+                read = self._operations.read_into(self._files[index], buffer, offset)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise _explain(error, f"Pack {file} cannot be read at '{what}'") from error
+            if read == 0:
+                raise DamagedCheckpoint(f"Pack {file} ends in the middle of '{what}'.")
+            buffer = buffer[read:]
+            offset += read
+
+    def _mismatch(self, entry: TensorEntry) -> DamagedCheckpoint:
+        file = self.manifest.packs[entry.pack].file
+        return DamagedCheckpoint(f"Tensor '{entry.name}' in pack {file} does not match its digest.")
+
+
+def _explain(error: OSError, what: str) -> Exception:
+    """A disk that cannot give back what was written is damage; too many open files, say, are not."""
+    if error.errno in _UNREADABLE:
+        return DamagedCheckpoint(f"{what}: {error.strerror}.")
+    return error

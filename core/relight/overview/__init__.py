@@ -1,0 +1,1 @@
+"""Reads a whole run: its summary, work at risk, verification and story, for the command line and dashboard alike."""

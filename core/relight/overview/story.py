@@ -1,0 +1,172 @@
+"""What happens to a run while somebody watches it, read from its folder: each fact once, as a line for a person."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from relight.checkpoints.listing import newest_durable
+from relight.metrics.tail import MetricTail
+from relight.overview.summary import RunSummary, summarize_run
+from relight.overview.summary_wording import word_checkpoint, word_risk
+from relight.runs.layout import RunLayout
+from relight.runs.progress import Progress, read_progress
+from relight.wording import describe_duration, describe_rate, describe_value
+
+LineKind = Literal["start", "epoch", "checkpoint", "trouble", "end"]
+
+_TOLD = ("train/loss", "train/accuracy")
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that happened. "trouble" is what a person should look at."""
+
+    kind: LineKind
+    text: str
+
+
+@dataclass
+class RunStory:
+    """Follows one run from attempt `attempt` on. `poll` says what is new since the last poll.
+
+    `from_start=False` passes over what that attempt has logged already.
+    """
+
+    layout: RunLayout
+    attempt: int
+    from_start: bool = True
+    progress: Progress = field(default_factory=Progress)
+    _summary: RunSummary | None = None
+    _tail: MetricTail = field(init=False)
+    _told_attempt: int = field(init=False)
+    _told_sequence: int = field(init=False)
+    _told_epoch: int | None = None
+    _told_failure: str | None = None
+    _told_caveat: str = ""
+    _trained: deque[tuple[int, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """The last train rows by step: those of the next epoch may be read before the validation's row is."""
+    _validates: bool = False
+
+    def __post_init__(self) -> None:
+        self._tail = MetricTail(self.layout.metrics, from_start=self.from_start)
+        self._told_attempt = self.attempt
+        newest = newest_durable(self.layout.checkpoints)
+        self._told_sequence = newest[0] if newest is not None else -1
+
+    @property
+    def summary(self) -> RunSummary:
+        """The run as of the last poll."""
+        assert self._summary is not None, "poll first"
+        return self._summary
+
+    def poll(self) -> list[Line]:
+        """Read the folder again; `summary` and `progress` are then fresh. Raises DamagedFile for a broken run.json."""
+        self._summary = summarize_run(self.layout)
+        self.progress = read_progress(self.layout.attempt(self.summary.attempt).progress) or Progress()
+        told = (
+            self._tell_attempt(),
+            self._tell_caveat(),
+            self._tell_epochs(),
+            self._tell_checkpoints(),
+            self._tell_saving(),
+        )
+        return [line for lines in told for line in lines]
+
+    def _tell_attempt(self) -> list[Line]:
+        """Say when a later attempt takes over: the supervisor has restarted a crashed trainer."""
+        if self.summary.attempt <= self._told_attempt:
+            return []
+        self._told_attempt = self.summary.attempt
+        notes = [note for note in self.summary.notes if note != self.summary.environment_caveat]
+        return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *notes]))]
+
+    def _tell_caveat(self) -> list[Line]:
+        """Say once what may keep this attempt from being bit-identical; its trainer knows soon after it has started."""
+        caveat = self.summary.environment_caveat
+        if not caveat or caveat == self._told_caveat:
+            return []
+        self._told_caveat = caveat
+        return [Line("trouble", caveat)]
+
+    def _tell_epochs(self) -> list[Line]:
+        lines = []
+        rows = [row for row in self._tail.poll() if row.attempt >= self.attempt]
+        for row in sorted(rows, key=lambda row: (row.attempt, row.step, row.stream == "validation")):
+            if row.stream == "train":
+                values = {name: value for name, value in row.values.items() if name in _TOLD}
+                self._trained.append((row.step, values))
+            elif row.stream == "validation":
+                self._validates = True
+                lines.append(Line("epoch", self._word_epoch(self._epoch_at(row.step), row.step, row.values)))
+        return lines if self._validates else [*lines, *self._tell_bare_epochs()]
+
+    def _tell_bare_epochs(self) -> list[Line]:
+        """Say which epoch has ended, for a run that validates nothing.
+
+        That is known once the first step of the next epoch is done: a validation would have been logged before.
+        """
+        progress = self.progress
+        if progress.phase == "starting":
+            return []
+        size = self._count_steps_per_epoch()
+        under_way = size > 0 and progress.phase != "finished"
+        done = self._epoch_at(progress.step) - under_way
+        told, self._told_epoch = self._told_epoch, done
+        if told is None:
+            told = progress.first_step // size if self.from_start and size else done
+        step = min(done * size, progress.step) if size else progress.step
+        return [Line("epoch", self._word_epoch(done, step, {}))] if done > told else []
+
+    def _epoch_at(self, step: int) -> int:
+        """How many epochs are done at `step`, counting the one that it ends or was cut short in."""
+        size = self._count_steps_per_epoch()
+        if size <= 0:
+            return self.progress.epoch
+        epoch = -(-step // size)
+        return min(epoch, self.progress.epochs) if self.progress.epochs else epoch
+
+    def _count_steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; 0 when not known."""
+        accumulate = self.summary.config.get("accumulate")
+        return -(-self.progress.batches // (accumulate if isinstance(accumulate, int) and accumulate > 0 else 1))
+
+    def _word_epoch(self, epoch: int, step: int, validation: dict[str, float]) -> str:
+        progress = self.progress
+        parts = [
+            f"epoch {epoch}/{progress.epochs}" if progress.epochs else f"epoch {epoch}",
+            f"step {step}/{progress.steps_total}" if progress.steps_total else f"step {step}",
+            *(f"{name} {describe_value(value)}" for name, value in {**self._train_at(step), **validation}.items()),
+            describe_rate(progress.rate),
+        ]
+        if self.summary.eta_s:
+            parts.append(f"{describe_duration(self.summary.eta_s)} left")
+        return "  ".join(filter(None, parts))
+
+    def _train_at(self, step: int) -> dict[str, float]:
+        """What was measured in training at that step, or at the last one before it that is known."""
+        return next((values for at, values in reversed(self._trained) if at <= step), {})
+
+    def _tell_checkpoints(self) -> list[Line]:
+        newest = newest_durable(self.layout.checkpoints)
+        if newest is None or newest[0] <= self._told_sequence:
+            return []
+        from relight.checkpoints.store import CheckpointStore
+
+        told, self._told_sequence = self._told_sequence, newest[0]
+        found = CheckpointStore(self.layout.checkpoints).list().checkpoints
+        return [Line("checkpoint", word_checkpoint(info)) for info in found if info.sequence > told]
+
+    def _tell_saving(self) -> list[Line]:
+        failure, before = self.summary.saving_failure, self._told_failure
+        if failure == before:
+            return []
+        self._told_failure = failure
+        if failure is None:
+            return [Line("checkpoint", "Checkpoints are saved again.")] if self.summary.status.is_live else []
+        risk = word_risk(self.summary)
+        return [
+            Line("trouble", f"Checkpoints fail, training goes on: {failure}" + (f" At risk: {risk}." if risk else ""))
+        ]

@@ -1,0 +1,277 @@
+"""One run in a few figures, and the list of all runs: read from small files only, so that it costs next to nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relight.checkpoints.listing import newest_durable
+from relight.errors import DamagedFile
+from relight.metrics.latest import latest_values
+from relight.metrics.recent import read_recent
+from relight.overview.disk_forecast import DiskForecast, forecast_disk
+from relight.overview.work_at_risk import measure_work_at_risk
+from relight.runs.catalog import list_layouts
+from relight.runs.evidence import DamageList, gather_evidence
+from relight.runs.fingerprint import FingerprintChange, read_changes, word_resume_caveat
+from relight.runs.layout import AttemptLayout, RunLayout
+from relight.runs.process_identity import is_alive
+from relight.runs.progress import Phase, Progress, read_progress
+from relight.runs.records import ImportedFrom, Parent, ProcessIdentity, RunRecord, SavingState
+from relight.runs.run_record import read_run_record
+from relight.runs.status import Evidence, RunStatus, derive_status
+
+
+class BestSoFar(msgspec.Struct, frozen=True, kw_only=True):
+    """The best value of the run's best metric so far. `metric` is its full name."""
+
+    step: int
+    metric: str
+    value: float
+
+
+class RunPids(msgspec.Struct, frozen=True, kw_only=True):
+    """The processes of the run that live right now."""
+
+    supervisor: int | None = None
+    trainer: int | None = None
+    writer: int | None = None
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as `show --json` and the dashboard's list have it. The order of the fields is that of the JSON."""
+
+    run: str
+    name: str
+    status: RunStatus
+    reason: str
+    attempt: int
+    step: int
+    epoch: int
+    steps_total: int | None
+    durable_step: int | None
+    work_at_risk_s: float
+    work_at_risk_steps: int
+    best: BestSoFar | None
+    metrics: dict[str, float]
+    """Latest value by full name."""
+    pids: RunPids
+    path: str
+    task: str
+    config: dict[str, Any]
+    created_s: float
+    started_s: float | None
+    """When the newest attempt was launched."""
+    updated_s: float
+    """When the last thing happened."""
+    epochs: int | None
+    steps_per_s: float | None
+    """Rate of the newest attempt."""
+    eta_s: float | None
+    """Seconds still to come, at that rate; only while it trains."""
+    phase: Phase | None
+    work_s: float
+    """Seconds of training, over all attempts."""
+    parent: Parent | None
+    imported_from: ImportedFrom | None
+    saving_failure: str | None
+    """Why checkpoints cannot be saved at the moment, while it trains on."""
+    disk: DiskForecast | None
+    """How the run's disk fills up, while it trains; None in lists."""
+    environment_changes: tuple[FingerprintChange, ...] | None
+    """What is not as it was when the checkpoint was made that the newest attempt started from; None in lists."""
+    notes: tuple[str, ...]
+    """Sentences for a person: damaged files, checkpoints that a resume passed over, what changed since them."""
+    best_missing: str | None
+    """Why there is no best checkpoint though values were logged: the metric that decides is not among them."""
+    error: str | None
+    traceback: str | None
+    """Whole; None in lists."""
+
+    @property
+    def environment_caveat(self) -> str:
+        """Why the newest attempt may not be bit-identical to what it goes on from; "" when nothing says so."""
+        what = "branch" if self.parent is not None and self.attempt == 1 else "resume"
+        return word_resume_caveat(self.environment_changes or (), what=what)
+
+
+class DamagedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run folder whose run.json cannot be read, and why."""
+
+    run: str
+    path: str
+    reason: str
+
+
+class RunListing(msgspec.Struct, frozen=True, kw_only=True):
+    """All runs of a folder, newest first, and the folders that are none any more."""
+
+    runs: list[RunSummary]
+    damaged: list[DamagedRun]
+
+
+def list_runs(folder: Path, *, now_s: float | None = None) -> RunListing:
+    """Every run in `folder`. One that is damaged never hides another."""
+    now_s = time.time() if now_s is None else now_s
+    runs: list[RunSummary] = []
+    damaged: list[DamagedRun] = []
+    for layout in list_layouts(folder):
+        try:
+            runs.append(summarize_run(layout, now_s=now_s, traceback=False))
+        except DamagedFile as error:
+            if layout.folder.is_dir():  # else somebody removed it this instant
+                damaged.append(DamagedRun(run=layout.run_id, path=str(layout.folder), reason=str(error)))
+    runs.sort(key=lambda run: (-run.created_s, run.run))
+    return RunListing(runs=runs, damaged=damaged)
+
+
+def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: bool = True) -> RunSummary:
+    """The run in a few figures, as of `now_s`.
+
+    `traceback=False` leaves out what lists have no room for: the traceback, the forecast of the disk, and what
+    changed in the environment. Raises `DamagedFile` only for run.json; damage to any other file is told in `notes`.
+    """
+    now_s = time.time() if now_s is None else now_s
+    record = read_run_record(layout)
+    damage = DamageList([], [])
+    evidence = gather_evidence(layout, record, now_s=now_s, damage=damage)
+    report = derive_status(evidence, now_s=now_s)
+    attempt = layout.attempt(evidence.attempt)
+    progress = read_progress(attempt.progress) if evidence.attempt else None
+    saving = damage.read(attempt.saving, SavingState) if evidence.attempt else None
+    known = progress or _earlier_progress(layout, evidence.attempt) or Progress()
+    newest_step = _newest_durable_step(layout)
+    live = report.status.is_live
+    changes = read_changes(attempt.environment) if traceback and evidence.attempt else None
+    risk = measure_work_at_risk(
+        progress,
+        saving,
+        newest_step=newest_step,
+        from_step=evidence.start.from_step if evidence.start is not None else 0,
+        live=live,
+        now_s=now_s,
+    )
+    training = progress if report.status is RunStatus.RUNNING else None
+    metrics = latest_values(layout.metrics)
+    best_missing = _explain_missing_best(record, metrics)
+    summary = RunSummary(
+        run=layout.run_id,
+        name=record.name,
+        status=report.status,
+        reason=report.reason,
+        attempt=evidence.attempt,
+        step=risk.step,
+        epoch=known.epoch,
+        steps_total=known.steps_total or None,
+        durable_step=risk.durable_step,
+        work_at_risk_s=risk.seconds,
+        work_at_risk_steps=risk.steps,
+        best=_best(record, known),
+        metrics=metrics,
+        pids=_live_pids(evidence, attempt, damage),
+        path=str(layout.folder),
+        task=record.task.name,
+        config=record.config,
+        created_s=record.created_s,
+        started_s=evidence.start.time_s if evidence.start is not None else None,
+        updated_s=_updated(record, evidence, progress, saving),
+        epochs=known.epochs or None,
+        steps_per_s=(progress.rate or None) if progress is not None else None,
+        eta_s=training.eta_s if training is not None else None,
+        phase=training.phase if training is not None else None,
+        work_s=known.work_s,
+        parent=record.parent,
+        imported_from=record.imported_from,
+        saving_failure=saving.failure if saving is not None and live else None,
+        disk=_forecast_disk(layout, evidence.attempt, progress, saving) if traceback and live else None,
+        environment_changes=changes,
+        notes=(),
+        best_missing=best_missing,
+        error=_told(evidence, "error"),
+        traceback=_told(evidence, "traceback") if traceback else None,
+    )
+    began = evidence.start.notes if evidence.start is not None else ()
+    notes = (*began, *filter(None, [summary.environment_caveat, best_missing]), *damage.notes)
+    return msgspec.structs.replace(summary, notes=notes) if notes else summary
+
+
+def _newest_durable_step(layout: RunLayout) -> int | None:
+    try:
+        newest = newest_durable(layout.checkpoints)
+    except OSError:
+        return None
+    return newest[1] if newest is not None else None
+
+
+def _earlier_progress(layout: RunLayout, attempt: int) -> Progress | None:
+    """The newest progress of the attempts before: what is known while the newest attempt has not begun."""
+    for number in reversed(layout.list_attempts()):
+        if number < attempt:
+            progress = read_progress(layout.attempt(number).progress)
+            if progress is not None:
+                return progress
+    return None
+
+
+def _forecast_disk(
+    layout: RunLayout, attempt: int, progress: Progress | None, saving: SavingState | None
+) -> DiskForecast | None:
+    began_s = progress.started_s if progress is not None else 0.0
+    return forecast_disk(
+        read_recent(layout.metrics, "system/disk_free_bytes", attempt=attempt),
+        written_bytes=saving.bytes_written if saving is not None else 0,
+        writing_s=saving.time_s - began_s if saving is not None and began_s > 0 else 0.0,
+    )
+
+
+def _best(record: RunRecord, progress: Progress) -> BestSoFar | None:
+    if progress.best_step < 0 or record.best_metric is None or not math.isfinite(progress.best_value):
+        return None
+    return BestSoFar(step=progress.best_step, metric=record.best_metric, value=progress.best_value)
+
+
+def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str | None:
+    """Say that the metric which decides on the best checkpoint is none of those that its stream logs."""
+    wanted = record.best_metric
+    if wanted is None or wanted in metrics:
+        return None
+    stream = wanted.rpartition("/")[0]
+    logged = sorted(name for name in metrics if name.rpartition("/")[0] == stream)
+    if not logged:
+        return None  # nothing was measured yet, or there is no validation at all
+    return (
+        f"No checkpoint is the best one: {wanted} decides, and it was never logged. Logged were {', '.join(logged)}; "
+        "name one of them as best_metric."
+    )
+
+
+def _live_pids(evidence: Evidence, attempt: AttemptLayout, damage: DamageList) -> RunPids:
+    """The writer outlives the trainer while it finishes a checkpoint, so it is asked about even then."""
+    processes = evidence.processes
+    writer = damage.read(attempt.writer, ProcessIdentity) if evidence.attempt else None
+    return RunPids(
+        supervisor=processes.supervisor.pid if processes is not None and evidence.supervisor_alive else None,
+        trainer=processes.trainer.pid
+        if processes is not None and processes.trainer and evidence.trainer_alive
+        else None,
+        writer=writer.pid if writer is not None and is_alive(writer) else None,
+    )
+
+
+def _updated(record: RunRecord, evidence: Evidence, progress: Progress | None, saving: SavingState | None) -> float:
+    times = [record.created_s]
+    times += [part.time_s for part in (evidence.start, evidence.exit, progress, saving) if part is not None]
+    return max(times)
+
+
+def _told(evidence: Evidence, field: str) -> str | None:
+    """From the exit record, else from what the trainer said last."""
+    for source in (evidence.exit, evidence.outcome):
+        text = getattr(source, field, None)
+        if text:
+            return str(text)
+    return None

@@ -1,0 +1,54 @@
+"""What a run's summary says, in phrases that several commands use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relight.wording import count, describe_bytes, describe_duration, describe_rate, describe_value
+
+if TYPE_CHECKING:
+    from relight.checkpoints.listing import CheckpointInfo
+    from relight.overview.summary import RunSummary
+
+
+def word_best(summary: RunSummary) -> str:
+    """Say the best value so far and where it was; "" while there is none."""
+    best = summary.best
+    return f"{best.metric} {describe_value(best.value)} at step {best.step}" if best else ""
+
+
+def word_risk(summary: RunSummary) -> str:
+    """Say what would be lost if everything died now, or was lost; "" for nothing."""
+    if not summary.work_at_risk_steps:
+        return ""
+    return f"{count(summary.work_at_risk_steps, 'step')}, {describe_duration(summary.work_at_risk_s)}"
+
+
+def word_disk(summary: RunSummary) -> str:
+    """Say how the disk fills up: "4.2 GB a day written, 12 GB free: full in 4 h 10 min at this pace"."""
+    disk = summary.disk
+    if disk is None:
+        return ""
+    written = f"{describe_bytes(disk.written_bytes_a_day)} a day written, " if disk.written_bytes_a_day else ""
+    full = "" if disk.full_in_s is None else f": full in {describe_duration(disk.full_in_s)} at this pace"
+    return f"{written}{describe_bytes(disk.free_bytes)} free{full if disk.free_bytes else ''}"
+
+
+def word_progress(summary: RunSummary) -> str:
+    """Say how far the run is: "155/276 56%"."""
+    if not summary.steps_total:
+        return count(summary.step, "step")
+    return f"{summary.step}/{summary.steps_total} {int(100 * summary.step / summary.steps_total)}%"
+
+
+def word_pace(summary: RunSummary) -> str:
+    """Say how far the run is, how fast it goes, and how long it still takes."""
+    parts = [word_progress(summary), describe_rate(summary.steps_per_s or 0)]
+    if summary.eta_s is not None:
+        parts.append(f"{describe_duration(summary.eta_s)} left")
+    return ", ".join(filter(None, parts))
+
+
+def word_checkpoint(info: CheckpointInfo) -> str:
+    """Say which checkpoint has become durable, and why it was made."""
+    return f"checkpoint at step {info.step} ({info.reason}, {describe_bytes(info.bytes)})"

@@ -1,0 +1,91 @@
+"""Reading everything that a run folder holds, and every file in it that is not what it should be. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import DamagedFile
+from relight.overview.file_checks import check_files
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import (
+    AttemptExit,
+    AttemptProcesses,
+    AttemptStart,
+    ProcessIdentity,
+    Record,
+    RunRecord,
+    SavingState,
+    ScriptRecord,
+    StopRequest,
+    TrainerOutcome,
+)
+
+OnProgress = Callable[[int, int], None]
+
+
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    """A damaged file, and in one sentence how."""
+
+    path: str
+    reason: str
+
+
+class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading a whole run folder found. `bytes` are those of the checkpoints' tensors."""
+
+    run: str
+    checkpoints: int
+    bytes: int
+    files: int
+    """Records, metric files, labels, exports and the like that were read beside the checkpoints."""
+    damaged: list[Damage]
+
+
+def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> RunCheck:
+    """Read every file of a run that Relight reads; a missing run.json counts as damage."""
+    files, damaged = 0, []
+    for path, kind in _list_records(layout):
+        if not path.exists() and path != layout.record:
+            continue
+        files += 1
+        reason = _find_damage(path, kind)
+        if reason is not None:
+            damaged.append(Damage(path=str(path), reason=reason))
+    for path, problem in check_files(layout):
+        files += 1
+        if problem is not None:
+            damaged.append(Damage(path=str(path), reason=problem))
+    report = CheckpointStore(layout.checkpoints).verify(on_progress)
+    damaged += [Damage(path=str(entry.path), reason=entry.reason) for entry in report.damaged]
+    return RunCheck(run=layout.run_id, checkpoints=report.checked, bytes=report.bytes, files=files, damaged=damaged)
+
+
+def _list_records(layout: RunLayout) -> list[tuple[Path, type[Record]]]:
+    records: list[tuple[Path, type[Record]]] = [(layout.record, RunRecord), (layout.stop_request, StopRequest)]
+    for number in layout.list_attempts():
+        attempt = layout.attempt(number)
+        records += [
+            (attempt.start, AttemptStart),
+            (attempt.processes, AttemptProcesses),
+            (attempt.script, ScriptRecord),
+            (attempt.writer, ProcessIdentity),
+            (attempt.saving, SavingState),
+            (attempt.outcome, TrainerOutcome),
+            (attempt.exit, AttemptExit),
+        ]
+    return records
+
+
+def _find_damage(path: Path, kind: type[Record]) -> str | None:
+    try:
+        read_record(path, kind)
+    except FileNotFoundError:
+        return "It is missing."
+    except DamagedFile as error:
+        return str(error)
+    return None

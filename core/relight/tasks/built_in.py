@@ -1,0 +1,95 @@
+"""The built-in tasks by name, with everything a launch form needs to know before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from relight.errors import UsageError
+from relight.tasks import digits_config, images_config, stdlib_gpt_config
+from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
+from relight.tasks.parsing import nearest_name, parse_config
+
+__all__ = [
+    "BUILTIN_TASKS",
+    "BuiltinTask",
+    "ConfigField",
+    "describe_bounds",
+    "describe_config",
+    "describe_schema",
+    "find_builtin",
+    "parse_config",
+]
+
+
+@dataclass(frozen=True)
+class BuiltinTask:
+    """A task that ships with Relight; `implementation` is "module:Class", imported by the trainer only.
+
+    `check` looks, without torch, whether a config can be trained on this machine, and raises one clear sentence if not.
+    """
+
+    name: str
+    title: str
+    summary: str
+    config_class: type[TaskConfig]
+    implementation: str
+    best_metric: str
+    higher_is_better: bool
+    check: Callable[[Any], None]
+
+    @property
+    def full_best_metric(self) -> str:
+        """The full name of the metric that `best` means."""
+        return full_metric_name(self.best_metric)
+
+
+BUILTIN_TASKS: dict[str, BuiltinTask] = {
+    task.name: task
+    for task in (
+        BuiltinTask(
+            name="digits",
+            title="Digits",
+            summary="A small convolutional network reads 1,797 scanned handwritten digits; done in seconds.",
+            config_class=digits_config.DigitsConfig,
+            implementation="relight.training.tasks.digits:Digits",
+            best_metric="accuracy",
+            higher_is_better=True,
+            check=digits_config.check,
+        ),
+        BuiltinTask(
+            name="stdlib-gpt",
+            title="Standard library GPT",
+            summary="A byte-level GPT, 0.9M to 124M parameters, learns to write Python from the standard library.",
+            config_class=stdlib_gpt_config.StdlibGptConfig,
+            implementation="relight.training.tasks.stdlib_gpt:StdlibGpt",
+            best_metric="loss",
+            higher_is_better=False,
+            check=stdlib_gpt_config.check,
+        ),
+        BuiltinTask(
+            name="images",
+            title="Images",
+            summary="A ResNet, trained from scratch, sorts your own pictures: one folder for each class.",
+            config_class=images_config.ImagesConfig,
+            implementation="relight.training.tasks.images:Images",
+            best_metric="accuracy",
+            higher_is_better=True,
+            check=images_config.check,
+        ),
+    )
+}
+
+
+def find_builtin(name: str) -> BuiltinTask:
+    """Return the built-in task called `name`; an unknown one raises `UsageError` with the nearest and all names."""
+    if name in BUILTIN_TASKS:
+        return BUILTIN_TASKS[name]
+    near = nearest_name(name, BUILTIN_TASKS)
+    hint = f" Did you mean '{near}'?" if near else ""
+    raise UsageError(
+        f"Unknown task '{name}'.{hint} Built-in tasks are {', '.join(BUILTIN_TASKS)}; "
+        "a task of your own is named as FILE.py:Class."
+    )

@@ -1,0 +1,51 @@
+"""Which checkpoints of a run stay: its config, or what its script said, read as the store's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPolicy, parse_best_rules
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import UsageError
+from relight.runs.layout import RunLayout
+from relight.runs.run_record import read_run_record, read_script_record
+from relight.tasks.config import TaskConfig
+from relight.tasks.parsing import nearest_name, parse_config
+
+KEYS = ("keep_latest", "keep_best", "keep_best_by", "keep_every_steps", "keep_every_hours")
+"""The options that say what is kept."""
+
+
+def read_retention(config: Mapping[str, Any] | TaskConfig, *, higher_is_better: bool) -> RetentionPolicy:
+    """The policy that a config asks for; a key that it lacks has its default. `ConfigError` when one is wrong."""
+    if not isinstance(config, TaskConfig):
+        config = parse_config(TaskConfig, {key: config[key] for key in KEYS if key in config})
+    return RetentionPolicy(
+        newest=config.keep_latest,
+        best=(
+            BestRule(count=config.keep_best, higher_is_better=higher_is_better),
+            *parse_best_rules(config.keep_best_by),
+        ),
+        every_steps=config.keep_every_steps or None,
+        every_hours=config.keep_every_hours or None,
+    )
+
+
+def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = None) -> RetentionPlan:
+    """What the retention of a run, with `changes` to its options, would keep and remove now. Changes nothing."""
+    changes = changes or {}
+    for key in changes:
+        if key not in KEYS:
+            near = nearest_name(key, KEYS)
+            raise UsageError(
+                f"'{key}' does not say what is kept: "
+                + (f"did you mean '{near}'?" if near else f"that is {', '.join(KEYS)}.")
+            )
+    record = read_run_record(layout)
+    config = record.config
+    if record.task.kind == "script":  # its config is the script's own: a key may mean anything
+        said = read_script_record(layout)
+        config = {} if said is None else said.settings
+    policy = read_retention({**config, **changes}, higher_is_better=record.higher_is_better)
+    return CheckpointStore(layout.checkpoints).plan_retention(policy)

@@ -1,0 +1,359 @@
+"""One attempt of a script from `relight.init` to the end of its process: records, session, and how it ended.
+
+Nobody calls a script that could catch what it raises, so its end is learnt from Python's own hooks: `sys.excepthook`
+for an exception, `sys.exit` for the code of an early end, `atexit` for every other way out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+import msgspec
+import torch
+
+from relight.checkpoints.writer_client import WriterClient
+from relight.errors import RelightError, UsageError
+from relight.runs.fingerprint import word_resume_caveat
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
+from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.parsing import parse_config
+from relight.tasks.retention_options import read_retention
+from relight.training.attempt_ending import AttemptEnding
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
+from relight.training.leaving import EXIT_WITHIN_S, end_soon
+from relight.training.script.position import ScriptPosition
+from relight.training.script.restore import Restoration
+from relight.training.script.script_session import NOTHING_TRACKED, ScriptSession
+from relight.training.script.state import ScriptState
+from relight.training.stopping import Stop, Stopping, TrainingStopped
+
+_LOWER_WINS = (
+    "loss", "err", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "wer", "cer", "fid", "bpb", "bpc", "bits",
+    "divergence", "distance", "cost", "regret",
+)  # fmt: skip
+_EMPTY_LOOP = (
+    "This attempt came back right behind the last batch of an epoch, so what the loop over batches sets is not there: "
+    "set it before that loop, or resume from an earlier step (--from)."
+)
+_log = logging.getLogger("relight")
+
+
+class ScriptStopping(Stopping):
+    """What stops a script. In a terminal a second Ctrl-C ends it at once, as people expect."""
+
+    def __init__(self, layout: RunLayout, attempt: int, *, terminal: bool) -> None:
+        super().__init__(layout, attempt)
+        self.interruptible = True
+        self.raised: Stop | None = None
+        self._terminal = terminal
+        self._interrupts = 0
+
+    def install(self, *, lifeline: int | None = None) -> None:
+        """Take over the signals; a closed terminal's, too, unless somebody (`nohup`) has it ignored."""
+        super().install(lifeline=lifeline)
+        if self._terminal and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _let_child_end(self) -> None:
+        super()._let_child_end()
+        if signal.getsignal(signal.SIGHUP) == self._on_signal:  # a closed terminal is the script's own affair
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._terminal and number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+            if not self.building:
+                _log.warning("Stopping at the next step edge, with a checkpoint. Ctrl-C again ends it at once.")
+        super()._on_signal(number, frame)
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        try:
+            super()._on_alarm(number, frame)
+        except TrainingStopped as stopped:
+            self.raised = stopped.stop
+            raise
+
+
+class ScriptDone(SystemExit):
+    """Raised by the last step that a script is to take."""
+
+
+class ScriptAttempt:
+    """One attempt of a script, in the process that runs it."""
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        start: AttemptStart,
+        *,
+        record: RunRecord,
+        said: ScriptRecord,
+        stopping: ScriptStopping,
+        lifeline: int | None,
+        lock_fd: int | None,
+        script: Path | None,
+    ) -> None:
+        self.layout = layout
+        self.start = start
+        self.settings = said.settings
+        self.resumed_at_pass_end = False
+        """No batch was left of the epoch that the resume came back to, and its body is still under way."""
+        self._record = record
+        self._said = said
+        self._stopping = stopping
+        self._lifeline = lifeline
+        self._lock_fd = lock_fd
+        self._script = script
+        self._pid = os.getpid()
+        self._ended = False
+        self._begun = False
+        self._done = False
+        self._stop: Stop | None = None
+        self._exit: tuple[Any, bool] | None = None
+        self._session: ScriptSession | None = None
+        self._ending = AttemptEnding(layout, start.attempt, stopping)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the script is being ended, so that loops that close mean nothing."""
+        return self._ended or self._stop is not None or self._exit is not None or self._stopping.raised is not None
+
+    def install(self) -> None:
+        """Learn how the script ends."""
+        write_record(self.layout.attempt(self.start.attempt).script, self._said, replace=False, durable=False)
+        self._hook, sys.excepthook = sys.excepthook, self._on_exception
+        self._leave, sys.exit = sys.exit, self._on_exit
+        atexit.register(self._at_exit)
+
+    def take_settings(self, settings: dict[str, Any]) -> None:
+        """Let what the launch sets stand instead of what `init` was told. Raises `ConfigError` for a wrong one."""
+        given = {key: value for key, value in {**self.settings, **settings}.items() if value is not None}
+        read = parse_config(TaskConfig, given)
+        self.settings = {key: getattr(read, key) if key in given else None for key in self.settings}
+
+    def take_config(self, config: dict[str, Any]) -> None:
+        """Write down the config and the settings as they are in force."""
+        self._said = msgspec.structs.replace(self._said, config=config, settings=self.settings)
+        with contextlib.suppress(OSError):
+            write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
+
+    def check_open(self) -> None:
+        """Raise `UsageError` when the run has been finished already."""
+        if self._ended:
+            raise UsageError("The run is finished: call run.finish() after the last loop.")
+
+    def open_session(
+        self, state: ScriptState, position: ScriptPosition, *, device: torch.device, restoration: Restoration | None
+    ) -> ScriptSession:
+        """Make the session, once it is known what trains and where."""
+        settings, said = self.settings, self._said
+        attempt = self.layout.attempt(self.start.attempt)
+        environment = describe_environment(device, code_folder=self._script.parent if self._script else None)
+        changes = find_changes(self.layout, self.start, environment)
+        write_environment(attempt.environment, environment, changes=changes)
+        if changes:
+            what = "branch" if self.start.reason == "branch" else "resume"
+            _log.warning("%s", word_resume_caveat(changes, what=what))
+        if restoration is not None and said.best_metric is None and not restoration.weights_only:
+            self._say_best(restoration.counters.get("best", {}).get("metric"))
+            said = self._said
+        writer = WriterClient(
+            self.layout.checkpoints,
+            policy=read_retention(settings, higher_is_better=said.higher_is_better),
+            best=(said.best_metric, said.higher_is_better),
+            inherit_fds=() if self._lock_fd is None else (self._lock_fd,),
+        )
+        policy = CutPolicy(every_s=settings["checkpoint_every_s"], every_steps=settings["checkpoint_every_steps"])
+        self._session = self._ending.session = ScriptSession(
+            self.layout,
+            self.start,
+            state=state,
+            position=position,
+            cutter=CheckpointCutter(attempt, policy=policy, writer=writer),
+            stopping=self._stopping,
+            best=BestMetric(said.best_metric, higher_is_better=said.higher_is_better),
+            environment=shorten_environment(environment),
+        )
+        return self._session
+
+    def note_start(self) -> None:
+        """The loops have begun."""
+        self._begun = True
+        self._stopping.building = False
+
+    def note_stop(self, stop: Stop) -> None:
+        """The script is told to stop, at an edge: save that now, before anything else of the script's runs."""
+        self._stop = stop
+        if self._session is not None:
+            self._session.stop(stop)
+
+    def end_early(self, steps: int) -> NoReturn:
+        """The last step that the script is to take is done."""
+        self._done = True
+        self._stopping.interruptible = False
+        raise ScriptDone(0)
+
+    def choose_best(self, name: str) -> tuple[str, bool]:
+        """Decide what `best` means by the first name that is measured, and write that down."""
+        self._say_best(full_metric_name(name))
+        said = self._said
+        assert said.best_metric is not None
+        _log.info(
+            "The best checkpoint is the one with the %s %s; relight.init(best=…, higher_is_better=…) says otherwise.",
+            "highest" if said.higher_is_better else "lowest", said.best_metric,
+        )  # fmt: skip
+        return said.best_metric, said.higher_is_better
+
+    def finish(self) -> None:
+        """Save the final state, wait until it is durable, and say that the run is done."""
+        if self._ended:
+            return
+        self._finish()
+
+    def _say_best(self, name: str | None) -> None:
+        if name is None:
+            return
+        self._said = msgspec.structs.replace(self._said, best_metric=name, higher_is_better=higher_wins(name))
+        with contextlib.suppress(OSError):  # a full disk: the next attempt finds it in the checkpoint
+            write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
+
+    def _finish(self, reason: str = "The training is done.") -> None:
+        """Raises `TrainingStopped` when somebody will not wait until the last state can be saved."""
+        if self._session is not None:
+            self._session.finish()
+            if not self._session.state.names and self._session.steps_done:
+                reason = f"{reason} {NOTHING_TRACKED}"
+        elif self._missed():
+            raise RelightError(
+                "The script ended without getting to the loop in which the checkpoint was made: resume with the script "
+                "that saved it, or start a new run."
+            )
+        self._ended = True
+        self._stopping.begin_saving()
+        self._ending.end_finished(reason if self._begun else "The script ended without a training step.")
+
+    def _missed(self) -> bool:
+        return self.start.from_sequence is not None and not self._begun
+
+    def _on_exit(self, code: Any = None, /) -> NoReturn:
+        """Stands in for `sys.exit`, whose code nothing else tells."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if os.getpid() == self._pid and in_main and self._exit is None:
+            in_loop = self._session is not None and self._session.in_loop
+            self._exit = (code, in_loop)
+        self._leave(code)
+
+    def _on_exception(self, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+        """Stands in for `sys.excepthook`."""
+        if os.getpid() != self._pid or self._ended:
+            self._hook(kind, error, frames)
+            return
+        if isinstance(error, RelightError) and getattr(error, "traceback", None) is None:
+            sys.stderr.write(f"relight: {error}{_where(frames)}\n")
+        else:
+            self._hook(kind, error, frames)
+        self._end_by(error)
+
+    def _end_by(self, error: BaseException) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        stop = self._stop or self._stopping.raised or self._stopping.check(0.0)
+        if isinstance(error, KeyboardInterrupt):
+            stop = stop or Stop("A person interrupted it.", why="signal")
+        elif not (isinstance(error, RuntimeError) and "worker" in str(error)):
+            stop = None  # a signal reaches the data-loading processes too, and the loader complains of their death
+        if stop is not None:
+            self._ending.end_stopped(stop)
+        else:
+            if self.resumed_at_pass_end and isinstance(error, (NameError, ZeroDivisionError)):
+                error.add_note(_EMPTY_LOOP)
+                sys.stderr.write(f"relight: {_EMPTY_LOOP}\n")
+            self._ending.end_crashed(error, told=True)
+
+    def _at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return
+        if not self._ended:
+            self._end_at_exit()
+        sys.stdout.flush()
+        if self._lifeline is not None and select.select([self._lifeline], [], [], 0)[0]:
+            # The supervisor is dead: a resume waits for the lock that we hold, and taking torch apart takes a while.
+            os._exit(130)
+        try:
+            end_soon(0)
+        except RuntimeError:  # no more threads at this point, since Python 3.12
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, EXIT_WITHIN_S)
+
+    def _end_at_exit(self) -> None:
+        last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        stop = self._stop or self._stopping.raised
+        try:
+            if stop is not None and not self._done:
+                self._ended = True
+                self._ending.end_stopped(stop)
+            elif isinstance(last, BaseException) and not isinstance(last, SystemExit):
+                self._end_by(last)  # somebody's own excepthook had it
+            elif self._exit is not None and not self._done:
+                self._end_by_exit(*self._exit)
+            else:
+                self._finish(self._word_end())
+        except TrainingStopped as stopped:
+            self._ended = True
+            self._ending.end_stopped(stopped.stop)
+        except BaseException as error:
+            self._ended = True
+            self._ending.end_crashed(error)
+
+    def _end_by_exit(self, code: Any, in_loop: bool) -> None:
+        if code in (None, 0, False):
+            if not in_loop:
+                self._finish()
+                return
+            self._ended = True
+            self._ending.end_stopped(Stop("The script ended itself by sys.exit()."))
+            return
+        self._ended = True
+        said = f": {code}" if isinstance(code, str) else f" with code {code}"
+        steps = self._session.steps_done if self._session is not None else 0
+        self._ending.end_failed(f"The script called sys.exit{said} at step {steps}.")
+
+    def _word_end(self) -> str:
+        if self._done or self._session is None:
+            return "The training is done."
+        total = self._session.steps_total
+        steps = self._session.steps_done
+        if total and steps < total:
+            return f"The script ended at step {steps} of {total}."
+        return "The training is done."
+
+
+def higher_wins(name: str) -> bool:
+    """A metric whose name says that it is an error is the better the lower it is."""
+    short = name.rpartition("/")[2].lower()
+    return not any(word in short for word in _LOWER_WINS)
+
+
+def _where(frames: TracebackType | None) -> str:
+    """The last line of the person's own code in a traceback."""
+    own = str(Path(__file__).parents[2])
+    lines = [frame for frame in traceback.extract_tb(frames) if not frame.filename.startswith(own)]
+    return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""

@@ -1,0 +1,228 @@
+"""The session of a script: step edges where the script's own loops have them, and checkpoints nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from relight.checkpoints.snapshot_header import Reason
+from relight.metrics.writer import MetricWriter
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter
+from relight.training.progress_meter import ProgressMeter
+from relight.training.script.restore import Restoration
+from relight.training.script.state import ScriptState
+from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.stopping import Stop, Stopping
+from relight.training.training_session import TrainingSession
+
+NOTHING_TRACKED = (
+    "Nothing is tracked, so the checkpoints hold no weights: add run.track(model=model, optimizer=optimizer) before "
+    "the loops."
+)
+_LOOP_END_EVERY_S = 2.0
+"""A script may have many short loops: their ends are not all worth a checkpoint."""
+
+
+_log = logging.getLogger("relight")
+
+
+class ScriptSession(TrainingSession):
+    """A `TrainingSession` for loops that we do not run.
+
+    What a script does after its last step of an epoch (validation, a schedule's step) belongs to the epoch's body. So
+    an evaluation is no step edge: the best checkpoint is cut when the body is done, or where the weights are about to
+    move before that, with the state of the last edge. A resume then evaluates again, from the same state.
+    """
+
+    state: ScriptState
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        start: AttemptStart,
+        *,
+        state: ScriptState,
+        position: Any,
+        cutter: CheckpointCutter,
+        stopping: Stopping,
+        best: BestMetric,
+        environment: Mapping[str, Any],
+    ) -> None:
+        super().__init__(layout, start, cutter=cutter, stopping=stopping, best=best, environment=environment)
+        self.state = state
+        self.in_loop = False
+        """Whether an outermost loop of the script is under way."""
+        self.holding = False
+        """The step under way is the last one of its loop over batches: save and stop when the body is done."""
+        self._loader = position
+        self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
+        self._best_owed = False
+        self._cut_at_edge = -1
+        self._finishing = self._looked = False
+        self._loop_ended_s = -_LOOP_END_EVERY_S
+
+    @property
+    def steps_total(self) -> int:
+        """Steps of the whole run, as far as that is known; 0 where not."""
+        return 0 if self._meter is None else self._meter.steps_total
+
+    def watch(self, tracked: Any) -> None:
+        """Learn when `tracked` begins to move, if it is an optimizer."""
+        if isinstance(tracked, torch.optim.Optimizer):
+            tracked.register_step_pre_hook(self._on_update)
+
+    def begin_script(self, *, restored: Restoration | None, steps_total: int, epochs: int, batches: int) -> None:
+        """The script's loops begin, or go on from what is restored: write the first records, and look for a stop."""
+        attempt = self._layout.attempt(self._start.attempt)
+        self._meter = ProgressMeter(attempt.progress, steps_total=steps_total, epochs=epochs, batches=batches)
+        work_s = 0.0
+        if restored is not None and not restored.weights_only:
+            self._take_over(restored.counters, restored.info, branch=restored.branch)
+            work_s = float(restored.environment.get("work_s", 0.0))
+        self._start_meter(work_s)
+
+    def plan(self, *, steps_total: int, epochs: int, batches: int) -> None:
+        """Say how much there is to do, as far as that is known by now; 0 is not known."""
+        assert self._meter is not None
+        self._meter.plan(steps_total=steps_total, epochs=epochs, batches=batches)
+
+    def step_without_place(self, values: Values) -> None:
+        """A step whose place in the data nobody can tell: it counts and is logged, and is no edge to save."""
+        self._stopping.interruptible = False
+        now = time.time()
+        self.steps_done += 1
+        self._edge_s = now
+        self._score = None
+        self._train.log(self.steps_done, values, time_s=now)
+        self._recorded = False
+        self._in_update = False
+        self._best_owed = False
+        self._write_progress("training")
+        self._poll(now)
+        self._leave_edge()
+
+    def end_body(self) -> None:
+        """The body of an epoch is done, whatever is in it: an edge, and the moment for what is owed."""
+        self._stopping.interruptible = False
+        now = time.time()
+        self._edge_s = now
+        self._record_edge()
+        self._in_update = False
+        self._write_progress("training")
+        if self._best_owed:
+            self._cut("best")
+        elif self._cutter.is_due(self.steps_done):
+            self._cut("periodic")
+        self._check_stop(now)
+        self._leave_edge()
+
+    def end_pass(self) -> None:
+        """The loop over a loader was left before its end: an edge of its own, so that no more batches follow it."""
+        if self._in_update or not self._recorded:
+            return
+        saved = self._cut_at_edge == self.state.edges
+        self._record_edge()
+        if saved:
+            self._cut("periodic")
+
+    def end_loop(self) -> None:
+        """An outermost loop is over. What comes after it may do anything with the weights, so they are saved now."""
+        self._stopping.interruptible = False
+        self._edge_s = time.time()
+        self._record_edge()
+        self._in_update = False
+        self._write_progress("training")
+        now = time.monotonic()
+        if now - self._loop_ended_s >= _LOOP_END_EVERY_S:
+            self._cut("final")
+            self._loop_ended_s = time.monotonic()
+        elif self._best_owed:
+            self._cut("best")
+        self._leave_edge()
+
+    def log(self, values: Values) -> None:
+        """Log more values of the last finished step."""
+        self._more.log(self.steps_done, values, time_s=time.time())
+
+    def evaluated(self, values: Values) -> bool:
+        """Log what was measured on the current weights; returns whether it is the best so far. No step edge."""
+        now = time.time()
+        numbers = {name: to_number(name, value) for name, value in values.items()}
+        if numbers:
+            self._validation.log(self.steps_done, numbers, time_s=now)
+        named = {f"validation/{name}": value for name, value in numbers.items()}
+        again = self.evaluated_step == self.steps_done
+        self._evaluation = {**self._evaluation, **named} if again else named
+        score = named.get(self.best.name or "")
+        improved = self.best.offer(score, step=self.steps_done)
+        if score is not None:
+            self._score = score
+        self.evaluated_step = self.steps_done
+        self._best_owed = self._best_owed or improved
+        return improved
+
+    def set_best(self, name: str, *, higher_is_better: bool) -> None:
+        """From now on this metric says which checkpoint is the best."""
+        self.best = BestMetric(name, higher_is_better=higher_is_better)
+        self._cutter.set_best(higher_is_better=higher_is_better)
+
+    def finish(self) -> None:
+        """Save the final state, unless the end of the last loop has, and wait until it is durable."""
+        self._finishing = True
+        super().finish()
+
+    def stop(self, stop: Stop) -> bool:
+        """Save as `stop` asks, unless this very edge has been saved."""
+        if stop.save and self._cut_at_edge == self.state.edges and not self._in_update:
+            self._stopping.begin_saving()
+            return stop.orphaned or self._cutter.drain(60.0)
+        return super().stop(stop)
+
+    def close(self, *, end_loader: bool = True) -> None:
+        """Close everything."""
+        try:
+            self._more.close()
+        except RuntimeError:
+            pass
+        super().close(end_loader=end_loader)
+
+    def _check_savable(self) -> None:
+        if not self.state.names:
+            _log.warning("%s", NOTHING_TRACKED)
+        super()._check_savable()
+
+    def _check_stop(self, now: float) -> None:
+        if not self.holding:
+            super()._check_stop(now)
+
+    def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
+        if self.holding and reason == "periodic":
+            return False  # it stays owed
+        if self._finishing and reason == "final":
+            if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
+                self._looked = True  # asked again, it has not been staged after all
+                return True
+            if self._in_update or not self._recorded:  # somebody trained on after the loops
+                self._record_edge()
+                self._in_update = False
+            elif self.state.bound_to_edge:
+                self._record_edge()  # as it is now: whether somebody gathered more gradients cannot be told
+            else:
+                at_edge = False
+        if not super()._cut(reason, at_edge=at_edge):
+            return False
+        self._cut_at_edge = self.state.edges
+        self._best_owed = False
+        return True
+
+    def _on_update(self, *_: Any) -> None:
+        if self._best_owed and not self._in_update and self._recorded:
+            self._cut("best", at_edge=False)
+        super()._on_update()

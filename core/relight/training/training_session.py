@@ -1,0 +1,404 @@
+"""One attempt between its step edges: logs, cuts checkpoints, honours stops, restores. Knows no training loop.
+
+The trainer drives it, and so can any loop of a person's own:
+
+    session.track("model", model); session.track("optimizer", optimizer); session.track("loader", loader)
+    session.begin(steps_total=…, epochs=…, batches=…)      # restored here when this is a resume
+    for batch in loader:
+        …                                                  # a step
+        session.step({"loss": loss})                       # its step edge
+    session.evaluated({"accuracy": accuracy})              # what "best" means
+    session.finish()
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.snapshot_header import Reason
+from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound, RelightError
+from relight.metrics.writer import MetricWriter
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
+from relight.training.progress_meter import ProgressMeter
+from relight.training.state.stored_tensors import StoredTensors
+from relight.training.state.training_state import CapturedState, TrainingState
+from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.stopping import Stop, Stopping, TrainingStopped
+
+_POLL_EVERY_S = 0.05
+_DRAIN_S = 60.0
+_FINAL_POLL_S = 0.5
+_FINAL_DRAIN_S = 3600.0  # nothing else is left to do, and the writer says when something is wrong
+_FINAL_PATIENCE_S = 86_400.0
+_FINAL_AGAIN_S = 5.0
+_log = logging.getLogger("relight")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the attempt goes on from; step 0 and no checkpoint when it starts from the beginning."""
+
+    step: int = 0
+    checkpoint: CheckpointInfo | None = None
+
+
+class TrainingSession:
+    """Everything an attempt does at its step edges. Not for two threads at once."""
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        start: AttemptStart,
+        *,
+        cutter: CheckpointCutter,
+        stopping: Stopping,
+        best: BestMetric,
+        environment: Mapping[str, Any],
+    ) -> None:
+        self.steps_done = 0
+        self.evaluated_step: int | None = None
+        self.best = best
+        self.state = TrainingState()
+        self._layout = layout
+        self._start = start
+        self._cutter = cutter
+        self._stopping = stopping
+        self._environment = dict(environment)
+        self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
+        self._validation = MetricWriter(layout.metrics, stream="validation", attempt=start.attempt)
+        self._meter: ProgressMeter | None = None
+        self._loader: Any = None
+        self._edge_s = 0.0
+        self._poll_at = 0.0
+        self._in_update = False
+        self._recorded = False
+        self._checked = False
+        self._score: float | None = None
+        self._evaluation: dict[str, float] = {}
+
+    def track(self, name: str, tracked: Any) -> None:
+        """Make `tracked` part of the training state. What is called "loader" tells the data position."""
+        self.state.track(name, tracked)
+        if name == "loader":
+            self._loader = tracked
+        if isinstance(tracked, torch.optim.Optimizer):
+            # From here until the next step edge the state on the device is neither the old nor the new one.
+            tracked.register_step_pre_hook(self._on_update)
+
+    def read_position(self) -> tuple[int, dict[str, Any]]:
+        """Return the step and the loader's state from which the attempt will go on; (0, {}) from the beginning."""
+        if self._start.from_sequence is None or self._start.weights_only:
+            return 0, {}
+        store = CheckpointStore(self._layout.checkpoints)
+        with store.open(self._find_checkpoint(store, self._start.from_sequence)) as reader:
+            tree = reader.state
+        return tree["counters"]["step"], tree["parts"].get("loader", {}).get("state", {})
+
+    def begin(self, *, steps_total: int, epochs: int, batches: int) -> Origin:
+        """Restore what the attempt goes on from, start the loader, and write the first progress record.
+
+        The order matters: everything is loaded, then the loader's processes start, and only then the generators are
+        put back, since all of that draws random numbers.
+        """
+        self._meter = ProgressMeter(
+            self._layout.attempt(self._start.attempt).progress, steps_total=steps_total, epochs=epochs, batches=batches
+        )
+        origin = Origin()
+        work_s = 0.0
+        if self._start.from_sequence is None:
+            self._open_loader()
+        else:
+            origin, work_s = self._restore(self._start.from_sequence)
+        self._start_meter(work_s)
+        return origin
+
+    def begin_update(self) -> None:
+        """Say that the training state starts to move; the next `step` says that it is whole again."""
+        self._stopping.interruptible = False
+        self._in_update = True
+
+    def step(self, values: Values) -> None:
+        """A step edge: optimizer, schedule and average have all moved. `values` are this step's train metrics.
+
+        Raises `TrainingStopped` when the training is to stop here.
+        """
+        stopping = self._stopping
+        stopping.interruptible = False
+        now = time.time()
+        step = self.steps_done = self.steps_done + 1
+        self._edge_s = now
+        self._score = None
+        self._train.log(step, values, time_s=now)
+        self.state.accumulating = not self._in_update
+        self._record_edge()
+        self._in_update = False
+        self._write_progress("training")
+        if not self._checked:
+            self._check_savable()
+        if self._cutter.is_due(step):
+            self._cut("periodic")
+        self._poll(now)
+        self._check_stop(now)
+        self._leave_edge()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run a validation inside. It may be interrupted, and a resume then repeats it from the same step edge."""
+        self._train.flush()
+        self._write_progress("validating")
+        with self._stopping.allow_interruption():
+            yield
+        self._write_progress("training")
+
+    def check_stop(self) -> None:
+        """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
+        now = time.time()
+        self._poll(now)
+        if not self.state.bound_to_edge:
+            self._check_stop(now)
+
+    def evaluated(self, values: Values) -> bool:
+        """Log what a validation measured on the current state, and save it if it is the best; returns whether it is.
+
+        This is a step edge too: the state is recorded anew, so what follows does not validate it again.
+        """
+        self._stopping.interruptible = False
+        now = time.time()
+        numbers = {name: to_number(name, value) for name, value in values.items()}
+        if numbers:
+            self._validation.log(self.steps_done, numbers, time_s=now)
+        self._evaluation = {f"validation/{name}": value for name, value in numbers.items()}
+        self._score = self._evaluation.get(self.best.name or "")
+        improved = self.best.offer(self._score, step=self.steps_done)
+        self.evaluated_step = self.steps_done
+        self._record_edge()
+        self._in_update = False
+        self._write_progress("training")
+        if improved and not self._is_last():
+            self._cut("best")
+        elif self._cutter.is_due(self.steps_done) and not self._is_last():
+            self._cut("periodic")
+        self._check_stop(now)
+        self._leave_edge()
+        return improved
+
+    def finish(self) -> None:
+        """Save the final state and wait until it is durable.
+
+        While it cannot be saved (a full disk) this waits for better times, up to a day: the result of the whole
+        training is in memory. Raises `TrainingStopped` when somebody will not wait for that, `RelightError` when
+        nothing has helped.
+        """
+        self._stopping.begin_saving()
+        self._train.flush()
+        self._write_progress("saving")
+        begun = time.monotonic()
+        failed = False
+        if not self._cut("final"):
+            raise RelightError("The training is done, but its final state could not be told from what came after it.")
+        cut_at = begun
+        while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
+            failure = self._cutter.failure
+            if failure is not None:
+                if not failed:
+                    failed = True
+                    _log.warning("The training is done. Its final state waits in memory until it can be saved.")
+                if (stop := self._stopping.check(time.time())) is not None:
+                    raise TrainingStopped(stop)
+                time.sleep(_FINAL_POLL_S)
+            if not self._cutter.has_work:
+                # The final state has not even been staged, or an older one came in its place.
+                time.sleep(_FINAL_POLL_S)
+                if time.monotonic() - cut_at >= _FINAL_AGAIN_S:
+                    self._cut("final")
+                    cut_at = time.monotonic()
+            if time.monotonic() - begun >= (_FINAL_DRAIN_S if failure is None else _FINAL_PATIENCE_S):
+                failure = failure or f"it took more than {_FINAL_DRAIN_S:.0f} s."
+                raise RelightError(f"The training is done, but its final state could not be saved: {failure}")
+        self._write_progress("finished")
+
+    def stop(self, stop: Stop) -> bool:
+        """Save as `stop` asks; returns whether the last finished step is, or is about to become, a checkpoint."""
+        self._stopping.begin_saving()
+        if not stop.save or not self._rescue(stop.why):
+            return False
+        # Its supervisor dead, it has a second to live; the writer needs nobody to wait for it.
+        return stop.orphaned or self._cutter.drain(_DRAIN_S)
+
+    def rescue(self) -> bool:
+        """After an exception: save the last finished step if its state is still exact; returns whether it is saved."""
+        self._stopping.begin_saving()
+        if self._cutter.last_cut_step != self.steps_done and not self._rescue("exception"):
+            return False
+        return self._cutter.drain(_DRAIN_S)
+
+    def close(self, *, end_loader: bool = True) -> None:
+        """Close files and loader, and part from the writer, which finishes by itself.
+
+        Without `end_loader` nothing waits for data-loading processes, which end with this one.
+        """
+        try:
+            self._train.close()
+        except RuntimeError as error:  # a CUDA error: what was under way cannot be read any more
+            _log.warning("The last steps' metrics could not be read back: %s", error)
+        self._validation.close()
+        self._cutter.close()
+        if self._meter is not None:
+            self._meter.close()
+        if end_loader and self._loader is not None:
+            self._loader.close()
+
+    def _on_update(self, *_: Any) -> None:
+        self._stopping.interruptible = False
+        self._in_update = True
+
+    def _start_meter(self, work_s: float) -> None:
+        """The first step begins here, `work_s` seconds of training after the run's very first: an edge like any."""
+        assert self._meter is not None
+        now = time.time()
+        self._edge_s = now
+        self._meter.start(step=self.steps_done, work_s=work_s, now=now)
+        self._record_edge()
+        self._write_progress("training")
+        self._check_stop(now)
+        self._leave_edge()
+
+    def _poll(self, now: float) -> None:
+        """Hear what the writer says, now and then. A clock that was set back holds up nothing."""
+        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
+            self._poll_at = now + _POLL_EVERY_S
+            self._cutter.poll()
+
+    def _is_last(self) -> bool:
+        assert self._meter is not None
+        return self.steps_done >= self._meter.steps_total > 0
+
+    def _record_edge(self) -> None:
+        self.state.record_edge(
+            {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state()}
+        )
+        self._recorded = True
+
+    def _write_progress(self, phase: Any) -> None:
+        assert self._meter is not None
+        loader, best = self._loader, self.best
+        self._meter.write(
+            step=self.steps_done,
+            epoch=loader.epoch if loader is not None else 0,
+            batch=loader.batch if loader is not None else 0,
+            now=self._edge_s,
+            phase=phase,
+            best_step=-1 if best.step is None else best.step,
+            best_value=math.nan if best.value is None else best.value,
+        )
+
+    def _check_stop(self, now: float) -> None:
+        stop = self._stopping.check(now)
+        if stop is None:
+            return
+        if stop.save and self.state.bound_to_edge:
+            self._stopping.begin_saving()
+            self._rescue(stop.why, at_edge=True)  # now or never
+        raise TrainingStopped(stop)
+
+    def _leave_edge(self) -> None:
+        """Between two updates a signal has to wait for the next edge: in between there is nothing exact to save."""
+        self._stopping.interruptible = not self.state.bound_to_edge
+
+    def _check_savable(self) -> None:
+        self._checked = True
+        captured = self.state.capture(at_edge=True)
+        assert captured is not None
+        self._cutter.check(captured, self._facts("periodic"))
+
+    def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
+        captured = self.state.capture(at_edge=at_edge)
+        if captured is None:
+            return False
+        self._train.flush()
+        self._cutter.cut(captured, self._facts(reason, captured))
+        return True
+
+    def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
+        if self._in_update or not self._recorded or self._meter is None:
+            return False
+        try:
+            return self._cut(reason, at_edge=at_edge)
+        except Exception as error:  # the device may be in an error state: then there is nothing exact to save
+            _log.warning("The state of step %d could not be saved: %s", self.steps_done, error)
+            return False
+
+    def _facts(self, reason: Reason, captured: CapturedState | None = None) -> SnapshotFacts:
+        assert self._meter is not None
+        metrics = {f"train/{name}": value for name, value in self._train.latest.items()}
+        if self.evaluated_step == self.steps_done:
+            metrics.update(self._evaluation)
+        return SnapshotFacts(
+            step=self.steps_done,
+            epoch=_epoch_of(captured),
+            reason=reason,
+            time_s=self._edge_s,
+            metrics=metrics,
+            score=self._score,
+            environment={**self._environment, "work_s": self._meter.work_s(self._edge_s)},
+        )
+
+    def _open_loader(self) -> None:
+        if self._loader is not None:
+            self._loader.open()
+
+    def _find_checkpoint(self, store: CheckpointStore, sequence: int) -> CheckpointInfo:
+        info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
+        if info is None:
+            raise CheckpointNotFound(
+                f"Checkpoint {sequence} of run '{self._layout.run_id}' is not there any more: resume from another one."
+            )
+        return info
+
+    def _restore(self, sequence: int) -> tuple[Origin, float]:
+        store = CheckpointStore(self._layout.checkpoints)
+        info = self._find_checkpoint(store, sequence)
+        with store.open(info) as reader:
+            tree = reader.state
+            read = StoredTensors(reader)
+            if self._start.weights_only or tree.get("weights_only"):
+                self.state.restore_modules(tree, read)
+                self._open_loader()
+                return Origin(), 0.0
+            branch = self._start.reason == "branch"
+            counters = self.state.restore(tree, read, branch=branch)
+            self._take_over(counters, info, branch=branch)
+            self._open_loader()
+            self.state.restore_rng(tree, read)
+            work_s = float(reader.environment.get("work_s", 0.0))
+        return Origin(info.step, info), work_s
+
+    def _take_over(self, counters: Mapping[str, Any], info: CheckpointInfo, *, branch: bool) -> None:
+        """Go on counting, and knowing the best, from what the checkpoint `info` holds."""
+        self.steps_done = counters["step"]
+        self.evaluated_step = counters["evaluated_step"]
+        if branch:  # of the parent's checkpoints only this one is here
+            self.best.offer(info.score, step=info.step)
+        else:
+            self.best.restore(counters["best"])
+        if self.evaluated_step == self.steps_done:
+            self._score = info.score
+            self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
+
+
+def _epoch_of(captured: CapturedState | None) -> int:
+    position = {} if captured is None else captured.tree["parts"].get("loader", {}).get("state", {})
+    return int(position.get("epochs_done", 0))

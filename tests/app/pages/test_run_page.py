@@ -1,0 +1,342 @@
+"""The page of a run: what can be done, what must be known, in every state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from relight.checkpoints.store import CheckpointStore
+from relight.drill.proof import DrillProof, FirstDifference, write_proof
+from relight.drill.rehearsal import DrillFailed
+from relight.errors import RunBusy
+from relight.runs.layout import RunLayout
+from relight.runs.records import Parent, TaskReference
+from relight.runs.run_record import read_run_record
+from relight.runs.stop_request import request_stop
+from relight.supervision.attempt_start import Launched
+from relight_app import actions
+from tests.app.pages.page_test import live_data, open_page, view_markup, view_texts
+from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
+
+
+def _buttons(page: AppTest) -> dict[str, bool]:
+    """Labels of the buttons and whether they can be pressed; a drill can be held in every state."""
+    buttons = {button.label: not button.disabled for button in page.button}
+    assert buttons.pop("Prove resume")
+    return buttons
+
+
+@pytest.mark.parametrize(
+    ("status", "buttons"),
+    [
+        ("running", {"Stop": True, "Export best weights": True}),
+        ("crashed", {"Resume": True, "Export best weights": True}),
+        ("interrupted", {"Resume": True, "Export best weights": True}),
+        ("stopped", {"Resume": True, "Export best weights": True}),
+        ("finished", {"Export best weights": True}),
+    ],
+)
+def test_only_what_can_be_done_is_offered(runs: Path, status: str, buttons: dict[str, bool]) -> None:
+    layout = make_run(runs, SampleRun("x", status=status, step=1_200 if status == "finished" else 600))
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert [title.value for title in page.title] == ["x"]
+    assert _buttons(page) == buttons
+
+
+def test_without_a_checkpoint_nothing_can_be_exported(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="crashed", step=30, checkpoints=0))
+    page = open_page("run", id=layout.run_id)
+    assert _buttons(page) == {"Resume": True, "Export best weights": False}
+    assert "A resume starts at step 0" in view_texts(page)
+    assert "No checkpoint yet" in view_texts(page)
+
+
+def test_a_crash_shows_its_whole_traceback_and_what_was_lost(runs: Path) -> None:
+    layout = make_run(
+        runs, SampleRun("x", status="crashed", step=600, durable_lag=25, error="boom: it broke", traceback=TRACEBACK)
+    )
+    page = open_page("run", id=layout.run_id)
+    shown = view_texts(page)
+    assert "boom: it broke" in shown
+    assert " ".join(TRACEBACK.split()) in shown
+    assert "25 steps lost. A resume goes on from step 575" in shown
+
+
+def test_a_failure_to_save_is_loud_and_stop_asks_before_work_is_lost(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(actions, "stop_run", lambda layout, *, now: stopped.append(now))
+    layout = make_run(runs, SampleRun("x", status="running", step=600, saving_failure="The disk is full."))
+    page = open_page("run", id=layout.run_id)
+    assert "Checkpoints cannot be saved. The disk is full." in view_texts(page)
+    assert 'role="alert"' in view_markup(page)
+    _button(page, "Stop").click().run()
+    assert stopped == []
+    _button(page, "End it now").click().run()
+    assert stopped == [True]
+
+
+def test_stop_without_anything_to_lose_does_not_ask(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(actions, "stop_run", lambda layout, *, now: stopped.append(now))
+    layout = make_run(runs, SampleRun("x", status="running", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Stop").click().run()
+    assert stopped == [False]
+
+
+def test_a_stop_under_way_is_shown_and_can_be_hastened(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="running", step=600))
+    request_stop(layout)
+    page = open_page("run", id=layout.run_id)
+    assert _buttons(page) == {"Stopping…": False, "End it now": True, "Export best weights": True}
+
+
+def test_a_resume_that_is_refused_gives_the_engines_sentence(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int | None, str]] = []
+
+    def refuse(layout: object, *, from_: int | None, token: str) -> None:
+        asked.append((layout.run_id, from_, token))  # type: ignore[attr-defined]
+        raise RunBusy("Run 'x' is already training (pid 41). Stop it first.")
+
+    monkeypatch.setattr(actions, "resume_run", refuse)
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Resume").click().run()
+    assert not page.exception
+    assert asked == [(layout.run_id, None, f"{layout.run_id}-after-1")]
+    assert "already training (pid 41). Stop it first." in view_texts(page)
+
+
+def test_a_resume_that_must_wait_does_not_hold_the_page_up(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def wait(layout: RunLayout, *, from_: int | None, token: str) -> Launched:
+        assert release.wait(30)
+        return Launched(layout, 2, True)
+
+    monkeypatch.setattr(actions, "resume_run", wait)
+    monkeypatch.setattr(actions, "_PATIENCE_S", 0.05)
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Resume").click().run()
+    assert not page.exception
+    assert _buttons(page) == {"Resuming…": False, "Export best weights": True}
+    job = actions.resume_job(_engine(), layout.run_id)
+    release.set()
+    assert job is not None
+    assert job.wait(30)
+    page.run()
+    assert _buttons(page) == {"Resume": True, "Export best weights": True}
+
+
+def test_charts_follow_what_was_logged(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="running", step=600, gpus=1))
+    titles = [chart["title"] for chart in live_data(open_page("run", id=layout.run_id), "relight_live_chart")]
+    assert titles == ["Loss", "Accuracy", "Learning rate", "CPU", "Memory", "GPU 0", "GPU 0 memory"]
+
+
+def test_a_damaged_checkpoint_is_told_and_hides_nothing_else(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="stopped", step=600))
+    newest = CheckpointStore(layout.checkpoints).list().checkpoints[-1]
+    newest.path.write_bytes(newest.path.read_bytes()[:-40])
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert newest.path.name in view_texts(page)
+    assert view_markup(page).count("Actions for step") == 2
+
+
+def test_an_export_ends_in_a_link_called_download(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Export best weights").click().run()
+    job = actions.export_job(_engine(), layout.run_id)
+    assert job is not None
+    assert job.wait(60)
+    page.run()
+    assert not page.exception
+    (exported,) = layout.exports.glob("*.safetensors")
+    assert exported.name == "best_model.safetensors", "the path that relight export keeps fresh"
+    assert f'href="/files/{layout.run_id}/exports/{exported.name}"' in view_markup(page)
+    assert "Download" in view_texts(page)
+
+
+def test_an_unknown_run_leads_back_to_the_list(runs: Path) -> None:
+    make_run(runs, SampleRun("digits"))
+    page = open_page("run", id="digit-nowhere")
+    assert not page.exception
+    assert [title.value for title in page.title] == ["No such run"]
+    assert "See all runs" in view_texts(page)
+    assert not open_page("run").exception
+
+
+def test_a_copied_run_opens_under_the_name_of_its_folder(runs: Path) -> None:
+    original = make_run(runs, SampleRun("x", status="crashed", step=600))
+    shutil.move(original.folder, runs / "copied-elsewhere")
+    page = open_page("run", id="copied-elsewhere")
+    assert not page.exception
+    assert [title.value for title in page.title] == ["x"]
+    assert _buttons(page) == {"Resume": True, "Export best weights": True}
+    assert "from=copied-elsewhere" in view_markup(page)
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x80\x91"])
+def test_a_run_whose_record_is_damaged_is_said_to_be_damaged_not_gone(runs: Path, content: str) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    layout.record.write_text(content)
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert [title.value for title in page.title] == ["Damaged run"]
+    assert "run.json" in view_texts(page)
+
+
+def test_an_address_cannot_leave_the_runs_folder(runs: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "elsewhere", SampleRun("secret"))
+    other = next((tmp_path / "elsewhere").iterdir())
+    for asked in (f"../elsewhere/{other.name}", str(other), "..", "."):
+        assert [title.value for title in open_page("run", id=asked).title] == ["No such run"]
+
+
+PROOF: dict[str, Any] = {
+    "config": {"workers": 0}, "time_s": 1_790_000_000.0, "bit_exact": True, "steps": 40, "killed_at_step": 12,
+    "fingerprint": {"torch": "2.13.0", "device": "cpu", "threads": 2}, "resumed_from_step": 11, "mid_epoch": True,
+    "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "state_digest": "d" * 32,
+    "first_difference": None, "duration_s": 9.0, "task": TaskReference(kind="builtin", name="digits"),
+}  # fmt: skip
+
+
+def test_a_proven_resume_is_a_badge_with_date_and_environment_that_greys_when_something_changed(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    environment = layout.attempt(1).environment
+    environment.write_text('{"torch": "2.13.0", "device": "cpu", "threads": 2}')
+    assert "resume proven" not in view_texts(open_page("run", id=layout.run_id))
+    write_proof(runs, DrillProof(**PROOF))
+    _engine().memo.forget()  # as at the end of a drill that was held in this server
+    page = open_page("run", id=layout.run_id)
+    assert "resume proven" in view_texts(page)
+    assert "torch 2.13.0, cpu, 2 threads" in view_markup(page)
+    assert "Bit-exact: it came back from kill -9" in view_texts(page)
+    environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')
+    changed = make_run(runs, SampleRun("y"))
+    changed.attempt(1).environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')
+    page = open_page("run", id=changed.run_id)
+    assert "resume proven before a change" in view_texts(page)
+    assert "Out of date: torch was 2.13.0 and is 2.14.0" in view_texts(page)
+
+
+def test_a_resume_that_was_not_exact_is_told_with_cause_and_cure(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    first = FirstDifference(
+        part="tensor", name="model.w", step=16, detail="1.0 after the resume, 2.0 without it",
+        cause="Likely the clock.", cure="Count steps instead.", others=3,
+    )  # fmt: skip
+    write_proof(runs, DrillProof(**PROOF | {"bit_exact": False, "first_difference": first}))
+    shown = view_texts(open_page("run", id=layout.run_id))
+    assert "resume not exact" in shown
+    assert "First difference: tensor model.w, at step 16" in shown
+    assert "Cause: Likely the clock." in shown and "Cure: Count steps instead." in shown
+
+
+def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hold(folder: Path, task: TaskReference, *, tell: Callable[[str], None], **_: Any) -> None:
+        tell("Killed -9 at step 12.")
+        assert release.wait(30)
+        raise DrillFailed("digits crashed at step 3, so there is nothing to compare.")
+
+    monkeypatch.setattr(actions, "hold_and_keep", hold)
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    page = open_page("run", id=layout.run_id)
+    _button(page, "Prove resume").click().run()
+    record = read_run_record(layout)
+    job = actions.drill_job(_engine(), record.task, record.config)
+    assert job is not None
+    _wait_until(lambda: len(job.told) > 1)
+    page.run()
+    assert not page.exception
+    assert _button(page, "Prove resume").disabled
+    assert "Killed -9 at step 12." in view_texts(page)
+    release.set()
+    assert job.wait(30)
+    page.run()
+    assert "there is nothing to compare" in view_texts(page)
+    assert not _button(page, "Prove resume").disabled
+
+
+DAMAGED: dict[str, Callable[[RunLayout], Path]] = {
+    "start": lambda layout: layout.attempt(2).start,
+    "processes": lambda layout: layout.attempt(2).processes,
+    "progress": lambda layout: layout.attempt(2).progress,
+    "saving": lambda layout: layout.attempt(2).saving,
+    "outcome": lambda layout: layout.attempt(2).outcome,
+    "exit": lambda layout: layout.attempt(2).exit,
+    "environment": lambda layout: layout.attempt(2).environment,
+    "log": lambda layout: layout.attempt(2).log,
+    "metrics": lambda layout: next(layout.metrics.glob("0002-train*")),
+    "system metrics": lambda layout: next(layout.metrics.glob("0002-system*")),
+    "manifest": lambda layout: max((layout.checkpoints / "manifests").iterdir()),
+    "pack": lambda layout: max((layout.checkpoints / "packs").iterdir()),
+    "store": lambda layout: layout.checkpoints / "format.json",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_no_damaged_file_takes_the_page_or_its_buttons_away(runs: Path, name: str) -> None:
+    layout = make_run(runs, SampleRun(name, status="crashed", step=431, attempts=2, signal="SIGKILL"))
+    DAMAGED[name](layout).write_bytes(os.urandom(333))
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert [title.value for title in page.title] == [name]
+    assert [header.value for header in page.header] == ["Checkpoints"]
+    assert _buttons(page)["Resume"]
+
+
+def test_a_branch_says_what_it_changed_and_its_parent_leads_to_it(runs: Path) -> None:
+    parent = make_run(runs, SampleRun("p"))
+    changes = {"lr": (0.002, 0.0005), "epochs": (12, 20)}
+    child = make_run(runs, SampleRun("c", parent=Parent(run=parent.run_id, step=800, sequence=2, changes=changes)))
+    shown = view_texts(open_page("run", id=child.run_id))
+    assert f"branched from {parent.run_id} at step 800" in shown
+    assert "lr 0.002 → 0.0005" in shown and "epochs 12 → 20" in shown
+    page = open_page("run", id=parent.run_id)
+    assert f"Branches of this run: {child.run_id}, from step 800" in view_texts(page)
+    assert f'href="/run?id={child.run_id}"' in view_markup(page)
+
+
+def test_each_attempts_log_can_be_picked(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600, attempts=2))
+    layout.attempt(1).log.write_text("words of the first attempt")
+    page = open_page("run", id=layout.run_id)
+    assert "words of the first attempt" not in view_texts(page)
+    picker = next(box for box in page.selectbox if box.label == "Attempt")
+    picker.set_value(1).run()
+    assert not page.exception
+    assert "words of the first attempt" in view_texts(page)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _button(page: AppTest, label: str):  # type: ignore[no-untyped-def]
+    return next(button for button in page.button if button.label == label)
+
+
+def _engine():  # type: ignore[no-untyped-def]
+    from relight_app.engine import current_engine
+
+    return current_engine()

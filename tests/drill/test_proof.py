@@ -1,0 +1,108 @@
+"""What a drill has shown is found again by the task's runs, and speaks for them as long as nothing has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from relight.drill.proof import DrillProof, find_proof, judge_proof, proof_path, write_proof
+from relight.runs.catalog import list_layouts
+from relight.runs.fingerprint import digest_code
+from relight.runs.records import TaskReference
+
+CONFIG = {"epochs": 10, "lr": 0.001, "workers": 0, "hidden": 16, "device": "auto", "optimizer": "adamw"}
+FINGERPRINT = {"torch": "2.13.0", "threads": 2, "device": "cpu", "git.commit": "a" * 40}
+
+
+def make_proof(task: TaskReference, **changes: Any) -> DrillProof:
+    facts: dict[str, Any] = {
+        "task": task, "config": {"workers": 0, "hidden": 16, "optimizer": "adamw"}, "time_s": 100.0, "bit_exact": True,
+        "fingerprint": FINGERPRINT, "steps": 40, "killed_at_step": 12, "resumed_from_step": 11, "mid_epoch": True,
+        "checkpoints_compared": 4, "tensors_compared": 17, "metric_steps_compared": 40, "state_digest": "d" * 32,
+        "first_difference": None, "duration_s": 9.0,
+    }  # fmt: skip
+    return DrillProof(**facts | changes)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> TaskReference:
+    file = tmp_path / "spiral.py"
+    file.write_text("x = 1")
+    return TaskReference(kind="file", name="spiral.py:Spiral", path=str(file), class_name="Spiral")
+
+
+def test_a_proof_is_found_by_task_and_config_and_hides_among_no_runs(tmp_path: Path, task: TaskReference) -> None:
+    runs = tmp_path / "runs"
+    assert find_proof(runs, task, CONFIG) is None
+    proof = make_proof(task)
+    path = write_proof(runs, proof)
+    assert path == proof_path(runs, task, CONFIG)
+    assert path.parent.name == ".drills"
+    assert find_proof(runs, task, CONFIG) == proof
+    assert list_layouts(runs) == []
+    write_proof(runs, make_proof(task, time_s=200.0, bit_exact=False))
+    found = find_proof(runs, task, CONFIG)
+    assert found is not None and not found.bit_exact, "the newest replaces the one before"
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_rates_and_lengths_do_not_matter_but_workers_do(tmp_path: Path, task: TaskReference) -> None:
+    write_proof(tmp_path, make_proof(task))
+    proof = find_proof(tmp_path, task, CONFIG | {"lr": 1.0, "epochs": 3, "batch_size": 7})
+    assert proof is not None
+    assert judge_proof(proof, config=CONFIG | {"lr": 1.0}, fingerprint=FINGERPRINT) == ()
+    other = CONFIG | {"workers": 4}
+    proof = find_proof(tmp_path, task, other)
+    assert proof is not None, "the nearest there is"
+    (change,) = judge_proof(proof, config=other, fingerprint=FINGERPRINT)
+    assert (change.key, change.before, change.now) == ("config.workers", 0, 4)
+
+
+def test_a_proof_of_exactly_this_config_goes_before_a_newer_one_of_another(tmp_path: Path, task: TaskReference) -> None:
+    write_proof(tmp_path, make_proof(task))
+    write_proof(tmp_path, make_proof(task, time_s=300.0, config={"workers": 4, "hidden": 16, "optimizer": "adamw"}))
+    found = find_proof(tmp_path, task, CONFIG)
+    assert found is not None and found.time_s == 100.0
+    found = find_proof(tmp_path, task, CONFIG | {"hidden": 32})
+    assert found is not None and found.time_s == 300.0
+
+
+def test_another_task_has_another_proof(tmp_path: Path, task: TaskReference) -> None:
+    write_proof(tmp_path, make_proof(task))
+    assert find_proof(tmp_path, msgspec.structs.replace(task, class_name="Other"), CONFIG) is None
+    assert find_proof(tmp_path, msgspec.structs.replace(task, path="/elsewhere/spiral.py"), CONFIG) is None
+    assert find_proof(tmp_path, TaskReference(kind="builtin", name="digits"), CONFIG) is None
+
+
+@pytest.mark.parametrize("change", [{"torch": "2.14.0"}, {"threads": 8}, {"device": "cuda:0"}])
+def test_another_torch_device_or_number_of_threads_ends_it(task: TaskReference, change: dict[str, Any]) -> None:
+    changes = judge_proof(make_proof(task), config=CONFIG, fingerprint=FINGERPRINT | change)
+    assert [changed.key for changed in changes] == list(change)
+
+
+def test_a_commit_alone_does_not_end_it_and_no_fingerprint_is_no_difference(task: TaskReference) -> None:
+    assert judge_proof(make_proof(task), config=CONFIG, fingerprint=FINGERPRINT | {"git.commit": "b"}) == ()
+    assert judge_proof(make_proof(task), config=CONFIG, fingerprint=None) == ()
+
+
+def test_changed_code_ends_it_and_the_code_put_back_brings_it_back(tmp_path: Path, task: TaskReference) -> None:
+    digest = digest_code(tmp_path, ["spiral.py"])
+    proof = make_proof(task, fingerprint=FINGERPRINT | {"code.digest": digest}, code_files=("spiral.py",))
+    run = FINGERPRINT | {"code.digest": "of the run's own time"}
+    assert judge_proof(proof, config=CONFIG, fingerprint=run) == ()
+    (tmp_path / "spiral.py").write_text("x = 2")
+    assert [change.key for change in judge_proof(proof, config=CONFIG, fingerprint=run)] == ["code.digest"]
+    (tmp_path / "spiral.py").unlink()
+    assert [change.key for change in judge_proof(proof, config=CONFIG, fingerprint=None)] == ["code.digest"]
+    (tmp_path / "spiral.py").write_text("x = 1")
+    assert judge_proof(proof, config=CONFIG, fingerprint=run) == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}'])
+def test_a_damaged_proof_counts_as_none(tmp_path: Path, task: TaskReference, text: str) -> None:
+    write_proof(tmp_path, make_proof(task)).write_text(text)
+    assert find_proof(tmp_path, task, CONFIG) is None
+    assert find_proof(tmp_path, task, CONFIG | {"workers": 3}) is None

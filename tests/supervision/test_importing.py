@@ -1,0 +1,155 @@
+"""An import makes a whole run or none, and starts nothing; it needs no torch in the process that asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relight.errors import RelightError, TaskError
+from relight.overview.summary import summarize_run
+from relight.runs.catalog import list_layouts
+from relight.runs.record_file import read_record
+from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+from relight.runs.status import RunStatus
+from relight.supervision.importing import ImportedRun, convert_weights, import_run
+
+ANSWER = {
+    "ok": True,
+    "imported_from": {"name": "x.pth", "path": "/x.pth", "kind": "PyTorch state_dict", "sha256": "ab" * 32},
+    "tensors": 2,
+    "parameters": 6,
+    "notes": ["A note."],
+    "digest": "cd" * 16,
+}
+
+# Stands in for the process with torch: what it is to say comes from the environment.
+CHILD = """
+import json, os, sys, time
+from pathlib import Path
+order = json.loads(sys.stdin.read())
+Path(os.environ["ORDER"]).write_text(json.dumps(order))
+if "checkpoints" in order:
+    folder = Path(order["checkpoints"], "manifests")
+    folder.mkdir(parents=True)
+    (folder / "00000001-s0-0123abcd.json").write_text("{}")
+exec(os.environ["CHILD"])
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Gives the command of a stand-in that does what it is told after it has written something."""
+    (tmp_path / "child.py").write_text(CHILD)
+    monkeypatch.setenv("ORDER", str(tmp_path / "order.json"))
+
+    def make(code: str) -> list[str]:
+        monkeypatch.setenv("CHILD", code)
+        return [sys.executable, str(tmp_path / "child.py")]
+
+    return make
+
+
+def ask(folder: Path, source: Path = Path("x.pth"), *, command: list[str] | None = None) -> ImportedRun:
+    return import_run(
+        folder,
+        source,
+        task=TaskReference(kind="builtin", name="digits"),
+        config={"epochs": 2},
+        best_metric="validation/accuracy",
+        higher_is_better=True,
+        name="fine",
+        command=command,
+    )
+
+
+def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path, child: Any) -> None:
+    imported = ask(tmp_path / "runs", command=child(f"print('noise'); print(json.dumps({ANSWER!r}))"))
+    record = read_record(imported.layout.record, RunRecord)
+    assert record.imported_from == imported.report.imported_from
+    assert isinstance(record.imported_from, ImportedFrom) and record.imported_from.sha256 == "ab" * 32
+    assert (record.name, record.config, record.best_metric) == ("fine", {"epochs": 2}, "validation/accuracy")
+    assert (imported.layout.checkpoints / "manifests" / "00000001-s0-0123abcd.json").is_file()
+    summary = summarize_run(imported.layout)
+    assert (summary.status, summary.durable_step, summary.attempt) == (RunStatus.STOPPED, 0, 0)
+    assert "a resume trains from them" in summary.reason
+    assert summary.imported_from == record.imported_from
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print(json.dumps({'ok': False, 'error': 'It does not fit.', 'traceback': None}))", r"^It does not fit\.$"),
+        ("os.kill(os.getpid(), 9)", "most likely because memory ran out"),
+        ("sys.exit(5)", "ended with code 5"),
+        ("print('no json'); sys.exit(1)", "ended with code 1"),
+    ],
+)
+def test_an_import_that_fails_leaves_nothing(tmp_path: Path, child: Any, code: str, said: str) -> None:
+    with pytest.raises(RelightError, match=said):
+        ask(tmp_path / "runs", command=child(code))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_traceback_of_the_persons_task_comes_through_whole(tmp_path: Path, child: Any) -> None:
+    command = child("print(json.dumps({'ok': False, 'error': 'E', 'traceback': 'line 1\\nline 2'}))")
+    with pytest.raises(TaskError) as raised:
+        ask(tmp_path / "runs", command=command)
+    assert raised.value.traceback == "line 1\nline 2"
+
+
+def test_an_import_that_is_killed_leaves_no_run(tmp_path: Path, child: Any) -> None:
+    command = child("Path(os.environ['ORDER']).write_text(str(os.getpid())); time.sleep(60)")
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "from tests.supervision.test_weight_import import ask;"
+        "ask(Path(sys.argv[2]), command=sys.argv[3:])"
+    )
+    runs, pid = tmp_path / "runs", tmp_path / "order.json"
+    arguments = [str(Path(__file__).parents[2]), str(runs), *command]
+    asking = subprocess.Popen([sys.executable, "-c", script, *arguments])
+    try:
+        deadline = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text().isdecimal()):
+            assert asking.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        asking.kill()
+        asking.wait()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert list(runs.glob(".creating-*/checkpoints/manifests/*.json"))
+    assert list_layouts(runs) == []
+
+
+def test_the_order_names_both_files_absolutely(tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = child("print(json.dumps({'ok': False, 'error': 'E'}))")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RelightError):
+        convert_weights(Path("x.pth"), Path("out.safetensors"), part="model.", command=command)
+    order = json.loads((tmp_path / "order.json").read_text())
+    assert order == {"source": f"{tmp_path}/x.pth", "part": "model.", "out": f"{tmp_path}/out.safetensors"}
+
+
+def test_an_import_loads_no_torch_here() -> None:
+    code = "import sys, relight.supervision.importing; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    told = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "False False\n"
+
+
+@pytest.mark.processes
+def test_the_real_process_refuses_and_converts(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(2)}, tmp_path / "x.pth")
+    with pytest.raises(RelightError, match=r"x\.pth does not fit the model of digits"):
+        ask(tmp_path / "runs", tmp_path / "x.pth")
+    assert list((tmp_path / "runs").iterdir()) == []
+    told = convert_weights(tmp_path / "x.pth", tmp_path / "x.safetensors")
+    assert told.tensors == 1 and (tmp_path / "x.safetensors").stat().st_size == told.bytes
