@@ -18,7 +18,7 @@ from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
 from relight.tasks.reference import launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
-from relight_app.jobs import Job
+from relight_app.jobs import Job, Work
 from relight_app.problems import Problem, explain
 
 ExportFormat = Literal["safetensors", "pth"]
@@ -62,6 +62,18 @@ class BranchRequest:
     weights_only: bool = False
     arguments: tuple[str, ...] | None = None
     """Of a script; None leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class DrillRequest:
+    """A drill of a run's own task, with its config as it was launched; or of a task that a person named.
+
+    For a named task, `config` has what differs from the defaults, and `arguments` are those of a script.
+    """
+
+    task: TaskReference | str
+    config: Mapping[str, Any]
+    arguments: tuple[str, ...] = ()
 
 
 def launch(engine: Engine, request: Request) -> Outcome:
@@ -133,21 +145,16 @@ def branch_job(engine: Engine, token: str) -> Job | None:
     return engine.jobs.find(("branch", token))
 
 
-def drill(
-    engine: Engine, task: TaskReference | str, config: Mapping[str, Any], *, arguments: tuple[str, ...] = ()
-) -> None:
-    """Prove in the background that a killed run of the task comes back bit for bit; `drill_job` tells how it goes.
+def drill(engine: Engine, request: DrillRequest) -> None:
+    """Prove in the background that a killed run of the task comes back bit for bit; see `drill_job`."""
 
-    `task` is a run's own, with its config as it was launched; or what a person calls it, with what differs from the
-    defaults, or the `arguments` of a script.
-    """
-
-    def work(job: Job) -> DrillReport:
-        job.tell("Looking whether the task can be trained.")
+    def work(job: Work) -> DrillReport:
+        job.tell("Checking that the task can be trained.")
+        task = request.task
         reference = resolve_task(task) if isinstance(task, str) else task
         if isinstance(task, str) and reference.kind == "script":
-            reference = launch_script(reference, arguments=arguments)
-        prepared = validate_config(reference, config)
+            reference = launch_script(reference, arguments=request.arguments)
+        prepared = validate_config(reference, request.config)
         try:
             return hold_and_keep(
                 engine.folder,
@@ -160,14 +167,12 @@ def drill(
         finally:
             engine.memo.forget()
 
-    engine.jobs.start_telling(_drill_key(task, config, arguments), work)
+    engine.jobs.start_telling(_drill_key(request), work)
 
 
-def drill_job(
-    engine: Engine, task: TaskReference | str, config: Mapping[str, Any], *, arguments: tuple[str, ...] = ()
-) -> Job | None:
-    """The newest drill of that task and config in this server's life."""
-    return engine.jobs.find(_drill_key(task, config, arguments))
+def drill_job(engine: Engine, request: DrillRequest) -> Job | None:
+    """Return the newest drill of that task and config since the server started."""
+    return engine.jobs.find(_drill_key(request))
 
 
 def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
@@ -221,17 +226,18 @@ def outcome_of(job: Job) -> Outcome:
     return job.result
 
 
-def _drill_key(task: TaskReference | str, config: Mapping[str, Any], arguments: tuple[str, ...]) -> Hashable:
+def _drill_key(request: DrillRequest) -> Hashable:
+    task, arguments = request.task, request.arguments
     named: Hashable = task
     if not isinstance(task, str):
         named, arguments = (task.kind, task.path or task.name, task.class_name), task.arguments
-    return "drill", named, arguments, json.dumps(choose_relevant(config), sort_keys=True, default=str)
+    return "drill", named, arguments, json.dumps(choose_relevant(request.config), sort_keys=True, default=str)
 
 
 def _wait_a_while(engine: Engine, key: Hashable, work: Callable[[], Outcome], *, pending: Outcome) -> Outcome:
     """Do `work` as the job `key`, and answer with what becomes of it; with `pending` when it goes on for longer."""
-    job = engine.jobs.start(key, lambda: _try(engine, work))
-    if not job.wait(_PATIENCE_S):
+    job = engine.jobs.start(key, lambda: _try(engine, work)).wait(_PATIENCE_S)
+    if job.state == "running":
         return pending
     engine.jobs.forget(key)
     return outcome_of(job)

@@ -12,7 +12,7 @@ import streamlit as st
 from relight.errors import RelightError
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
-from relight_app.actions import Request
+from relight_app.actions import DrillRequest, Request
 from relight_app.browser_session import remembered, widget_values
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import title_metric
@@ -104,6 +104,8 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         split = _split(arguments)
         changed = changed_values(task.fields, values)
         command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
+        drill = DrillRequest(task.name, changed, split) if split is not None else None
+        drilled = actions.drill_job(engine, drill) if drill is not None else None
         # Minted when the button is drawn: however often it is pressed, one run follows.
         token = remembered().setdefault("launch-token", secrets.token_hex(8))
         with st.container(horizontal=True, gap="small"):
@@ -111,16 +113,16 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
                 "Launch", _launch, engine, task, token, _chosen(), key="launch", type="primary",
                 icon=":material/rocket_launch:",
             )  # fmt: skip
-            if split is not None:
-                show_drill_button(engine, task.name, changed, key="drill", arguments=split)
+            if drill is not None:
+                show_drill_button(engine, drill, drilled, key="drill")
         # Below the buttons: what comes and goes with a value must not move a button that is just being pressed.
         problem = remembered().get("launch-problem")
         if problem is not None and problem[0] == (task.name, changed):
             show_problem(problem[1], key="launch-problem-shown")
         st.code(command, language=None, wrap_lines=True)
-        if split is not None:
+        if drill is not None:
             show_drill(
-                engine, task.name, changed, key="drill-card", arguments=split,
+                engine, drill, drilled, key="drill-card",
                 build=lambda job: build_report_card(job, key="drill-problem"),
             )  # fmt: skip
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from relight.checkpoints.listing import CheckpointInfo, find_best
+from relight.checkpoints.listing import CheckpointInfo, CheckpointListing, find_best
+from relight.drill.proof import JudgedProof
 from relight.errors import DamagedFile, RelightError
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight_app import actions
-from relight_app.actions import EXPORT_FORMATS, Outcome
+from relight_app.actions import EXPORT_FORMATS, DrillRequest, Outcome
 from relight_app.attempt_table import build_attempts
 from relight_app.browser_session import remembered, widget_values
 from relight_app.charts import ChartPlan, plan_figures, plan_learning_charts, plan_machine_charts
 from relight_app.checkpoint_table import build_checkpoints
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import count
+from relight_app.jobs import Job
 from relight_app.live.chart import live_chart
 from relight_app.live.live_values import live_values, read_fields
 from relight_app.markup import tag
@@ -44,6 +47,24 @@ _ATTEMPTS = 50
 """Of so many attempts, the newest ones, the environment is shown."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """Everything that several parts of the page depend on, read once for each drawing.
+
+    Read twice, a job that ends in between looks running to one part and ended to the other: the first disables its
+    button, and the second does not wait for the end.
+    """
+
+    engine: Engine
+    run: RunSummary
+    record: RunRecord
+    checkpoints: CheckpointListing
+    best: CheckpointInfo | None
+    proof: JudgedProof | None
+    resume: Job | None
+    export: Job | None
+
+
 def render() -> None:
     """Draw the page of the run that the address names."""
     engine = current_engine()
@@ -63,15 +84,25 @@ def render() -> None:
         return
     st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
     checkpoints = engine.list_checkpoints(run.run)
-    _show_header(engine, run, record, checkpoints.checkpoints)
-    _show_outcomes(engine, run)
+    seen = _Seen(
+        engine=engine,
+        run=run,
+        record=record,
+        checkpoints=checkpoints,
+        best=find_best(checkpoints.checkpoints, higher_is_better=record.higher_is_better),
+        proof=engine.read_proof(run, record),
+        resume=actions.resume_job(engine, run.run),
+        export=actions.export_job(engine, run.run),
+    )
+    _show_header(seen)
+    _show_outcomes(seen)
     notices = build_run_notices(run, damaged=checkpoints.damaged)
     if notices is not None:
         view(notices, key="notices")
-    _show_exports(engine, run, checkpoints.checkpoints, higher_is_better=record.higher_is_better)
+    _show_exports(seen)
     _show_figures(run, drawn)
     _show_charts(engine, run, record)
-    _show_checkpoints(engine, run, record)
+    _show_checkpoints(seen)
     _show_details(engine, run, record)
 
 
@@ -81,27 +112,27 @@ def _show_missing(sentence: str, *, title: str, text: str) -> None:
     view(build_empty(text, sentence, action=back), key="missing")
 
 
-def _show_header(engine: Engine, run: RunSummary, record: RunRecord, checkpoints: list[CheckpointInfo]) -> None:
+def _show_header(seen: _Seen) -> None:
+    engine, run, record = seen.engine, seen.run, seen.record
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="run-header"
     ):
         with st.container(width="stretch", gap="xsmall"):
             st.title(run.name, anchor=False)
-            identity = build_identity(run, record, device=engine.read_device(run), proof=engine.read_proof(run, record))
-            view(identity, key="identity")
+            view(build_identity(run, record, device=engine.read_device(run), proof=seen.proof), key="identity")
             family = build_family(record, engine.list_branches(run.run))
             if family is not None:
                 view(family, key="family")
         with st.container(
             horizontal=True, width="content", gap="small", vertical_alignment="center", key="run-actions"
         ):
-            _show_life_buttons(engine, run)
-            _show_export_button(engine, run, checkpoints, higher_is_better=record.higher_is_better)
+            _show_life_buttons(seen)
+            _show_export_button(seen)
 
 
-def _show_life_buttons(engine: Engine, run: RunSummary) -> None:
-    job = actions.resume_job(engine, run.run)
-    if job is not None and job.state == "running":
+def _show_life_buttons(seen: _Seen) -> None:
+    engine, run = seen.engine, seen.run
+    if _is_running(seen.resume):
         st.button(
             "Resuming…", disabled=True, icon=":material/hourglass_top:", help="An earlier process is still ending."
         )
@@ -134,13 +165,10 @@ def _show_life_buttons(engine: Engine, run: RunSummary) -> None:
         _confirm_stop(engine, run)
 
 
-def _show_export_button(
-    engine: Engine, run: RunSummary, checkpoints: list[CheckpointInfo], *, higher_is_better: bool
-) -> None:
-    best = find_best(checkpoints, higher_is_better=higher_is_better)
-    chosen = best or (checkpoints[-1] if checkpoints else None)
-    job = actions.export_job(engine, run.run)
-    busy = job is not None and job.state == "running"
+def _show_export_button(seen: _Seen) -> None:
+    best, listed = seen.best, seen.checkpoints.checkpoints
+    chosen = best or (listed[-1] if listed else None)
+    busy = _is_running(seen.export)
     if busy:
         reason = "An export is under way."
     elif chosen is None:
@@ -154,16 +182,16 @@ def _show_export_button(
         format_func=lambda name: f".{name}", label_visibility="collapsed", disabled=chosen is None,
     )  # fmt: skip
     action_button(
-        "Export best weights", _export, engine, run, "best" if best else "latest", key="export-best",
+        "Export best weights", _export, seen.engine, seen.run, "best" if best else "latest", key="export-best",
         icon=":material/file_export:", disabled=chosen is None or busy, help=reason,
     )  # fmt: skip
 
 
-def _show_outcomes(engine: Engine, run: RunSummary) -> None:
-    """What came of the last thing that was asked for on this page."""
-    job = actions.resume_job(engine, run.run)
+def _show_outcomes(seen: _Seen) -> None:
+    """Show the outcome of the last action on this page."""
+    run, job = seen.run, seen.resume
     if job is not None and job.state != "running":
-        engine.jobs.forget(("resume", run.run))
+        seen.engine.jobs.forget(("resume", run.run))
         remembered()["outcome"] = (run.run, actions.outcome_of(job))
     told: tuple[str, Outcome] | None = remembered().get("outcome")
     if told is None or told[0] != run.run:
@@ -173,22 +201,19 @@ def _show_outcomes(engine: Engine, run: RunSummary) -> None:
         view(build_problem(told[1].problem, key="outcome"), key="outcome-problem")
 
 
-def _show_exports(
-    engine: Engine, run: RunSummary, checkpoints: list[CheckpointInfo], *, higher_is_better: bool
-) -> None:
-    job = actions.export_job(engine, run.run)
-    running = job is not None and job.state == "running"
+def _show_exports(seen: _Seen) -> None:
+    engine, run = seen.engine, seen.run.run
+    waiting = _is_running(seen.export)
 
     def show() -> None:
-        job = actions.export_job(engine, run.run)
-        best = find_best(checkpoints, higher_is_better=higher_is_better)
-        strip = build_export_strip(engine.list_exports(run.run), run=run.run, job=job, best=best)
+        job = actions.export_job(engine, run)  # before the files: those of a job that has ended are all there
+        strip = build_export_strip(engine.list_exports(run), run=run, job=job, best=seen.best)
         if strip is not None:
             view(strip, key="exports")
-        if running and job is not None and job.state != "running":
+        if waiting and not _is_running(job):
             st.rerun()
 
-    st.fragment(show, run_every=0.5 if running else None)()
+    st.fragment(show, run_every=0.5 if waiting else None)()
 
 
 def _show_figures(run: RunSummary, drawn: dict[str, Any]) -> None:
@@ -224,10 +249,12 @@ def _show_chart(run: RunSummary, plan: ChartPlan, *, height: int) -> None:
         )  # fmt: skip
 
 
-def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> None:
+def _show_checkpoints(seen: _Seen) -> None:
+    engine, run, record = seen.engine, seen.run, seen.record
+
     def show() -> None:
         if remembered().pop(_ACTED, False):
-            st.rerun()  # what came of it stands elsewhere on the page
+            st.rerun()  # other parts of the page show the outcome
         now = engine.read_run(run.run)
         listing = engine.list_checkpoints(run.run)
         if listing.checkpoints:
@@ -245,16 +272,18 @@ def _show_checkpoints(engine: Engine, run: RunSummary, record: RunRecord) -> Non
             )
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
-    launched = engine.read_launch(run.run).config  # a script's own config is known only once it runs
+    # As launched: a script reports its own config only once it runs.
+    drill = DrillRequest(record.task, engine.read_launch(run.run).config)
+    drilled = actions.drill_job(engine, drill)
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="checkpoints-header"
     ):
         st.header("Checkpoints", anchor=False, width="content")
-        show_drill_button(engine, record.task, launched, key=f"drill-{run.run}")
+        show_drill_button(engine, drill, drilled, key=f"drill-{run.run}")
     busy = run.status.is_live or run.pids.writer is not None
     show_drill(
-        engine, record.task, launched, key="drill-card",
-        build=lambda job: build_proof_card(engine.read_proof(run, record), job, key="drill-problem"),
+        engine, drill, drilled, key="drill-card",
+        build=lambda job: build_proof_card(seen.proof, job, key="drill-problem"),
     )  # fmt: skip
     st.fragment(show, run_every=_REFRESH_S if busy else None)()
 
@@ -322,11 +351,14 @@ def _poll(engine: Engine, run: RunSummary) -> None:
     """Rerun the page once a resume in the background has ended."""
 
     def watch() -> None:
-        job = actions.resume_job(engine, run.run)
-        if job is None or job.state != "running":
+        if not _is_running(actions.resume_job(engine, run.run)):
             st.rerun()
 
     st.fragment(watch, run_every=0.5)()
+
+
+def _is_running(job: Job | None) -> bool:
+    return job is not None and job.state == "running"
 
 
 def _resume_refusal(run: RunSummary) -> str | None:

@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 
 def wait_for(jobs: Jobs, key: Hashable, work: Callable[[], _T]) -> _T:
     """What `work` returns or raises; while it is under way, the page can be left and pressed as ever."""
-    job = jobs.start(key, work)
-    while not job.wait(_POLL_S):
+    begun = jobs.start(key, work)
+    while (job := begun.wait(_POLL_S)).state == "running":
         _ = "remembered" in st.session_state  # Streamlit ends the drawing here when something else was asked for
     if job.error is not None:
         raise job.error

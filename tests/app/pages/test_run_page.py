@@ -23,6 +23,8 @@ from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
 from relight.supervision.attempt_start import Launched
 from relight_app import actions
+from relight_app.actions import DrillRequest
+from relight_app.jobs import Job
 from tests.app.pages.page_test import live_data, open_page, view_markup, view_texts
 from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
 
@@ -132,10 +134,8 @@ def test_a_resume_that_must_wait_does_not_hold_the_page_up(runs: Path, monkeypat
     _button(page, "Resume").click().run()
     assert not page.exception
     assert _buttons(page) == {"Resuming…": False, "Export best weights": True}
-    job = actions.resume_job(_engine(), layout.run_id)
     release.set()
-    assert job is not None
-    assert job.wait(30)
+    _wait_until(lambda: _ended(actions.resume_job(_engine(), layout.run_id)))
     page.run()
     assert _buttons(page) == {"Resume": True, "Export best weights": True}
 
@@ -160,9 +160,7 @@ def test_an_export_ends_in_a_link_called_download(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x"))
     page = open_page("run", id=layout.run_id)
     _button(page, "Export best weights").click().run()
-    job = actions.export_job(_engine(), layout.run_id)
-    assert job is not None
-    assert job.wait(60)
+    _wait_until(lambda: _ended(actions.export_job(_engine(), layout.run_id)))
     page.run()
     assert not page.exception
     (exported,) = layout.exports.glob("*.safetensors")
@@ -260,18 +258,33 @@ def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monk
     page = open_page("run", id=layout.run_id)
     _button(page, "Prove resume").click().run()
     record = read_run_record(layout)
-    job = actions.drill_job(_engine(), record.task, record.config)
-    assert job is not None
-    _wait_until(lambda: len(job.told) > 1)
+
+    def find() -> Job | None:
+        return actions.drill_job(_engine(), DrillRequest(record.task, record.config))
+
+    _wait_until(lambda: (job := find()) is not None and len(job.told) > 1)
     page.run()
     assert not page.exception
     assert _button(page, "Prove resume").disabled
     assert "Killed -9 at step 12." in view_texts(page)
     release.set()
-    assert job.wait(30)
+    _wait_until(lambda: _ended(find()))
     page.run()
     assert "there is nothing to compare" in view_texts(page)
     assert not _button(page, "Prove resume").disabled
+
+
+@pytest.mark.parametrize(("job", "button"), [("export_job", "Export best weights"), ("drill_job", "Prove resume")])
+def test_a_job_that_ends_while_the_page_is_drawn_gives_its_button_back(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, job: str, button: str
+) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    found = iter([Job("running")])
+    monkeypatch.setattr(actions, job, lambda *_: next(found, Job("done")))
+    page = open_page("run", id=layout.run_id)
+    assert not page.exception
+    assert next(found, None) is None
+    assert not _button(page, button).disabled
 
 
 DAMAGED: dict[str, Callable[[RunLayout], Path]] = {
@@ -323,6 +336,10 @@ def test_each_attempts_log_can_be_picked(runs: Path) -> None:
     picker.set_value(1).run()
     assert not page.exception
     assert "words of the first attempt" in view_texts(page)
+
+
+def _ended(job: Job | None) -> bool:
+    return job is not None and job.state != "running"
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
