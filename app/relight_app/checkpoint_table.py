@@ -82,7 +82,7 @@ def _say_retention(plan: RetentionPlan) -> str:
         return "The next reclamation removes none of them."
     steps = ", ".join(f"{info.step:,}" for info in plan.removed[:8]) + (", …" if len(plan.removed) > 8 else "")
     what = count(len(plan.removed), "checkpoint")
-    freed = f" and gives back {describe_bytes(plan.reclaimed_bytes)} at least" if plan.reclaimed_bytes else ""
+    freed = f" and gives back {describe_bytes(plan.freed_bytes)} at least" if plan.freed_bytes else ""
     return f"The next reclamation, after the next save, removes {what} (step {steps}){freed}. Pin one to keep it."
 
 

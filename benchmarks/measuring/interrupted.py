@@ -232,6 +232,7 @@ class Interrupted(Task):
 
 def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
     """The task above, by the same calls as `python -m relight.training`."""
+    from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
     from relight.runs.catalog import create_run, list_layouts
     from relight.runs.lock import RunLock
@@ -247,7 +248,7 @@ def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
     if layouts:
         layout = layouts[0]
         with RunLock.acquire(layout, timeout_s=_DURABLE_S):
-            good, _ = CheckpointStore(layout.checkpoints).newest_good()
+            good, _ = find_newest_good(CheckpointStore(layout.checkpoints))
         assert good is not None
         start = AttemptStart(
             attempt=2, time_s=time.time(), reason="resume", from_sequence=good.sequence, from_step=good.step

@@ -16,7 +16,8 @@ import pytest
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
 from relight.checkpoints.file_names import parse_pack_name
-from relight.checkpoints.retention import BestRule, RetentionPolicy
+from relight.checkpoints.removal import apply_retention
+from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE
 from tests.checkpoints.simulator.log import Acknowledge, Create, Entry, Recorder, Remove, Rename, Sync, SyncFolder
@@ -50,7 +51,7 @@ def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
         if step == 1:
             store.pin(info)
             recorder.log.append(Acknowledge(*state, pinned=True))
-        store.apply_retention(store.plan_retention(POLICY))
+        apply_retention(store, plan_retention(store.list().checkpoints, POLICY))
     assert [info.step for info in store.list().checkpoints] == [1, 3, 4]
     written = [
         entry.path for entry in recorder.log if isinstance(entry, Create) and entry.path.endswith(".safetensors")

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.quarantine import quarantine_checkpoint
+from relight.checkpoints.recovery import find_newest_good, verify_store
+from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import DamagedCheckpoint
 from tests.checkpoints.snapshots import make_snapshot
@@ -147,11 +150,11 @@ def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
             trials += 1
             fresh = CheckpointStore(store.layout.folder)
             before = {path: path.read_bytes() for path in files_of(fresh)}
-            assert fresh.verify().damaged, f"{damage.__name__} of {name} was not found"
+            assert verify_store(fresh).damaged, f"{damage.__name__} of {name} was not found"
             assert {path: path.read_bytes() for path in files_of(fresh)} == before, "verify changed something"
             readable = read_everything(fresh)
             whole = [step for step in range(1, STEPS + 1) if readable.get(step)]
-            good, passed = fresh.newest_good()
+            good, passed = find_newest_good(fresh)
             # A pack's header may be broken where all tensors can be read: it is passed over all the same.
             assert (good.step if good else None) in (max(whole, default=None), *whole)
             assert passed or (good is not None and good.step == STEPS)
@@ -171,15 +174,15 @@ def test_two_thousand_bit_flips_are_all_found(store: CheckpointStore) -> None:
         pristine = path.read_bytes()
         for _ in range(2000 // len(files_of(store)) + 1):
             flip_bit(path, chance)
-            assert CheckpointStore(store.layout.folder, operations=cached).verify().damaged
+            assert verify_store(CheckpointStore(store.layout.folder, operations=cached)).damaged
         path.write_bytes(pristine)
-    assert not CheckpointStore(store.layout.folder).verify().damaged
+    assert not verify_store(CheckpointStore(store.layout.folder)).damaged
 
 
 def test_damage_of_the_newest_costs_only_the_newest(store: CheckpointStore) -> None:
     newest = store.find("latest")
     flip_bit(store.layout.packs / newest.packs[0], random.Random(1))
-    good, passed = store.newest_good()
+    good, passed = find_newest_good(store)
     assert good is not None
     assert (good.step, good.verified) == (3, True)
     assert [(over.step, newest.packs[0] in over.reason) for over in passed] == [(4, True)]
@@ -194,19 +197,19 @@ def test_damage_of_shared_bytes_costs_every_checkpoint_that_shares_them(store: C
     data = bytearray(shared.read_bytes())
     data[entry.offset] ^= 1
     shared.write_bytes(data)
-    good, passed = store.newest_good()
+    good, passed = find_newest_good(store)
     assert good is not None
     assert good.step == 1
     assert [over.step for over in passed] == [4, 3, 2]
     assert {path.name for path in store.layout.quarantine.iterdir()} >= {over.path.name for over in passed}
     assert store.commit(*make_snapshot(9, frozen=4000, trained=2000)).sequence == 5
-    assert store.newest_good()[0] == store.find(9) or store.find(9).verified
+    assert find_newest_good(store)[0] == store.find(9) or store.find(9).verified
 
 
 def test_a_shared_pack_stays_where_it_is_while_another_checkpoint_needs_it(store: CheckpointStore) -> None:
     second = store.find(2)
     second.path.write_bytes(b"garbage")
-    store.quarantine(second.name)
+    quarantine_checkpoint(store, second.name)
     assert (store.layout.packs / second.name.pack).exists()
     assert store.check(store.find(3)) == []
 
@@ -214,7 +217,7 @@ def test_a_shared_pack_stays_where_it_is_while_another_checkpoint_needs_it(store
 def test_nothing_is_swept_while_a_manifest_cannot_be_read(store: CheckpointStore) -> None:
     store.find(4).path.write_bytes(b"garbage")
     packs = set(store.layout.packs.iterdir())
-    store.sweep()
+    sweep(store)
     assert set(store.layout.packs.iterdir()) == packs
 
 
@@ -226,7 +229,7 @@ def test_a_checkpoint_of_a_later_version_is_passed_over_but_never_moved(store: C
     newest = store.find("latest")
     later = encode_manifest(msgspec.structs.replace(store.read_manifest(newest), version=2))
     newest.path.write_bytes(later)
-    good, passed = store.newest_good()
+    good, passed = find_newest_good(store)
     assert good is not None
     assert good.step == 3
     assert "later Relight" in passed[0].reason
@@ -236,16 +239,10 @@ def test_a_checkpoint_of_a_later_version_is_passed_over_but_never_moved(store: C
 def test_without_quarantine_nothing_is_moved(store: CheckpointStore) -> None:
     flip_bit(store.layout.packs / store.find(4).packs[0], random.Random(1))
     before = sorted(store.layout.folder.rglob("*"))
-    good, _ = store.newest_good(quarantine=False)
+    good, _ = find_newest_good(store, quarantine=False)
     assert good is not None
     assert good.step == 3
     assert sorted(store.layout.folder.rglob("*")) == before
-
-
-def test_only_checkpoints_before_a_sequence_are_considered(store: CheckpointStore) -> None:
-    good, passed = store.newest_good(before_sequence=3)
-    assert good is not None
-    assert (good.sequence, list(passed)) == (2, [])
 
 
 def test_verify_reports_every_damaged_file_with_its_path(store: CheckpointStore) -> None:
@@ -254,7 +251,7 @@ def test_verify_reports_every_damaged_file_with_its_path(store: CheckpointStore)
     truncate(last.path, random.Random(3))
     store.layout.format.write_text("{}")
     calls: list[tuple[int, int]] = []
-    report = store.verify(lambda done, total: calls.append((done, total)))
+    report = verify_store(store, on_progress=lambda done, total: calls.append((done, total)))
     assert {entry.path for entry in report.damaged} == {
         store.layout.packs / first.packs[0],
         last.path,
@@ -266,6 +263,6 @@ def test_verify_reports_every_damaged_file_with_its_path(store: CheckpointStore)
 
 def test_an_empty_or_missing_store_is_not_damaged(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "nothing")
-    assert store.newest_good() == (None, [])
-    assert store.verify().damaged == []
+    assert find_newest_good(store) == (None, [])
+    assert verify_store(store).damaged == []
     assert store.list().checkpoints == []

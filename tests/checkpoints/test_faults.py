@@ -11,7 +11,9 @@ import pytest
 
 from relight.checkpoints.arrival import Arrival
 from relight.checkpoints.file_operations import FileOperations
-from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.recovery import find_newest_good
+from relight.checkpoints.removal import apply_retention, sweep
+from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError, SaveError
 from tests.checkpoints.snapshots import make_snapshot
@@ -127,7 +129,7 @@ def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(
         store.commit(header, buffers)
         store.commit(*make_snapshot(4, frozen=3000))
         assert_whole(folder, there | {3, 4})
-        store.sweep()
+        sweep(store)
         assert_whole(folder, there | {3, 4})
         assert list(store.layout.temporary.iterdir()) == []
 
@@ -162,7 +164,7 @@ def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(memory_path
         return folder
 
     def retain(store: CheckpointStore) -> None:
-        store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+        apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
 
     calls = count_calls(retain, prepare(memory_path / "dry"), CHANGING)
     for at in range(1, calls + 1):
@@ -174,7 +176,7 @@ def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(memory_path
             pass
         assert_whole(folder, {4, 5})
         retain(store)
-        store.sweep()
+        sweep(store)
         assert_whole(folder, {4, 5})
         assert len(list(store.layout.packs.iterdir())) == 3
 
@@ -190,12 +192,12 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path
         return folder
 
     kinds = CHANGING + READING
-    calls = count_calls(lambda store: store.newest_good(), prepare(memory_path / "dry"), kinds)
+    calls = count_calls(find_newest_good, prepare(memory_path / "dry"), kinds)
     for at in range(1, calls + 1):
         folder = prepare(memory_path / f"at-{at}")
         store = CheckpointStore(folder, operations=FaultAt(at, fault, kinds))
         try:
-            found = store.newest_good()[0]
+            found = find_newest_good(store)[0]
             # What the disk refused to give back is passed over; then an older one is right.
             assert found is None or found.step in (1, 2)
             if fault != errno.EIO:
@@ -205,7 +207,7 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path
         restored = CheckpointStore(folder)
         files = {path.name for path in folder.rglob("*.json")} | {path.name for path in folder.rglob("*.safetensors*")}
         assert len(files) == 7, "a file was lost"
-        good = restored.newest_good()[0]
+        good = find_newest_good(restored)[0]
         assert good is not None or fault == errno.EIO
         if fault != errno.EIO:
             assert good is not None

@@ -11,6 +11,7 @@ import pytest
 
 from relight.checkpoints import file_operations
 from relight.checkpoints.file_operations import SYSTEM
+from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import SaveError
 from tests.checkpoints.snapshots import make_snapshot
@@ -45,7 +46,7 @@ def test_a_request_that_nfs_sends_twice_counts_once(tmp_path: Path, monkeypatch:
     for step in (1, 2):
         store.commit(*make_snapshot(step, frozen=20))
     assert [info.step for info in store.list().checkpoints] == [1, 2]
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
     assert list(store.layout.temporary.iterdir()) == []
 
 
@@ -79,7 +80,7 @@ def test_a_store_that_is_a_link_to_another_disk_works(tmp_path: Path, other_disk
     store = CheckpointStore(tmp_path / "checkpoints")
     for step in (1, 2):
         store.mark_verified(store.commit(*make_snapshot(step)))
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
     assert store.find("latest").verified
 
 
@@ -91,7 +92,7 @@ def test_what_cannot_be_moved_to_quarantine_is_passed_over_all_the_same(tmp_path
     pack.write_bytes(pack.read_bytes()[:-1])
     store.layout.quarantine.rmdir()
     store.layout.quarantine.symlink_to(other_disk)
-    good, (passed,) = store.newest_good()
+    good, (passed,) = find_newest_good(store)
     assert good is not None
     assert (good.step, passed.step) == (1, 2)
     assert "could not be moved to quarantine (Invalid cross-device link)" in passed.reason

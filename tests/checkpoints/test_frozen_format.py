@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 
@@ -76,7 +77,7 @@ def test_the_writer_still_makes_exactly_the_frozen_bytes(tmp_path: Path) -> None
 
 
 def test_the_frozen_store_is_read_whole(frozen: CheckpointStore) -> None:
-    assert frozen.verify().damaged == []
+    assert verify_store(frozen).damaged == []
     assert [(info.sequence, info.step, info.labels, info.verified) for info in frozen.list().checkpoints] == [
         (1, 100, ("pinned",), True),
         (2, 200, (), True),

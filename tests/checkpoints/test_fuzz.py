@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.manifest import decode_head, decode_manifest
+from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.typed_json import canonical_json, decode_state, encode_state
 from relight.errors import DamagedFile
@@ -97,7 +98,7 @@ def test_a_signed_manifest_with_any_content_is_read_or_one_named_error(folder: P
     try:
         manifest.write_bytes(data)
         store = CheckpointStore(folder)
-        store.verify()
+        verify_store(store)
         for info in store.list().checkpoints:
             try:
                 with store.open(info) as reader:
@@ -108,7 +109,7 @@ def test_a_signed_manifest_with_any_content_is_read_or_one_named_error(folder: P
                 state_digest(reader.manifest)
             except DamagedFile:
                 pass
-        store.newest_good(quarantine=False)
+        find_newest_good(store, quarantine=False)
     finally:
         manifest.write_bytes(pristine)
 

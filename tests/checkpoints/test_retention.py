@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from relight.checkpoints.file_names import CheckpointName
 from relight.checkpoints.listing import CheckpointInfo, find_best
+from relight.checkpoints.quarantine import quarantine_checkpoint
+from relight.checkpoints.recovery import verify_store
+from relight.checkpoints.removal import apply_retention
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.snapshots import make_snapshot
@@ -136,20 +139,20 @@ def test_the_plan_says_why_and_what_comes_back() -> None:
     plan = plan_retention([history[0], shared, *history[2:]], RetentionPolicy(best=()))
     assert plan.kept[0][1] == ("pinned",)
     assert [info.step for info in plan.removed] == [20]
-    assert plan.reclaimed_bytes == 0
-    assert plan_retention(history, RetentionPolicy(best=())).reclaimed_bytes == 8
+    assert plan.freed_bytes == 0
+    assert plan_retention(history, RetentionPolicy(best=())).freed_bytes == 8
 
 
 def test_removing_gives_back_packs_that_nobody_shares(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in range(1, 6):
         store.mark_verified(store.commit(*make_snapshot(step, frozen=5000)))
-    removed = store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+    removed = apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
     assert [info.step for info in removed] == [1, 2, 3]
     left = {path.name.split("-")[1] for path in store.layout.packs.iterdir()}
     assert left == {"s1", "s4", "s5"}
     assert {path.name.split("-")[1] for path in store.layout.labels.iterdir()} == {"s4", "s5"}
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
 
 
 def test_a_pin_that_comes_after_the_plan_still_counts(tmp_path: Path) -> None:
@@ -157,9 +160,9 @@ def test_a_pin_that_comes_after_the_plan_still_counts(tmp_path: Path) -> None:
     infos = [store.commit(*make_snapshot(step)) for step in range(1, 5)]
     for info in infos:
         store.mark_verified(info)
-    plan = store.plan_retention(RetentionPolicy(best=()))
+    plan = plan_retention(store.list().checkpoints, RetentionPolicy(best=()))
     CheckpointStore(tmp_path).pin(infos[0])
-    assert [info.step for info in store.apply_retention(plan)] == [2]
+    assert [info.step for info in apply_retention(store, plan)] == [2]
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, [2, 3]), (2, [1, 2]), (3, [1])])
@@ -167,8 +170,8 @@ def test_a_plan_of_yesterday_never_empties_a_store(tmp_path: Path, count: int, l
     store = CheckpointStore(tmp_path)
     for step in range(1, 5):
         store.mark_verified(store.commit(*make_snapshot(step)))
-    plan = store.plan_retention(RetentionPolicy(best=()))
+    plan = plan_retention(store.list().checkpoints, RetentionPolicy(best=()))
     for info in store.list().checkpoints[-count:]:
-        store.quarantine(info.name)
-    store.apply_retention(plan)
+        quarantine_checkpoint(store, info.name)
+    apply_retention(store, plan)
     assert [info.step for info in store.list().checkpoints] == left

@@ -17,7 +17,10 @@ from safetensors import safe_open
 
 from relight.checkpoints.dtypes import ITEM_BYTES
 from relight.checkpoints.listing import newest_durable
-from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.quarantine import quarantine_checkpoint
+from relight.checkpoints.recovery import find_newest_good, verify_store
+from relight.checkpoints.removal import apply_retention, sweep
+from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError, UnsupportedState
@@ -77,7 +80,7 @@ def test_a_snapshot_without_tensors_is_a_checkpoint_without_a_pack(store: Checkp
     info = store.commit(header, [])
     assert (info.packs, info.bytes) == ((), 0)
     assert store.check(info) == []
-    assert store.newest_good()[0] is not None
+    assert find_newest_good(store)[0] is not None
 
 
 def test_a_hundred_thousand_tiny_tensors_are_saved_checked_and_read(store: CheckpointStore) -> None:
@@ -100,7 +103,7 @@ def test_any_safetensors_tool_opens_a_pack(store: CheckpointStore) -> None:
 def test_sequence_numbers_are_never_used_twice(store: CheckpointStore) -> None:
     sequences = [store.commit(*make_snapshot(step)).sequence for step in (1, 2, 3)]
     assert sequences == [1, 2, 3]
-    store.quarantine(store.list().checkpoints[-1].name)
+    quarantine_checkpoint(store, store.list().checkpoints[-1].name)
     assert store.commit(*make_snapshot(4)).sequence == 4
 
 
@@ -225,9 +228,9 @@ def test_names_that_are_not_the_stores_own_are_never_touched(store: CheckpointSt
     ]
     for path in foreign:
         path.write_text("mine")
-    store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
-    store.sweep()
-    store.newest_good()
+    apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
+    sweep(store)
+    find_newest_good(store)
     assert [info.step for info in store.list().checkpoints] == [4, 5]
     assert all(path.read_text() == "mine" for path in foreign)
 
@@ -238,7 +241,7 @@ def test_a_reader_goes_on_reading_while_its_checkpoint_is_removed(store: Checkpo
     for info in infos:
         store.mark_verified(info)
     with store.open(infos[0]) as reader:
-        store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+        apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
         assert [info.step for info in store.list().checkpoints] == [2, 3]
         assert reader.read("model.head.weight") == buffers[0]
 
@@ -296,11 +299,11 @@ def test_a_store_that_was_copied_without_its_empty_folders_works(store: Checkpoi
     for folder in (store.layout.temporary, store.layout.quarantine, store.layout.labels):
         folder.rmdir()
     assert store.pin(info).labels == ("pinned",)
-    assert store.newest_good()[0] is not None
+    assert find_newest_good(store)[0] is not None
     store.layout.temporary.rmdir()
     store.commit(*make_snapshot(2))
     store.layout.quarantine.rmdir()
-    store.quarantine(info.name)
+    quarantine_checkpoint(store, info.name)
     assert [left.step for left in store.list().checkpoints] == [2]
 
 
@@ -321,7 +324,7 @@ def test_what_a_writer_does_meanwhile_never_looks_like_damage(memory_path: Path)
         store = CheckpointStore(folder)
         while not done.is_set():
             seen.extend(store.list().damaged)
-            seen.extend(store.verify().damaged)
+            seen.extend(verify_store(store).damaged)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -329,7 +332,7 @@ def test_what_a_writer_does_meanwhile_never_looks_like_damage(memory_path: Path)
         store = CheckpointStore(folder)
         for step in range(2, 120):
             store.mark_verified(store.commit(*make_snapshot(step, frozen=2000 if step % 7 else 0)))
-            store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+            apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
     finally:
         done.set()
         watcher.join()
@@ -349,7 +352,7 @@ def test_a_run_folder_that_was_removed_does_not_come_back(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="No such file"):
         store.mark_verified(info)
     with pytest.raises(OSError, match="No such file"):
-        store.quarantine(info.name)
+        quarantine_checkpoint(store, info.name)
     assert not folder.parent.exists()
 
 
@@ -357,8 +360,8 @@ def test_a_store_that_is_only_being_made_is_not_damaged(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     for folder in (store.layout.folder, *store.layout.folders):
         folder.mkdir()
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
     info = store.commit(*make_snapshot(1))
     store.layout.format.unlink()
-    assert [entry.reason for entry in store.verify().damaged] == ["It is missing."]
+    assert [entry.reason for entry in verify_store(store).damaged] == ["It is missing."]
     assert store.find("latest").name == info.name

@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from relight.checkpoints.pack import order_for_pack
+from relight.checkpoints.recovery import find_newest_good, verify_store
+from relight.checkpoints.removal import sweep
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
@@ -143,7 +145,7 @@ def test_snapshots_may_grow_and_shrink(folder: Path) -> None:
             wait_for(client, Verified)
     store = CheckpointStore(folder)
     assert store.find("latest").step == 5
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
 
 
 def test_with_memory_for_one_snapshot_saving_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +257,7 @@ def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_
         save(client, 6, trained=900_000)
         assert wait_for(client, Durable).step == 6
     assert [info.step for info in store.list().checkpoints] == [1, 6]
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
 
 
 def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(folder: Path, tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(folde
     for one, other in zip(early, late, strict=True):
         assert one.tensors == other.tensors
         assert [pack.bytes for pack in one.packs] == [pack.bytes for pack in other.packs]
-    assert [store.verify().damaged for store in stores] == [[], []]
+    assert [verify_store(store).damaged for store in stores] == [[], []]
 
 
 def test_an_announced_snapshot_that_cannot_be_written_is_told_only_once_it_is_submitted(folder: Path) -> None:
@@ -299,7 +301,7 @@ def test_a_writer_that_is_killed_in_the_middle_of_an_announced_snapshot_is_repla
         os.kill(client.pid, signal.SIGKILL)
         client.submit()
         assert wait_for(client, Durable).step == 2
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
     assert _begun_bytes(store) == 0
 
 
@@ -357,7 +359,7 @@ def test_a_full_disk_stops_nothing_and_saving_recovers(tmp_path: Path) -> None:
             assert "the disk is full" in failed.sentence
             store = CheckpointStore(disk / "checkpoints")
             assert [info.step for info in store.list().checkpoints] == [1]
-            assert store.verify().damaged == []
+            assert verify_store(store).damaged == []
             ballast.unlink()
             assert wait_for(client, Durable).step == 2
         assert [info.step for info in store.list().checkpoints] == [1, 2]
@@ -404,7 +406,7 @@ def test_a_writer_that_is_killed_while_it_writes_loses_nothing(folder: Path) -> 
             # So many deaths in a minute are not what the client is made for.
             client._deaths.clear()
     store = CheckpointStore(folder)
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
     assert store.find("latest").step == 12
 
 
@@ -426,7 +428,7 @@ def test_a_writer_that_always_dies_costs_no_time_and_the_newest_snapshots_wait_f
         wait_for(client, WriterStarted, events)
         events += client.drain(PATIENCE_S)
         assert [event.step for event in events if isinstance(event, Durable)] == [2, 300], "the scored one, the newest"
-    assert CheckpointStore(folder).verify().damaged == []
+    assert verify_store(CheckpointStore(folder)).damaged == []
 
 
 def _has_given_up(client: WriterClient) -> bool:
@@ -595,8 +597,8 @@ def test_random_kills_never_lose_what_was_acknowledged(folder: Path, victims: st
                 trainer.read_until("durable")
         trainer.kill()
         trainer.wait_for_the_writer()
-        store.sweep()
-        good, passed = store.newest_good()
+        sweep(store)
+        good, passed = find_newest_good(store)
         assert list(passed) == []
         assert good is not None
         assert good.step >= trainer.newest("durable")

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.recovery import find_newest_good
+from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from tests.durability.saver import Life, snapshot_at
 
@@ -161,7 +163,7 @@ class Promises:
         """Recover as a resume does, and compare every bit of every checkpoint with what was saved at that step."""
         store = CheckpointStore(self.folder)
         acknowledged = said.newest("durable")
-        good, passed = store.newest_good()
+        good, passed = find_newest_good(store)
         assert list(passed) == [], f"a committed checkpoint is damaged: {passed}"
         if good is None and self.next_step == 1 and not acknowledged:
             return  # it died before anything was promised
@@ -183,7 +185,7 @@ class Promises:
             assert "pinned" in there[step].labels, f"step {step} has lost its pin"
         for info in there.values():
             assert_right(store, info)
-        store.sweep()
+        sweep(store)
         assert {info.step for info in store.list().checkpoints} == there.keys(), "sweeping up removed a checkpoint"
         assert_right(store, good)
         self.checked += len(there)

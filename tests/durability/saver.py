@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.retention import BestRule, RetentionPolicy
+from relight.checkpoints.removal import apply_retention, sweep
+from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
@@ -70,7 +71,7 @@ def snapshot_at(step: int) -> tuple[SnapshotHeader, list[memoryview]]:
 def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
     """Commit, verify, pin and remove as the writer process does it, in this very process."""
     store = CheckpointStore(Path(life.folder), operations=operations)
-    store.sweep()
+    sweep(store)
     for step in itertools.count(life.first_step):
         say("began", step)
         info = store.commit(*snapshot_at(step))
@@ -80,7 +81,7 @@ def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
         if step % PIN_EVERY == 0:
             _pin(store, info, say)
         if not life.keep_all:
-            store.apply_retention(store.plan_retention(KEEP_FEW))
+            apply_retention(store, plan_retention(store.list().checkpoints, KEEP_FEW))
 
 
 def save_with_writer(life: Life, say: Say, pipe: int) -> None:

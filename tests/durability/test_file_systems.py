@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relight.checkpoints.file_operations import SYSTEM
+from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.cli.application import app
 from relight.errors import SaveError
@@ -182,7 +183,7 @@ def test_a_save_to_a_read_only_disk_is_one_sentence(read_only: RunLayout) -> Non
     with pytest.raises(SaveError, match="Read-only file system") as refused:
         store.commit(*make_snapshot(30))
     assert str(refused.value).startswith("The checkpoint at step 30 was not saved: ")
-    good, passed = store.newest_good(quarantine=False)
+    good, passed = find_newest_good(store, quarantine=False)
     assert good is not None
     assert list(passed) == []
 
@@ -195,7 +196,7 @@ def test_a_disk_that_dies_under_a_store_is_an_error_and_nothing_else(disk: Disk)
     with pytest.raises(SaveError, match="step 2 was not saved"):
         store.commit(*snapshot_at(2))
     disk.come_back()
-    good, passed = CheckpointStore(disk.path / "checkpoints").newest_good()
+    good, passed = find_newest_good(CheckpointStore(disk.path / "checkpoints"))
     assert good is not None
     assert (good.step, list(passed)) == (1, [])
 
@@ -229,6 +230,6 @@ def test_a_store_that_was_copied_by_hand_is_whole(disk: Disk, tmp_path: Path) ->
         store.commit(*snapshot_at(step))
     shutil.copytree(store.layout.folder, tmp_path / "copy")
     copy = CheckpointStore(tmp_path / "copy")
-    assert copy.verify().damaged == []
+    assert verify_store(copy).damaged == []
     for info in copy.list().checkpoints:
         assert_right(copy, info)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from integration import soak
+from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
 from relight.overview.summary import RunSummary, summarize_run
@@ -108,7 +109,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
     # Training goes on, and the last good checkpoint stays.
     later = wait_for_summary(layout, lambda run: run.step >= failing.step + 20, "steps on a full disk")
     assert later.status is RunStatus.RUNNING
-    good, passed = CheckpointStore(layout.checkpoints).newest_good(quarantine=False)
+    good, passed = find_newest_good(CheckpointStore(layout.checkpoints), quarantine=False)
     assert good is not None
     assert list(passed) == []
     assert later.durable_step == good.step < later.step
@@ -145,7 +146,7 @@ def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_roo
     assert ended.status is RunStatus.FINISHED, (ended.reason, ended.traceback)
     store = CheckpointStore(layout.checkpoints)
     assert store.find("latest").step == last
-    assert store.verify().damaged == []
+    assert verify_store(store).damaged == []
 
 
 def test_a_training_that_crashes_on_a_full_disk_can_still_say_why(full: FullDisk) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.recovery import find_newest_good, verify_store
+from relight.checkpoints.removal import apply_retention, sweep
+from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.runs.catalog import create_run, find_run, list_layouts
@@ -39,20 +41,20 @@ def try_folder(folder: Path) -> None:
         store.mark_verified(info)
         if step == 2:
             store.pin(info)
-        store.apply_retention(store.plan_retention(RetentionPolicy(best=())))
+        apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
     assert [info.step for info in store.list().checkpoints] == [2, 6, 7]
     # Nothing is replaced, and a damaged one makes way for the one before.
     pack = store.layout.packs / store.find(7).name.pack
     data = bytearray(pack.read_bytes())
     data[-1] ^= 1
     pack.write_bytes(data)
-    good, passed = store.newest_good()
+    good, passed = find_newest_good(store)
     assert good is not None
     assert (good.step, [one.step for one in passed]) == (6, [7])
     for info in CheckpointStore(layout.checkpoints).list().checkpoints:
         assert_right(store, info)
-    store.sweep()
-    assert store.verify().damaged == []
+    sweep(store)
+    assert verify_store(store).damaged == []
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from exactness.cells import KILLS, Cell, Kill, all_cells, pairwise_cells
+from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
@@ -86,7 +87,7 @@ class CellRun:
 
     def _find_start(self) -> AttemptStart:
         with RunLock.acquire(self.layout, timeout_s=PATIENCE_S):  # the writer has ended
-            good, _ = CheckpointStore(self.layout.checkpoints).newest_good()
+            good, _ = find_newest_good(CheckpointStore(self.layout.checkpoints))
         assert self._killed is not None
         expected = self._killed.step(accumulate=self._cell.accumulate)
         if good is None or good.step != expected:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
 from relight.overview.summary import RunSummary, summarize_run
@@ -204,7 +205,7 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
 def _read_all(layout: RunLayout, figures: Figures, *, acknowledged: int) -> None:
     """Every byte of every checkpoint must be right, and what was durable when it was killed is durable for good."""
     store = CheckpointStore(layout.checkpoints)
-    found = store.verify()
+    found = verify_store(store)
     assert not found.damaged, found.damaged
     figures.checkpoints += found.checked
     newest = max((info.step for info in store.list().checkpoints), default=0)

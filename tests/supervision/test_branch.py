@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError
@@ -77,10 +78,10 @@ def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayou
     original = store.find(20)
     assert own.digest(copied) == store.digest(original)
     assert (copied.step, copied.score, copied.time_s, copied.reason) == (20, 0.9, 20.0, "periodic")
-    assert not own.verify().damaged
+    assert not verify_store(own).damaged
     assert choose_checkpoint(child, None).sequence == copied.sequence
     shutil.rmtree(parent.folder)
-    assert not own.verify().damaged
+    assert not verify_store(own).damaged
 
 
 def test_a_branch_without_a_name_is_called_after_its_parent_and_the_step(lab: Lab, parent: RunLayout) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import torch
 
+from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
@@ -212,7 +213,7 @@ class TrainedRun:
         number = self.attempt + 1
         if reason == "resume" and "from_sequence" not in start:
             with RunLock.acquire(self.layout, timeout_s=30):
-                good, _ = self.store.newest_good()
+                good, _ = find_newest_good(self.store)
             if good is not None:
                 start = {"from_sequence": good.sequence, "from_step": good.step, **start}
         layout = self.layout.attempt(number)

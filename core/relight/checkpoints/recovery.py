@@ -1,17 +1,17 @@
-"""Finding the newest checkpoint that is right in every byte, and everything in a store that is not."""
+"""Reads checkpoints back: finds the newest one that is intact, and everything in a store that is damaged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from relight.checkpoints.listing import CheckpointInfo, DamagedEntry
+from relight.checkpoints.quarantine import quarantine_checkpoint
+from relight.checkpoints.store import FORMAT, CheckpointStore
 from relight.errors import CheckpointNotFound
-
-if TYPE_CHECKING:
-    from relight.checkpoints.store import CheckpointStore
 
 OnProgress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -36,32 +36,22 @@ class VerifyReport:
     damaged: list[DamagedEntry] = field(default_factory=list)
 
 
-class _Progress:
-    def __init__(self, on_progress: OnProgress | None, total: int) -> None:
-        self.done = 0
-        self._on_progress = on_progress
-        self._total = total
-
-    def __call__(self, count: int) -> None:
-        self.done += count
-        if self._on_progress is not None:
-            self._on_progress(self.done, self._total)
-
-
 def find_newest_good(
-    store: CheckpointStore, *, before_sequence: int | None, quarantine: bool, on_progress: OnProgress | None
+    store: CheckpointStore, *, quarantine: bool = True
 ) -> tuple[CheckpointInfo | None, Sequence[PassedOver]]:
-    """Newest sequence number first; see `CheckpointStore.newest_good`."""
+    """Return the newest checkpoint whose digests all match, and the newer ones that were passed over.
+
+    With `quarantine`, which only the process that holds the run's lock may use, the damaged ones are moved to
+    quarantine (never deleted), and the one found is marked as verified.
+    """
     passed: list[PassedOver] = []
     listing = store.list()
     damaged = {entry.path.name: entry for entry in listing.damaged}
     infos = {info.path.name: info for info in listing.checkpoints}
     for name in sorted(store.manifest_names(), reverse=True):
-        if before_sequence is not None and name.sequence >= before_sequence:
-            continue
         info = infos.get(name.manifest)
         if info is not None:
-            found = store.check(info, on_read=_Progress(on_progress, info.bytes))
+            found = store.check(info)
             if not found:
                 if quarantine:
                     store.mark_verified(info)
@@ -73,26 +63,52 @@ def find_newest_good(
         reason = found[0].reason
         if quarantine and not any(entry.later_version for entry in found):
             try:
-                store.quarantine(name)
+                quarantine_checkpoint(store, name)
             except OSError as error:  # it stays where it is, and is passed over again next time
                 reason += f" It could not be moved to quarantine ({error.strerror or error})."
         passed.append(PassedOver(store.layout.manifests / name.manifest, name.step, reason))
     return None, passed
 
 
-def check_all(store: CheckpointStore, *, on_progress: OnProgress | None) -> VerifyReport:
-    """Read every byte of every checkpoint from the disk; see `CheckpointStore.verify`."""
+def verify_store(store: CheckpointStore, *, on_progress: OnProgress | None = None) -> VerifyReport:
+    """Read every byte of every checkpoint from the disk, and report every damaged file. Changes nothing."""
     listing = store.list()
     damaged = list(listing.damaged)
-    progress = _Progress(on_progress, sum(info.bytes for info in listing.checkpoints))
-    checked = 0
+    total = sum(info.bytes for info in listing.checkpoints)
+    done = checked = 0
+
+    def note_read(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_progress is not None:
+            on_progress(done, total)
+
     for info in listing.checkpoints:
         try:
-            found = store.check(info, from_disk=True, on_read=progress)
+            found = store.check(info, from_disk=True, on_read=note_read)
         except CheckpointNotFound:
             continue
         if found and not info.path.exists():
-            continue  # Removed by the writer meanwhile: not damaged, only not kept.
+            continue  # The retention has removed it in the meantime: it is not damaged.
         checked += 1
         damaged.extend(entry for entry in found if entry not in damaged)
-    return VerifyReport(checked=checked, bytes=progress.done, damaged=damaged)
+    problem = _find_format_problem(store)
+    if problem is not None:
+        damaged.append(problem)
+    return VerifyReport(checked=checked, bytes=done, damaged=damaged)
+
+
+def _find_format_problem(store: CheckpointStore) -> DamagedEntry | None:
+    path = store.layout.format
+    try:
+        data = store.operations.read_file(path)
+    except FileNotFoundError:
+        # A crash between making the folders and the first commit may leave a store without it: nothing is lost.
+        return DamagedEntry(path, "It is missing.") if store.manifest_names() else None
+    except OSError as error:
+        return DamagedEntry(path, f"It cannot be read: {error.strerror}.")
+    try:
+        said = msgspec.json.decode(data, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        said = {}
+    return None if said == FORMAT else DamagedEntry(path, "It does not say which format the store has.")

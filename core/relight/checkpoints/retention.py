@@ -68,7 +68,7 @@ class RetentionPlan:
     policy: RetentionPolicy
 
     @property
-    def reclaimed_bytes(self) -> int:
+    def freed_bytes(self) -> int:
         """What removing gives back, at least: packs that a kept checkpoint shares are not counted."""
         shared = {pack for info, _ in self.kept for pack in info.packs}
         return sum(info.new_bytes for info in self.removed if not shared.intersection(info.packs))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from relight.checkpoints import labels, reclamation, recovery
+from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
 from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
@@ -43,8 +43,7 @@ from relight.checkpoints.manifest import (
     decode_head,
     decode_manifest,
 )
-from relight.checkpoints.recovery import OnProgress, PassedOver, VerifyReport
-from relight.checkpoints.retention import PINNED, RetentionPlan, RetentionPolicy, plan_retention
+from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
 
@@ -68,7 +67,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, *, operations: FileOperations = SYSTEM) -> None:
         self.layout = StoreLayout(folder)
-        self._operations = operations
+        self.operations = operations
         self._heads: dict[str, tuple[FileIdentity, ManifestHead | DamagedCheckpoint]] = {}
         self._newest: tuple[FileIdentity, Manifest] | None = None
         self._format: FileIdentity | None = None
@@ -81,7 +80,7 @@ class CheckpointStore:
         # manifest, and goes after it.
         names = self.manifest_names()
         sizes = self._all_pack_sizes()
-        labelled = labels.read(self.layout, self._operations)
+        labelled = labels.read(self.layout, self.operations)
         for name in names:
             path = self.layout.manifests / name.manifest
             try:
@@ -150,7 +149,7 @@ class CheckpointStore:
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
         try:
-            self._make_folders()
+            self.make_folders()
             self._refuse_later_format(snapshot.step)
             names = self.manifest_names()
             name = CheckpointName(self._next_sequence(names), snapshot.step, snapshot.token)
@@ -165,7 +164,7 @@ class CheckpointStore:
             flat,
             name=name,
             layout=self.layout,
-            operations=self._operations,
+            operations=self.operations,
             parent=self._read_parent(names),
             expected_digests=expected_digests,
             arrival=arrival,
@@ -177,7 +176,7 @@ class CheckpointStore:
     def read_manifest(self, info: CheckpointInfo) -> Manifest:
         """The whole manifest of a checkpoint."""
         try:
-            data = self._operations.read_file(info.path)
+            data = self.operations.read_file(info.path)
         except FileNotFoundError:
             raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.") from None
         except OSError as error:
@@ -186,7 +185,7 @@ class CheckpointStore:
 
     def open(self, info: CheckpointInfo) -> CheckpointReader:
         """Open a checkpoint for reading. `DamagedCheckpoint` when a pack is missing or has the wrong size."""
-        return CheckpointReader(self.read_manifest(info), layout=self.layout, operations=self._operations)
+        return CheckpointReader(self.read_manifest(info), layout=self.layout, operations=self.operations)
 
     def digest(self, info: CheckpointInfo) -> str:
         """The state digest: equal for two checkpoints that hold the same training state."""
@@ -210,33 +209,10 @@ class CheckpointStore:
             return [DamagedEntry(info.path, str(error), isinstance(error, LaterVersion))]
         return [DamagedEntry(path, reason) for path, reason in found]
 
-    def newest_good(
-        self, *, before_sequence: int | None = None, quarantine: bool = True, on_progress: OnProgress | None = None
-    ) -> tuple[CheckpointInfo | None, Sequence[PassedOver]]:
-        """The newest checkpoint of which every digest is right, and the newer ones that were passed over.
-
-        With `quarantine`, which takes the run's lock, those are moved away (never deleted), and the one found is
-        marked as verified.
-        """
-        return recovery.find_newest_good(
-            self, before_sequence=before_sequence, quarantine=quarantine, on_progress=on_progress
-        )
-
-    def verify(self, on_progress: OnProgress | None = None) -> VerifyReport:
-        """Read the whole store, every byte, and report every file that is damaged. Changes nothing."""
-        report = recovery.check_all(self, on_progress=on_progress)
-        problem = self._find_format_problem()
-        return report if problem is None else replace(report, damaged=[*report.damaged, problem])
-
-    def quarantine(self, name: CheckpointName) -> None:
-        """Move a damaged checkpoint out of the way: its manifest, and its own pack unless another one shares that."""
-        self._make_folders()
-        reclamation.quarantine(name, self, self._operations)
-
     def mark_verified(self, info: CheckpointInfo) -> None:
         """Note that every byte was read back. A note that gets lost only means that it is checked again."""
-        self._make_folders()
-        labels.add(info.name, labels.VERIFIED, layout=self.layout, operations=self._operations, durable=False)
+        self.make_folders()
+        labels.add(info.name, labels.VERIFIED, layout=self.layout, operations=self.operations, durable=False)
 
     def pin(self, info: CheckpointInfo, *, on: bool = True) -> CheckpointInfo:
         """Keep a checkpoint whatever the retention says, or no longer."""
@@ -248,32 +224,20 @@ class CheckpointStore:
 
     def add_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
         """Put a label on a checkpoint; durable when this returns."""
-        self._make_folders()
-        labels.add(info.name, label, layout=self.layout, operations=self._operations, durable=True)
+        self.make_folders()
+        labels.add(info.name, label, layout=self.layout, operations=self.operations, durable=True)
         if not info.path.exists():
             raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.")
         return replace(info, labels=tuple(sorted({*info.labels, label})))
 
     def remove_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
         """Take a label away, if it is there."""
-        labels.remove(info.name, label, layout=self.layout, operations=self._operations)
+        labels.remove(info.name, label, layout=self.layout, operations=self.operations)
         return replace(info, labels=tuple(other for other in info.labels if other != label))
-
-    def plan_retention(self, policy: RetentionPolicy) -> RetentionPlan:
-        """What `policy` would keep and remove now; nothing is changed."""
-        return plan_retention(self.list().checkpoints, policy)
-
-    def apply_retention(self, plan: RetentionPlan) -> Sequence[CheckpointInfo]:
-        """Remove what `plan` says, as far as that is still right now; returns what was removed."""
-        return reclamation.apply(plan, self, self._operations)
-
-    def sweep(self) -> None:
-        """Remove what crashes left behind: unfinished files, packs without a manifest. Only for who holds the lock."""
-        reclamation.sweep(self, self._operations)
 
     def manifest_names(self) -> Sequence[CheckpointName]:
         """Names of all manifests, good or not, from the oldest to the newest."""
-        return sorted(filter(None, map(parse_manifest_name, self._operations.list_folder(self.layout.manifests))))
+        return sorted(filter(None, map(parse_manifest_name, self.operations.list_folder(self.layout.manifests))))
 
     def _all_pack_sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -300,7 +264,7 @@ class CheckpointStore:
         if cached is None or cached[0] != identity:
             head: ManifestHead | DamagedCheckpoint
             try:
-                head = decode_head(self._operations.read_file(path), file_name=path.name)
+                head = decode_head(self.operations.read_file(path), file_name=path.name)
             except DamagedCheckpoint as error:
                 head = error
             except FileNotFoundError:
@@ -322,7 +286,7 @@ class CheckpointStore:
                 if self._newest is not None and self._newest[0] == _identify(path):
                     manifest = self._newest[1]
                 else:
-                    manifest = decode_manifest(self._operations.read_file(path), file_name=path.name)
+                    manifest = decode_manifest(self.operations.read_file(path), file_name=path.name)
             except (DamagedCheckpoint, OSError):
                 continue
             if _find_pack_problem(manifest, self._pack_sizes(manifest.packs)) is None:
@@ -338,15 +302,15 @@ class CheckpointStore:
     def _next_sequence(self, manifests: Sequence[CheckpointName]) -> int:
         # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
         names: list[CheckpointName | None] = list(manifests[-1:])
-        names += map(parse_pack_name, self._operations.list_folder(self.layout.packs))
-        for file_name in self._operations.list_folder(self.layout.quarantine):
+        names += map(parse_pack_name, self.operations.list_folder(self.layout.packs))
+        for file_name in self.operations.list_folder(self.layout.quarantine):
             names += [parse_manifest_name(file_name), parse_pack_name(file_name)]
-        for file_name in self._operations.list_folder(self.layout.labels):
+        for file_name in self.operations.list_folder(self.layout.labels):
             parsed = parse_label_name(file_name)
             names.append(None if parsed is None else parsed[0])
         return 1 + max((name.sequence for name in names if name is not None), default=0)
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
         """Make what is missing: all folders of a new store, the empty ones of a store that was copied without them.
 
         Never the run's own folder: one that somebody removed must not come back as an empty, damaged run.
@@ -356,9 +320,9 @@ class CheckpointStore:
         try:
             self.layout.folder.mkdir(exist_ok=True)
             for folder in self.layout.folders:
-                self._operations.make_folder(folder)
-            self._operations.sync_folder(self.layout.folder)
-            self._operations.sync_folder(self.layout.folder.parent)
+                self.operations.make_folder(folder)
+            self.operations.sync_folder(self.layout.folder)
+            self.operations.sync_folder(self.layout.folder.parent)
         except OSError:
             # Whether their names survive is not known now, and no later sync would tell: begin anew next time.
             for folder in (*self.layout.folders, self.layout.folder):
@@ -369,14 +333,14 @@ class CheckpointStore:
             return
         text = msgspec.json.encode(FORMAT) + b"\n"
         with contextlib.suppress(FileExistsError):
-            write_new_file(self.layout.format, text, layout=self.layout, operations=self._operations)
+            write_new_file(self.layout.format, text, layout=self.layout, operations=self.operations)
 
     def _refuse_later_format(self, step: int) -> None:
         try:
             identity = _identify(self.layout.format)
             if identity == self._format:
                 return
-            version = int(msgspec.json.decode(self._operations.read_file(self.layout.format))["version"])
+            version = int(msgspec.json.decode(self.operations.read_file(self.layout.format))["version"])
         except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
             return  # Damaged or unreadable: the manifests say their version themselves.
         if version > FORMAT_VERSION:
@@ -385,22 +349,6 @@ class CheckpointStore:
                 "made by a later Relight. Update Relight to go on with this run."
             )
         self._format = identity
-
-    def _find_format_problem(self) -> DamagedEntry | None:
-        try:
-            data = self._operations.read_file(self.layout.format)
-        except FileNotFoundError:
-            # Between making the folders and the first commit a crash may leave a store without it: nothing is lost.
-            return DamagedEntry(self.layout.format, "It is missing.") if self.manifest_names() else None
-        except OSError as error:
-            return DamagedEntry(self.layout.format, f"It cannot be read: {error.strerror}.")
-        try:
-            said = msgspec.json.decode(data, type=dict[str, object])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            said = {}
-        if said == FORMAT:
-            return None
-        return DamagedEntry(self.layout.format, "It does not say which format the store has.")
 
 
 def _identify(path: Path) -> FileIdentity:

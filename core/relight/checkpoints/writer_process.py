@@ -27,7 +27,9 @@ from relight.checkpoints.arrival import Abandoned, Arrival
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.pack import lay_out
-from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.recovery import find_newest_good
+from relight.checkpoints.removal import apply_retention, sweep
+from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.staging import StagingMemory
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_channel import (
@@ -178,7 +180,7 @@ class Writer:
             return
         configure = self._configure
         store = CheckpointStore(Path(configure.folder))
-        self._attempt(store.sweep, "What an earlier crash left behind could not be removed")
+        self._attempt(partial(sweep, store), "What an earlier crash left behind could not be removed")
         while (job := self._next_job()) is not None:
             info = self._write(job, store)
             if info is not None:
@@ -273,7 +275,7 @@ class Writer:
             self._say(SaidVerified(info.step, info.sequence))
             return
         # Whatever shares the broken bytes goes too, or the next checkpoint would share them again.
-        good, _ = store.newest_good()
+        good, _ = find_newest_good(store)
         left = f"The newest good one is that of step {good.step}." if good else "There is no good one left."
         self._say(
             SaidWarning(
@@ -299,7 +301,7 @@ class Writer:
 
 
 def _retain(store: CheckpointStore, policy: RetentionPolicy) -> None:
-    store.apply_retention(store.plan_retention(policy))
+    apply_retention(store, plan_retention(store.list().checkpoints, policy))
 
 
 def main() -> int:

@@ -96,7 +96,7 @@ def checkpoints(
         _, plan = _plan(run_name, runs, assignments)
         if json:
             say_json({"kept": _kept_facts(plan), "removed": [_facts(info) for info in plan.removed],
-                      "reclaimed_bytes": plan.reclaimed_bytes, "policy": _policy_facts(plan)})  # fmt: skip
+                      "reclaimed_bytes": plan.freed_bytes, "policy": _policy_facts(plan)})  # fmt: skip
         else:
             _say_plan(plan)
         return
@@ -251,15 +251,15 @@ def prune(
     A training does that by itself after each save; this is for a run that has ended. `relight checkpoints RUN
     --preview` says before what would be removed.
     """
+    from relight.checkpoints.removal import apply_retention
     from relight.checkpoints.store import CheckpointStore
     from relight.runs.lock import RunLock
 
     layout, _ = _plan(run_name, runs, assignments)
     with RunLock.acquire(layout):
         _, plan = _plan(run_name, runs, assignments)
-        store = CheckpointStore(layout.checkpoints)
         try:
-            removed = store.apply_retention(plan)
+            removed = apply_retention(CheckpointStore(layout.checkpoints), plan)
         except OSError as error:
             raise RelightError(
                 f"Old checkpoints of {layout.run_id} cannot be removed: {error.strerror or error} "
@@ -267,12 +267,12 @@ def prune(
             ) from error
     if json:
         say_json({"run": layout.run_id, "removed": [_facts(info) for info in removed],
-                  "reclaimed_bytes": plan.reclaimed_bytes})  # fmt: skip
+                  "reclaimed_bytes": plan.freed_bytes})  # fmt: skip
     elif removed:
         numbers = [str(info.step) for info in removed]
         steps = ", ".join(numbers if len(numbers) <= 12 else [*numbers[:3], "...", *numbers[-3:]])
         say(f"Removed {count(len(removed), 'checkpoint')} of {layout.run_id}: {steps}.")
-        say(f"{describe_bytes(plan.reclaimed_bytes)} given back; {count(len(plan.kept), 'checkpoint')} kept.")
+        say(f"{describe_bytes(plan.freed_bytes)} given back; {count(len(plan.kept), 'checkpoint')} kept.")
     else:
         say(f"{layout.run_id} has only checkpoints that are to be kept: {len(plan.kept)}.")
 
@@ -313,7 +313,7 @@ def _say_plan(plan: RetentionPlan) -> None:
     head = ("STEP", "REASON", "SIZE", "", "WHY")
     lines = [(str(info.step), info.reason, describe_bytes(info.bytes), what, why) for info, what, why in rows]
     say_lines(lay_out_columns(head, lines, right=("STEP", "SIZE")))
-    freed = describe_bytes(plan.reclaimed_bytes)
+    freed = describe_bytes(plan.freed_bytes)
     say(f"{count(len(plan.removed), 'checkpoint')} would go, and {freed} would be given back at least.")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import DamagedFile
 from relight.overview.file_checks import check_files
@@ -60,7 +61,7 @@ def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> Ru
         files += 1
         if problem is not None:
             damaged.append(Damage(path=str(path), reason=problem))
-    report = CheckpointStore(layout.checkpoints).verify(on_progress)
+    report = verify_store(CheckpointStore(layout.checkpoints), on_progress=on_progress)
     damaged += [Damage(path=str(entry.path), reason=entry.reason) for entry in report.damaged]
     return RunCheck(run=layout.run_id, checkpoints=report.checked, bytes=report.bytes, files=files, damaged=damaged)
 

@@ -43,9 +43,10 @@ def choose_for_branch(layout: RunLayout, wanted: str | int) -> tuple[CheckpointI
     """As `choose_checkpoint`, of a run that may be training: nothing is moved, and there must be a checkpoint."""
     if wanted != "latest":
         return _find_whole(layout, wanted), ()
+    from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
 
-    good, passed_over = CheckpointStore(layout.checkpoints).newest_good(quarantine=False)
+    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints), quarantine=False)
     if good is None:
         return _find_whole(layout, wanted), ()
     return good, tuple(_tell(passed) for passed in passed_over)
@@ -72,9 +73,10 @@ def _find_whole(layout: RunLayout, wanted: str | int) -> CheckpointInfo:
 
 
 def _choose_newest(layout: RunLayout, *, newest_step: int) -> CheckpointChoice:
+    from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
 
-    good, passed_over = CheckpointStore(layout.checkpoints).newest_good()
+    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints))
     step = good.step if good is not None else 0
     notes = [_tell(passed) for passed in passed_over]
     if passed_over:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPolicy, parse_best_rules
+from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPolicy, parse_best_rules, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import UsageError
 from relight.runs.layout import RunLayout
@@ -48,4 +48,4 @@ def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = No
         said = read_script_record(layout)
         config = {} if said is None else said.settings
     policy = read_retention({**config, **changes}, higher_is_better=record.higher_is_better)
-    return CheckpointStore(layout.checkpoints).plan_retention(policy)
+    return plan_retention(CheckpointStore(layout.checkpoints).list().checkpoints, policy)

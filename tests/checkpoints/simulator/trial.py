@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.recovery import find_newest_good
+from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE, Disk, acknowledged, crashes
 from tests.checkpoints.simulator.log import Acknowledge, Entry
@@ -134,17 +136,17 @@ class StoreRecovery:
     def __call__(self, folder: Path) -> tuple[int, str] | None:
         """Step and state digest of what was recovered."""
         store = CheckpointStore(folder, operations=Quick())
-        store.sweep()
+        sweep(store)
         # Not even an older one may have a hole: a manifest is there after its pack, and goes before it.
         assert store.list().damaged == []
-        good, _ = store.newest_good()
+        good, _ = find_newest_good(store)
         if good is None:
             return None
         found = (good.step, store.digest(good))
         self._count += 1
         if self._count % self._save_every == 0:
             after = store.commit(*make_snapshot(good.step + 1000, frozen=40, trained=10))
-            newest, _ = store.newest_good()
+            newest, _ = find_newest_good(store)
             assert newest is not None
             assert newest.name == after.name
             assert store.check(store.find(good.step)) == []
