@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from relight.errors import RunNotFound
 from relight.overview.summary import summarize_run
 from relight_app import actions
 from relight_app.engine import Engine, current_engine
+from relight_app.jobs import Job
 from tests.app.sample_runs import SampleRun, make_run
 
 
@@ -67,10 +69,7 @@ def test_exports_are_listed_newest_first_with_their_cards(tmp_path: Path) -> Non
     assert engine.list_exports(layout.run_id) == []
     for which, kind in (("best", "safetensors"), ("latest", "safetensors")):
         actions.export(engine, layout.run_id, which=which, format=kind)  # type: ignore[arg-type]
-        job = actions.export_job(engine, layout.run_id)
-        assert job is not None
-        assert job.wait(60)
-        assert job.error is None
+        assert _wait_for_export(engine, layout.run_id).error is None
     (layout.exports / "stray.safetensors").write_bytes(b"")
     exports = engine.list_exports(layout.run_id)
     assert len(exports) == 3
@@ -84,9 +83,7 @@ def test_a_failed_export_keeps_its_sentence(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", checkpoints=0))
     engine = Engine(tmp_path)
     actions.export(engine, layout.run_id, which="best", format="safetensors")
-    job = actions.export_job(engine, layout.run_id)
-    assert job is not None
-    assert job.wait(60)
+    job = _wait_for_export(engine, layout.run_id)
     assert job.state == "failed"
     assert "no checkpoint" in str(job.error)
 
@@ -113,3 +110,11 @@ def test_the_pages_load_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
+
+
+def _wait_for_export(engine: Engine, run: str) -> Job:
+    deadline = time.monotonic() + 60
+    while (job := actions.export_job(engine, run)) is None or job.state == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return job

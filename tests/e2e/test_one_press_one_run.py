@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -14,8 +13,8 @@ from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import RunRecord
 from tests.app.sample_runs import SampleRun, make_run
-from tests.e2e.conftest import Dashboard
-from tests.e2e.trainings import count_attempts, launch_endless, wait_for_status, wait_for_step
+from tests.e2e.conftest import Dashboard, wait_until
+from tests.e2e.trainings import START_S, count_attempts, launch_endless, wait_for_status, wait_for_step
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -111,7 +110,9 @@ def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page:
     assert exported(layout) == ["best_model.safetensors"]
     page.get_by_role("radio", name=".pth", exact=True).click()
     export.click()
+    wait_for_files(layout, ["best_model.pth", "best_model.safetensors"])
     expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
+    expect(export).to_be_enabled()
     assert exported(layout) == ["best_model.pth", "best_model.safetensors"]
 
 
@@ -121,6 +122,7 @@ def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboar
     export = page.get_by_role("button", name="Export best weights", exact=True)
     expect(export).to_be_enabled()
     page.evaluate(_PRESS_BOTH, ["Export best weights", ".pth"])
+    wait_for_files(layout, ["best_model.pth"])
     expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
     assert exported(layout) == ["best_model.pth"]
 
@@ -147,5 +149,11 @@ def test_no_button_moves_under_the_pointer_because_of_what_was_typed(
 
 
 def exported(layout: RunLayout) -> list[str]:
-    """The names of the exported files, without their cards."""
-    return sorted(path.name for path in Path(layout.exports).iterdir() if path.suffix != ".json")
+    """List the exported files, without their cards and without a file that is still being written."""
+    found = layout.exports.iterdir() if layout.exports.is_dir() else ()
+    return sorted(path.name for path in found if path.suffix in (".pth", ".safetensors"))
+
+
+def wait_for_files(layout: RunLayout, names: list[str]) -> None:
+    """Wait until exactly these files are exported: a .pth file is written by a process that has to load torch."""
+    wait_until(lambda: exported(layout) == names, timeout_s=START_S, what=f"{names} are exported")
