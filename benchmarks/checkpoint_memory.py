@@ -71,7 +71,7 @@ def _measure(state: State, folder: Path, *, rounds: int) -> tuple[list[int], int
 
 
 def _save(client: Any, state: State, step: int) -> None:
-    from relight.checkpoints.writer_events import Verified
+    from relight.checkpoints.writer_channel import Verified
     from relight.training.state.snapshot import copy_tensors
 
     copy_tensors(state, client.stage(make_header(state, step)), on_copied=client.note_copied)

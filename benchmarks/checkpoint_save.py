@@ -143,7 +143,7 @@ class _Writer:
 
     def save(self, state: State) -> Taken:
         """Save, and wait for the word that it is durable."""
-        from relight.checkpoints.writer_events import Durable, Verified
+        from relight.checkpoints.writer_channel import Durable, Verified
         from relight.training.state.snapshot import copy_tensors
 
         os.sync()

@@ -22,8 +22,7 @@ from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.removal import sweep
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
-from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import (
+from relight.checkpoints.writer_channel import (
     Durable,
     SaveFailed,
     Verified,
@@ -32,6 +31,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
+from relight.checkpoints.writer_client import WriterClient
 from relight.errors import SaveError, UnsupportedState
 from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.writer_channel import Durable, WriterDied
 from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import Durable, WriterDied
 from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 
 TRAINED = 200_000

@@ -27,8 +27,8 @@ from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.writer_channel import Durable, WriterDied
 from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import Durable, WriterDied
 from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.durability.peers import PEERS, Peer
 

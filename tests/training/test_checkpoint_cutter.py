@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from relight.checkpoints.snapshot_header import SnapshotHeader
-from relight.checkpoints.writer_events import Durable, SaveFailed, WriterDied, WriterEvent, WriterStarted
+from relight.checkpoints.writer_channel import Durable, SaveFailed, WriterDied, WriterEvent, WriterStarted
 from relight.errors import SaveError, UnsupportedState
 from relight.runs.layout import AttemptLayout
 from relight.runs.process_identity import current_process
@@ -99,7 +99,7 @@ def facts(step: int, **more: Any) -> SnapshotFacts:
 
 
 def durable(step: int) -> Durable:
-    return Durable(step=step, sequence=1, edge_time_s=5.0, seconds=0.1, bytes=12)
+    return Durable(slot=0, step=step, sequence=1, edge_time_s=5.0, seconds=0.1, bytes=12)
 
 
 def test_the_clock_and_the_step_count_each_make_a_checkpoint_due(
@@ -151,7 +151,7 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
     for step in (1, 2):
         assert cutter.is_due(step)
         cutter.cut(CAPTURED, facts(step))
-        writer.events.append(SaveFailed(step, "The disk is full."))
+        writer.events.append(SaveFailed(0, step, "The disk is full."))
         cutter.poll()
     state = read_record(layout.saving, SavingState)
     assert (state.failure, state.durable_step) == ("The disk is full.", None)

@@ -1,4 +1,4 @@
-"""What trainer and writer process say to each other, and the socket on which they say it."""
+"""Everything that the trainer and the writer process tell each other, and the socket that carries it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections import deque
+from dataclasses import dataclass
 
 import msgspec
 
@@ -16,42 +17,42 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class Message(msgspec.Struct, tag=True, frozen=True):
-    """One message; its JSON says which kind it is."""
+    """One message. Its JSON names its class."""
 
 
 class Configure(Message, frozen=True):
-    """To the writer, first: where to write and what to keep."""
+    """To the writer, as the first message: where to write and what to keep. Sent again when the policy changes."""
 
     folder: str
     policy: RetentionPolicy
 
 
 class ShareMemory(Message, frozen=True):
-    """To the writer: slot `slot` is this memory from now on. Its descriptor comes along."""
+    """To the writer: slot `slot` is this memory from now on. Its file descriptor comes with the message."""
 
     slot: int
     bytes: int
 
 
 class Submit(Message, frozen=True):
-    """To the writer: the snapshot in `slot` is complete. From here on it survives the trainer."""
+    """To the writer: the snapshot in `slot` is complete. From now on it survives the trainer."""
 
     slot: int
     step: int
     header_offset: int
     header_bytes: int
     precious: bool
-    """Scored or asked for: not replaced by a newer one while it waits."""
+    """It is scored, or the user asked for it: a newer snapshot does not replace it while it waits."""
 
 
 class Announce(Message, frozen=True):
-    """To the writer: this will be submitted. Its header is there, and its tensors are being copied."""
+    """To the writer: this snapshot will be submitted. Its header is in the slot; its tensors are being copied."""
 
     submit: Submit
 
 
 class Copied(Message, frozen=True):
-    """To the writer: the first `count` tensors of the announced snapshot are there, in the order of a pack."""
+    """To the writer: the first `count` tensors of the announced snapshot, in pack order, are in the slot."""
 
     count: int
 
@@ -61,55 +62,61 @@ class Abandon(Message, frozen=True):
 
 
 class Withdraw(Message, frozen=True):
-    """To the writer: give back a slot whose snapshot is waiting, a precious one only with `force`."""
+    """To the writer: give back a slot whose snapshot is still waiting; a precious one only with `force`."""
 
     force: bool
 
 
 class Finish(Message, frozen=True):
-    """To the writer: there will be no more; end when all is done."""
+    """To the writer: nothing more will come. End when everything is done."""
 
 
 class Withdrawn(Message, frozen=True):
-    """From the writer, in answer to `Withdraw`: the slot that is free now, or None."""
+    """From the writer, as the answer to `Withdraw`: the slot that is free now, or None."""
 
     slot: int | None
 
 
 class Released(Message, frozen=True):
-    """From the writer: `slot` has been dealt with and is free."""
+    """From the writer: it is done with `slot`, which is free."""
 
     slot: int
 
 
-class SaidDurable(Message, frozen=True):
-    """From the writer: the snapshot in `slot` is a checkpoint."""
+class Durable(Message, frozen=True):
+    """From the writer: the snapshot in `slot` is a checkpoint now. Its manifest and packs have reached the disk."""
 
     slot: int
     step: int
     sequence: int
     edge_time_s: float
+    """Time of the step edge, in seconds since 1970: work at risk counts from here."""
     seconds: float
+    """From the beginning of the write until durable."""
     bytes: int
+    """Bytes written; shared tensors are not written."""
 
 
-class SaidVerified(Message, frozen=True):
-    """From the writer: the checkpoint was read back and is right."""
+class Verified(Message, frozen=True):
+    """From the writer: it has read the checkpoint back from the disk, and every digest matches."""
 
     step: int
     sequence: int
 
 
-class SaidFailed(Message, frozen=True):
-    """From the writer: the snapshot in `slot` could not be saved; it stays there and is tried again."""
+class SaveFailed(Message, frozen=True):
+    """From the writer: the snapshot in `slot` is not durable yet. Training continues.
+
+    The snapshot stays in its slot, and the writer tries again until a newer one is durable or takes the slot.
+    """
 
     slot: int
     step: int
     sentence: str
 
 
-class SaidWarning(Message, frozen=True):
-    """From the writer: something else for a person."""
+class Warned(Message, frozen=True):
+    """From the writer: something else that you should know, such as a damaged checkpoint."""
 
     sentence: str
 
@@ -125,11 +132,30 @@ AnyMessage = (
     | Finish
     | Withdrawn
     | Released
-    | SaidDurable
-    | SaidVerified
-    | SaidFailed
-    | SaidWarning
+    | Durable
+    | Verified
+    | SaveFailed
+    | Warned
 )
+
+
+@dataclass(frozen=True)
+class WriterDied:
+    """The writer process ended unexpectedly. `restarted`: another one has taken over its work."""
+
+    restarted: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class WriterStarted:
+    """After a pause without a writer there is one again, and it has everything that was waiting."""
+
+    sentence: str
+
+
+WriterEvent = Durable | Verified | SaveFailed | Warned | WriterDied | WriterStarted
+"""What the trainer hears of the writer."""
 
 
 class Disconnected(Exception):
@@ -145,10 +171,6 @@ class Channel:
         self._descriptors: deque[int] = deque()
         self._sending = threading.Lock()
         self._decoder = msgspec.json.Decoder(AnyMessage)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, to wait on."""
-        return self._socket.fileno()
 
     def send(self, message: AnyMessage, *, descriptor: int | None = None) -> None:
         """Send a message, and an open file with it. `Disconnected` when nobody is there."""

@@ -31,22 +31,16 @@ from relight.checkpoints.writer_channel import (
     Configure,
     Copied,
     Disconnected,
+    Durable,
     Finish,
     Released,
-    SaidDurable,
-    SaidFailed,
-    SaidVerified,
-    SaidWarning,
+    SaveFailed,
     ShareMemory,
     Submit,
-    Withdraw,
-    Withdrawn,
-)
-from relight.checkpoints.writer_events import (
-    Durable,
-    SaveFailed,
     Verified,
     Warned,
+    Withdraw,
+    Withdrawn,
     WriterDied,
     WriterEvent,
     WriterStarted,
@@ -373,22 +367,15 @@ class WriterClient:
             self._replace_writer()
 
     def _hear(self, message: AnyMessage) -> None:
-        if isinstance(message, SaidDurable):
-            self._slots[message.slot].heard = True
-            self._events.append(
-                Durable(message.step, message.sequence, message.edge_time_s, message.seconds, message.bytes)
-            )
-        elif isinstance(message, Released):
+        if isinstance(message, Released):
             self._slots[message.slot].state = "free"
         elif isinstance(message, Withdrawn):
             self._withdrawn = message
-        elif isinstance(message, SaidVerified):
-            self._events.append(Verified(message.step, message.sequence))
-        elif isinstance(message, SaidFailed):
+        elif isinstance(message, Durable | SaveFailed):
             self._slots[message.slot].heard = True
-            self._events.append(SaveFailed(message.step, message.sentence))
-        elif isinstance(message, SaidWarning):
-            self._events.append(Warned(message.sentence))
+            self._events.append(message)
+        elif isinstance(message, Verified | Warned):
+            self._events.append(message)
 
     def _replace_writer(self) -> None:
         """Start another writer with everything that the dead one had not finished."""

@@ -40,14 +40,14 @@ from relight.checkpoints.writer_channel import (
     Configure,
     Copied,
     Disconnected,
+    Durable,
     Finish,
     Released,
-    SaidDurable,
-    SaidFailed,
-    SaidVerified,
-    SaidWarning,
+    SaveFailed,
     ShareMemory,
     Submit,
+    Verified,
+    Warned,
     Withdraw,
     Withdrawn,
 )
@@ -226,14 +226,7 @@ class Writer:
             self._fail(job, f"The checkpoint at step {submit.step} was not saved: {type(error).__name__}: {error}")
             return None
         self._say(
-            SaidDurable(
-                submit.slot,
-                info.step,
-                info.sequence,
-                info.time_s,
-                time.monotonic() - started,
-                info.new_bytes,
-            )
+            Durable(submit.slot, info.step, info.sequence, info.time_s, time.monotonic() - started, info.new_bytes)
         )
         self._say(Released(submit.slot))
         with self._changed:
@@ -264,7 +257,7 @@ class Writer:
         with self._changed:
             job.not_before = time.monotonic() + (_ORPHAN_RETRY_S if self._finishing else _RETRY_S)
             self._waiting.append(job)
-        self._say(SaidFailed(job.submit.slot, job.submit.step, sentence))
+        self._say(SaveFailed(job.submit.slot, job.submit.step, sentence))
         if self._orphaned:
             _log.error(sentence)
 
@@ -272,13 +265,13 @@ class Writer:
         damaged = store.check(info, from_disk=True)
         if not damaged:
             store.mark_verified(info)
-            self._say(SaidVerified(info.step, info.sequence))
+            self._say(Verified(info.step, info.sequence))
             return
         # Whatever shares the broken bytes goes too, or the next checkpoint would share them again.
         good, _ = find_newest_good(store)
         left = f"The newest good one is that of step {good.step}." if good else "There is no good one left."
         self._say(
-            SaidWarning(
+            Warned(
                 f"The checkpoint of step {info.step} is damaged on the disk and was moved to quarantine: "
                 f"{damaged[0].reason} {left}"
             )
@@ -288,10 +281,10 @@ class Writer:
         try:
             action()
         except (OSError, RelightError) as error:
-            self._say(SaidWarning(f"{what}: {error}"))
+            self._say(Warned(f"{what}: {error}"))
         except Exception as error:
             _log.exception(what)
-            self._say(SaidWarning(f"{what}: {type(error).__name__}: {error}"))
+            self._say(Warned(f"{what}: {type(error).__name__}: {error}"))
 
     def _say(self, message: AnyMessage) -> None:
         try:

@@ -11,8 +11,7 @@ import msgspec
 
 from relight.checkpoints.encoded_snapshot import encode_snapshot
 from relight.checkpoints.snapshot_header import Reason, SnapshotHeader
-from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_events import (
+from relight.checkpoints.writer_channel import (
     Durable,
     SaveFailed,
     Verified,
@@ -21,6 +20,7 @@ from relight.checkpoints.writer_events import (
     WriterEvent,
     WriterStarted,
 )
+from relight.checkpoints.writer_client import WriterClient
 from relight.errors import SaveError
 from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
@@ -94,7 +94,7 @@ class CheckpointCutter:
         try:
             memory = self._writer.stage(self._header(captured, facts))
         except SaveError as error:
-            self._note(SaveFailed(facts.step, str(error)))
+            self._note_failure(str(error))
             return
         copy_tensors(captured.tensors, memory, on_copied=self._writer.note_copied)
         self._writer.submit()
@@ -163,14 +163,8 @@ class CheckpointCutter:
                 last_write_s=max(0.0, now - event.edge_time_s),
             )
         elif isinstance(event, SaveFailed):
-            if event.sentence != self._saving.failure:
-                _log.warning("%s Training goes on.", event.sentence)
-            self._saving = msgspec.structs.replace(
-                self._saving,
-                time_s=now,
-                failure=event.sentence,
-                failing_since_s=self._saving.failing_since_s or now,
-            )
+            self._note_failure(event.sentence)
+            return
         elif isinstance(event, WriterDied):
             _log.warning("%s", event.sentence)
             if event.restarted:
@@ -191,6 +185,15 @@ class CheckpointCutter:
             return
         elif isinstance(event, Verified):
             return
+        self._write_saving()
+
+    def _note_failure(self, sentence: str) -> None:
+        now = time.time()
+        if sentence != self._saving.failure:
+            _log.warning("%s Training goes on.", sentence)
+        self._saving = msgspec.structs.replace(
+            self._saving, time_s=now, failure=sentence, failing_since_s=self._saving.failing_since_s or now
+        )
         self._write_saving()
 
     def _write_saving(self) -> None:
