@@ -1,4 +1,4 @@
-"""A trainer without torch: it takes steps, logs, saves, stops or crashes as it is told, in a process of its own.
+"""A training script without torch: it takes steps, logs, saves, stops or crashes on request, in its own process.
 
 python fake_trainer.py STEPS [--crash-at STEP] [--deaf] [--step-s SECONDS]    (folder and attempt: the environment)
 """
@@ -19,7 +19,7 @@ from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress, ProgressFile
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import AttemptStart, SavingState, TrainerOutcome
+from relight.runs.records import AttemptStart, SavingState, ScriptRecord, TrainerOutcome
 from relight.runs.stop_request import read_stop_request
 
 STEPS_PER_EPOCH = 10
@@ -36,6 +36,7 @@ def main() -> int:
     layout = RunLayout(Path(os.environ["RELIGHT_RUN_FOLDER"]))
     number = int(os.environ["RELIGHT_ATTEMPT"])
     attempt = layout.attempt(number)
+    write_record(attempt.script, ScriptRecord(best_metric="validation/accuracy"))
     if options.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     train = MetricWriter(layout.metrics, stream="train", attempt=number)

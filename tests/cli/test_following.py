@@ -78,13 +78,12 @@ def launch(runs: Path, *options: str, max_restarts: int = 0) -> RunLayout:
     """Start a run of the fake trainer."""
     return launch_run(
         runs,
-        task=TaskReference(kind="builtin", name="fake"),
+        task=TaskReference(kind="script", name="fake", path=str(TRAINER), arguments=options),
         config={},
         best_metric="validation/accuracy",
         higher_is_better=True,
         name="fake",
         max_restarts=max_restarts,
-        command=[sys.executable, "-P", str(TRAINER), *options],
     ).layout
 
 

@@ -37,7 +37,8 @@ from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record, read_record_if_there
 from relight.runs.records import AttemptProcesses, AttemptStart, ProcessIdentity
 from relight.runs.status import RunStatus
-from relight.supervision.launch import launch_run, resume_run
+from relight.supervision.launch import launch_run
+from relight.supervision.resume import resume_run
 from relight.tasks.reference import resolve_task, validate_config
 
 TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"

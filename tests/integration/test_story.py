@@ -20,7 +20,8 @@ from relight.overview.summary import summarize_run
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses, AttemptStart, RunRecord
 from relight.runs.status import RunStatus
-from relight.supervision.launch import branch_run, resume_run
+from relight.supervision.branch import branch_run
+from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
 
 pytestmark = pytest.mark.processes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from relight.runs.process_identity import is_alive
 from relight.runs.progress import read_progress
 from relight.runs.record_file import read_record, read_record_if_there
 from relight.runs.records import AttemptExit, AttemptProcesses, ProcessIdentity, TaskReference
-from relight.supervision.launch import Launched, launch_run, resume_run
+from relight.supervision.attempt_start import Launched
+from relight.supervision.launch import launch_run
+from relight.supervision.resume import resume_run
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 TIMEOUT_S = 30.0
@@ -40,9 +43,9 @@ def wait_for(what: Callable[[], T | None], *, timeout_s: float = TIMEOUT_S, why:
         time.sleep(0.01)
 
 
-def stand_in(*arguments: str) -> list[str]:
-    """The command of a stand-in trainer."""
-    return [sys.executable, "-P", str(STAND_IN), *arguments]
+def stand_in(*behavior: str, **more: Any) -> TaskReference:
+    """A training script that behaves as told, without torch."""
+    return TaskReference(kind="script", name=STAND_IN.name, path=str(STAND_IN), arguments=behavior, **more)
 
 
 class Lab:
@@ -51,15 +54,17 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def launch(self, *arguments: str, **more: Any) -> Launched:
-        task = TaskReference(kind="builtin", name="digits", working_folder=more.pop("working_folder", None))
-        command = more.pop("command", None) or stand_in(*arguments)
-        return launch_run(
-            self.folder, task=task, config={}, best_metric=None, higher_is_better=True, command=command, **more
-        )
+    def launch(self, *behavior: str, task: TaskReference | None = None, **more: Any) -> Launched:
+        """Launch the stand-in."""
+        task = task or stand_in(*behavior)
+        return launch_run(self.folder, task=task, config={}, best_metric=None, higher_is_better=True, **more)
 
-    def resume(self, layout: RunLayout, *arguments: str, **more: Any) -> Launched:
-        return resume_run(layout, command=stand_in(*arguments), **more)
+    def resume(self, layout: RunLayout, *behavior: str, **more: Any) -> Launched:
+        """Resume a run of the stand-in, which behaves like this from now on."""
+        written = layout.folder / f".behavior-{threading.get_ident()}"
+        written.write_text(json.dumps(behavior))
+        written.replace(layout.folder / "behavior.json")
+        return resume_run(layout, **more)
 
     def processes(self, layout: RunLayout, number: int | None = None) -> AttemptProcesses:
         """Supervisor and trainer of the newest attempt, once both are on record."""

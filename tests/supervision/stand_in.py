@@ -1,10 +1,11 @@
-"""A trainer without torch for the supervisor's tests: keeps the contract of the real one, and misbehaves on request.
+"""A training script without torch: it keeps the contract of a real one, and misbehaves on request.
 
-Run as `python stand_in.py BEHAVIOUR [ARGUMENT]`; folder, attempt, life line and lock come in the environment.
+Run as `python stand_in.py BEHAVIOR [ARGUMENT]`. If `behavior.json` exists in the run folder, it replaces the arguments.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.process_identity import identify_process
 from relight.runs.progress import Progress, ProgressFile
 from relight.runs.record_file import write_record
-from relight.runs.records import TrainerOutcome
+from relight.runs.records import ScriptRecord, TrainerOutcome
 from relight.runs.stop_request import read_stop_request
 
 STEPS = 40
@@ -68,9 +69,10 @@ def train(steps: int, *, heeds_stops: bool = True, crash_at: int | None = None) 
     return 0
 
 
-def main(behaviour: str, argument: str = "") -> int:
+def main(behavior: str, argument: str = "") -> int:
     signal.signal(signal.SIGTERM, note_signal)
-    match behaviour:
+    write_record(attempt.script, ScriptRecord(pid=os.getpid()))  # as relight.init does
+    match behavior:
         case "train":
             return train(int(argument or STEPS))
         case "deaf":  # hears neither stop requests nor SIGTERM
@@ -117,7 +119,7 @@ def main(behaviour: str, argument: str = "") -> int:
             print("to stderr", file=sys.stderr, flush=True)
             os.write(1, b"straight to the descriptor\n")
             return train(1)
-    raise SystemExit(f"unknown behaviour {behaviour}")
+    raise SystemExit(f"unknown behavior {behavior}")
 
 
 def lock_fd() -> int:
@@ -125,4 +127,5 @@ def lock_fd() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    changed = layout.folder / "behavior.json"
+    sys.exit(main(*(json.loads(changed.read_text()) if changed.exists() else sys.argv[1:])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -12,15 +12,17 @@ from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError
+from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError, RunBusy
 from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, RunRecord, TaskReference
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import AttemptStart, RunRecord, ScriptRecord, TaskReference
+from relight.supervision.attempt_start import Launched, begin_attempt
 from relight.supervision.branch import branch_run, name_branch
 from relight.supervision.checkpoint_choice import choose_checkpoint
 from relight.tasks import inspection
 from relight.tasks.inspection import Inspection
+from relight.tasks.reference import validate_config
 from supervision.conftest import Lab, stand_in
 
 pytestmark = pytest.mark.processes
@@ -36,22 +38,12 @@ def commit(layout: RunLayout, step: int, *, score: float | None = None) -> Check
     return CheckpointStore(layout.checkpoints).commit(header, [memoryview(bytes([step] * 16)), memoryview(b"abc")])
 
 
-def accept(task: TaskReference, config: Mapping[str, Any]) -> dict[str, Any]:
-    if "wrong" in config:
-        raise ConfigError("There is no 'wrong'.")
-    return dict(config)
-
-
 @pytest.fixture
 def parent(lab: Lab) -> RunLayout:
-    """A run with checkpoints of steps 10, 20 (the best) and 30."""
-    layout = create_run(
-        lab.folder,
-        task=TaskReference(kind="builtin", name="digits"),
-        config={"lr": 0.1, "epochs": 3},
-        best_metric="validation/accuracy",
-        name="Parent",
-    ).layout
+    """A run of the stand-in with checkpoints of steps 10, 20 (the best) and 30."""
+    layout = create_run(lab.folder, task=stand_in("train", "10000"), config={}, name="Parent").layout
+    attempt = begin_attempt(layout, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
+    write_record(attempt.script, ScriptRecord(config={"lr": 0.1, "epochs": 3}, best_metric="validation/accuracy"))
     for step, score in ((10, 0.5), (20, 0.9), (30, 0.7)):
         commit(layout, step, score=score)
     return layout
@@ -64,11 +56,8 @@ def flip_a_byte(layout: RunLayout, info: CheckpointInfo) -> None:
     pack.write_bytes(data)
 
 
-def branch(layout: RunLayout, from_: str | int = "best", **more: Any) -> Any:
-    changes = more.pop("config_changes", {"lr": 0.01})
-    return branch_run(
-        layout, from_=from_, config_changes=changes, validate=accept, command=stand_in("train", "10000"), **more
-    )
+def branch(layout: RunLayout, from_: str | int = "best", **more: Any) -> Launched:
+    return branch_run(layout, from_=from_, config_changes=more.pop("config_changes", {"lr": 0.01}), **more)
 
 
 def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayout) -> None:
@@ -101,7 +90,7 @@ def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunL
         1,
     )
     assert record.parent.changes == {"lr": (0.1, 0.01)}
-    assert record.config == {"lr": 0.01, "epochs": 3}
+    assert record.config == {"lr": 0.01}  # the script says the rest when it runs
     assert record.best_metric == "validation/accuracy"
     start = read_record(launched.layout.attempt(1).start, AttemptStart)
     assert (start.reason, start.from_sequence, start.from_step, start.max_restarts) == ("branch", 1, 10, 2)
@@ -190,7 +179,7 @@ def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent
 
 
 def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
-    layout = create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}).layout
+    layout = create_run(lab.folder, task=stand_in("train"), config={}).layout
     assert choose_checkpoint(layout, None).sequence is None
     with pytest.raises(CheckpointNotFound):
         choose_checkpoint(layout, "best")
@@ -198,7 +187,7 @@ def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("changes", "asked"), [({"lr": 0.01, "epochs": 9, "seed": 4}, False), ({"width": 64}, True)])
 def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
-    lab: Lab, parent: RunLayout, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], asked: bool
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], asked: bool
 ) -> None:
     questions: list[Any] = []
 
@@ -206,13 +195,28 @@ def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
         questions.append((task.name, config["width"], fits))
         return Inspection(schema={}, best_metric="", higher_is_better=True, title="", summary="", misfit="1 of another")
 
+    def refuse_to_start(layout: RunLayout, prepare: Any) -> NoReturn:
+        raise RunBusy("It would start here.")
+
     monkeypatch.setattr(inspection, "inspect_task", inspect)
+    monkeypatch.setattr("relight.supervision.branch.start_first_attempt", refuse_to_start)
+    digits = TaskReference(kind="builtin", name="digits")
+    layout = create_run(lab.folder, task=digits, config=validate_config(digits).config).layout
+    commit(layout, 20)
     if asked:
         with pytest.raises(RelightError, match=r"No branch with width=64: its model .* at step 20 .*1 of another\."):
-            branch(parent, config_changes=changes)
-        assert questions == [("digits", 64, (parent.checkpoints, 2))]
-        assert [layout.run_id for layout in list_layouts(lab.folder)] == [parent.run_id]
-        assert CheckpointStore(parent.checkpoints).find(20).labels == ()
+            branch(layout, 20, config_changes=changes)
+        assert questions == [("digits", 64, (layout.checkpoints, 1))]
+        assert [layout.run_id for layout in list_layouts(lab.folder)] == [layout.run_id]
+        assert CheckpointStore(layout.checkpoints).find(20).labels == ()
     else:
-        branch(parent, config_changes=changes)
+        with pytest.raises(RunBusy):
+            branch(layout, 20, config_changes=changes)
         assert questions == [], "what every task has changes no model"
+        (child,) = (found for found in list_layouts(lab.folder) if found != layout)
+        record = read_record(child.record, RunRecord)
+        assert record.parent is not None and record.parent.changes == {
+            "epochs": (12, 9),
+            "lr": (0.003, 0.01),
+            "seed": (0, 4),
+        }

@@ -8,7 +8,8 @@ import pytest
 
 from relight.runs.progress import Progress
 from relight.runs.records import AttemptExit, Outcome, TrainerOutcome
-from relight.supervision.exit_record import OutOfMemory, ProcessEnd, StopAsked, describe_exit
+from relight.supervision.exit_record import OutOfMemory, StopAsked, describe_exit
+from relight.supervision.launcher import ProcessEnd
 
 GIB = 2**30
 
@@ -53,7 +54,7 @@ def test_killed_without_evidence_says_who_may_have_done_it() -> None:
 def test_killed_for_memory_names_limit_and_peak() -> None:
     record = describe(ProcessEnd(signal="SIGKILL", peak_memory_bytes=3 * GIB), out_of_memory="group")
     assert "reached its memory limit" in record.reason
-    assert record.reason.endswith("It had used 3.0 GiB at its peak.")
+    assert record.reason.endswith("It had used 3.22 GB at its peak.")
 
 
 def test_memory_running_out_elsewhere_on_the_machine_is_only_likely() -> None:

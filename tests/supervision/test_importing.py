@@ -20,6 +20,7 @@ from relight.runs.catalog import list_layouts
 from relight.runs.record_file import read_record
 from relight.runs.records import ImportedFrom, RunRecord, TaskReference
 from relight.runs.status import RunStatus
+from relight.supervision import importing
 from relight.supervision.importing import ImportedRun, convert_weights, import_run
 
 ANSWER = {
@@ -47,18 +48,20 @@ exec(os.environ["CHILD"])
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Gives the command of a stand-in that does what it is told after it has written something."""
+    """Puts a stand-in in the place of the reader, which runs the given code after it has written something."""
     (tmp_path / "child.py").write_text(CHILD)
     monkeypatch.setenv("ORDER", str(tmp_path / "order.json"))
 
     def make(code: str) -> list[str]:
         monkeypatch.setenv("CHILD", code)
-        return [sys.executable, str(tmp_path / "child.py")]
+        command = [sys.executable, str(tmp_path / "child.py")]
+        monkeypatch.setattr(importing, "_READER", command)
+        return command
 
     return make
 
 
-def ask(folder: Path, source: Path = Path("x.pth"), *, command: list[str] | None = None) -> ImportedRun:
+def ask(folder: Path, source: Path = Path("x.pth")) -> ImportedRun:
     return import_run(
         folder,
         source,
@@ -67,12 +70,12 @@ def ask(folder: Path, source: Path = Path("x.pth"), *, command: list[str] | None
         best_metric="validation/accuracy",
         higher_is_better=True,
         name="fine",
-        command=command,
     )
 
 
 def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path, child: Any) -> None:
-    imported = ask(tmp_path / "runs", command=child(f"print('noise'); print(json.dumps({ANSWER!r}))"))
+    child(f"print('noise'); print(json.dumps({ANSWER!r}))")
+    imported = ask(tmp_path / "runs")
     record = read_record(imported.layout.record, RunRecord)
     assert record.imported_from == imported.report.imported_from
     assert isinstance(record.imported_from, ImportedFrom) and record.imported_from.sha256 == "ab" * 32
@@ -94,15 +97,16 @@ def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path,
     ],
 )
 def test_an_import_that_fails_leaves_nothing(tmp_path: Path, child: Any, code: str, said: str) -> None:
+    child(code)
     with pytest.raises(RelightError, match=said):
-        ask(tmp_path / "runs", command=child(code))
+        ask(tmp_path / "runs")
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_traceback_of_the_persons_task_comes_through_whole(tmp_path: Path, child: Any) -> None:
-    command = child("print(json.dumps({'ok': False, 'error': 'E', 'traceback': 'line 1\\nline 2'}))")
+    child("print(json.dumps({'ok': False, 'error': 'E', 'traceback': 'line 1\\nline 2'}))")
     with pytest.raises(TaskError) as raised:
-        ask(tmp_path / "runs", command=command)
+        ask(tmp_path / "runs")
     assert raised.value.traceback == "line 1\nline 2"
 
 
@@ -110,8 +114,8 @@ def test_an_import_that_is_killed_leaves_no_run(tmp_path: Path, child: Any) -> N
     command = child("Path(os.environ['ORDER']).write_text(str(os.getpid())); time.sleep(60)")
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-        "from tests.supervision.test_weight_import import ask;"
-        "ask(Path(sys.argv[2]), command=sys.argv[3:])"
+        "from relight.supervision import importing; importing._READER = sys.argv[3:];"
+        "from tests.supervision.test_importing import ask; ask(Path(sys.argv[2]))"
     )
     runs, pid = tmp_path / "runs", tmp_path / "order.json"
     arguments = [str(Path(__file__).parents[2]), str(runs), *command]
@@ -130,10 +134,10 @@ def test_an_import_that_is_killed_leaves_no_run(tmp_path: Path, child: Any) -> N
 
 
 def test_the_order_names_both_files_absolutely(tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = child("print(json.dumps({'ok': False, 'error': 'E'}))")
+    child("print(json.dumps({'ok': False, 'error': 'E'}))")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RelightError):
-        convert_weights(Path("x.pth"), Path("out.safetensors"), part="model.", command=command)
+        convert_weights(Path("x.pth"), Path("out.safetensors"), part="model.")
     order = json.loads((tmp_path / "order.json").read_text())
     assert order == {"source": f"{tmp_path}/x.pth", "part": "model.", "out": f"{tmp_path}/out.safetensors"}
 

@@ -8,28 +8,39 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relight.errors import RelightError
-from relight.runs.catalog import list_layouts
+from relight.runs.catalog import create_run, list_layouts
+from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, RunRecord
+from relight.runs.records import AttemptStart, RunRecord, TaskReference
 from relight.runs.status import RunStatus
-from relight.supervision.launch import Launched
+from relight.supervision.attempt_start import Launched
+from relight.supervision.trainer_command import build_trainer_command
 from supervision.conftest import STAND_IN, Lab, stand_in, wait_for
 
 pytestmark = pytest.mark.processes
 
 _LAUNCH = """
-import sys
+import sys, time
 from pathlib import Path
 from relight.runs.records import TaskReference
 from relight.supervision.launch import launch_run
-launched = launch_run(Path(sys.argv[1]), task=TaskReference(kind="builtin", name="digits"), config={},
-    best_metric=None, higher_is_better=True, token=sys.argv[2], command=sys.argv[3:])
+folder, token, nap, script, *behavior = sys.argv[1:]
+task = TaskReference(kind="script", name="stand_in.py", path=script, arguments=tuple(behavior))
+launched = launch_run(Path(folder), task=task, config={}, best_metric=None, higher_is_better=True, token=token)
 print(launched.layout.run_id, launched.created)
+time.sleep(float(nap))
 """
+
+
+def launch_elsewhere(lab: Lab, *, nap_s: float = 0.0, **more: Any) -> subprocess.Popen[str]:
+    """Launch the stand-in, with the token "click", from a process of its own that then sleeps for `nap_s`."""
+    command = [sys.executable, "-P", "-c", _LAUNCH, str(lab.folder), "click", str(nap_s), str(STAND_IN)]
+    return subprocess.Popen([*command, "train", "10000"], text=True, **more)
 
 
 def test_a_launch_returns_when_the_run_is_under_way(lab: Lab) -> None:
@@ -67,8 +78,7 @@ def test_a_double_click_from_many_threads_starts_one_run(lab: Lab) -> None:
 
 
 def test_two_launchers_in_two_processes_with_one_token_start_one_run(lab: Lab) -> None:
-    command = [sys.executable, "-P", "-c", _LAUNCH, str(lab.folder), "click", *stand_in("train", "10000")]
-    launchers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    launchers = [launch_elsewhere(lab, stdout=subprocess.PIPE) for _ in range(3)]
     answers = [launcher.communicate(timeout=60)[0].split() for launcher in launchers]
     assert sorted(created for _, created in answers) == ["False", "False", "True"]
     assert len({run for run, _ in answers}) == 1
@@ -80,18 +90,14 @@ def test_without_a_token_two_launches_are_two_runs(lab: Lab) -> None:
 
 
 def test_a_launch_whose_launcher_died_halfway_is_finished_by_the_next_with_that_token(lab: Lab) -> None:
-    from relight.runs.catalog import create_run
-    from relight.runs.records import TaskReference
-
-    create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}, token="click")
+    create_run(lab.folder, task=stand_in("train", "10000"), config={}, token="click")
     launched = lab.launch("train", "10000", token="click")
     assert launched.created
     lab.wait_for_step(launched.layout, 1)
 
 
 def test_the_trainer_lives_on_when_its_launcher_is_killed(lab: Lab) -> None:
-    command = [sys.executable, "-P", "-c", _LAUNCH + "import time; time.sleep(600)", str(lab.folder), "click"]
-    launcher = subprocess.Popen([*command, *stand_in("train", "10000")], start_new_session=True)
+    launcher = launch_elsewhere(lab, nap_s=600, start_new_session=True)
     try:
         wait_for(lambda: lab.folder.exists() and list_layouts(lab.folder))
         layout = list_layouts(lab.folder)[0]
@@ -104,19 +110,10 @@ def test_the_trainer_lives_on_when_its_launcher_is_killed(lab: Lab) -> None:
 
 
 def test_the_trainer_works_in_the_folder_of_the_launch(lab: Lab, tmp_path: Path) -> None:
-    from relight.runs.records import TaskReference
-    from relight.supervision.trainer_command import build_trainer_command
-
-    launched = lab.launch("train", "1")
-    record = RunRecord(
-        run="r",
-        name="r",
-        created_s=0.0,
-        task=TaskReference(kind="file", name="a.py:A", path=str(STAND_IN), working_folder=str(tmp_path)),
-    )
-    command = build_trainer_command(launched.layout, 3, record)
+    task = TaskReference(kind="file", name="a.py:A", path=str(STAND_IN), working_folder=str(tmp_path))
+    command = build_trainer_command(RunLayout(lab.folder / "r"), 3, task)
     assert command.folder == tmp_path
-    assert command.arguments[-2:] == (str(launched.layout.folder), "3")
+    assert command.arguments[-2:] == (str(lab.folder / "r"), "3")
 
 
 def test_a_runs_folder_that_cannot_be_written_is_one_error_and_no_run(lab: Lab, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relight.errors import RelightError, RunBusy
+from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock, is_locked
 from relight.runs.process_identity import is_alive
@@ -18,9 +19,8 @@ from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptStart, StopRequest
 from relight.runs.status import RunStatus
 from relight.supervision import orphans, resume
-from relight.supervision.attempt_start import begin_attempt
-from relight.supervision.launch import Launched
-from supervision.conftest import Lab, kill, lives, wait_for
+from relight.supervision.attempt_start import Launched, begin_attempt
+from supervision.conftest import Lab, kill, lives, stand_in, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -194,10 +194,7 @@ def test_temporary_files_that_a_kill_left_are_cleared_when_they_are_old(lab: Lab
 
 
 def test_a_run_that_was_created_but_never_started_can_be_resumed(lab: Lab) -> None:
-    from relight.runs.catalog import create_run
-    from relight.runs.records import TaskReference
-
-    layout = create_run(lab.folder, task=TaskReference(kind="builtin", name="digits"), config={}).layout
+    layout = create_run(lab.folder, task=stand_in("train"), config={}).layout
     assert lab.resume(layout, "train", "2").attempt == 1
     assert lab.wait_for_exit(layout).outcome == "finished"
 

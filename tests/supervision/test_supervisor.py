@@ -18,7 +18,7 @@ from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
 from relight.runs.status import RunStatus
-from supervision.conftest import Lab, kill, lives, wait_for
+from supervision.conftest import Lab, kill, lives, stand_in, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -110,7 +110,7 @@ def test_an_exit_code_that_nobody_explains_is_a_crash(lab: Lab) -> None:
 
 
 def test_a_trainer_that_cannot_be_started_is_a_crash_that_says_so(lab: Lab) -> None:
-    layout = lab.launch(command=["/no/such/program"]).layout
+    layout = lab.launch(task=stand_in("train", python="/no/such/program")).layout
     record = lab.wait_for_exit(layout)
     assert record.outcome == "crashed"
     assert "could not be started" in record.reason

@@ -1,10 +1,8 @@
-"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [--watch PID:FD] [-- COMMAND ...]`: supervises.
+"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [--adopt PID:FD]`: supervise in the background.
 
-It does so in the background. With `--watch` the trainer is a process that lives already; FD is the writing end of its
-life line.
-
-The process that was started ends with 0 as soon as the supervisor, which it leaves behind, is on record; with 1 when
-that failed.
+With `--adopt` the trainer is a process that already runs; FD is the writing end of its lifeline pipe. The process that
+was started leaves the supervisor behind. It exits with 0 as soon as the supervisor is on record, with 1 when that
+failed.
 """
 
 from __future__ import annotations
@@ -14,9 +12,9 @@ import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Leave a supervisor behind; both processes end in here."""
+    """Fork a supervisor and leave it behind. Both processes end in this function."""
     reading, writing = os.pipe()
-    # Before anything is imported and any thread started: a fork is safe only then.
+    # A fork is safe only before other modules are imported and threads are started.
     if os.fork():
         os.close(writing)
         os._exit(0 if os.read(reading, 1) else 1)
@@ -32,50 +30,48 @@ def main(arguments: list[str]) -> None:
 
 
 def _supervise(arguments: list[str], *, ready: int) -> int:
+    import argparse
     import logging
     from pathlib import Path
 
     from relight.errors import RelightError
     from relight.runs.layout import RunLayout
     from relight.runs.lock import RunLock
+    from relight.supervision.adopting_launcher import AdoptedTrainer, AdoptingLauncher
+    from relight.supervision.launcher import Launcher
+    from relight.supervision.local_launcher import LocalLauncher
     from relight.supervision.supervisor import Supervisor
-    from relight.supervision.watched_trainer import WatchedTrainer
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    arguments, _, command = _split(arguments, "--")
-    arguments, _, watch = _split(arguments, "--watch")
-    positional, _, rest = _split(arguments, "--lock-fd")
-    layout = RunLayout(Path(positional[0]))
+    parser = argparse.ArgumentParser(prog="python -m relight.supervision")
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("attempt", type=int)
+    parser.add_argument("--lock-fd", type=int)
+    parser.add_argument("--adopt", metavar="PID:FD")
+    options = parser.parse_args(arguments)
+    layout = RunLayout(options.run_folder)
     try:
-        if rest:
-            os.set_inheritable(int(rest[0]), False)
-            lock = RunLock(int(rest[0]))
+        if options.lock_fd is not None:
+            os.set_inheritable(options.lock_fd, False)
+            lock = RunLock(options.lock_fd)
         else:
             lock = RunLock.acquire(layout)
     except RelightError as error:
         print(error, file=sys.stderr)  # noqa: T201  stderr is the supervisor's log
         return error.exit_code
 
-    watched = None
-    if watch:
-        pid, _, lifeline = watch[0].partition(":")
-        os.set_inheritable(int(lifeline), False)
-        watched = WatchedTrainer(int(pid), lifeline=int(lifeline))
+    launcher: Launcher = LocalLauncher(layout, lock=lock)
+    if options.adopt:
+        pid, lifeline = map(int, options.adopt.split(":"))
+        os.set_inheritable(lifeline, False)
+        launcher = AdoptingLauncher(AdoptedTrainer(pid, lifeline=lifeline))
 
     def on_ready() -> None:
         os.write(ready, b"1")
         os.close(ready)
 
-    supervisor = Supervisor(layout, int(positional[1]), lock=lock, command=command or None, watched=watched)
-    supervisor.run(on_ready=on_ready)
+    Supervisor(layout, options.attempt, lock=lock, launcher=launcher).run(on_ready=on_ready)
     return 0
-
-
-def _split(arguments: list[str], separator: str) -> tuple[list[str], str, list[str]]:
-    if separator not in arguments:
-        return arguments, "", []
-    at = arguments.index(separator)
-    return arguments[:at], separator, arguments[at + 1 :]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +55,13 @@ def start_attempt(
     start: AttemptStart,
     *,
     lock: RunLock | None = None,
-    command: Sequence[str] | None = None,
     adoption: Adoption | None = None,
 ) -> None:
     """Make the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
     Returns when the supervisor lives and holds the run's lock, which is handed down to it: it is never free in between.
-    `lock` is one that the caller holds already (and goes on to release); `command` replaces the trainer's command;
-    with `adoption` nothing is started, and that process is watched instead.
+    `lock` is one that the caller holds already (and goes on to release); with `adoption` no trainer is started, and
+    that process is watched instead.
     Raises FileExistsError when that attempt exists, RunBusy when the run is being trained, RelightError when no
     supervisor could be started (the attempt then says so, too).
     """
@@ -73,7 +72,7 @@ def start_attempt(
         _clear_leftovers(layout)
         attempt = _begin(layout, start)
         try:
-            _spawn_supervisor(layout, attempt, lock=held, command=command, adoption=adoption)
+            _spawn_supervisor(layout, attempt, lock=held, adoption=adoption)
         except NotStarted as error:
             _record_failure(attempt, start, str(error))
             raise
@@ -86,9 +85,7 @@ class NotStarted(RelightError):
     """The supervisor that was started ended at once."""
 
 
-def start_first_attempt(
-    layout: RunLayout, prepare: Callable[[], AttemptStart], *, command: Sequence[str] | None = None
-) -> Launched:
+def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) -> Launched:
     """Start a new run's first attempt, unless somebody else with the same token does or did; then wait until it has.
 
     `prepare` runs with the run's lock held, and only by the one who starts the attempt.
@@ -100,7 +97,7 @@ def start_first_attempt(
                 if layout.latest_attempt():
                     break
                 start = prepare()
-                start_attempt(layout, start, lock=lock, command=command)
+                start_attempt(layout, start, lock=lock)
                 return Launched(layout, start.attempt, created=True, notes=start.notes)
         except FileExistsError:
             break
@@ -170,7 +167,6 @@ def _spawn_supervisor(
     attempt: AttemptLayout,
     *,
     lock: RunLock,
-    command: Sequence[str] | None,
     adoption: Adoption | None,
 ) -> None:
     """Start the supervisor and wait for word that it has taken over.
@@ -184,10 +180,8 @@ def _spawn_supervisor(
     arguments += [str(layout.folder), str(attempt.number), "--lock-fd", str(lock.fileno())]
     handed = [lock.fileno()]
     if adoption is not None:
-        arguments += ["--watch", f"{adoption.pid}:{adoption.lifeline}"]
+        arguments += ["--adopt", f"{adoption.pid}:{adoption.lifeline}"]
         handed.append(adoption.lifeline)
-    if command is not None:
-        arguments += ["--", *command]
     try:
         starter = subprocess.Popen(
             arguments,

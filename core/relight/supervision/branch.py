@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,6 @@ from relight.supervision.trainer_command import check_script
 
 _PARENT_CHARACTERS = 150
 
-Validate = Callable[[TaskReference, Mapping[str, Any]], dict[str, Any]]
-"""From a task and a config as given to the complete config; raises ConfigError."""
-
 
 def branch_run(
     layout: RunLayout,
@@ -39,15 +36,13 @@ def branch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
-    validate: Validate | None = None,
-    command: Sequence[str] | None = None,
 ) -> Launched:
     """Create a run beside `layout`'s from its checkpoint `from_` ("latest", "best" or a step) and start it.
 
     The checkpoint is copied into the child's own store, so that either folder can go anywhere by itself, and is kept in
-    the parent by the label "parent". `config_changes` are values by key, checked as those of a launch (`validate`
-    replaces that check). A script may get other `arguments`. With `weights_only` the child begins at step 0 with a
-    fresh optimizer, and takes nothing but its modules' weights. The same `token` again gives the same run.
+    the parent by the label "parent". `config_changes` are values by key, checked as those of a launch. A script may get
+    other `arguments`. With `weights_only` the child begins at step 0 with a fresh optimizer, and takes nothing but its
+    modules' weights. The same `token` again gives the same run.
 
     Raises CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or the config's
     model would not fit the checkpoint; none of them leaves a run behind.
@@ -58,7 +53,9 @@ def branch_run(
     elif arguments is not None:
         raise UsageError(f"{record.task.name} takes no arguments: change its options with --set KEY=VALUE.")
     else:
-        config = (validate or _validate)(record.task, {**record.config, **config_changes})
+        from relight.tasks.reference import validate_config
+
+        config = validate_config(record.task, {**record.config, **config_changes}).config
         plan = _Plan(record.task, config, compare_configs(record.config, config))
     info, notes = choose_for_branch(layout, from_)
     refuse_misfit(layout, record, plan.config, info)
@@ -100,7 +97,7 @@ def branch_run(
             token=token,
         )
 
-    return start_first_attempt(child, prepare, command=command)
+    return start_first_attempt(child, prepare)
 
 
 def name_branch(parent: str, step: int) -> str:
@@ -157,9 +154,3 @@ def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout, *, weights_
         if not labelled_before:
             store.remove_label(kept, PARENT)
         raise
-
-
-def _validate(task: TaskReference, config: Mapping[str, Any]) -> dict[str, Any]:
-    from relight.tasks.reference import validate_config
-
-    return validate_config(task, config).config

@@ -9,6 +9,7 @@ from typing import Literal
 
 from relight.runs.progress import Progress
 from relight.runs.records import AttemptExit, Outcome, TrainerOutcome
+from relight.supervision.launcher import ProcessEnd
 from relight.wording import describe_bytes
 
 FINISHED_CODE = 0
@@ -32,15 +33,6 @@ _SIGNAL_HINTS = {
     "SIGXCPU": "its limit of processor time was used up (ulimit -t)",
     "SIGXFSZ": "it wrote a file larger than its limit allows (ulimit -f)",
 }
-
-
-@dataclass(frozen=True)
-class ProcessEnd:
-    """What the kernel said about the trainer's end: a code, or the name of a signal; neither of a process not ours."""
-
-    exit_code: int | None = None
-    signal: str | None = None
-    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

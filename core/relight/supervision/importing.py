@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ from relight.errors import RelightError, TaskError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+
+_READER = (sys.executable, "-P", "-m", "relight.training.weights.weight_import")
+"""Command of the process that reads the weights. It loads torch; this one does not."""
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +51,11 @@ def import_run(
     higher_is_better: bool,
     name: str | None = None,
     part: str | None = None,
-    command: Sequence[str] | None = None,
 ) -> ImportedRun:
     """Create a run with the weights in `source`, a file or a Hugging Face folder; nothing is started.
 
     The run appears when its first checkpoint is durable and verified, or not at all. A resume trains from it as from
-    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. `command` replaces the child's. Raises
+    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. Raises
     `RelightError` when the weights are damaged, would run code, or do not fit the task's model.
     """
     reports: list[ImportReport] = []
@@ -70,7 +71,7 @@ def import_run(
             higher_is_better=higher_is_better,
         )
         order = {"checkpoints": str(building.checkpoints), "record": record}
-        reports.append(_ask(source, part, order, command=command, working_folder=task.working_folder))
+        reports.append(_ask(source, part, order, working_folder=task.working_folder))
         return reports[0].imported_from
 
     layout, _ = create_run(
@@ -85,11 +86,9 @@ def import_run(
     return ImportedRun(layout=layout, report=reports[0])
 
 
-def convert_weights(
-    source: Path, out: Path, *, part: str | None = None, command: Sequence[str] | None = None
-) -> ImportReport:
+def convert_weights(source: Path, out: Path, *, part: str | None = None) -> ImportReport:
     """Write the weights in `source` to the safetensors file `out`: whole, read back and compared, or not at all."""
-    return _ask(source, part, {"out": str(out.absolute())}, command=command)
+    return _ask(source, part, {"out": str(out.absolute())})
 
 
 def _ask(
@@ -97,14 +96,13 @@ def _ask(
     part: str | None,
     order: dict[str, Any],
     *,
-    command: Sequence[str] | None,
     working_folder: str | None = None,
 ) -> ImportReport:
     """Have a child with torch do it; what it says last is the answer."""
     whole = {"source": str(source.expanduser().absolute()), "part": part, **order}
     folder = working_folder if working_folder and Path(working_folder).is_dir() else None
     with subprocess.Popen(
-        command or [sys.executable, "-P", "-m", "relight.training.weights.weight_import"],
+        _READER,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from relight.errors import RelightError, RunBusy
 from relight.runs.catalog import create_run
 from relight.runs.records import AttemptStart, TaskReference
-from relight.supervision.attempt_start import Launched, start_attempt, start_first_attempt
-from relight.supervision.branch import branch_run
-from relight.supervision.resume import resume_run
-
-__all__ = ["Launched", "branch_run", "launch_run", "resume_run", "start_attempt"]
+from relight.supervision.attempt_start import Launched, start_first_attempt
 
 
 def launch_run(
@@ -28,12 +23,11 @@ def launch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
-    command: Sequence[str] | None = None,
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
     The same `token` again, even at the same moment from another process, gives the same run, started once. After a
-    crash the run is restarted by itself up to `max_restarts` times. `command` replaces the trainer's command.
+    crash the run is restarted by itself up to `max_restarts` times.
     Raises RelightError when the folder cannot be written or no supervisor can be started.
     """
     layout, created = create_run(
@@ -47,7 +41,7 @@ def launch_run(
     )
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
     try:
-        return start_first_attempt(layout, lambda: start, command=command)
+        return start_first_attempt(layout, lambda: start)
     except RunBusy:
         raise
     except RelightError:

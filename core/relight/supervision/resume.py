@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from relight.errors import RelightError, RunBusy
 from relight.runs.evidence import gather_evidence
@@ -27,13 +26,12 @@ def resume_run(
     from_: str | int | None = None,
     token: str | None = None,
     max_restarts: int | None = None,
-    command: Sequence[str] | None = None,
 ) -> Launched:
     """Start the run's next attempt from `from_`: "latest" (also None), "best" or a step.
 
     "latest" is the newest checkpoint that is whole: damaged ones are passed over, and `notes` says so; with none at all
     the run starts from the beginning. The same `token` again gives the attempt that it started. `max_restarts` None
-    keeps what the last attempt had. `command` replaces the trainer's command.
+    keeps what the last attempt had.
 
     Of several resumes at once one starts an attempt, the others raise RunBusy, as they do while the run is being
     trained. Raises CheckpointNotFound, DamagedCheckpoint when the very checkpoint that was asked for is damaged, and
@@ -48,9 +46,7 @@ def resume_run(
         with lock:
             if layout.latest_attempt() != number:
                 raise _started_by_another(layout)
-            return _start_next(
-                layout, number, lock, from_=from_, token=token, max_restarts=max_restarts, command=command
-            )
+            return _start_next(layout, number, lock, from_=from_, token=token, max_restarts=max_restarts)
     except (RunBusy, FileExistsError):
         if token is not None and (started := find_by_token(layout, token)) is not None:
             return Launched(layout, started, created=False)
@@ -65,7 +61,6 @@ def _start_next(
     from_: str | int | None,
     token: str | None,
     max_restarts: int | None,
-    command: Sequence[str] | None,
 ) -> Launched:
     last = layout.attempt(number)
     ended = read_or_none(last.exit, AttemptExit)
@@ -88,7 +83,7 @@ def _start_next(
         max_restarts=max_restarts,
         token=token,
     )
-    start_attempt(layout, start, lock=lock, command=command)
+    start_attempt(layout, start, lock=lock)
     return Launched(layout, start.attempt, created=True, notes=choice.notes)
 
 

@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,14 +33,12 @@ from relight.supervision.attempt_start import begin_attempt
 from relight.supervision.escalation import StopEscalation
 from relight.supervision.exit_record import StopAsked, describe_exit
 from relight.supervision.inbox import SignalInbox
+from relight.supervision.launcher import Launcher, Trainer
 from relight.supervision.memory_pressure import OutOfMemoryWatch
 from relight.supervision.orphans import find_lock_holders
 from relight.supervision.removal import RemovalWatch
 from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
-from relight.supervision.trainer_command import TrainerCommand, build_trainer_command
-from relight.supervision.trainer_process import TrainerProcess
-from relight.supervision.watched_trainer import WatchedTrainer
 
 POLL_S = 0.1
 """How often the folder is looked at for a stop request. A trainer's death is noticed at once."""
@@ -59,31 +57,21 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Runs attempt `number` of a run, and those that the restart policy adds. One for a process, in its main thread.
 
-    It holds the run's lock for as long as it lives. `command` replaces the trainer's command (tests); `watched` is a
-    trainer that lives already, because a person has started their script by themselves.
+    It holds the run's lock for as long as it lives.
     """
 
-    def __init__(
-        self,
-        layout: RunLayout,
-        number: int,
-        *,
-        lock: RunLock,
-        command: Sequence[str] | None = None,
-        watched: WatchedTrainer | None = None,
-    ) -> None:
+    def __init__(self, layout: RunLayout, number: int, *, lock: RunLock, launcher: Launcher) -> None:
         self._layout = layout
         self._first = number
         self._attempt = layout.attempt(number)
         self._lock = lock
-        self._command = tuple(command) if command is not None else None
-        self._watched = watched
+        self._launcher = launcher
         self._inbox = SignalInbox()
         self._identity = current_process()
         self._escalation = StopEscalation()
         self._removal = RemovalWatch(layout)
         self._removed = False
-        self._is_script = watched is not None
+        self._is_script = False
         self._sentence = ""
 
     def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -136,24 +124,12 @@ class Supervisor:
             trainer.send(signal.SIGKILL)
             raise
 
-    def _start_trainer(self) -> TrainerProcess | WatchedTrainer:
-        if self._watched is not None:
-            return self._watched
-        if self._command is not None:
-            command = TrainerCommand(self._command)
-        else:
-            record = read_record(self._layout.record, RunRecord)
-            self._is_script = record.task.kind == "script"
-            command = build_trainer_command(self._layout, self._attempt.number, record)
-        return TrainerProcess(
-            self._layout,
-            self._attempt,
-            command=command.arguments,
-            folder=command.folder,
-            lock_fd=self._lock.fileno(),
-        )
+    def _start_trainer(self) -> Trainer:
+        task = read_record(self._layout.record, RunRecord).task
+        self._is_script = task.kind == "script"
+        return self._launcher.start(task, self._attempt)
 
-    def _watch(self, trainer: TrainerProcess | WatchedTrainer) -> AttemptExit:
+    def _watch(self, trainer: Trainer) -> AttemptExit:
         memory = OutOfMemoryWatch()
         refresh_at = time.monotonic() + MEMORY_WATCH_S
         while (end := trainer.poll()) is None:

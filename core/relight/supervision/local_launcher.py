@@ -1,4 +1,4 @@
-"""The trainer as a child process: its own session, one log for both streams, a life line, and its part of the lock."""
+"""Starting the trainer as a child process on this machine, in its own session and with one log for both streams."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from relight.runs.layout import AttemptLayout, RunLayout
+from relight.runs.lock import RunLock
 from relight.runs.process_identity import identify_process
-from relight.runs.records import ProcessIdentity
-from relight.supervision.exit_record import ProcessEnd
+from relight.runs.records import ProcessIdentity, TaskReference
+from relight.supervision.launcher import ProcessEnd
+from relight.supervision.trainer_command import build_trainer_command
 
 LIFELINE_VARIABLE = "RELIGHT_LIFELINE_FD"
 LOCK_VARIABLE = "RELIGHT_LOCK_FD"
@@ -24,17 +26,41 @@ ATTEMPT_VARIABLE = "RELIGHT_ATTEMPT"
 _log = logging.getLogger(__name__)
 
 
-class TrainerProcess:
-    """A started trainer. Its pid is also its session and process group, which it shares with its data loader workers.
+class LocalLauncher:
+    """Starts each trainer as a child of the supervisor and hands it the run's lock."""
 
-    The life line is a pipe that only the supervisor holds open for writing: when the supervisor dies, however it dies,
-    the trainer reads its end, and knows.
+    def __init__(self, layout: RunLayout, *, lock: RunLock) -> None:
+        self._layout = layout
+        self._lock = lock
+
+    def start(self, task: TaskReference, attempt: AttemptLayout) -> TrainerProcess:
+        """Start the trainer of `attempt`.
+
+        Raises RelightError when the task's script, folder or interpreter is missing, OSError when the command cannot
+        be run.
+        """
+        command = build_trainer_command(self._layout, attempt.number, task)
+        return TrainerProcess(
+            self._layout,
+            attempt,
+            command=command.arguments,
+            folder=command.folder,
+            lock_fd=self._lock.fileno(),
+        )
+
+
+class TrainerProcess:
+    """A trainer that was started as a child process.
+
+    Its pid is also its session and its process group, which it shares with its data loader workers. Only the supervisor
+    holds the writing end of the lifeline pipe: however the supervisor dies, the trainer reads the end of that pipe and
+    knows.
     """
 
     def __init__(
         self, layout: RunLayout, attempt: AttemptLayout, *, command: Sequence[str], folder: Path | None, lock_fd: int
     ) -> None:
-        """Start it. Raises OSError when the command cannot be run."""
+        """Start the process. Raises OSError when the command cannot be run."""
         reading, self._lifeline = os.pipe()
         log = _open_log(attempt.log)
         try:
@@ -56,11 +82,11 @@ class TrainerProcess:
             os.close(log)
         self.pid = self._process.pid
         self.identity: ProcessIdentity | None = None
-        with contextlib.suppress(ProcessLookupError):  # it ended at once: then there is nobody to name
+        with contextlib.suppress(ProcessLookupError):  # it has already ended
             self.identity = identify_process(self.pid)
 
     def send(self, which: signal.Signals) -> None:
-        """Send a signal: SIGKILL to the whole group, any other to the trainer, which knows how to end the rest."""
+        """Send SIGKILL to the whole process group; send any other signal to the trainer, which ends its workers."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if which is signal.SIGKILL:
                 os.killpg(self.pid, which)
@@ -68,10 +94,10 @@ class TrainerProcess:
                 os.kill(self.pid, which)
 
     def poll(self) -> ProcessEnd | None:
-        """How it ended, None while it lives. What is left of its process group is killed at that moment."""
+        """Return how the trainer ended, or None while it lives; its end also kills the rest of its process group."""
         if self._process.returncode is not None or not self._has_ended():
             return None
-        # The unreaped trainer still holds its pid, so the group of that number can be no other's.
+        # The trainer is not reaped yet and still holds its pid, so no other group can have that number.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self.pid, 0)
@@ -96,7 +122,7 @@ class TrainerProcess:
 
 
 def name_signal(number: int) -> str:
-    """The name of a signal number: 9 is "SIGKILL"; one without a name of its own is "signal 35"."""
+    """Return the name of a signal number: "SIGKILL" for 9, "signal 35" for a number without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -104,20 +130,20 @@ def name_signal(number: int) -> str:
 
 
 def _open_log(path: Path) -> int:
-    """A descriptor for the log; the null device when the log cannot be made: that must not stop a training."""
+    """Open the log for appending, or the null device: a log that cannot be opened must not stop a training."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        _log.warning("The log cannot be written, so this attempt trains without one: %s", error)
+        _log.warning("The log cannot be opened, so this attempt trains without one: %s", error)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _environment(layout: RunLayout, attempt: AttemptLayout, *, lifeline: int, lock_fd: int) -> Mapping[str, str]:
     return {
-        # A crash in native code then leaves Python's stack in the log; lines reach it as they are printed.
+        # After a crash in native code the log ends with Python's stack; printed lines reach the log at once.
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
-        # Strings hash alike in every attempt, so what goes through a set keeps its order: else no resume is exact.
+        # Strings hash alike in every attempt, so sets keep their order; otherwise no resume would be exact.
         "PYTHONHASHSEED": "0",
         **os.environ,
         RUN_VARIABLE: str(layout.folder),
