@@ -182,7 +182,7 @@ def test_a_model_with_other_layers_is_one_error_with_names_and_shapes_on_both_si
     assert run.resume() == 3
     error = str(run.outcome.error)
     assert "4 missing in the checkpoint: begin.bias (float32 [16]), begin.weight (float32 [16, 2]), extra.bias" in error
-    assert "2 that only the checkpoint has: first.bias (float32 [16]), first.weight (float32 [16, 2])" in error
+    assert "2 only in the checkpoint: first.bias (float32 [16]), first.weight (float32 [16, 2])" in error
     assert "\n" not in error
     assert run.outcome.traceback is None
 

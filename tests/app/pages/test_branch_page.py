@@ -104,14 +104,14 @@ def test_a_script_branches_with_other_arguments(
 
 def test_a_refusal_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(layout: RunLayout, **_: Any) -> Launched:
-        raise RelightError("No branch with width=64: its model would not fit. 2 of another shape or type: 0.weight …")
+        raise RelightError("No branch with width=64: its model would not fit. 2 with another shape or type: 0.weight …")
 
     monkeypatch.setattr(actions, "branch_run", refuse)
     page, _ = open_branch(parent)
     page.number_input(key=f"branch-{parent.run_id}-digits-width").set_value(64).run()
     page.button(key="branch-start").click().run()
     assert not page.exception
-    assert "2 of another shape or type: 0.weight" in view_texts(page)
+    assert "2 with another shape or type: 0.weight" in view_texts(page)
     page.number_input(key=f"branch-{parent.run_id}-digits-width").set_value(32).run()
     assert "2 of another shape" not in view_texts(page)
 

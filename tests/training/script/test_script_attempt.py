@@ -210,9 +210,9 @@ for epoch in run.epochs(2):
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("Adam(", "SGD(", "The optimizer is SGD now and was Adam"),
-        ("Adam(", "AdamW(", "The optimizer is AdamW now and was Adam"),
-        ("CosineAnnealingLR(optimizer, 100)", "StepLR(optimizer, 5)", "The schedule is StepLR now and was Cosine"),
+        ("Adam(", "SGD(", "The optimizer is SGD now, but was Adam"),
+        ("Adam(", "AdamW(", "The optimizer is AdamW now, but was Adam"),
+        ("CosineAnnealingLR(optimizer, 100)", "StepLR(optimizer, 5)", "The schedule is StepLR now, but was Cosine"),
     ],
 )
 def test_another_optimizer_or_schedule_is_refused_by_a_resume(

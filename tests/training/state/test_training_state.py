@@ -310,14 +310,14 @@ def test_what_does_not_fit_is_one_error_with_the_names() -> None:
         )
     message = str(caught.value)
     assert "missing in the checkpoint: extra.bias (float32 [2]), extra.weight (float32 [2, 2])" in message
-    assert "only the checkpoint has: last.bias (float32 [2]), last.weight (float32 [2, 8])" in message
+    assert "only in the checkpoint: last.bias (float32 [2]), last.weight (float32 [2, 8])" in message
     assert "second.weight (float32 [8, 8] in the checkpoint, float32 [9, 8] now)" in message
     assert "\n" not in message
 
 
 def test_a_missing_optimizer_or_schedule_is_named() -> None:
     saved = Setup(scheduler=SCHEDULERS["step"]).capture()
-    with pytest.raises(StateMismatch, match="only the checkpoint has: scheduler"):
+    with pytest.raises(StateMismatch, match="only in the checkpoint: scheduler"):
         Setup().restore(saved)
 
 
@@ -370,7 +370,7 @@ def test_what_cannot_be_tracked_or_saved_is_refused_by_name() -> None:
     with pytest.raises(TaskError, match="'thing' is a object, which has no state_dict"):
         state.track("thing", object())
     state.track("model", nn.Linear(1, 1))
-    with pytest.raises(TaskError, match="Something is tracked as 'model' already"):
+    with pytest.raises(TaskError, match="Something is already tracked as 'model'"):
         state.track("model", nn.Linear(1, 1))
     sparse = nn.Module()
     sparse.register_buffer("table", torch.eye(3).to_sparse())

@@ -1,1 +1,1 @@
-"""The exact state of a training: what is captured at a step edge, and how it comes back."""
+"""The exact state of a training: captured at a step edge, and restored."""

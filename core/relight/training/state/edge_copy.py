@@ -1,4 +1,4 @@
-"""Copies of an object's state at a step edge, so that it may go on changing: small things are copied, large watched."""
+"""Keeps an object's state of a step edge while the object changes: small values are copied, large tensors watched."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FROZEN = _PLAIN | {bytes, complex}
 
 
 class MovedSince(Exception):
-    """A large tensor has moved since the edge, so what it was there cannot be told any more."""
+    """A large tensor has changed since the edge, so its value at the edge is lost."""
 
 
 class _Watched:
-    """A large tensor, and how often it had been written to."""
+    """A large tensor, and its version counter at the edge."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -29,14 +29,14 @@ class _Watched:
 
 
 def copy_state(state: Any) -> Any:
-    """Copy a state that may go on changing; one flat dictionary of numbers, the usual case, costs next to nothing."""
+    """Copy a state that may change later. A flat dictionary of numbers, the usual case, costs almost nothing."""
     if type(state) is dict and _PLAIN.issuperset(map(type, state.values())):
         return state.copy()
     return _copy(state)
 
 
 def open_copy(copied: Any) -> Any:
-    """Return the state of which `copied` is the copy. Raises `MovedSince` when a large tensor has been written to."""
+    """Return the state that `copied` is a copy of. Raise `MovedSince` when a large tensor was written to since."""
     kind = type(copied)
     if kind is _Watched:
         if copied.tensor._version != copied.version:
@@ -49,7 +49,7 @@ def _copy(value: Any) -> Any:
     if type(value) in _FROZEN:
         return value
     if isinstance(value, Tensor):
-        # An inference tensor does not count its writes.
+        # An inference tensor has no version counter.
         watch = value.nbytes > LARGE_BYTES and not value.is_inference()
         return _Watched(value.detach()) if watch else value.detach().clone()
     rebuilt = _rebuild(value, _copy)
@@ -57,7 +57,7 @@ def _copy(value: Any) -> Any:
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a container of the same kind with everything in it changed; anything else as it is."""
+    """Return a container of the same kind with `change` applied to each item; return anything else unchanged."""
     kind = type(value)
     if kind is dict or kind is OrderedDict:
         return kind((key, change(inner)) for key, inner in value.items())

@@ -1,4 +1,4 @@
-"""Names of a module's tensors without what wrappers add: the same for a bare, a compiled and a distributed model."""
+"""Names of a module's tensors without wrapper prefixes: the same for a bare, a compiled and a distributed model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-# These attribute names exist for wrapping alone; a plain "module" may be a person's own, so there the type decides.
+# Only wrappers use these attribute names. A plain "module" may be the model's own, so there the type decides.
 _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _MODULE_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
@@ -29,7 +29,7 @@ class ModuleNames:
     def canonical(self, name: str) -> str:
         """Return the canonical name of a parameter, buffer, submodule or `state_dict` key."""
         prefix, rest = name, ""
-        while prefix not in self._prefixes:  # a key's last part, or a part that a state_dict hook made up
+        while prefix not in self._prefixes:  # a key's last part, or a part that a state_dict hook added
             prefix, _, leaf = prefix.rpartition(".")
             rest = _join(leaf, rest) if rest else leaf
         return _join(self._prefixes[prefix], rest) if rest else self._prefixes[prefix]

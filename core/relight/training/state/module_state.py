@@ -22,12 +22,12 @@ _NAMED_AT_MOST = 8
 
 @dataclass
 class ModuleRecord:
-    """What of a module moves in a forward pass, as it was at the last step edge."""
+    """The parts of a module that a forward pass may change, as they were at the last step edge."""
 
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """By live name; copies of the small buffers."""
     large: dict[str, Tensor] = field(default_factory=dict)
-    """Copies of large buffers (masks, tables), which are not copied at every edge but compared when it matters."""
+    """Copies of large buffers (masks, tables). They are not copied at every edge, but compared when it matters."""
     evaluating: tuple[bool, ...] = ()
     """For each submodule, whether it was in eval mode."""
 
@@ -45,14 +45,14 @@ class ModulePart:
         self._built_buffers = dict(self._shape_buffers())
 
     def parameter_names(self) -> dict[int, str]:
-        """Return the canonical name of each parameter by its id; a tied one goes by its first name."""
+        """Return the canonical name of each parameter by its id; a tied parameter has its first name."""
         names: dict[int, str] = {}
         for live, parameter in self.module.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), self._names.canonical(live))
         return names
 
     def record_edge(self) -> None:
-        """Copy what the next forward pass may change: one fused copy for all small buffers."""
+        """Copy what the next forward pass may change, with one fused copy for all small buffers."""
         record = self._record
         if record is None:
             record = self._record = self._start_record()
@@ -65,10 +65,10 @@ class ModulePart:
         record.evaluating = tuple([not module.training for module in self._modules])
 
     def capture(self, collector: StateCollector, *, at_edge: bool, gradients: bool = False) -> dict[str, Any] | None:
-        """Return the module's tree as it was at the last step edge; `at_edge` says that nothing has happened since.
+        """Return the module's tree as it was at the last step edge; `at_edge` means that nothing has happened since.
 
-        None when that is not exact any more: a large buffer has moved since the edge, or one is new. `gradients` asks
-        for those that are there as well.
+        Return None when the tree is no longer exact: a large buffer has changed since the edge, or a buffer is new.
+        `gradients` includes the gradients that exist.
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
@@ -78,7 +78,7 @@ class ModulePart:
             shape is not None and live not in record.buffers and live not in record.large
             for live, shape in shapes.items()
         ):
-            self._record = None  # a buffer that came later: the next edge starts anew with it
+            self._record = None  # a buffer was added later: the next edge starts a new record that includes it
             if not at_edge:
                 return None
         if not at_edge and not self._large_unmoved(record):
@@ -124,9 +124,9 @@ class ModulePart:
         return tree
 
     def restore(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Read a saved tree into the live module, without a second copy of it where it lies on the CPU.
+        """Read a saved tree into the live module; on the CPU without a second copy of it in memory.
 
-        Raises `StateMismatch` with the names that do not fit, before a parameter is touched.
+        Raise `StateMismatch` with the names that do not fit before any parameter changes.
         """
         self._reshape_buffers(tree, read)
         live = self.module.state_dict()
@@ -150,7 +150,7 @@ class ModulePart:
             target = live[name]
             if in_place and key in stored and stored[key] == describe_form(target):
                 read.read_into(value.name, target)
-                given[name] = target  # copied onto itself below, where hooks and extra state have their say
+                given[name] = target  # copied onto itself below, so that hooks and extra state still run
             else:
                 given[name] = decode_tree(value, read)
         self.module.load_state_dict(given)
@@ -177,13 +177,13 @@ class ModulePart:
                 buffers[key].copy_(value)
 
     def _reshape_buffers(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Give buffers that had changed their shape, or come later, that shape: if they are built as they were."""
+        """Create buffers that were added or changed shape after the build, if this build starts like the saved one."""
         owners = {self._names.canonical(name): module for name, module in self.module.named_modules()}
         for key, built in tree.get("reshaped", {}).items():
             path, _, leaf = key.rpartition(".")
             owner = owners.get(path)
             if owner is None or _shape_of(owner._buffers.get(leaf)) != built:
-                continue  # the code has changed: the names say so
+                continue  # the code has changed: the comparison of names reports that
             persistent = key in tree["tensors"]
             saved = decode_tree(tree["tensors"][key] if persistent else tree["buffers"][key], read)
             near = next((tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor)), saved)
@@ -206,7 +206,7 @@ class ModulePart:
             parameter.requires_grad_(self._names.canonical(name) not in frozen)
 
     def _index(self) -> None:
-        """Look up once what every step edge needs."""
+        """Look up, once, what every step edge needs."""
         self._names = ModuleNames(self.module)
         self._modules = [module for _, module in self.module.named_modules()]
         self._module_names = [self._names.canonical(name) for name, _ in self.module.named_modules()]
@@ -224,7 +224,7 @@ class ModulePart:
                     record.large[live] = buffer.detach().clone()
                 else:
                     small.append((live, module._buffers, leaf))
-        # One kind after the other: a fused copy is only fused for tensors of one kind.
+        # Sorted by kind, because a fused copy is only fused for tensors of the same device and type.
         small.sort(key=lambda entry: (str(entry[1][entry[2]].device), str(entry[1][entry[2]].dtype)))  # type: ignore[union-attr]
         record.buffers = {live: owner[leaf].detach().clone() for live, owner, leaf in small}  # type: ignore[union-attr]
         self._small: list[tuple[Any, str]] = [(owner, leaf) for _, owner, leaf in small]
@@ -232,19 +232,19 @@ class ModulePart:
         return record
 
     def _shape_buffers(self) -> Iterator[tuple[str, list[int] | None]]:
-        """Give the shape of each buffer by its live name; None for one that has no data yet."""
+        """Yield each buffer's live name and shape; None for a buffer that has no data yet."""
         for prefix, module in self.module.named_modules(remove_duplicate=False):
             for leaf, buffer in module._buffers.items():
                 yield (f"{prefix}.{leaf}" if prefix else leaf), _shape_of(buffer)
 
     def _check_parameters(self) -> None:
-        """Raise `UnsupportedState` when the module has got or lost parameters since it was tracked."""
+        """Raise `UnsupportedState` when the module has gained or lost parameters since it was tracked."""
         now = {self._names.canonical(name) for name, _ in self.module.named_parameters()}
         if now != self._built_parameters:
             differences = ", ".join(sorted(now ^ self._built_parameters)[:_NAMED_AT_MOST])
             raise UnsupportedState(
-                f"The module '{self.name}' has other parameters than when it was tracked ({differences}), so a resume "
-                "could not build it: make all of them before it is tracked."
+                f"The parameters of '{self.name}' have changed since it was tracked ({differences}), so a resume could "
+                "not rebuild it. Create all of them before you track the module."
             )
 
     def _large_unmoved(self, record: ModuleRecord) -> bool:
@@ -259,12 +259,12 @@ class ModulePart:
 
 
 def _fits(form: str, live: Any) -> bool:
-    # A lazy module takes whatever shape it is given, as it would have from its first batch.
+    # A lazy module takes any shape, as it would from its first batch.
     return (isinstance(live, Tensor) and is_lazy(live)) or form == describe_form(live)
 
 
 def _loads_by_copying(module: nn.Module) -> bool:
-    """Whether loading a state does nothing to the live tensors but copy what is given into them."""
+    """Tell whether loading a state only copies the given tensors into the live ones."""
     return type(module).load_state_dict is nn.Module.load_state_dict and all(
         each._load_from_state_dict.__module__.startswith("torch.") for each in module.modules()
     )

@@ -1,4 +1,4 @@
-"""An optimizer's exact state: what it keeps for each parameter, by the parameter's name, and its groups as they are."""
+"""An optimizer's exact state: its state for each parameter, keyed by the parameter's name, and its groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNNAMED = "unnamed."
 
 
 class OptimizerPart:
-    """One optimizer of the training state. `parameter_names` finds a parameter's name by its id."""
+    """One optimizer of the training state. `parameter_names` maps a parameter's id to its name."""
 
     def __init__(self, name: str, optimizer: torch.optim.Optimizer, *, parameter_names: Mapping[int, str]) -> None:
         self.name = name
@@ -26,10 +26,10 @@ class OptimizerPart:
             for name, parameter in zip(self._names, self._parameters(), strict=True)
             if name.startswith(_UNNAMED)
         }
-        """What the optimizer trains and nobody has tracked."""
+        """Tensors that the optimizer trains and that belong to nothing tracked."""
 
     def capture(self, collector: StateCollector, *, gradients: bool = False) -> dict[str, Any]:
-        """Return the optimizer's tree, with the tensors that it trains and no module or name accounts for."""
+        """Return the optimizer's tree, including tensors that it trains and that have no name elsewhere."""
         state = self.optimizer.state_dict()
         by_name: dict[str, Any] = {}
         rest: dict[Any, Any] = {}
@@ -65,9 +65,9 @@ class OptimizerPart:
         return tree
 
     def restore(self, tree: dict[str, Any], read: TensorSource, *, keep_options: bool = False) -> None:
-        """Put a saved tree into the live optimizer. Raises `StateMismatch` with the names that do not fit.
+        """Put a saved tree into the live optimizer. Raise `StateMismatch` with the names that do not fit.
 
-        `keep_options`: the live groups' options (rates, decay, momentum) stay, because a branch has changed them.
+        With `keep_options` the live groups' options (rates, decay, momentum) stay, because a branch has changed them.
         """
         check_class(self.name, saved=tree.get("class"), live=type(self.optimizer).__name__)
         saved_names = [name for group in tree["groups"] for name in group["parameters"]]
@@ -96,7 +96,7 @@ class OptimizerPart:
         self._restore_types(state)
         for group, tensors in zip(self.optimizer.param_groups, live_tensors, strict=True):
             for key, tensor in tensors.items():
-                # In place: a compiled step or a schedule may hold on to a tensor rate.
+                # In place, because a compiled step or a schedule may keep a reference to a tensor rate.
                 if isinstance(group.get(key), Tensor) and group[key] is not tensor:
                     with torch.no_grad():
                         group[key] = tensor.copy_(group[key])
@@ -129,7 +129,7 @@ class OptimizerPart:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _name_parameters(self, known: Mapping[int, str]) -> list[str]:
-        """Name the parameters in the order of the groups; one that belongs to no tracked module goes by its place."""
+        """Name the parameters in the order of the groups; one that belongs to nothing tracked is named by position."""
         return [
             known.get(id(parameter), f"{_UNNAMED}{number}.{place}")
             for number, group in enumerate(self.optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""Random number generators that a person's code makes for itself: their exact state, read, put back and seeded.
+"""Random number generators that a script or task creates for itself: read, restore and seed their exact state.
 
 `torch.Generator`, `random.Random`, `numpy.random.Generator` and `numpy.random.RandomState`.
 """
@@ -21,7 +21,7 @@ _KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomS
 
 
 def is_generator(value: Any) -> TypeGuard[OwnGenerator]:
-    """Tell whether `value` is a generator whose state can be read; the system's own entropy has none."""
+    """Tell whether `value` is a generator whose state can be read; `random.SystemRandom` has none."""
     return isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom)
 
 
@@ -38,10 +38,10 @@ def read_generator(generator: OwnGenerator) -> dict[str, Any]:
 
 
 def write_generator(generator: OwnGenerator, saved: dict[str, Any]) -> None:
-    """Put the generator into a saved state. Raises `ValueError` when that is one of another kind."""
+    """Put the generator into a saved state. Raise `ValueError` when the state is of another kind of generator."""
     kind = read_generator(generator)["kind"]
     if saved.get("kind") != kind:
-        raise ValueError(f"a {kind} generator is there now, and the saved one is {saved.get('kind')}")
+        raise ValueError(f"it is a {kind} generator now, and a {saved.get('kind')} generator was saved")
     if isinstance(generator, torch.Generator):
         generator.set_state(saved["state"])
     elif isinstance(generator, random.Random):
@@ -53,20 +53,20 @@ def write_generator(generator: OwnGenerator, saved: dict[str, Any]) -> None:
 
 
 def seed_generator(generator: OwnGenerator, seed: int) -> None:
-    """Start the generator anew from `seed`, which lies in [0, 2**63)."""
+    """Seed the generator again with `seed`, a number in [0, 2**63)."""
     if isinstance(generator, torch.Generator):
         generator.manual_seed(seed)
     elif isinstance(generator, random.Random):
         generator.seed(seed)
     elif isinstance(generator, np.random.RandomState):
-        # By its state: what a bit generator other than MT19937 does with seed() differs.
+        # Through its state, because bit generators other than MT19937 treat seed() differently.
         generator.set_state(dict(type(generator._bit_generator)(np.random.SeedSequence(seed)).state))
     else:
         generator.bit_generator.state = type(generator.bit_generator)(np.random.SeedSequence(seed)).state
 
 
 def beginning_of(generator: OwnGenerator) -> int:
-    """Return a number in [0, 2**63) that tells generators apart that were made with different seeds."""
+    """Return a number in [0, 2**63) that differs for generators with different seeds."""
     if isinstance(generator, torch.Generator):
         return generator.initial_seed() % 2**63
     return xxhash.xxh3_64_intdigest(encode_state(read_generator(generator))) % 2**63

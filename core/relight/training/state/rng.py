@@ -1,4 +1,4 @@
-"""The global random number generators of Python, NumPy and torch: their exact state, captured cheaply and put back."""
+"""The global random number generators of Python, NumPy and torch: capture their exact state cheaply, and restore it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PYTHON_VERSION = 3  # of the tuple that `random.getstate` returns
 
 
 class PythonState(NamedTuple):
-    """The state of Python's `random`: the position in its 624 words and the words, 4 bytes each, and a Gaussian put by.
+    """The state of Python's `random`: the position in its 624 words, the words (4 bytes each), and a stored Gaussian.
 
     `getstate` has the position last, and so do checkpoints.
     """
@@ -28,7 +28,7 @@ class PythonState(NamedTuple):
 
 
 class RngState(NamedTuple):
-    """The state of every global generator at one moment. `cuda` has one tensor for each device that is in use."""
+    """The state of every global generator at one moment. `cuda` has one tensor for each device in use."""
 
     python: PythonState
     numpy: dict[str, Any]
@@ -38,7 +38,7 @@ class RngState(NamedTuple):
 
 
 class RngRecorder:
-    """Captures the generators, again and again: about 3 microseconds, as long as NumPy's has not moved."""
+    """Captures the generators repeatedly: about 3 microseconds each time, unless NumPy's has moved."""
 
     def __init__(self) -> None:
         self._numpy = NumpyGenerator()
@@ -55,7 +55,7 @@ class RngRecorder:
 
 
 def get_python_state() -> PythonState:
-    """Return the state of Python's `random`: its words copied in one piece, where `getstate` makes 625 objects."""
+    """Return the state of Python's `random`. Its words are copied in one piece; `getstate` would create 625 objects."""
     if _PYTHON_WORDS is None:
         _, words, gauss = random.getstate()
         return PythonState(_pack_words(words), gauss)
@@ -73,10 +73,10 @@ def _pack_words(words: Sequence[int]) -> bytes:
 
 
 class _Words:
-    """624 words and a position, where an MT19937 generator keeps them: copied only when they have moved.
+    """The 624 words and the position of an MT19937 generator, read in place and copied only when they have changed.
 
-    A draw moves the position; the 624th moves every word, and so does a seed. So it is enough to look at the position
-    and at four words, 20 bytes instead of 2,500.
+    A draw moves the position; the 624th draw and a new seed change every word. So comparing the position and four
+    words is enough: 20 bytes instead of 2,500.
     """
 
     def __init__(self, address: int, *, position: int, words: int) -> None:
@@ -87,7 +87,7 @@ class _Words:
         self._copy = b""
 
     def copy(self) -> bytes:
-        """Return position and words as they lie in memory: the same object as long as they have not moved."""
+        """Return position and words as they are in memory: the same object until they change."""
         seen = bytes(self._position), bytes(self._some)
         if seen != self._seen:
             self._copy = bytes(self._whole)
@@ -96,9 +96,9 @@ class _Words:
 
 
 def _find_python_words() -> _Words | None:
-    """Find where CPython keeps position and words of `random`; None unless they are seen to be there.
+    """Find where CPython stores the position and words of `random`; None unless a check confirms the address.
 
-    `struct { PyObject_HEAD; int index; uint32_t state[624]; }` is no promise of CPython's (`_randommodule.c`), so two
+    CPython does not promise `struct { PyObject_HEAD; int index; uint32_t state[624]; }` (`_randommodule.c`), so two
     generators are read both ways, before and after a draw.
     """
     if sys.implementation.name != "cpython" or type(getattr(random, "_inst", None)) is not random.Random:
@@ -116,11 +116,11 @@ def _find_python_words() -> _Words | None:
 
 
 class NumpyGenerator:
-    """NumPy's global generator, whose own `get_state` costs 33 microseconds: unmoved, it is recognised in one.
+    """NumPy's global generator. Its `get_state` costs 33 microseconds; an unmoved generator is recognized in one.
 
-    A draw moves the raw words, but for the second of each pair of legacy Gaussian draws, which takes the number that
-    the first one put by. So only a generator that has none put by is trusted to be unmoved. Setting it is noticed by
-    the words too, and when it is done here, by a count: the number put by may be all that is set.
+    A draw changes the raw words, except the second of each pair of legacy Gaussian draws, which uses the number that
+    the first one stored. So only a generator without a stored number counts as unmoved. Setting the state changes the
+    words too; `set_numpy_state` also counts, because the stored number may be all that changes.
     """
 
     times_set = 0
@@ -155,7 +155,7 @@ class NumpyGenerator:
 
 
 def restore_rng(state: RngState) -> None:
-    """Put every generator into `state`. Do it last, right before the first batch: building and loading draw numbers."""
+    """Put every generator into `state`. Call this last, right before the first batch: building and loading draw."""
     set_python_state(state.python)
     set_numpy_state(state.numpy)
     torch.default_generator.set_state(state.torch)

@@ -1,4 +1,4 @@
-"""Seeds derived from other seeds: a random stream for each sample, and for each generator of a person's own."""
+"""Seeds derived from other seeds: one for each sample, and one for each generator that a script or task creates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 VALIDATION_EPOCH = -1
-"""Stands in for the epoch where samples must look the same every time."""
+"""The epoch number for samples that must look the same every time."""
 
 Seeds = npt.NDArray[np.uint64]
 

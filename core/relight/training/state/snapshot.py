@@ -1,4 +1,4 @@
-"""Copying a captured state into the writer's staging memory: one memory copy for each tensor."""
+"""Copies a captured state into the writer's staging memory, with one memory copy for each tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOLD_BYTES = 16 << 20
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
-    """Describe the tensors in the order in which they are to be staged."""
+    """Describe the tensors in the order in which they will be staged."""
     return [
         TensorSpec(name=name, dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), nbytes=tensor.nbytes)
         for name, tensor in tensors.items()
@@ -25,9 +25,9 @@ def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
 def copy_tensors(
     tensors: Mapping[str, Tensor], memory: Sequence[memoryview], *, on_copied: Callable[[int], None] | None = None
 ) -> None:
-    """Copy each tensor, row-major, into its piece of memory. Blocks until all bytes are there.
+    """Copy each tensor, row-major, into its piece of memory, in pack order. Block until all bytes are copied.
 
-    The order is that of a pack; `on_copied` is told now and then how many are there already.
+    `on_copied` is called from time to time with the number of tensors copied so far.
     """
     pairs = list(zip(tensors.values(), memory, strict=True))
     untold_bytes = 0
@@ -50,6 +50,6 @@ def _copy(tensor: Tensor, piece: memoryview) -> None:
     if plain.is_contiguous():
         target.copy_(plain.reshape(-1).view(torch.uint8))
     elif target.data_ptr() % plain.element_size() == 0:
-        target.view(plain.dtype).view(plain.shape).copy_(plain)  # rearranged on the way: no copy of it in between
+        target.view(plain.dtype).view(plain.shape).copy_(plain)  # rearranged on the way, without an extra copy
     else:
         target.copy_(plain.contiguous().reshape(-1).view(torch.uint8))

@@ -1,4 +1,4 @@
-"""One readable error for a checkpoint that does not fit what it is loaded into."""
+"""One readable error for a checkpoint that does not fit the live objects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class StateMismatch(RelightError):
 
 
 def check_class(owner: str, *, saved: str | None, live: str) -> None:
-    """Raise `StateMismatch` unless `owner` is of the class that it was; None is not known."""
+    """Raise `StateMismatch` unless `owner` has the class that was saved; None means unknown."""
     if saved not in (None, live):
         raise StateMismatch(
-            f"The {owner} is {live} now and was {saved} when the checkpoint was saved. Use the code and config that "
-            "saved it, or branch from it: there another one begins afresh."
+            f"The {owner} is {live} now, but was {saved} when the checkpoint was saved. Use the code and config that "
+            f"saved it, or branch from the checkpoint: in a branch the new {owner} starts fresh."
         )
 
 
@@ -32,12 +32,12 @@ def check_names(
 ) -> None:
     """Raise `StateMismatch` unless both sides have the same names and there are no other `problems`.
 
-    The message is that of `list_differences`.
+    The message contains the result of `list_differences`.
     """
     differences = list_differences(saved=saved, live=live, problems=problems, forms=forms)
     if differences:
         raise StateMismatch(
-            f"The checkpoint does not fit the {owner} that is there now. {differences}. "
+            f"The checkpoint does not match the {owner}. {differences}. "
             "Use the code and config that saved it, or start a new run."
         )
 
@@ -49,9 +49,9 @@ def list_differences(
     problems: Sequence[str] = (),
     forms: Mapping[str, str] | None = None,
 ) -> str:
-    """List what is missing in the checkpoint, what it has too much, and the problems; "" when there is nothing.
+    """List what the checkpoint lacks, what only the checkpoint has, and the problems; "" when there is nothing.
 
-    `forms` says of what type and shape a name is, where that is known.
+    `forms` gives the type and shape of a name where they are known.
     """
     forms = forms or {}
     saved_names, live_names = set(saved), set(live)
@@ -60,9 +60,9 @@ def list_differences(
     if missing:
         parts.append(f"{len(missing)} missing in the checkpoint: {_list(missing, forms)}")
     if extra:
-        parts.append(f"{len(extra)} that only the checkpoint has: {_list(extra, forms)}")
+        parts.append(f"{len(extra)} only in the checkpoint: {_list(extra, forms)}")
     if problems:
-        parts.append(f"{len(problems)} of another shape or type: {_list(problems)}")
+        parts.append(f"{len(problems)} with another shape or type: {_list(problems)}")
     return "; ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The training state as a tree of plain values whose tensors are named references, and back."""
+"""Converts the training state to a tree of plain values with named references to tensors, and back."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class TensorSource(Protocol):
     """Where a saved tree's tensors come from."""
 
     def __call__(self, name: str) -> Tensor:
-        """Return the tensor of that name, on the CPU and nobody else's."""
+        """Return the tensor of that name: on the CPU, in memory that nothing else uses."""
         ...
 
     def form(self, name: str) -> str:
-        """Return what `describe_form` says of it, without reading it."""
+        """Return its form as `describe_form` does, without reading it."""
         ...
 
     def read_into(self, name: str, live: Tensor) -> None:
-        """Put it into `live`, which has its form."""
+        """Read it into `live`, which has the same form."""
         ...
 
 
@@ -57,7 +57,7 @@ DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 class StateCollector:
-    """Gathers the tensors of a state tree by name; nothing is copied."""
+    """Collects the tensors of a state tree by name, without copying them."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -66,22 +66,21 @@ class StateCollector:
         """Name `tensor` and return the reference that stands for it in the tree."""
         if is_lazy(tensor):
             raise UnsupportedState(
-                f"The tensor '{name}' of a lazy module has no shape yet: give the model one batch before it is trained."
+                f"The tensor '{name}' of a lazy module has no shape yet. Run one batch through the model first."
             )
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPE_NAMES:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
             raise UnsupportedState(
-                f"The tensor '{name}' is of the kind {kind}, which a checkpoint cannot hold: "
-                "keep it as an ordinary tensor."
+                f"The tensor '{name}' is {kind}, which a checkpoint cannot store. Use an ordinary tensor instead."
             )
         if tensor.device.type == "meta":
-            raise UnsupportedState(f"The tensor '{name}' has no data (it is on the meta device): give it data first.")
+            raise UnsupportedState(f"The tensor '{name}' has no data (it is on the meta device). Give it data first.")
         assert name not in self.tensors, f"two tensors are named {name}"
         self.tensors[name] = tensor.detach()
         return TensorRef(name)
 
     def encode(self, owner: str, value: Any) -> Any:
-        """Return `value` with every tensor in it replaced by its reference, named after where it lies below `owner`."""
+        """Return `value` with every tensor replaced by a reference that is named after its path below `owner`."""
         if isinstance(value, Tensor):
             return self.add(owner, value)
         kind = type(value)
@@ -111,7 +110,7 @@ def decode_tree(value: Any, read: TensorSource) -> Any:
 
 
 def describe_form(value: Any) -> str:
-    """Say of what type and shape a tensor is: "float32 [16, 2]"; of anything else its type."""
+    """Describe a tensor's type and shape ("float32 [16, 2]"); for anything else, its type."""
     if not isinstance(value, Tensor) or is_lazy(value):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

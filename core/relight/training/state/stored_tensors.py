@@ -1,4 +1,4 @@
-"""The tensors of an open checkpoint, as the state's parts take them: by name, one at a time."""
+"""Reads the tensors of an open checkpoint by name, one at a time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class StoredTensors:
         self._reader = reader
 
     def __call__(self, name: str) -> Tensor:
-        """Return the tensor in memory of its own, on the CPU."""
+        """Return the tensor on the CPU, in its own memory."""
         spec = self._reader.spec(name)
         tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
         self._fill(name, tensor)
         return tensor
 
     def form(self, name: str) -> str:
-        """Return type and shape of the tensor as `describe_form` does, without reading it."""
+        """Return the tensor's type and shape as `describe_form` does, without reading it."""
         spec = self._reader.spec(name)
         return describe_form(torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="meta"))
 
     def read_into(self, name: str, live: Tensor) -> None:
-        """Read the tensor into `live`, of the same form: without a copy of it where that lies on the CPU in one piece.
+        """Read the tensor into `live`, which has the same form; without an extra copy if it is contiguous on the CPU.
 
-        After `DamagedCheckpoint` what `live` holds is rubbish.
+        After `DamagedCheckpoint` the contents of `live` are undefined.
         """
         live = live.detach()
         plain = type(live) is Tensor and live.is_contiguous() and not live.is_conj() and not live.is_neg()

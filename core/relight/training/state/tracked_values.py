@@ -1,4 +1,4 @@
-"""What can be tracked without a `state_dict` of its own: random number generators and single tensors."""
+"""Adapters for tracked objects that have no `state_dict`: random number generators and single tensors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from relight.training.state.state_tree import describe_form
 
 
 class TrackedGenerator:
-    """A generator that a person's code draws from: `torch.Generator`, `random.Random`, NumPy's two kinds."""
+    """A generator that a script or task draws from: `torch.Generator`, `random.Random`, NumPy's two kinds."""
 
     def __init__(self, name: str, generator: OwnGenerator) -> None:
         self._name = name
         self._generator = generator
 
     def state_dict(self) -> dict[str, Any]:
-        """Return kind and state."""
+        """Return the generator's kind and state."""
         return read_generator(self._generator)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the generator back. Raises `StateMismatch` when another kind was saved."""
+        """Restore the generator. Raise `StateMismatch` when another kind was saved."""
         try:
             write_generator(self._generator, state)
         except (ValueError, TypeError, RuntimeError) as error:
@@ -34,7 +34,7 @@ class TrackedGenerator:
 
 
 class TrackedTensor:
-    """A tensor that belongs to no module: a temperature that is learned, an image that is optimised, a running sum."""
+    """A tensor that belongs to no module: a learned temperature, an optimized image, a running sum."""
 
     def __init__(self, name: str, tensor: Tensor) -> None:
         self._name = name
@@ -45,11 +45,11 @@ class TrackedTensor:
         return {"value": self.tensor.detach()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy the saved values in. Raises `StateMismatch` when shape or type are others."""
+        """Copy the saved values in. Raise `StateMismatch` when shape or type differ."""
         saved = state["value"]
         if describe_form(saved) != describe_form(self.tensor):
             raise StateMismatch(
-                f"The checkpoint does not fit '{self._name}': it is {describe_form(self.tensor)} now and was "
+                f"The checkpoint does not fit '{self._name}': it is {describe_form(self.tensor)} now, but was "
                 f"{describe_form(saved)} when it was saved. Resume with the code that saved it."
             )
         with torch.no_grad():
@@ -57,7 +57,7 @@ class TrackedTensor:
 
 
 def adapt_value(name: str, tracked: Any) -> TrackedGenerator | TrackedTensor | None:
-    """Return what saves and restores `tracked`; None where it is neither a generator nor a tensor."""
+    """Return an adapter that saves and restores `tracked`; None when it is neither a generator nor a tensor."""
     if is_generator(tracked):
         return TrackedGenerator(name, tracked)
     if isinstance(tracked, Tensor) and tracked.is_leaf:

@@ -1,4 +1,4 @@
-"""The whole training state: what is tracked, the generators and the counters, captured at step edges and restored."""
+"""The whole training state: tracked objects, generators and counters, captured at step edges and restored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CapturedState:
 
 @dataclass
 class _EdgeRecord:
-    """The small state of the last step edge; modules keep their own part of it."""
+    """The small state of the last step edge; each module keeps its own part of it."""
 
     rng: RngState
     counters: Mapping[str, Any]
@@ -46,9 +46,9 @@ class _EdgeRecord:
 class TrainingState:
     """Everything that is tracked, by name.
 
-    At each step edge `record_edge` keeps the small state that the next step will move: generators, buffers, data
+    At each step edge `record_edge` keeps the small state that the next step will change: generators, buffers, data
     position, counters. Until the next optimizer step the large state on the device is still that of the edge, so
-    `capture` gives an exact state even in the middle of a step.
+    `capture` returns an exact state even in the middle of a step.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class TrainingState:
         self._moving: list[tuple[str, Any]] = []
         self._tensors: dict[int, str] = {}
         self.accumulating = False
-        """Whether the last edge lies between two updates, so that the gradients gathered so far belong to the state."""
+        """Whether the last edge is between two updates, so that the gradients gathered so far belong to the state."""
         self._rng = RngRecorder()
         self._record: _EdgeRecord | None = None
         self._warned: set[str] = set()
@@ -67,9 +67,9 @@ class TrainingState:
     def track(self, name: str, tracked: Any) -> None:
         """Add a module, an optimizer, a generator, a tensor, or anything with `state_dict` and `load_state_dict`."""
         if name in self._modules or name in self._optimizers or name in self._objects:
-            raise TaskError(f"Something is tracked as '{name}' already: give each a name of its own.")
+            raise TaskError(f"Something is already tracked as '{name}'. Give each object its own name.")
         if "." in name or ":" in name:
-            raise TaskError(f"'{name}' cannot be tracked: take a name without '.' and ':'.")
+            raise TaskError(f"'{name}' cannot be a tracked name. Use a name without '.' and ':'.")
         if isinstance(tracked, nn.Module):
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
@@ -82,16 +82,16 @@ class TrainingState:
             self._objects[name] = adapted
             if isinstance(adapted, TrackedTensor):
                 self._tensors[id(tracked)] = name
-            if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # one that is trained moves then
+            if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # a trained one moves in the update
                 self._moving.append((name, adapted))
         else:
             raise TaskError(
-                f"'{name}' is a {type(tracked).__name__}, which has no state_dict and load_state_dict: "
-                "give it both, or do not track it."
+                f"'{name}' is a {type(tracked).__name__}, which has no state_dict and load_state_dict. "
+                "Give it both, or do not track it."
             )
 
     def record_edge(self, counters: Mapping[str, Any]) -> None:
-        """Keep the small state of this step edge. `counters` are the caller's own; they must not change later."""
+        """Keep the small state of this step edge. The caller must not change `counters` later."""
         for part in self._modules.values():
             part.record_edge()
         self._record = _EdgeRecord(
@@ -100,13 +100,13 @@ class TrainingState:
 
     @property
     def bound_to_edge(self) -> bool:
-        """Whether the state is exact only at the edge itself: the next backward pass adds to gradients in place."""
+        """Whether the state is exact only at the edge itself, because the next backward pass adds to gradients."""
         return self.accumulating and bool(self._modules)
 
     def capture(self, *, at_edge: bool) -> CapturedState | None:
-        """Return the state of the last recorded edge; valid until an optimizer moves. Tensors are not copied.
+        """Return the state of the last recorded edge, valid until an optimizer moves. Tensors are not copied.
 
-        `at_edge` says that nothing at all has happened since. None where the state is not exact any more.
+        `at_edge` means that nothing at all has happened since. Return None when the state is no longer exact.
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
@@ -135,10 +135,10 @@ class TrainingState:
         return CapturedState(tree, collector.tensors)
 
     def restore(self, tree: dict[str, Any], read: TensorSource, *, branch: bool = False) -> dict[str, Any]:
-        """Put a saved tree into everything tracked but the generators; return the counters.
+        """Put a saved tree into everything tracked except the generators; return the counters.
 
-        Raises `StateMismatch` with lists of what does not fit. `branch`: the live config's rates and decay stay, and
-        an optimizer of another class than the parent's begins afresh.
+        Raise `StateMismatch` with lists of what does not fit. For a `branch`, the live config's rates and decay stay,
+        and an optimizer whose class differs from the parent's starts fresh.
         """
         parts = tree["parts"]
         live = [*self._modules, *self._optimizers, *self._objects]
@@ -151,7 +151,7 @@ class TrainingState:
             if name not in parts:
                 continue
             if branch and parts[name]["class"] != type(optimizer.optimizer).__name__:
-                _log.info("The %s is another than the parent's %s and begins afresh.", name, parts[name]["class"])
+                _log.info("The %s differs from the parent's %s, so it starts fresh.", name, parts[name]["class"])
                 continue
             optimizer.restore(parts[name], read, keep_options=branch)
         for name, tracked in self._objects.items():
@@ -163,18 +163,18 @@ class TrainingState:
         return counters
 
     def restore_modules(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Load the modules alone, for a training that starts anew from saved weights."""
+        """Load only the modules, for a new training that starts from saved weights."""
         for name, module in self._modules.items():
             if name in tree["parts"]:
                 module.restore(tree["parts"][name], read)
 
     def restore_rng(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Put the generators back: the last thing before the first batch, since building and loading draw from them."""
+        """Restore the generators: last before the first batch, because building and loading draw from them."""
         rng = tree["rng"]
         restore_rng(decode_rng(rng, {name: read(reference.name) for name, reference in rng["tensors"].items()}))
 
     def _find_optimizer_parts(self) -> dict[str, OptimizerPart]:
-        # Made late: by now every module is tracked, so every parameter has its name.
+        # Built late: by now every module is tracked, so every parameter has its name.
         if len(self._optimizer_parts) != len(self._optimizers):
             names = dict(self._tensors)
             for part_name, module in self._modules.items():
@@ -189,7 +189,7 @@ class TrainingState:
                 if part.unnamed and part.name not in self._warned:
                     self._warned.add(part.name)
                     _log.warning(
-                        "The %s trains %d tensors of no tracked module. They are saved, and nothing else of their "
-                        "module is: track it, too.", part.name, len(part.unnamed),
+                        "The %s trains %d tensors that belong to no tracked module. Relight saves these tensors but "
+                        "nothing else of their module. Track the module as well.", part.name, len(part.unnamed),
                     )  # fmt: skip
         return self._optimizer_parts

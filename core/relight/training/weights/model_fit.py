@@ -20,7 +20,7 @@ from relight.training.task import Task
 
 
 def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
-    """What does not fit the checkpoint `sequence` of the store in `folder`: "16 of another shape or type: …", or "".
+    """What does not fit the checkpoint `sequence` of the store in `folder`: "16 with another shape or type: …", or "".
 
     The model is built without data (on PyTorch's meta device), so even a large one costs little. None when that is not
     possible, which some models' code is not made for: then the start of the training tells.
