@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relight.checkpoints.export import export_best, export_weights
-from relight.drill.proof import choose_relevant
-from relight.drill.rehearsal import DrillReport, hold_and_keep
+from relight.drill.proof import DrillProof, choose_relevant
+from relight.drill.rehearsal import run_drill
 from relight.runs.records import TaskReference
 from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
@@ -148,7 +148,7 @@ def branch_job(engine: Engine, token: str) -> Job | None:
 def drill(engine: Engine, request: DrillRequest) -> None:
     """Prove in the background that a killed run of the task comes back bit for bit; see `drill_job`."""
 
-    def work(job: Work) -> DrillReport:
+    def work(job: Work) -> DrillProof:
         job.tell("Checking that the task can be trained.")
         task = request.task
         reference = resolve_task(task) if isinstance(task, str) else task
@@ -156,14 +156,7 @@ def drill(engine: Engine, request: DrillRequest) -> None:
             reference = launch_script(reference, arguments=request.arguments)
         prepared = validate_config(reference, request.config)
         try:
-            return hold_and_keep(
-                engine.folder,
-                prepared.reference,
-                config=prepared.config,
-                best_metric=prepared.best_metric,
-                higher_is_better=prepared.higher_is_better,
-                tell=job.tell,
-            )
+            return run_drill(engine.folder, prepared, tell=job.tell)
         finally:
             engine.memo.forget()
 

@@ -1,4 +1,4 @@
-"""Each cause that a drill can find is named in words, with its cure."""
+"""Each cause that a drill can find is named, with its cure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relight.drill.comparison import Part, StateDifference
+from relight.drill.differences import Part, StateDifference
 from relight.drill.explanation import Evidence, Explanation, explain_difference
 from relight.drill.suspects import Kind, Suspect
 
@@ -14,8 +14,11 @@ from relight.drill.suspects import Kind, Suspect
 def explain(part: Part = "tensor", *kinds: Kind, **facts: Any) -> Explanation:
     """A difference at step 22 of a training that was resumed from step 11, with suspects of those kinds."""
     suspects = tuple(Suspect(kind, "task.py", 7, f"the {kind}") for kind in kinds)
-    evidence = Evidence(**{"step": 22, "resumed_from": 11, "steps_per_epoch": 23, "suspects": suspects} | facts)
-    return explain_difference(StateDifference(part, "x", ""), evidence)
+    base: dict[str, Any] = {
+        "step": 22, "resumed_from": 11, "metric_step": None, "steps_per_epoch": 23, "on_cpu": True,
+        "suspects": suspects, "kernels": (), "changed_data": None, "nothing_tracked": False,
+    }  # fmt: skip
+    return explain_difference(StateDifference(part, "x", ""), Evidence(**base | facts))
 
 
 @pytest.mark.parametrize(
@@ -39,10 +42,10 @@ def test_the_cause_depends_on_where_it_shows_first(step: int, metric_step: int |
             "tensor",
             ("hash",),
             {"metric_step": 3},
-            "Python's hashes decide: the hash in line 7 of task.py",
+            "depends on Python's hashes: the hash on line 7 of task.py",
             "PYTHONHASHSEED",
         ),
-        ("tensor", ("entropy",), {"metric_step": 3}, "the operating system gives", "Seed that generator"),
+        ("tensor", ("entropy",), {"metric_step": 3}, "from the operating system", "Seed that generator"),
         ("tensor", (), {"metric_step": 3, "kernels": ("cumsum_cuda",)}, "deterministic one for cumsum_cuda", "Replace"),
         (
             "tensor",
@@ -52,9 +55,9 @@ def test_the_cause_depends_on_where_it_shows_first(step: int, metric_step: int |
             "use_deterministic_algorithms",
         ),
         ("tensor", ("attribute",), {}, "an untracked object", "register_buffer"),
-        ("tensor", ("own generator",), {}, "a generator of the task's own", "Seed it anew for each sample"),
-        ("generator", ("numpy",), {}, "NumPy's global generator, used inside a worker", "Draw in __getitem__"),
-        ("tensor", ("clock",), {"changed_data": "/data"}, "The data changed while the drill was held: /data", "a copy"),
+        ("tensor", ("own generator",), {}, "a generator of the task's own", "Seed it for each sample"),
+        ("generator", ("numpy",), {}, "NumPy's global generator, used in a worker", "Draw in __getitem__"),
+        ("tensor", ("clock",), {"changed_data": "/data"}, "The data changed during the drill: /data", "a copy"),
     ],
 )
 def test_each_cause_has_a_name_and_a_cure(
@@ -65,27 +68,27 @@ def test_each_cause_has_a_name_and_a_cure(
     assert cure in told.cure
 
 
-def test_a_clock_is_named_after_what_is_likelier() -> None:
+def test_a_clock_is_named_after_likelier_causes() -> None:
     said = explain("tensor", "clock", "entropy", step=11, metric_step=1)
-    assert said.cause.index("the entropy in line 7") < said.cause.index("the clock in line 7")
+    assert said.cause.index("the entropy on line 7") < said.cause.index("the clock on line 7")
 
 
-def test_a_script_that_tracks_nothing_is_told_so() -> None:
+def test_a_script_that_tracks_nothing_is_named_as_the_cause() -> None:
     said = explain("metric", nothing_tracked=True)
     assert "tracks nothing" in said.cause
     assert "run.track" in said.cure
 
 
-def test_of_two_causes_both_are_named() -> None:
+def test_the_two_likeliest_causes_are_both_named() -> None:
     told = explain("tensor", "own generator", "attribute")
     assert told.cause.index("untracked object") < told.cause.index("Or: Likely a generator of the task's own")
-    assert "register_buffer" in told.cure and "Seed it anew" in told.cure
+    assert "register_buffer" in told.cure and "Seed it for each sample" in told.cure
 
 
 @pytest.mark.parametrize(
     "part", ["data position", "generator", "schedule", "state", "buffer", "tensor", "optimizer", "metric"]
 )
-def test_a_difference_without_a_suspect_is_explained_as_well(part: Part) -> None:
+def test_a_difference_without_a_suspect_is_explained_too(part: Part) -> None:
     for facts in ({}, {"metric_step": 3}, {"metric_step": 12}):
         told = explain(part, **facts)
         assert "ikely" in told.cause

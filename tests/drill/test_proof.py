@@ -1,4 +1,4 @@
-"""What a drill has shown is found again by the task's runs, and speaks for them as long as nothing has changed."""
+"""The runs of a task find its proof, and the proof holds for them until something changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from relight.drill.proof import DrillProof, find_proof, judge_proof, proof_path, write_proof
+from relight.drill.proof import DrillProof, find_proof, judge_proof, write_proof
 from relight.runs.catalog import list_layouts
 from relight.runs.fingerprint import digest_code
 from relight.runs.records import TaskReference
@@ -38,15 +38,18 @@ def test_a_proof_is_found_by_task_and_config_and_hides_among_no_runs(tmp_path: P
     runs = tmp_path / "runs"
     assert find_proof(runs, task, CONFIG) is None
     proof = make_proof(task)
-    path = write_proof(runs, proof)
-    assert path == proof_path(runs, task, CONFIG)
-    assert path.parent.name == ".drills"
+    write_proof(runs, proof)
     assert find_proof(runs, task, CONFIG) == proof
     assert list_layouts(runs) == []
     write_proof(runs, make_proof(task, time_s=200.0, bit_exact=False))
     found = find_proof(runs, task, CONFIG)
     assert found is not None and not found.bit_exact, "the newest replaces the one before"
-    assert len(list(path.parent.iterdir())) == 1
+    assert len(list((runs / ".drills").iterdir())) == 1
+
+
+def test_the_file_has_no_field_that_only_a_fresh_proof_has(tmp_path: Path, task: TaskReference) -> None:
+    write_proof(tmp_path, make_proof(task, uninterrupted_digest="e" * 32, folder=None, script_config={"lr": 1}))
+    assert find_proof(tmp_path, task, CONFIG) == make_proof(task)
 
 
 def test_rates_and_lengths_do_not_matter_but_workers_do(tmp_path: Path, task: TaskReference) -> None:
@@ -61,7 +64,7 @@ def test_rates_and_lengths_do_not_matter_but_workers_do(tmp_path: Path, task: Ta
     assert (change.key, change.before, change.now) == ("config.workers", 0, 4)
 
 
-def test_a_proof_of_exactly_this_config_goes_before_a_newer_one_of_another(tmp_path: Path, task: TaskReference) -> None:
+def test_a_proof_for_exactly_this_config_beats_a_newer_one_for_another(tmp_path: Path, task: TaskReference) -> None:
     write_proof(tmp_path, make_proof(task))
     write_proof(tmp_path, make_proof(task, time_s=300.0, config={"workers": 4, "hidden": 16, "optimizer": "adamw"}))
     found = find_proof(tmp_path, task, CONFIG)
@@ -83,9 +86,9 @@ def test_another_torch_device_or_number_of_threads_ends_it(task: TaskReference, 
     assert [changed.key for changed in changes] == list(change)
 
 
-def test_a_commit_alone_does_not_end_it_and_no_fingerprint_is_no_difference(task: TaskReference) -> None:
+def test_a_commit_alone_does_not_end_it_and_an_empty_fingerprint_is_no_difference(task: TaskReference) -> None:
     assert judge_proof(make_proof(task), config=CONFIG, fingerprint=FINGERPRINT | {"git.commit": "b"}) == ()
-    assert judge_proof(make_proof(task), config=CONFIG, fingerprint=None) == ()
+    assert judge_proof(make_proof(task), config=CONFIG, fingerprint={}) == ()
 
 
 def test_changed_code_ends_it_and_the_code_put_back_brings_it_back(tmp_path: Path, task: TaskReference) -> None:
@@ -96,13 +99,15 @@ def test_changed_code_ends_it_and_the_code_put_back_brings_it_back(tmp_path: Pat
     (tmp_path / "spiral.py").write_text("x = 2")
     assert [change.key for change in judge_proof(proof, config=CONFIG, fingerprint=run)] == ["code.digest"]
     (tmp_path / "spiral.py").unlink()
-    assert [change.key for change in judge_proof(proof, config=CONFIG, fingerprint=None)] == ["code.digest"]
+    assert [change.key for change in judge_proof(proof, config=CONFIG, fingerprint={})] == ["code.digest"]
     (tmp_path / "spiral.py").write_text("x = 1")
     assert judge_proof(proof, config=CONFIG, fingerprint=run) == ()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}'])
 def test_a_damaged_proof_counts_as_none(tmp_path: Path, task: TaskReference, text: str) -> None:
-    write_proof(tmp_path, make_proof(task)).write_text(text)
+    write_proof(tmp_path, make_proof(task))
+    (path,) = (tmp_path / ".drills").iterdir()
+    path.write_text(text)
     assert find_proof(tmp_path, task, CONFIG) is None
     assert find_proof(tmp_path, task, CONFIG | {"workers": 3}) is None

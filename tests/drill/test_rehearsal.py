@@ -1,4 +1,4 @@
-"""The drill, held with tasks that come back exactly and with tasks that do not."""
+"""The drill with tasks that resume exactly and with tasks that do not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import psutil
 import pytest
 
-from relight.drill.proof import find_proof, judge_proof
-from relight.drill.rehearsal import DrillFailed, DrillReport, hold_and_keep, plan_config
-from relight.drill.trainings import make_temporary_runs, sweep_leftovers
-from relight.runs.record_file import write_record
-from relight.runs.records import ProcessIdentity, TaskReference
+from relight.drill.proof import DrillProof, find_proof, judge_proof
+from relight.drill.rehearsal import run_drill
+from relight.drill.trainings import DrillFailed
+from relight.runs.records import TaskReference
+from relight.tasks.reference import PreparedTask
 
 TASK = '''
 import time
@@ -68,8 +68,8 @@ class Broken(Exact):
 CONFIG: dict[str, Any] = {"epochs": 1000, "batch_size": 4, "threads": 1}
 
 
-def hold(folder: Path, name: str, **changes: Any) -> DrillReport:
-    """The drill with one of the tasks above; 16 steps are an epoch."""
+def drill(folder: Path, name: str, **changes: Any) -> DrillProof:
+    """Run the drill with one of the tasks above; an epoch has 16 steps."""
     file = folder / "tasks.py"
     file.write_text(TASK)
     reference = TaskReference(
@@ -77,84 +77,64 @@ def hold(folder: Path, name: str, **changes: Any) -> DrillReport:
     )
     runs = folder / "runs"
     config = CONFIG | changes
+    task = PreparedTask(
+        reference=reference, config=config, best_metric="validation/loss", higher_is_better=False, title=name
+    )
     try:
-        report = hold_and_keep(
-            runs, reference, config=config, best_metric="validation/loss", higher_is_better=False, timeout_s=200
-        )
-        proof = find_proof(runs, reference, config)
-        assert proof is not None
-        assert (proof.bit_exact, proof.first_difference) == (report.bit_exact, report.first_difference)
-        assert proof.code_files == ("tasks.py",)
-        assert judge_proof(proof, config=config, fingerprint=report.fingerprint) == ()
-        return report
+        proof = run_drill(runs, task, timeout_s=200, tell=print)
+        kept = find_proof(runs, reference, config)
+        assert kept is not None
+        assert (kept.bit_exact, kept.first_difference) == (proof.bit_exact, proof.first_difference)
+        assert kept.code_files == ("tasks.py",)
+        assert judge_proof(kept, config=config, fingerprint=proof.fingerprint) == ()
+        return proof
     finally:
         assert {path.name for path in runs.iterdir()} <= {".drills"}, "the drill left a folder behind"
         commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
         assert not [command for command in commands if str(runs) in command], "the drill left a process behind"
 
 
-def test_the_plan_trains_little_saves_often_and_keeps_all() -> None:
-    plan = plan_config({"max_steps": 0, "lr": 0.1, "checkpoint_every_s": 30.0}, steps=40)
-    assert plan["max_steps"] == 40
-    assert (plan["checkpoint_every_s"], plan["checkpoint_every_steps"]) == (0.0, 11)
-    assert plan["keep_latest"] >= 40 // 11 + 1
-    assert plan["lr"] == 0.1
-    assert plan_config({"max_steps": 9}, steps=40)["checkpoint_every_steps"] == 3
-    assert plan_config({}, steps=3)["checkpoint_every_steps"] == 1
-
-
-def test_what_a_killed_drill_left_is_swept_up_but_not_that_of_a_living_one(tmp_path: Path) -> None:
-    dead = tmp_path / ".drill-dead"
-    (dead / "killed-abcd" / "attempts").mkdir(parents=True)
-    write_record(dead / ".owner.json", ProcessIdentity(pid=1, start_ticks=-1.0, boot_id="of another day"))
-    kept = tmp_path / ".drill-kept"
-    kept.mkdir()
-    with make_temporary_runs(tmp_path) as living:
-        sweep_leftovers(tmp_path)
-        assert sorted(tmp_path.iterdir()) == sorted([kept, living])
-
-
 @pytest.mark.processes
 def test_an_exact_task_is_bit_exact_in_mid_epoch(tmp_path: Path) -> None:
-    report = hold(tmp_path, "Exact", workers=1)
-    assert report.first_difference is None
-    assert report.bit_exact
-    assert report.digest == report.uninterrupted_digest
-    assert report.mid_epoch
-    assert 0 < report.resumed_from_step < report.killed_at_step < report.steps
-    assert report.checkpoints_compared >= 3
-    assert report.metric_steps_compared >= report.steps
-    assert report.folder is None
+    proof = drill(tmp_path, "Exact", workers=1)
+    assert proof.first_difference is None
+    assert proof.bit_exact
+    assert proof.state_digest == proof.uninterrupted_digest
+    assert proof.mid_epoch
+    assert 0 < proof.resumed_from_step < proof.killed_at_step < proof.steps
+    assert proof.checkpoints_compared >= 3
+    assert proof.metric_steps_compared >= proof.steps
+    assert proof.folder is None
 
 
 @pytest.mark.processes
-def test_state_outside_of_the_checkpoint_is_found_and_explained(tmp_path: Path) -> None:
-    report = hold(tmp_path, "Forgetful")
-    assert not report.bit_exact
-    assert report.digest != report.uninterrupted_digest
-    first = report.first_difference
+def test_state_outside_the_checkpoint_is_found_and_explained(tmp_path: Path) -> None:
+    proof = drill(tmp_path, "Forgetful")
+    assert not proof.bit_exact
+    assert proof.state_digest != proof.uninterrupted_digest
+    first = proof.first_difference
     assert first is not None
     assert first.part in ("tensor", "optimizer")
     assert "after the resume" in first.detail
     assert "very first step after the resume" in first.cause
-    assert "'self.calls' in step(), in line 33 of tasks.py" in first.cause
+    assert "'self.calls' in step(), on line 33 of tasks.py" in first.cause
     assert "register_buffer" in first.cure
-    assert first.step > report.resumed_from_step
+    assert first.step > proof.resumed_from_step
 
 
 @pytest.mark.processes
 def test_a_task_that_is_never_the_same_twice_is_not_blamed_on_the_resume(tmp_path: Path) -> None:
-    report = hold(tmp_path, "Moody")
-    assert not report.bit_exact
-    assert report.first_difference is not None
-    assert "not deterministic" in report.first_difference.cause
-    assert "the clock" in report.first_difference.cause
+    proof = drill(tmp_path, "Moody")
+    assert not proof.bit_exact
+    assert proof.first_difference is not None
+    assert "not deterministic" in proof.first_difference.cause
+    assert "the clock" in proof.first_difference.cause
 
 
 @pytest.mark.processes
-def test_a_task_that_crashes_by_itself_says_so_with_its_whole_traceback(tmp_path: Path) -> None:
+def test_a_crash_of_the_task_is_reported_with_its_whole_traceback(tmp_path: Path) -> None:
     with pytest.raises(DrillFailed, match="no third step") as caught:
-        hold(tmp_path, "Broken")
+        drill(tmp_path, "Broken")
     assert caught.value.exit_code == 3
     assert caught.value.traceback is not None
     assert "in step" in caught.value.traceback

@@ -1,4 +1,4 @@
-"""What in a task's code can make two trainings differ is found by reading it, with the line where it stands."""
+"""What can make two trainings differ is found by reading the task's code, with its line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_suspect_is_found_with_its_line(tmp_path: Path, code: str, kind: st
     (tmp_path / "task.py").write_text(code)
     (found,) = find_suspects(tmp_path, ["task.py"])
     assert (found.kind, found.file, found.line, found.text) == (kind, "task.py", 2, text)
-    assert found.place == f"{text} in line 2 of task.py"
+    assert found.place == f"{text} on line 2 of task.py"
 
 
 @pytest.mark.parametrize(

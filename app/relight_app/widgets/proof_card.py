@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from relight.drill.proof import DrillProof, FirstDifference, JudgedProof
-from relight.drill.rehearsal import DrillReport
 from relight.runs.fingerprint import word_changes
 from relight_app.formats import count, describe_duration, describe_moment
 from relight_app.icons import icon
@@ -38,7 +37,7 @@ def build_proof_card(view: JudgedProof | None, job: Job | None, *, key: str) -> 
 
 def build_report_card(job: Job | None, *, key: str) -> Markup | None:
     """As `build_proof_card`, of a drill that was held just now with a task that has no run yet."""
-    if job is not None and job.state == "done" and isinstance(job.result, DrillReport):
+    if job is not None and job.state == "done" and isinstance(job.result, DrillProof):
         report = job.result
         facts = (
             f"Killed -9 at step {report.killed_at_step}, resumed from step {report.resumed_from_step} in a new "

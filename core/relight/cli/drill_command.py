@@ -1,8 +1,9 @@
-"""`drill`: proves, before a long training, that a killed run comes back bit for bit."""
+"""`drill`: prove, before a long training, that a killed run resumes bit for bit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +21,7 @@ from relight.cli.output import say, say_error, say_json
 from relight.wording import count, describe_duration
 
 if TYPE_CHECKING:
-    from relight.drill.rehearsal import DrillReport
+    from relight.drill.proof import DrillProof
 
 
 def register(app: typer.Typer) -> None:
@@ -42,66 +43,90 @@ def drill(
     arguments: ArgumentsArgument = None,
     assignments: SetOption = None,
     python: PythonOption = None,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Steps to train.")] = 40,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Number of steps to train.")] = 40,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long each training may take.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit for each training.")
     ] = 600.0,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep both runs, to look at them.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep both runs for inspection.")] = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Prove that a killed run of a task comes back bit for bit.
+    """Prove that a killed run of a task resumes bit for bit.
 
-    Trains a few steps, kills the trainer with -9 in mid-epoch, resumes, and compares with a run that nobody killed.
+    Trains a few steps, kills the trainer with kill -9 in mid-epoch, resumes, and compares with an uninterrupted run.
 
-    Says "bit-exact", or what differs first, the likely cause and its cure; then the exit code is 1. Works in a
-    temporary runs folder, which is removed after. The result is kept: the pages of the task's runs show it.
+    Prints "bit-exact", or the first difference with its likely cause and cure; then the exit code is 1. The drill
+    works in a temporary runs folder and removes it at the end. The result is kept: `relight show` and the pages of the
+    task's runs show it.
     """
     from relight.cli.task_argument import prepare_task
-    from relight.drill.rehearsal import hold_and_keep
+    from relight.drill.rehearsal import run_drill
     from relight.runs.catalog import runs_folder
 
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
-    report = hold_and_keep(
+    proof = run_drill(
         runs_folder(runs),
-        prepared.reference,
-        config=prepared.config,
-        best_metric=prepared.best_metric,
-        higher_is_better=prepared.higher_is_better,
+        prepared,
         steps=steps,
         keep=keep,
         timeout_s=timeout_s,
         tell=(lambda text: None) if json else say,
     )
     if json:
-        say_json(report)
+        say_json(_list_facts(proof))
     else:
-        _say_report(report)
-    if not report.bit_exact:
+        _say_verdict(proof)
+    if not proof.bit_exact:
         raise typer.Exit(1)
 
 
-def _say_report(report: DrillReport) -> None:
-    lost = report.killed_at_step - report.resumed_from_step
-    state = f"{count(report.tensors_compared, 'tensor')} and all other state"
-    compared = f"{state} at {count(report.checkpoints_compared, 'step')}"
-    compared += f", logged values at {count(report.metric_steps_compared, 'step')}"
-    if report.bit_exact:
-        say(f"bit-exact: {report.task} came back from kill -9 as if nothing had happened.")
-        say(f"Compared {compared}; {count(lost, 'step')} trained again; took {describe_duration(report.duration_s)}.")
-        say(f"Digest {report.digest}")
-        if not report.mid_epoch:
-            say("Its epochs are so short that it was killed at the edge of one.")
+def _list_facts(proof: DrillProof) -> dict[str, Any]:
+    """Return what `--json` prints; the keys are a contract."""
+    return {
+        "bit_exact": proof.bit_exact,
+        "task": proof.task.name,
+        "steps": proof.steps,
+        "killed_at_step": proof.killed_at_step,
+        "resumed_from_step": proof.resumed_from_step,
+        "mid_epoch": proof.mid_epoch,
+        "checkpoints_compared": proof.checkpoints_compared,
+        "tensors_compared": proof.tensors_compared,
+        "metric_steps_compared": proof.metric_steps_compared,
+        "digest": proof.state_digest,
+        "uninterrupted_digest": proof.uninterrupted_digest,
+        "first_difference": proof.first_difference,
+        "duration_s": proof.duration_s,
+        "folder": proof.folder,
+        "fingerprint": proof.fingerprint,
+        "code_files": proof.code_files,
+        "script_config": proof.script_config,
+    }
+
+
+def _say_verdict(proof: DrillProof) -> None:
+    name, first = proof.task.name, proof.first_difference
+    if proof.bit_exact:
+        say(f"bit-exact: {name} came back from kill -9 as if nothing had happened.")
     else:
-        first = report.first_difference
-        killed = f"after a kill -9 at step {report.killed_at_step}"
-        say_error(f"{report.task} is not bit-exact {killed}, resumed from step {report.resumed_from_step}.")
-        if first is not None:
-            say(f"First difference: {first.part} {first.name}, at step {first.step}: {first.detail}")
-            say(f"Cause: {first.cause}")
-            say(f"Cure: {first.cure}")
-            if first.others:
-                say(f"{count(first.others, 'other thing')} differ at that step, too.")
-        say(f"Compared {compared}.")
-    if report.folder is not None:
-        say(f"Both runs are kept: relight list --runs {report.folder}")
+        say_error(
+            f"{name} is not bit-exact: killed with kill -9 at step {proof.killed_at_step}, resumed from step "
+            f"{proof.resumed_from_step}."
+        )
+    if first is not None:
+        say(f"First difference: {first.part} {first.name} at step {first.step}: {first.detail}")
+        say(f"Cause: {first.cause}")
+        say(f"Cure: {first.cure}")
+        if first.others:
+            say(f"{count(first.others, 'other difference')} at the same step.")
+    say(
+        f"Compared {count(proof.tensors_compared, 'tensor')} and all other state at "
+        f"{count(proof.checkpoints_compared, 'step')}, logged values at {count(proof.metric_steps_compared, 'step')}."
+    )
+    if proof.bit_exact:
+        again = count(proof.killed_at_step - proof.resumed_from_step, "step")
+        say(f"{again} trained again. The drill took {describe_duration(proof.duration_s)}.")
+        say(f"Digest {proof.state_digest}")
+        if not proof.mid_epoch:
+            say("The epochs are so short that the resume started at the end of one.")
+    if proof.folder:
+        say(f"Both runs are kept: relight list --runs {shlex.quote(proof.folder)}")

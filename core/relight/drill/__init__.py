@@ -1,1 +1,1 @@
-"""Rehearses a kill and a resume of a task, compares the result with an uninterrupted run and explains differences."""
+"""Rehearse a kill and a resume of a task, compare the result with an uninterrupted run, and explain what differs."""

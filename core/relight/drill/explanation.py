@@ -1,66 +1,66 @@
-"""Why a resumed training differs from an uninterrupted one, and what helps: a likely cause and its cure."""
+"""Explains why a resumed training differs from an uninterrupted one: the likely cause and its cure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relight.drill.comparison import StateDifference
+from relight.drill.differences import StateDifference
 from relight.drill.suspects import Kind, Suspect
 
 _PLACES_NAMED = 3
 _CHANCE: tuple[Kind, ...] = ("entropy", "hash", "clock")
-"""What decides by itself, likeliest first."""
+"""What differs from run to run even with the same seed. The clock is last: most scripts time themselves, harmlessly."""
+_DRAWING: tuple[Kind, ...] = ("own generator", "numpy", "attribute", "hash", "entropy", "clock")
+_KEEPING: tuple[Kind, ...] = ("attribute", "own generator", "numpy", "hash", "entropy", "clock")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known beside the difference itself.
-
-    `metric_step` is where a logged value differs first. At or before `resumed_from` nothing had been killed yet.
-    """
+    """Everything known about a difference except the difference itself."""
 
     step: int
     """Of the first checkpoint that differs."""
     resumed_from: int
-    metric_step: int | None = None
-    steps_per_epoch: int = 0
-    on_cpu: bool = True
-    suspects: tuple[Suspect, ...] = ()
-    kernels: tuple[str, ...] = ()
-    """Operations that PyTorch warned of: they have no deterministic kernel."""
-    changed_data: str | None = None
-    """A file or folder of the config that changed while the drill was held."""
-    nothing_tracked: bool = False
+    metric_step: int | None
+    """First step at which a logged value differs."""
+    steps_per_epoch: int
+    """0 when unknown."""
+    on_cpu: bool
+    suspects: tuple[Suspect, ...]
+    kernels: tuple[str, ...]
+    """Operations without a deterministic kernel that PyTorch warned about."""
+    changed_data: str | None
+    """A file or folder named in the config that changed during the drill."""
+    nothing_tracked: bool
     """The checkpoints hold no module and no optimizer."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A likely cause, and its cure, in sentences."""
+    """A likely cause and its cure, in sentences."""
 
     cause: str
     cure: str
 
 
 def explain_difference(difference: StateDifference, evidence: Evidence) -> Explanation:
-    """Name the likeliest cause of a difference, and what to do about it."""
+    """Return the likeliest cause of a difference, and what to do about it."""
     if evidence.changed_data is not None:
         return Explanation(
-            f"The data changed while the drill was held: {evidence.changed_data}. So the two trainings "
-            "saw different data.",
-            "Train from a copy that nobody writes to, and hold the drill again.",
+            f"The data changed during the drill: {evidence.changed_data}. So the two trainings saw different data.",
+            "Train from a copy that nothing writes to, and run the drill again.",
         )
     if evidence.nothing_tracked:
         return Explanation(
-            "The script tracks nothing, so its checkpoints hold no weights, and a resume begins with fresh ones.",
+            "The script tracks nothing, so its checkpoints hold no weights, and a resume starts with fresh ones.",
             "Add run.track(model=model, optimizer=optimizer) before the loops.",
         )
     first = evidence.step if evidence.metric_step is None else min(evidence.step, evidence.metric_step)
-    if first <= evidence.resumed_from:
+    if first <= evidence.resumed_from:  # nothing had been killed yet
         found = _explain_chance(difference, evidence)
         return Explanation(
-            "Two uninterrupted runs differ as well, so this is no matter of resuming: the training is not "
+            "Two uninterrupted runs differ as well, so the resume is not to blame: the training is not "
             f"deterministic. {found.cause}",
             found.cure,
         )
@@ -69,49 +69,61 @@ def explain_difference(difference: StateDifference, evidence: Evidence) -> Expla
 
 
 def _explain_chance(difference: StateDifference, evidence: Evidence) -> Explanation:
-    """Two trainings from one seed differ: something is not decided by the seed."""
+    """Explain why two trainings with the same seed differ."""
     if evidence.kernels and difference.part not in ("data position", "generator"):
-        names = _join(evidence.kernels)
+        names = ", ".join(evidence.kernels[:_PLACES_NAMED])
         return Explanation(
             f"Likely a non-deterministic kernel: PyTorch has no deterministic one for {names}.",
-            "Replace that operation, or accept that its last bits differ from run to run.",
+            "Replace that operation, or accept that the last bits differ from run to run.",
         )
-    # The clock last: most scripts time themselves, and train no worse for it.
-    found = [told for kind in _CHANCE if (told := _tell(kind, evidence.suspects)) is not None]
+    found = _accuse(_CHANCE, evidence.suspects)
     if found:
-        return _either(found)
+        return _combine(found)
     if not evidence.on_cpu:
         return Explanation(
-            "Likely a non-deterministic GPU kernel, one that adds in any order (atomics).",
-            "Call torch.use_deterministic_algorithms(True) in build_model(): it takes deterministic kernels where "
-            "there are some, and names those that have none.",
+            "Likely a non-deterministic GPU kernel, one that adds in varying order (atomics).",
+            "Call torch.use_deterministic_algorithms(True) in build_model(). PyTorch then uses deterministic kernels "
+            "where they exist, and names the operations that have none.",
         )
-    told = _tell("own generator", evidence.suspects) or _tell("numpy", evidence.suspects)
-    return told or Explanation(
-        "Likely a random number that does not come from the run's seed: the clock, the operating system, the order of "
-        "a set, a thread, or a generator of one's own.",
+    found = _accuse(("own generator", "numpy"), evidence.suspects)
+    if found:
+        return found[0]
+    return Explanation(
+        "Likely a random number that does not come from the run's seed: from the clock, the operating system, the "
+        "order of a set, a thread, or a generator of your own.",
         "Draw every random number from the generators of Python, NumPy or PyTorch, which are seeded from the config.",
     )
 
 
 def _explain_forgetting(difference: StateDifference, evidence: Evidence) -> Explanation:
-    """Equal until the resume: something was not brought back."""
-    drawing: tuple[Kind, ...] = ("own generator", "numpy", "attribute", "hash", "entropy", "clock")
-    keeping: tuple[Kind, ...] = ("attribute", "own generator", "numpy", "hash", "entropy", "clock")
-    kinds = drawing if difference.part in ("data position", "generator") else keeping
-    told = [found for kind in kinds if (found := _tell(kind, evidence.suspects)) is not None]
-    return _either(told) if told else _UNKNOWN[difference.part]
+    """Explain a difference that appears only after the resume: some state was not restored."""
+    kinds = _DRAWING if difference.part in ("data position", "generator") else _KEEPING
+    found = _accuse(kinds, evidence.suspects)
+    return _combine(found) if found else _UNKNOWN[difference.part]
 
 
-def _either(found: Sequence[Explanation]) -> Explanation:
-    """The likeliest, and the next: which of them it is nobody can tell from outside."""
-    if len(found) == 1:
-        return found[0]
-    return Explanation(f"{found[0].cause} Or: {found[1].cause}", f"{found[0].cure} Or: {found[1].cure}")
+def _accuse(kinds: Sequence[Kind], suspects: Sequence[Suspect]) -> list[Explanation]:
+    """Return an explanation for each kind of suspect that was found, in the order of `kinds`."""
+    explanations = []
+    for kind in kinds:
+        places = [suspect.place for suspect in suspects if suspect.kind == kind]
+        if places:
+            cause, cure = _SUSPECTED[kind]
+            more = f" and {len(places) - _PLACES_NAMED} more" if len(places) > _PLACES_NAMED else ""
+            explanations.append(Explanation(f"{cause} {', '.join(places[:_PLACES_NAMED])}{more}.", cure))
+    return explanations
+
+
+def _combine(found: Sequence[Explanation]) -> Explanation:
+    """Name the likeliest explanation and the next one: from outside it is impossible to tell which one is right."""
+    return Explanation(
+        " Or: ".join(explanation.cause for explanation in found[:2]),
+        " Or: ".join(explanation.cure for explanation in found[:2]),
+    )
 
 
 def _say_where(evidence: Evidence) -> str:
-    """Say when it shows, where that tells something."""
+    """Say when the difference shows first, where that is a clue."""
     at, size = evidence.metric_step, evidence.steps_per_epoch
     if at is None:
         return ""
@@ -123,23 +135,10 @@ def _say_where(evidence: Evidence) -> str:
     edge = (evidence.resumed_from // size + 1) * size if size > 0 else None
     if edge is not None and at > edge:
         return (
-            f"All is equal until step {at}, after the epoch ended at step {edge}: what happens at an epoch's end or "
-            "beginning depends on something that was not restored. "
+            f"Everything is equal until step {at}, after the epoch ended at step {edge}: what happens at the end or "
+            "beginning of an epoch depends on something that was not restored. "
         )
     return ""
-
-
-def _tell(kind: Kind, suspects: Sequence[Suspect]) -> Explanation | None:
-    places = [suspect.place for suspect in suspects if suspect.kind == kind]
-    if not places:
-        return None
-    cause, cure = _SUSPECTED[kind]
-    more = f" and {len(places) - _PLACES_NAMED} more" if len(places) > _PLACES_NAMED else ""
-    return Explanation(f"{cause} {', '.join(places[:_PLACES_NAMED])}{more}.", cure)
-
-
-def _join(names: Sequence[str]) -> str:
-    return ", ".join(names[:_PLACES_NAMED])
 
 
 _SUSPECTED: dict[Kind, tuple[str, str]] = {
@@ -148,27 +147,27 @@ _SUSPECTED: dict[Kind, tuple[str, str]] = {
         "Count steps instead, or draw from a generator that is seeded from the config's seed.",
     ),
     "entropy": (
-        "Likely random numbers that the operating system gives, new ones each time:",
+        "Likely random numbers from the operating system, which are new each time:",
         "Seed that generator from the config's seed, or draw from the generators of Python, NumPy or PyTorch.",
     ),
     "own generator": (
         "Likely a generator of the task's own, whose state no checkpoint holds:",
-        "Seed it anew for each sample, from the config's seed and the sample's index, or draw from the generators of "
+        "Seed it for each sample, from the config's seed and the sample's index, or draw from the generators of "
         "Python, NumPy or PyTorch, which every checkpoint holds.",
     ),
     "numpy": (
-        "Likely NumPy's global generator, used inside a worker where nobody seeds it (an __iter__, a collate function, "
-        "a thread):",
+        "Likely NumPy's global generator, used in a worker where it is not seeded (in __iter__, a collate function, "
+        "or a thread):",
         "Draw in __getitem__, where it is seeded for each sample, or give the data set sample(index, generator).",
     ),
     "hash": (
-        "Likely an order or a number that Python's hashes decide:",
+        "Likely an order or a number that depends on Python's hashes:",
         "Sort before you loop over a set, use hashlib instead of hash(), and leave PYTHONHASHSEED unset, so that "
         "strings hash alike in every attempt.",
     ),
     "attribute": (
         "Likely an untracked object: state that changes from step to step and is in no checkpoint:",
-        "Make it a buffer of the model (register_buffer), or work it out from what is restored.",
+        "Make it a buffer of the model (register_buffer), or compute it from what is restored.",
     ),
 }
 
@@ -177,9 +176,9 @@ _BUFFER = (
 )
 _UNKNOWN: dict[str, Explanation] = {
     "data position": Explanation(
-        "Likely the data was not continued where it had stopped: a data set or sampler with a position of its own, "
-        "which the checkpoint does not know, or a data set that changed.",
-        "Use a data set with an index, and let the loader keep the position; keep its files as they are.",
+        "Likely the data did not continue where it had stopped: a data set or sampler has a position of its own that "
+        "the checkpoint does not hold, or the data set changed.",
+        "Use a data set with an index, let the loader keep the position, and leave the data files unchanged.",
     ),
     "generator": Explanation(
         "Likely random numbers are drawn where no checkpoint counts them: in __init__ of the model or the data set, in "
@@ -187,25 +186,25 @@ _UNKNOWN: dict[str, Explanation] = {
         "Draw in step() or __getitem__, from the generators of Python, NumPy or PyTorch.",
     ),
     "state": Explanation(
-        "Likely a counter is kept outside of the state that is saved, such as a plain attribute of the task.", _BUFFER
+        "Likely a counter is kept outside the saved state, for example in a plain attribute of the task.", _BUFFER
     ),
     "schedule": Explanation(
-        "Likely the schedule was built anew instead of restored: its state_dict() leaves something out.",
+        "Likely the schedule was built again instead of restored: its state_dict() leaves something out.",
         "Let its state_dict() return everything that its next step depends on.",
     ),
-    "buffer": Explanation("Likely a module keeps a plain attribute that changes in training.", _BUFFER),
+    "buffer": Explanation("Likely a module keeps a plain attribute that changes during training.", _BUFFER),
     "tensor": Explanation(
         "Likely an untracked object: something that training uses is in no state_dict(), such as a plain attribute of "
-        "a module or of the task that changes from step to step, a cache, or a global; or a data set that changed.",
+        "a module or of the task that changes from step to step, a cache, or a global. Or the data set changed.",
         _BUFFER,
     ),
     "optimizer": Explanation(
-        "Likely the optimizer keeps something outside of its state_dict(), such as a closure or a step count.",
-        "Keep it in the optimizer's state, by parameter.",
+        "Likely the optimizer keeps something outside its state_dict(), such as a closure or a step count.",
+        "Keep it in the optimizer's state, per parameter.",
     ),
     "metric": Explanation(
         "The state is equal and only what was logged differs: likely the metric depends on a running mean that is kept "
-        "outside of the checkpoint, or on the clock.",
-        "Work it out from the batch alone, or keep the mean in a buffer.",
+        "outside the checkpoint, or on the clock.",
+        "Compute it from the batch alone, or keep the mean in a buffer.",
     ),
 }

@@ -1,4 +1,4 @@
-"""What a drill has shown, kept beside the runs, and whether it still speaks for a run as that is now."""
+"""The proof that a drill leaves in the runs folder, and whether it still holds for a run as it is now."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import Record, RunRecord, TaskReference
 
-FOLDER = ".drills"
-_NO_MATTER = {
+_FOLDER = ".drills"
+_IRRELEVANT_OPTIONS = {
     "epochs", "max_steps", "batch_size", "lr", "momentum", "weight_decay", "warmup_steps", "clip_norm", "seed",
     "device", "threads", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best",
     "keep_best_by", "keep_every_steps", "keep_every_hours",
 }  # fmt: skip
-"""Options of every task that change numbers but not what a checkpoint must hold; device and threads are compared as
-they turned out, in the fingerprint."""
+"""Options that change numbers but not what a checkpoint must hold. The device and the number of threads that were
+really used are in the fingerprint, and compared there."""
 _NOT_COMPARED = {"git.commit", "hash_seed"}
-"""The code itself is compared, so its commit tells nothing more."""
+"""The code itself is compared, so its commit adds nothing."""
 
 
 class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs first between the resumed and the uninterrupted run, why that usually is, and what helps."""
+    """The first difference between the resumed and the uninterrupted run, its likely cause, and the cure."""
 
     part: str
     """"tensor", "generator", "data position", "metric", …"""
@@ -48,84 +48,86 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     cure: str
     others: int
-    """How much else differs at that step."""
+    """Number of other things that differ at that step."""
 
 
 class DrillProof(Record, frozen=True, kw_only=True):
-    """The result of one drill. `bit_exact` is its verdict."""
+    """The result of one drill. `bit_exact` is its verdict: equal state digests, and equal metrics at every step."""
 
     format: str = "relight-drill"
     task: TaskReference
     config: dict[str, Any]
-    """The options that matter to it."""
+    """The options that `choose_relevant` picks."""
     time_s: float
     bit_exact: bool
     fingerprint: Fingerprint
+    """Versions, device, threads and code of the drill."""
     code_files: tuple[str, ...] = ()
     """The task's own files, relative to its folder."""
     steps: int
     killed_at_step: int
     resumed_from_step: int
     mid_epoch: bool
+    """False when epochs are so short that every checkpoint is at the end of one."""
     checkpoints_compared: int
     tensors_compared: int
     metric_steps_compared: int
     state_digest: str
+    """Of the resumed run's last checkpoint."""
     first_difference: FirstDifference | None
     duration_s: float
 
+    uninterrupted_digest: str | msgspec.UnsetType = msgspec.UNSET
+    """This field and the next two are set right after the drill only: the file does not contain them."""
+    folder: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Where both runs are, when they were kept."""
+    script_config: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    """The config that a script recorded."""
+
 
 class JudgedProof(msgspec.Struct, frozen=True, kw_only=True):
-    """A drill's result, and what is not as it was then: nothing while it still speaks for the run."""
+    """A proof, and what has changed since; no changes mean that it still holds."""
 
     proof: DrillProof
     changes: tuple[FingerprintChange, ...]
 
 
 def choose_relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that a drill proves something about: workers, optimizer, precision, the task's own."""
-    return {key: config[key] for key in sorted(config) if key not in _NO_MATTER}
+    """Return the options that a drill proves something about: workers, optimizer, precision, the task's own."""
+    return {key: config[key] for key in sorted(config) if key not in _IRRELEVANT_OPTIONS}
 
 
-def proof_path(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> Path:
-    """Where in a runs folder the newest drill of that task with that config is kept."""
-    relevant = msgspec.json.encode(choose_relevant(config))
-    return folder / FOLDER / f"{_task_key(task)}-{xxhash.xxh3_64_hexdigest(relevant)[:8]}.json"
-
-
-def write_proof(folder: Path, proof: DrillProof) -> Path:
-    """Keep `proof` in a runs folder, in place of the one before of the same task and config."""
-    path = proof_path(folder, proof.task, proof.config)
+def write_proof(folder: Path, proof: DrillProof) -> None:
+    """Write `proof` to a runs folder; it replaces the earlier one for the same task and config."""
+    path = _proof_path(folder, proof.task, proof.config)
     make_folder(path.parent)
-    write_record(path, proof)
-    return path
+    unset = dict.fromkeys(("uninterrupted_digest", "folder", "script_config"), msgspec.UNSET)
+    write_record(path, msgspec.structs.replace(proof, **unset))
 
 
 def find_proof(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> DrillProof | None:
-    """The drill of exactly that config, else the newest one of that task; None when none was held that can be read."""
-    exact = _read(proof_path(folder, task, config))
+    """Return the proof for exactly that config, else the newest for that task; None when none can be read."""
+    exact = _read(_proof_path(folder, task, config))
     if exact is not None:
         return exact
-    others = (folder / FOLDER).glob(f"{_task_key(task)}-*.json") if (folder / FOLDER).is_dir() else ()
+    others = (folder / _FOLDER).glob(f"{_task_key(task)}-*.json") if (folder / _FOLDER).is_dir() else ()
     found = [proof for path in others if (proof := _read(path)) is not None and _is_same(proof.task, task)]
     return max(found, key=lambda proof: proof.time_s, default=None)
 
 
 def judge_proof(
-    proof: DrillProof, *, config: Mapping[str, Any], fingerprint: Mapping[str, Any] | None
+    proof: DrillProof, *, config: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> tuple[FingerprintChange, ...]:
-    """What is not as it was in the drill; nothing means that it still speaks for such a run.
+    """Return what has changed since the drill; nothing means that the proof still holds for such a run.
 
-    `fingerprint` is that of the run's newest attempt, None before it has one. The code is compared as it lies on the
-    disk now, which is what a resume would run.
+    `fingerprint` is that of the run's newest attempt. The code is compared as it is on disk now, because that is what a
+    resume would run.
     """
-    before, now = dict(proof.fingerprint), dict(fingerprint or {})
+    before, now = dict(proof.fingerprint), dict(fingerprint)
     now.pop("code.digest", None)
     if proof.code_files and proof.task.path is not None and "code.digest" in before:
         now["code.digest"] = digest_code(Path(proof.task.path).parent, proof.code_files)
-    changes = compare_fingerprints(
-        {key: value for key, value in before.items() if key not in _NOT_COMPARED}, now
-    )  # fmt: skip
+    changes = compare_fingerprints({key: value for key, value in before.items() if key not in _NOT_COMPARED}, now)
     relevant = choose_relevant(config)
     options = tuple(
         FingerprintChange(key=f"config.{key}", before=proof.config[key], now=relevant[key])
@@ -136,7 +138,7 @@ def judge_proof(
 
 
 def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
-    """The drill that was held with a run's task, and what has changed since; None when none was held."""
+    """Return the proof for a run's task and what has changed since; None when there is no proof."""
     proof = find_proof(layout.folder.parent, record.task, record.config)
     if proof is None:
         return None
@@ -145,8 +147,13 @@ def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
     return JudgedProof(proof=proof, changes=changes)
 
 
+def _proof_path(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> Path:
+    relevant = msgspec.json.encode(choose_relevant(config))
+    return folder / _FOLDER / f"{_task_key(task)}-{xxhash.xxh3_64_hexdigest(relevant)[:8]}.json"
+
+
 def _task_key(task: TaskReference) -> str:
-    """A file name's beginning that only this task has: what people call it, and a digest of where it is."""
+    """Return a file name prefix that only this task has: its name, and a digest of where it is."""
     slug = re.sub(r"[^a-z0-9]+", "-", task.name.lower()).strip("-")[:40] or "task"
     where = f"{task.kind}\0{task.path or task.name}\0{task.class_name or ''}"
     return f"{slug}-{xxhash.xxh3_64_hexdigest(where.encode())[:8]}"

@@ -1,255 +1,124 @@
-"""The drill: train, kill -9 in mid-epoch, resume in a new process, and compare with a run that nobody killed."""
+"""The drill: train, kill in mid-epoch, resume in a new process, compare with an uninterrupted run, keep the proof."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relight.checkpoints.digest import state_digest
-from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
-from relight.drill.comparison import find_differences, find_metric_difference
+from relight.drill.comparison import Comparison, compare_runs
 from relight.drill.explanation import Evidence, explain_difference
 from relight.drill.proof import DrillProof, FirstDifference, choose_relevant, write_proof
-from relight.drill.suspects import DataWatch, Suspect, find_suspects, find_warned_kernels
-from relight.drill.trainings import (
-    DrillFailed,
-    DrillTask,
-    ResumedRun,
-    Tell,
-    finish,
-    launch_uninterrupted,
-    make_temporary_runs,
-    plan_config,
-    resume_killed,
-    sweep_leftovers,
-    train_and_kill,
-)
-from relight.metrics.file_format import MetricFormatError, decode_header, parse_file_name
+from relight.drill.suspects import DataWatch, find_suspects, find_warned_kernels
+from relight.drill.temporary_runs import make_temporary_runs, remove_leftovers
+from relight.drill.trainings import DrillFailed, DrillPlan, ResumedRun, Tell, is_on_cpu, plan_drill, train_both
 from relight.runs.durable_file import make_folder
-from relight.runs.fingerprint import Fingerprint, read_environment, take_fingerprint
+from relight.runs.fingerprint import read_environment, take_fingerprint
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
-from relight.runs.records import TaskReference
 from relight.runs.run_record import read_run_record
+from relight.tasks.reference import PreparedTask
 
-DEFAULT_STEPS = 40
 _LOG_BYTES = 1 << 20
 _TRIES = 3
 _MORE_STEPS = 20
-"""How many times longer the drill gets when the training was over before it could be killed."""
-
-MetricRows = Mapping[int, Mapping[str, float]]
-"""Values by step and full name."""
+"""How many times longer the next try is when the training ended before it could be killed."""
 
 
-@dataclass(frozen=True)
-class DrillReport:
-    """What the drill found. `bit_exact` is its verdict: equal state digests, and equal metrics at every step."""
+def run_drill(
+    folder: Path, task: PreparedTask, *, steps: int = 40, keep: bool = False, timeout_s: float = 600.0, tell: Tell
+) -> DrillProof:
+    """Run the drill with `task` and write its proof to the runs folder `folder`.
 
-    bit_exact: bool
-    task: str
-    steps: int
-    killed_at_step: int
-    resumed_from_step: int
-    mid_epoch: bool
-    """False when every checkpoint of so short an epoch lies at its edge."""
-    checkpoints_compared: int
-    tensors_compared: int
-    metric_steps_compared: int
-    digest: str
-    """State digest of the resumed run's last checkpoint."""
-    uninterrupted_digest: str
-    first_difference: FirstDifference | None
-    duration_s: float
-    folder: str | None
-    """Where both runs are, when they were to be kept."""
-    fingerprint: Fingerprint
-    """Versions, device, threads and code of the drill."""
-    code_files: tuple[str, ...]
-    script_config: Mapping[str, Any] | None = None
-    """The config that a script has recorded."""
-
-
-def drill(
-    task: TaskReference,
-    *,
-    config: Mapping[str, Any],
-    best_metric: str | None,
-    higher_is_better: bool,
-    steps: int = DEFAULT_STEPS,
-    folder: Path | None = None,
-    keep: bool = False,
-    timeout_s: float = 600.0,
-    tell: Tell = lambda text: None,
-) -> DrillReport:
-    """Hold the drill with `task`, in a temporary runs folder inside `folder` (else the system's).
-
-    That folder is removed after, whatever happens, unless it is to `keep`. `timeout_s` bounds each training; `tell` is
-    called with a sentence now and then. Raises `DrillFailed` when the training itself does not get through.
+    Both runs live in a temporary folder inside `folder`, which is removed at the end, whatever happens, unless `keep`.
+    `timeout_s` bounds each training. `tell` receives a sentence at each stage. Raises `DrillFailed` when a training
+    crashes or takes too long.
     """
-    begun = time.monotonic()
-    if folder is not None:
-        sweep_leftovers(folder)
-    data = DataWatch(config)
-    for more in (_MORE_STEPS**tried for tried in range(_TRIES)):
-        own = {} if task.kind == "script" else config
-        plan = DrillTask(
-            task,
-            plan_config(own, steps=steps * more),
-            best_metric,
-            higher_is_better,
-            timeout_s,
-            sets=config if task.kind == "script" else {},
-        )
-        with make_temporary_runs(folder, keep=keep) as runs:
-            tell(f"Training {task.name} for {plan.config['max_steps']} steps, to be killed on the way.")
-            killed = train_and_kill(runs, plan)
-            if killed is not None:
-                twin = None
-                if killed.on_cpu:  # two models may not fit in the memory of one card
-                    tell("Training the same without a kill, at the same time.")
-                    twin = launch_uninterrupted(runs, plan)
-                resumed = resume_killed(killed, plan, tell=tell)
-                if twin is None:
-                    tell("Training the same without a kill.")
-                    twin = launch_uninterrupted(runs, plan)
-                finish(twin, 1, plan)
-                tell("Comparing.")
-                return _compare(plan, resumed, twin, data=data, begun=begun, kept=runs if keep else None)
-        if plan.config["max_steps"] < steps * more:
-            break
-        tell("It was over before it could be killed; once more, with more steps.")
-    raise DrillFailed(f"{task.name} is over before it can be killed: give it more to do, with --set epochs=100, say.")
-
-
-def hold_and_keep(
-    folder: Path,
-    task: TaskReference,
-    *,
-    config: Mapping[str, Any],
-    best_metric: str | None,
-    higher_is_better: bool,
-    steps: int = DEFAULT_STEPS,
-    keep: bool = False,
-    timeout_s: float = 600.0,
-    tell: Tell = lambda text: None,
-) -> DrillReport:
-    """Hold the drill as `drill` does, and keep what it shows in the runs folder `folder`, for the runs of that task."""
+    begun_s = time.monotonic()
     make_folder(folder)
-    report = drill(
-        task,
-        config=config,
-        best_metric=best_metric,
-        higher_is_better=higher_is_better,
-        steps=steps,
-        folder=folder,
-        keep=keep,
-        timeout_s=timeout_s,
-        tell=tell,
+    remove_leftovers(folder)
+    data = DataWatch(task.config)
+    for wanted_steps in (steps * _MORE_STEPS**tried for tried in range(_TRIES)):
+        plan = plan_drill(task, steps=wanted_steps, timeout_s=timeout_s)
+        with make_temporary_runs(folder, keep=keep) as runs:
+            trained = train_both(runs, plan, tell=tell)
+            if trained is not None:
+                tell("Comparing.")
+                proof = _make_proof(
+                    task, plan, *trained, data=data, begun_s=begun_s, folder=str(runs) if keep else None
+                )
+                write_proof(folder, proof)
+                return proof
+        if plan.max_steps < wanted_steps:
+            break
+        tell("The training ended before it could be killed. Trying again with more steps.")
+    raise DrillFailed(
+        f"{task.reference.name} ends before it can be killed. Make it longer, for example with --set epochs=100."
     )
-    write_proof(folder, _make_proof(task, config, report))
-    return report
 
 
-def _make_proof(task: TaskReference, config: Mapping[str, Any], report: DrillReport) -> DrillProof:
+def _make_proof(
+    task: PreparedTask,
+    plan: DrillPlan,
+    resumed: ResumedRun,
+    uninterrupted: RunLayout,
+    *,
+    data: DataWatch,
+    begun_s: float,
+    folder: str | None,
+) -> DrillProof:
+    compared = compare_runs(resumed.layout, uninterrupted)
+    if compared is None:
+        raise DrillFailed(f"{task.reference.name} left no checkpoints to compare.")
+    environment = _read_environment(resumed.layout, resumed.layout.latest_attempt())
+    recorded = read_run_record(resumed.layout).config if task.reference.kind == "script" else None
     return DrillProof(
-        task=task,
-        config=choose_relevant(config if report.script_config is None else report.script_config),
+        task=task.reference,
+        config=choose_relevant(task.config if recorded is None else recorded),
         time_s=time.time(),
-        bit_exact=report.bit_exact,
-        fingerprint=report.fingerprint,
-        code_files=report.code_files,
-        steps=report.steps,
-        killed_at_step=report.killed_at_step,
-        resumed_from_step=report.resumed_from_step,
-        mid_epoch=report.mid_epoch,
-        checkpoints_compared=report.checkpoints_compared,
-        tensors_compared=report.tensors_compared,
-        metric_steps_compared=report.metric_steps_compared,
-        state_digest=report.digest,
-        first_difference=report.first_difference,
-        duration_s=report.duration_s,
-    )
-
-
-def _compare(
-    plan: DrillTask, resumed: ResumedRun, twin: RunLayout, *, data: DataWatch, begun: float, kept: Path | None
-) -> DrillReport:
-    """Compare what both runs left: every checkpoint that both have, and every logged value."""
-    store, twin_store = CheckpointStore(resumed.layout.checkpoints), CheckpointStore(twin.checkpoints)
-    pairs = _pair_by_step(store, twin_store)
-    if not pairs:
-        raise DrillFailed(f"{plan.reference.name} left no checkpoints to compare.")
-    ours, theirs = _read_metrics(resumed.layout), _read_metrics(twin)
-    last, twin_last = pairs[-1]
-    digest, twin_digest = store.digest(last), twin_store.digest(twin_last)
-    difference = _find_first_difference(
-        plan, resumed, twin, data=data, store=store, twin_store=twin_store, pairs=pairs, ours=ours, theirs=theirs
-    )
-    environment = read_environment(resumed.layout.attempt(resumed.layout.latest_attempt()).environment) or {}
-    return DrillReport(
-        bit_exact=difference is None and digest == twin_digest,
-        task=plan.reference.name,
-        steps=last.step,
+        bit_exact=compared.bit_exact,
+        fingerprint=take_fingerprint(environment),
+        code_files=_list_code_files(environment),
+        steps=compared.last_step,
         killed_at_step=resumed.killed_at_step,
         resumed_from_step=resumed.from_step,
         mid_epoch=resumed.mid_epoch,
-        checkpoints_compared=len(pairs),
-        tensors_compared=len(store.read_manifest(last).tensors),
-        metric_steps_compared=len(ours.keys() & theirs.keys()),
-        digest=digest,
-        uninterrupted_digest=twin_digest,
-        first_difference=difference,
-        duration_s=time.monotonic() - begun,
-        folder=None if kept is None else str(kept),
-        fingerprint=take_fingerprint(environment),
-        code_files=_code_files(environment),
-        script_config=read_run_record(resumed.layout).config if plan.reference.kind == "script" else None,
+        checkpoints_compared=compared.checkpoints,
+        tensors_compared=compared.tensors,
+        metric_steps_compared=compared.metric_steps,
+        state_digest=compared.digest,
+        first_difference=_explain(compared, plan, resumed, uninterrupted, data=data),
+        duration_s=time.monotonic() - begun_s,
+        uninterrupted_digest=compared.uninterrupted_digest,
+        folder=folder,
+        script_config=recorded,
     )
 
 
-def _find_first_difference(
-    plan: DrillTask,
-    resumed: ResumedRun,
-    twin: RunLayout,
-    *,
-    data: DataWatch,
-    store: CheckpointStore,
-    twin_store: CheckpointStore,
-    pairs: list[tuple[CheckpointInfo, CheckpointInfo]],
-    ours: MetricRows,
-    theirs: MetricRows,
+def _explain(
+    compared: Comparison, plan: DrillPlan, resumed: ResumedRun, uninterrupted: RunLayout, *, data: DataWatch
 ) -> FirstDifference | None:
-    """The earliest checkpoint that differs, and what in it comes first; else the earliest logged value."""
-    logged = find_metric_difference(ours, theirs)
-    step, found = 0, []
-    for mine, other in pairs:
-        manifest, twin_manifest = store.read_manifest(mine), twin_store.read_manifest(other)
-        if state_digest(manifest) != state_digest(twin_manifest):
-            step = mine.step
-            with store.open(mine) as reader, twin_store.open(other) as twin_reader:
-                found = find_differences(manifest, twin_manifest, read_resumed=reader.read, read_twin=twin_reader.read)
-            break
-    if not found and logged is not None:
-        step, found = logged[0], [logged[1]]
-    if not found:
+    if not compared.differences:
         return None
-    first = found[0]
-    environment = read_environment(twin.attempt(1).environment) or {}
+    first, *others = compared.differences
+    task, environment = plan.task.reference, _read_environment(uninterrupted, 1)
+    suspects = (
+        find_suspects(Path(task.path).parent, _list_code_files(environment), class_name=task.class_name)
+        if task.path is not None
+        else ()
+    )
     explanation = explain_difference(
         first,
         Evidence(
-            step=step,
+            step=compared.step,
             resumed_from=resumed.from_step,
-            metric_step=logged[0] if logged is not None else None,
+            metric_step=compared.metric_step,
             steps_per_epoch=resumed.steps_per_epoch,
-            on_cpu=environment.get("device") == "cpu",
-            suspects=_find_suspects(plan.reference, environment),
-            kernels=find_warned_kernels(read_log_tail(twin.attempt(1).log, max_bytes=_LOG_BYTES)),
+            on_cpu=is_on_cpu(uninterrupted),
+            suspects=suspects,
+            kernels=find_warned_kernels(read_log_tail(uninterrupted.attempt(1).log, max_bytes=_LOG_BYTES)),
             changed_data=data.find_change(),
             nothing_tracked=_tracks_nothing(resumed.layout),
         ),
@@ -257,59 +126,26 @@ def _find_first_difference(
     return FirstDifference(
         part=first.part,
         name=first.name,
-        step=step,
+        step=compared.step,
         detail=first.detail,
         cause=explanation.cause,
         cure=explanation.cure,
-        others=len(found) - 1,
+        others=len(others),
     )
 
 
-def _find_suspects(task: TaskReference, environment: Mapping[str, Any]) -> tuple[Suspect, ...]:
-    if task.path is None:
-        return ()
-    return find_suspects(Path(task.path).parent, _code_files(environment), class_name=task.class_name)
+def _read_environment(layout: RunLayout, attempt: int) -> Mapping[str, Any]:
+    return read_environment(layout.attempt(attempt).environment) or {}
 
 
-def _code_files(environment: Mapping[str, Any]) -> tuple[str, ...]:
+def _list_code_files(environment: Mapping[str, Any]) -> tuple[str, ...]:
     code = environment.get("code")
     files = code.get("files") if isinstance(code, dict) else None
     return tuple(str(name) for name in files) if isinstance(files, list) else ()
 
 
-def _pair_by_step(store: CheckpointStore, twin: CheckpointStore) -> list[tuple[CheckpointInfo, CheckpointInfo]]:
-    """The newest checkpoint of each step that both stores have, by step."""
-    ours = {info.step: info for info in store.list().checkpoints}
-    theirs = {info.step: info for info in twin.list().checkpoints}
-    return [(ours[step], theirs[step]) for step in sorted(ours.keys() & theirs.keys())]
-
-
-def _read_metrics(layout: RunLayout) -> MetricRows:
-    """What training and validation logged, of the latest attempt that has the step; without rates, the clock's own."""
-    rows: dict[int, dict[str, float]] = {}
-    for path in sorted(layout.metrics.iterdir()):
-        if parse_file_name(path.name) is None:
-            continue
-        data = path.read_bytes()
-        try:
-            header, begin = decode_header(data)
-        except MetricFormatError:
-            continue
-        if header.stream not in ("train", "validation"):
-            continue
-        whole = begin + (len(data) - begin) // header.record_bytes * header.record_bytes
-        for step, _, *values in header.record_struct().iter_unpack(data[begin:whole]):
-            named = zip(header.names, values, strict=True)
-            rows.setdefault(step, {}).update({name: value for name, value in named if not _is_of_the_clock(name)})
-    return rows
-
-
-def _is_of_the_clock(name: str) -> bool:
-    return name.endswith("_s") or "per_s" in name or "seconds" in name
-
-
 def _tracks_nothing(layout: RunLayout) -> bool:
-    """Whether the newest checkpoint of a script holds neither module nor optimizer nor anything else of its own."""
+    """Return whether a script's newest checkpoint holds no module, no optimizer and nothing else that it tracks."""
     store = CheckpointStore(layout.checkpoints)
     with store.open(store.find("latest")) as reader:
         parts = reader.state.get("parts", {})

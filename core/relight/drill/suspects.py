@@ -1,4 +1,4 @@
-"""What in a task's code can make two trainings differ, found by reading it: clock, own generators, untracked state."""
+"""Finds suspects for a difference: clocks, generators and untracked state in the code, warned kernels, changed data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GENERATORS = {
 }  # fmt: skip
 _NEW_EACH_TIME_WITHOUT_SEED = {"numpy.random.default_rng", "numpy.random.RandomState", "default_rng", "random.Random"}
 _REPEATED = {"step", "forward", "__getitem__", "__iter__", "__next__", "sample", "collate", "collate_fn", "__call__"}
-"""Methods that run again and again: what they assign to `self` is state."""
+"""Methods that run repeatedly, so what they assign to `self` is state."""
 _WARNED_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
 _MOST_FILE_BYTES = 1 << 20
 _MOST_DATA_FILES = 20_000
@@ -35,7 +35,7 @@ _MOST_DATA_FILES = 20_000
 
 @dataclass(frozen=True, order=True)
 class Suspect:
-    """One place in the code. `text` is what stands there, short."""
+    """One place in the code that may be the cause. `text` quotes it, shortened."""
 
     kind: Kind
     file: str
@@ -44,14 +44,14 @@ class Suspect:
 
     @property
     def place(self) -> str:
-        """Name it for a person: "time.time() in line 12 of task.py"."""
-        return f"{self.text} in line {self.line} of {self.file}"
+        """Describe the place: "time.time() on line 12 of task.py"."""
+        return f"{self.text} on line {self.line} of {self.file}"
 
 
 def find_suspects(folder: Path, files: Iterable[str], *, class_name: str | None = None) -> tuple[Suspect, ...]:
-    """Look through the task's own files, without importing them. What cannot be read or parsed has no suspects.
+    """Find suspects in the task's own files, without importing them. Files that cannot be read or parsed have none.
 
-    `class_name` is the task's: other tasks in the same files are passed over.
+    `class_name` is the task's class; other tasks in the same files are skipped.
     """
     trees: dict[str, ast.Module] = {}
     for name in files:
@@ -67,24 +67,24 @@ def find_suspects(folder: Path, files: Iterable[str], *, class_name: str | None 
 
 
 def find_warned_kernels(log: str) -> tuple[str, ...]:
-    """Names of the operations that PyTorch warned of in a log: those without a deterministic kernel."""
+    """Return the operations without a deterministic kernel that PyTorch warned about in a log."""
     return tuple(dict.fromkeys(match.strip("'\"`") for match in _WARNED_KERNEL.findall(log)))
 
 
 class DataWatch:
-    """Remembers the files and folders that a config names, to see later whether they are as they were."""
+    """Remembers the files and folders that a config names, to find out later whether they have changed."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         paths = (Path(value) for value in config.values() if isinstance(value, str) and Path(value).is_absolute())
         self._before = {path: _look_at(path) for path in paths}
 
     def find_change(self) -> str | None:
-        """The first of them that is not as it was; None when all are."""
+        """Return the first path that has changed; None when none has."""
         return next((str(path) for path, before in self._before.items() if _look_at(path) != before), None)
 
 
 def _look_at(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a file or of the first files in a folder; nothing where there is nothing."""
+    """Return names, sizes and times of a file or of the first files in a folder; nothing for a missing path."""
     found = []
     try:
         files = itertools.chain([path], path.rglob("*") if path.is_dir() else ())
@@ -97,7 +97,7 @@ def _look_at(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def _find_other_tasks(trees: Iterable[ast.Module], class_name: str) -> set[str]:
-    """Classes that are tasks, but neither `class_name` nor one of its bases."""
+    """Return the classes that are tasks, but neither `class_name` nor one of its bases."""
     classes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     bases = {node.name: [(_dotted(base) or "").rpartition(".")[2] for base in node.bases] for node in classes}
 
@@ -116,7 +116,7 @@ def _find_other_tasks(trees: Iterable[ast.Module], class_name: str) -> set[str]:
 
 
 def _walk(node: ast.AST, *, without: set[str]) -> Iterator[ast.AST]:
-    """As `ast.walk`, but for the classes of those names."""
+    """Walk the tree like `ast.walk`, but skip the classes with those names."""
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.ClassDef) and child.name in without):
             yield child
@@ -137,7 +137,7 @@ def _look_through(tree: ast.Module, file: str, *, without: set[str]) -> Iterator
 
 
 def _read_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """What each imported name stands for: "np" for "numpy", "default_rng" for "numpy.random.default_rng"."""
+    """Yield each imported name and its full name: ("np", "numpy"), ("default_rng", "numpy.random.default_rng")."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:

@@ -1,51 +1,42 @@
-"""The trainings of a drill: one that is killed -9 in mid-epoch and resumed, and one that is left in peace."""
+"""The two trainings of a drill: one is killed with `kill -9` in mid-epoch and resumed, the other runs undisturbed."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
+import dataclasses
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from relight.checkpoints.listing import newest_durable
-from relight.errors import DamagedFile, RelightError
+from relight.drill.temporary_runs import read_trainer, send_signal
+from relight.errors import RelightError
+from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
-from relight.runs.lock import is_locked
-from relight.runs.process_identity import current_process, is_alive
+from relight.runs.process_identity import is_alive
 from relight.runs.progress import Progress, read_progress
-from relight.runs.record_file import read_record, read_record_if_there, write_record
-from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, ProcessIdentity, TaskReference
+from relight.runs.record_file import read_record, read_record_if_there
+from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
 from relight.supervision.launch import launch_run
-from relight.supervision.orphans import Leftovers
 from relight.supervision.resume import resume_run
-from relight.supervision.stop import stop_run
+from relight.tasks.reference import PreparedTask
 
 _SAVE_EVERY_STEPS = 11
-"""A prime, so that it is rarely a whole number of epochs: the kill should come in the middle of one."""
-_POLL_S = 0.002
-"""While the trainer is watched for the moment to kill it."""
-_LEISURE_S = 0.02
-"""While there is nothing to hurry for."""
+"""A prime, so rarely a whole number of epochs: the kill should come in the middle of one."""
+_WATCH_S = 0.002
+"""Between two looks at the trainer while waiting for the moment to kill it."""
+_WAIT_S = 0.02
+"""Between two looks when nothing is urgent."""
 _NUDGE_S = 0.01
-_CLOSING_S = 60.0
-_TEMPORARY = ".drill-"
-_OWNER = ".owner.json"
-"""Names the process that holds the drill, in its folder, so that another one can tell what a dead one left."""
+"""How long the trainer runs on before the next attempt to kill it."""
 
 Tell = Callable[[str], None]
-T = TypeVar("T")
 
 
 class DrillFailed(RelightError):
-    """The drill could not be held: the training itself crashed or never got as far. `traceback` is the trainer's."""
+    """The drill could not be completed: the training crashed, or was too slow. `traceback` is the trainer's."""
 
     exit_code = 3
 
@@ -55,46 +46,29 @@ class DrillFailed(RelightError):
 
 
 @dataclass(frozen=True)
-class DrillTask:
-    """What a drill trains, and how long each of its trainings may take.
+class DrillPlan:
+    """What both trainings do. `task.config` is the config to launch them with; `timeout_s` bounds each training."""
 
-    Of a script `config` is what the drill wants of `relight.init`, and `sets` what a person sets beside that.
-    """
-
-    reference: TaskReference
-    config: Mapping[str, Any]
-    best_metric: str | None
-    higher_is_better: bool
+    task: PreparedTask
+    max_steps: int
+    checkpoint_every_steps: int
     timeout_s: float
-    sets: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def launch_config(self) -> dict[str, Any]:
-        """The config to launch it with. A script that does not seed its generators would never train alike twice."""
-        if self.reference.kind != "script":
-            return dict(self.config)
-        wanted = {f"relight.{key}": value for key, value in {"seed": 0, **self.config}.items()}
-        return {**wanted, **self.sets}
-
-
-@dataclass(frozen=True)
-class KilledRun:
-    """The run that was killed. `on_cpu` when no accelerator's memory is at stake."""
-
-    layout: RunLayout
-    killed_at_step: int
-    on_cpu: bool
+    def count_steps_per_epoch(self, progress: Progress) -> int:
+        """Return the optimizer steps in an epoch; 0 when unknown."""
+        accumulate = max(1, int(self.task.config.get("accumulate") or 1)) if not _is_script(self.task) else 1
+        return -(-progress.batches // accumulate)
 
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """The run that was killed and brought back."""
+    """The run that was killed and resumed, after it finished."""
 
     layout: RunLayout
     killed_at_step: int
     from_step: int
     steps_per_epoch: int
-    """0 when not known."""
+    """0 when unknown."""
 
     @property
     def mid_epoch(self) -> bool:
@@ -102,129 +76,115 @@ class ResumedRun:
         return _is_mid_epoch(self.from_step, self.steps_per_epoch)
 
 
-def plan_config(config: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
-    """The config of both trainings: `steps` steps at most, with checkpoints at fixed steps, all of them kept."""
-    limit = config.get("max_steps") or 0
+def plan_drill(task: PreparedTask, *, steps: int, timeout_s: float) -> DrillPlan:
+    """Plan trainings of at most `steps` steps, with checkpoints at fixed steps, and keep all of these checkpoints."""
+    limit = 0 if _is_script(task) else task.config.get("max_steps") or 0
     steps = min(steps, limit) if limit > 0 else steps
     every = max(1, min(_SAVE_EVERY_STEPS, steps // 3))
-    return {
-        **config,
+    settings = {
         "max_steps": steps,
         "checkpoint_every_s": 0.0,
         "checkpoint_every_steps": every,
         "keep_latest": max(2, steps // every + 2),
     }
+    config: dict[str, Any]
+    if _is_script(task):
+        # A script that does not seed its generators would never train twice alike.
+        settings = {"seed": 0, **settings}
+        config = {**{f"relight.{key}": value for key, value in settings.items()}, **task.config}
+    else:
+        config = {**task.config, **settings}
+    return DrillPlan(dataclasses.replace(task, config=config), steps, every, timeout_s)
 
 
-@contextlib.contextmanager
-def make_temporary_runs(folder: Path | None, *, keep: bool = False) -> Iterator[Path]:
-    """A hidden runs folder in `folder` (else the system's); at the end what runs in it is ended, and it is removed."""
-    runs = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
-    owner = runs / _OWNER
-    try:
-        write_record(owner, current_process(), durable=False)
-        yield runs
-    finally:
-        _end_all(runs)
-        owner.unlink(missing_ok=True)
-        if not keep:
-            shutil.rmtree(runs, ignore_errors=True)
+def train_both(runs: Path, plan: DrillPlan, *, tell: Tell) -> tuple[ResumedRun, RunLayout] | None:
+    """Train once with a kill and a resume, and once without; None when the first ended before it could be killed."""
+    tell(f"Training {plan.task.reference.name} for {plan.max_steps} steps; it will be killed on the way.")
+    killed = _launch(runs, plan, "killed")
+    killed_at_step = _kill_after_checkpoint(killed, plan)
+    if killed_at_step is None:
+        return None
+    uninterrupted = None
+    if is_on_cpu(killed):  # on a GPU, two models at once may not fit in memory
+        tell("Training the same without a kill, at the same time.")
+        uninterrupted = _launch(runs, plan, "uninterrupted")
+    resumed = _resume(killed, killed_at_step, plan, tell=tell)
+    if uninterrupted is None:
+        tell("Training the same without a kill.")
+        uninterrupted = _launch(runs, plan, "uninterrupted")
+    _finish(uninterrupted, 1, plan)
+    return resumed, uninterrupted
 
 
-def sweep_leftovers(folder: Path) -> None:
-    """Remove what drills left in a runs folder whose own process was killed, and end what still runs there."""
-    for runs in folder.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(DamagedFile, OSError):
-            owner = read_record_if_there(runs / _OWNER, ProcessIdentity)
-            if owner is not None and not is_alive(owner):
-                _end_all(runs)
-                shutil.rmtree(runs, ignore_errors=True)
+def is_on_cpu(layout: RunLayout) -> bool:
+    """Return whether the first attempt of a run trained on the CPU."""
+    return (read_environment(layout.attempt(1).environment) or {}).get("device") == "cpu"
 
 
-def _end_all(runs: Path) -> None:
-    for path in runs.iterdir():
-        if path.is_dir():
-            _end(RunLayout(path))
-
-
-def train_and_kill(runs: Path, task: DrillTask) -> KilledRun | None:
-    """Train, and kill -9 after a checkpoint; None when it was over before it could be killed."""
-    layout = _launch(runs, task, "killed")
-    killed_at = _kill_after_checkpoint(layout, task)
-    return None if killed_at is None else KilledRun(layout, killed_at, _is_on_cpu(layout))
-
-
-def resume_killed(killed: KilledRun, task: DrillTask, *, tell: Tell) -> ResumedRun:
-    """Bring the run back in a new process, and train it to the end."""
-    layout = killed.layout
-    launched = resume_run(layout)
-    start = read_record(layout.attempt(launched.attempt).start, AttemptStart)
-    tell(
-        f"Killed -9 at step {killed.killed_at_step}; "
-        f"a new process resumes from the checkpoint at step {start.from_step}."
-    )
-    progress = finish(layout, launched.attempt, task)
-    return ResumedRun(layout, killed.killed_at_step, start.from_step, _steps_per_epoch(progress, task.config))
-
-
-def launch_uninterrupted(runs: Path, task: DrillTask) -> RunLayout:
-    """Start the same training once more, to be left in peace."""
-    return _launch(runs, task, "uninterrupted")
-
-
-def finish(layout: RunLayout, attempt: int, task: DrillTask) -> Progress:
-    """Wait until the attempt has finished, and say why when it has not."""
-    files = layout.attempt(attempt)
-    ended = _wait(layout, attempt, task, lambda: read_record_if_there(files.exit, AttemptExit), until_end=True)
-    assert ended is not None
-    if ended.outcome != "finished":
-        raise _failed(task, ended)
-    return read_progress(files.progress) or Progress()
-
-
-def _launch(runs: Path, task: DrillTask, name: str) -> RunLayout:
+def _launch(runs: Path, plan: DrillPlan, name: str) -> RunLayout:
     return launch_run(
         runs,
-        task=task.reference,
-        config=task.launch_config,
-        best_metric=task.best_metric,
-        higher_is_better=task.higher_is_better,
+        task=plan.task.reference,
+        config=plan.task.config,
+        best_metric=plan.task.best_metric,
+        higher_is_better=plan.task.higher_is_better,
         name=name,
     ).layout
 
 
-def _kill_after_checkpoint(layout: RunLayout, task: DrillTask) -> int | None:
-    """Kill -9 the trainer once it has gone past a durable checkpoint; returns its last step, None when it ended first.
+def _resume(layout: RunLayout, killed_at_step: int, plan: DrillPlan, *, tell: Tell) -> ResumedRun:
+    """Resume the killed run in a new process and train it to the end."""
+    attempt = resume_run(layout).attempt
+    from_step = read_record(layout.attempt(attempt).start, AttemptStart).from_step
+    tell(f"Killed (kill -9) at step {killed_at_step}. A new process resumes from the checkpoint at step {from_step}.")
+    progress = _finish(layout, attempt, plan)
+    return ResumedRun(layout, killed_at_step, from_step, plan.count_steps_per_epoch(progress))
 
-    The trainer is halted (SIGSTOP) while its writer makes the checkpoint durable, so that however fast it is, the kill
-    comes in the middle of the training.
+
+def _finish(layout: RunLayout, attempt: int, plan: DrillPlan) -> Progress:
+    """Wait until the attempt has finished; raise `DrillFailed` when it ends in any other way."""
+    ended = _wait(layout, attempt, plan, lambda: False, every_s=_WAIT_S)
+    _require_finished(plan, ended)
+    return read_progress(layout.attempt(attempt).progress) or Progress()
+
+
+def _kill_after_checkpoint(layout: RunLayout, plan: DrillPlan) -> int | None:
+    """Kill the trainer after a durable checkpoint; return its last step, or None when it ended first.
+
+    The trainer is halted (SIGSTOP) while its writer makes the checkpoint durable, so the kill comes in the middle of
+    the training, no matter how fast it is.
     """
     attempt = layout.attempt(1)
-    trainer = _wait(layout, 1, task, lambda: _trainer_of(layout, 1))
-    if trainer is None:
+
+    def is_past_checkpoint() -> bool:
+        progress = read_progress(attempt.progress)
+        return progress is not None and progress.step > plan.checkpoint_every_steps
+
+    ended = _wait(layout, 1, plan, is_past_checkpoint, every_s=_WATCH_S)
+    trainer = read_trainer(layout, 1)
+    if ended is not None or trainer is None:
+        _require_finished(plan, ended)
         return None
-    every = task.config["checkpoint_every_steps"]
-    _wait(layout, 1, task, lambda: (read_progress(attempt.progress) or Progress()).step > every or None)
-    deadline = time.monotonic() + task.timeout_s
+    deadline = time.monotonic() + plan.timeout_s
     while is_alive(trainer) and time.monotonic() < deadline:
-        _send(trainer, signal.SIGSTOP)
+        send_signal(trainer, signal.SIGSTOP)
         progress = read_progress(attempt.progress) or Progress()
         if progress.phase == "finished":
-            _send(trainer, signal.SIGCONT)
+            send_signal(trainer, signal.SIGCONT)
             return None
-        if _wait_for_checkpoint(layout, progress, task):
-            _send(trainer, signal.SIGKILL)
-            _wait(layout, 1, task, lambda: read_record_if_there(attempt.exit, AttemptExit), until_end=True)
+        if _wait_for_checkpoint(layout, progress, plan):
+            send_signal(trainer, signal.SIGKILL)
+            _wait(layout, 1, plan, lambda: False, every_s=_WAIT_S)
             return progress.step
-        _send(trainer, signal.SIGCONT)
+        send_signal(trainer, signal.SIGCONT)
         time.sleep(_NUDGE_S)
     return None
 
 
-def _wait_for_checkpoint(layout: RunLayout, progress: Progress, task: DrillTask) -> bool:
-    """Whether the halted trainer has gone past a checkpoint that is durable within 1 s, in mid-epoch if any can be."""
-    per_epoch = _steps_per_epoch(progress, task.config)
-    any_will_do = per_epoch > 0 and task.config["checkpoint_every_steps"] % per_epoch == 0
+def _wait_for_checkpoint(layout: RunLayout, progress: Progress, plan: DrillPlan) -> bool:
+    """Return whether a checkpoint before the halted step becomes durable within 1 s, in mid-epoch where possible."""
+    per_epoch = plan.count_steps_per_epoch(progress)
+    any_will_do = per_epoch > 0 and plan.checkpoint_every_steps % per_epoch == 0
     deadline = time.monotonic() + 1.0
     while True:
         newest = newest_durable(layout.checkpoints)
@@ -232,86 +192,50 @@ def _wait_for_checkpoint(layout: RunLayout, progress: Progress, task: DrillTask)
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL_S)
+        time.sleep(_WATCH_S)
 
 
 def _wait(
-    layout: RunLayout, attempt: int, task: DrillTask, look: Callable[[], T | None], *, until_end: bool = False
-) -> T | None:
-    """Poll `look` until it finds something; None when the attempt finished first, and a crash raises.
+    layout: RunLayout, attempt: int, plan: DrillPlan, holds: Callable[[], bool], *, every_s: float
+) -> AttemptExit | None:
+    """Wait until `holds` is true or the attempt has ended; return its exit record then.
 
-    With `until_end` it is the end that `look` looks for.
+    Raise `DrillFailed` when the supervisor was killed or the time is up.
     """
     files = layout.attempt(attempt)
-    deadline = time.monotonic() + task.timeout_s
+    deadline = time.monotonic() + plan.timeout_s
     while True:
         processes = read_record_if_there(files.processes, AttemptProcesses)
-        lost = processes is not None and not is_alive(processes.supervisor)
-        found = look()
-        if found is not None:
-            return found
-        ended = None if until_end else read_record_if_there(files.exit, AttemptExit)
+        lost = processes is not None and not is_alive(
+            processes.supervisor
+        )  # checked before the exit record, which it writes last
+        if holds():
+            return None
+        ended = read_record_if_there(files.exit, AttemptExit)
         if ended is not None:
-            if ended.outcome == "finished":
-                return None
-            raise _failed(task, ended)
+            return ended
         if lost:
-            raise DrillFailed(f"The supervisor of the drill's run {layout.run_id} was killed. Hold the drill again.")
+            raise DrillFailed(f"The supervisor of the drill's run {layout.run_id} was killed. Run the drill again.")
         if time.monotonic() > deadline:
             raise DrillFailed(
-                f"{task.reference.name} did not get on within {task.timeout_s:.0f} s: take fewer steps with --steps, "
-                "or more time with --timeout."
+                f"{plan.task.reference.name} took longer than {plan.timeout_s:.0f} s. Use fewer steps (--steps) or "
+                "allow more time (--timeout)."
             )
-        time.sleep(_LEISURE_S if until_end else _POLL_S)
+        time.sleep(every_s)
 
 
-def _end(layout: RunLayout) -> None:
-    """End whatever still runs, halted or not, and wait until it has."""
-    number = layout.latest_attempt()
-    trainer = _trainer_of(layout, number)
-    if is_locked(layout):
-        with contextlib.suppress(RelightError):
-            stop_run(layout, now=True)
-        if trainer is not None:
-            _send(trainer, signal.SIGKILL)
-    leftovers = Leftovers(layout, number)
-    deadline = time.monotonic() + _CLOSING_S
-    while is_locked(layout) and time.monotonic() < deadline:
-        leftovers.end_orphans()
-        time.sleep(_LEISURE_S)
+def _require_finished(plan: DrillPlan, ended: AttemptExit | None) -> None:
+    if ended is not None and ended.outcome != "finished":
+        reason = ended.error or ended.reason or ended.outcome
+        raise DrillFailed(
+            f"{plan.task.reference.name} {ended.outcome} at step {ended.step}, so there is nothing to compare: "
+            f"{reason}",
+            traceback=ended.traceback,
+        )
 
 
-def _send(trainer: ProcessIdentity, number: signal.Signals) -> None:
-    if is_alive(trainer):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(trainer.pid, number)
-
-
-def _is_on_cpu(layout: RunLayout) -> bool:
-    try:
-        environment = msgspec.json.decode(layout.attempt(1).environment.read_bytes())
-    except (OSError, msgspec.MsgspecError):
-        return False
-    return isinstance(environment, dict) and environment.get("device") == "cpu"
-
-
-def _trainer_of(layout: RunLayout, attempt: int) -> ProcessIdentity | None:
-    processes = read_record_if_there(layout.attempt(attempt).processes, AttemptProcesses)
-    return None if processes is None else processes.trainer
-
-
-def _failed(task: DrillTask, ended: AttemptExit) -> DrillFailed:
-    reason = ended.error or ended.reason or ended.outcome
-    return DrillFailed(
-        f"{task.reference.name} {ended.outcome} at step {ended.step}, so there is nothing to compare: {reason}",
-        traceback=ended.traceback,
-    )
-
-
-def _steps_per_epoch(progress: Progress, config: Mapping[str, Any]) -> int:
-    """Optimizer steps in an epoch; 0 when not known."""
-    accumulate = max(1, int(config.get("accumulate") or 1))
-    return -(-progress.batches // accumulate)
+def _is_script(task: PreparedTask) -> bool:
+    return task.reference.kind == "script"
 
 
 def _is_mid_epoch(step: int, steps_per_epoch: int) -> bool:

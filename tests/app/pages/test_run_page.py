@@ -15,13 +15,14 @@ from streamlit.testing.v1 import AppTest
 
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, FirstDifference, write_proof
-from relight.drill.rehearsal import DrillFailed
+from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
 from relight.runs.layout import RunLayout
 from relight.runs.records import Parent, TaskReference
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
 from relight.supervision.attempt_start import Launched
+from relight.tasks.reference import PreparedTask
 from relight_app import actions
 from relight_app.actions import DrillRequest
 from relight_app.jobs import Job
@@ -248,12 +249,12 @@ def test_a_resume_that_was_not_exact_is_told_with_cause_and_cure(runs: Path) -> 
 def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
-    def hold(folder: Path, task: TaskReference, *, tell: Callable[[str], None], **_: Any) -> None:
+    def hold(folder: Path, task: PreparedTask, *, tell: Callable[[str], None], **_: Any) -> None:
         tell("Killed -9 at step 12.")
         assert release.wait(30)
         raise DrillFailed("digits crashed at step 3, so there is nothing to compare.")
 
-    monkeypatch.setattr(actions, "hold_and_keep", hold)
+    monkeypatch.setattr(actions, "run_drill", hold)
     layout = make_run(runs, SampleRun("x", status="crashed", step=600))
     page = open_page("run", id=layout.run_id)
     _button(page, "Prove resume").click().run()

@@ -1,4 +1,4 @@
-"""What differs first between two checkpoints, and what is said about it."""
+"""What differs first between two checkpoints or two sets of metrics, and how it is described."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from typing import Any
 from relight.checkpoints.manifest import Manifest
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
 from relight.checkpoints.store import CheckpointStore
-from relight.drill.comparison import (
-    StateDifference,
-    find_differences,
-    find_metric_difference,
-)
+from relight.drill.differences import StateDifference, find_differences, find_metric_difference
 
 Tensors = dict[str, bytes]
 BASE: Tensors = {"model.w": struct.pack("<4f", 1, 2, 3, 4), "optimizer.w.exp_avg": b"\0" * 16, "rng.torch": b"\1" * 16}
@@ -47,7 +43,7 @@ class Saved:
 
 
 def compare(one: Saved, other: Saved) -> list[StateDifference]:
-    return find_differences(one.manifest, other.manifest, read_resumed=one.read, read_twin=other.read)
+    return find_differences(one.manifest, other.manifest, read_resumed=one.read, read_uninterrupted=other.read)
 
 
 def test_equal_states_have_no_difference_whatever_the_order_of_their_keys(tmp_path: Path) -> None:
