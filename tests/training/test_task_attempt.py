@@ -211,7 +211,7 @@ def test_changed_data_is_refused_because_the_order_would_be_another(make_run: Ca
     assert run.run() == 0
     run.edit_config(samples=61, epochs=2)
     assert run.resume() == 3
-    assert "has 61 samples now and had 60" in str(run.outcome.error)
+    assert "has 61 samples now, but had 60" in str(run.outcome.error)
 
 
 def test_a_finished_run_that_is_resumed_has_nothing_to_do(make_run: Callable) -> None:

@@ -277,9 +277,9 @@ def test_what_cannot_be_exact_is_refused_with_its_name_and_reason() -> None:
         adopt_loader(DataLoader(DATA, 2, sampler=Endless()), seed=0)
     with pytest.raises(TaskError, match="batch_size=None"):
         adopt_loader(DataLoader(DATA, None), seed=0)
-    with pytest.raises(TaskError, match="Counting gives another order each time"):
+    with pytest.raises(TaskError, match="Counting yields a different order each time"):
         adopt_loader(DataLoader(DATA, 2, sampler=Counting()), seed=0)
-    with pytest.raises(TaskError, match="gives no batch"):
+    with pytest.raises(TaskError, match="yields no batch"):
         adopt_loader(DataLoader(TensorDataset(torch.zeros(0)), 2), seed=0)
 
 
@@ -291,5 +291,5 @@ def test_a_sampler_that_draws_another_order_after_the_resume_is_found() -> None:
     other = Shuffled("global python")
     resumed = adopt_loader(DataLoader(DATA, 4, sampler=other), seed=0, epochs=3)
     resumed.load_state_dict(state)
-    with pytest.raises(TaskError, match="Shuffled drew another order for epoch 1"):
+    with pytest.raises(TaskError, match="Shuffled drew a different order for epoch 1"):
         next(iter(resumed))

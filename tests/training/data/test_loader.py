@@ -132,7 +132,7 @@ def test_a_loader_resumes_at_every_batch_however_much_was_loaded_ahead(consumed:
 
 def test_data_of_another_length_is_refused() -> None:
     state = Loader(Globals(40), batch_size=6, seed=5).state_dict()
-    with pytest.raises(TaskError, match="41 samples now and had 40"):
+    with pytest.raises(TaskError, match="41 samples now, but had 40"):
         Loader(Globals(41), batch_size=6, seed=5).load_state_dict(state)
 
 

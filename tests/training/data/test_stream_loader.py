@@ -196,7 +196,7 @@ def test_what_cannot_be_exact_is_refused_with_its_name_and_reason() -> None:
     with pytest.raises(TaskError, match="Plain is an iterable data set without a state"):
         adopt(Plain)
     state = adopt(num_workers=1).state_dict()
-    with pytest.raises(TaskError, match="was read by 1 workers and is now by 0"):
+    with pytest.raises(TaskError, match="was read by 1 workers, and is now read by 0"):
         adopt().load_state_dict(state)
 
 

@@ -1,12 +1,12 @@
-"""Taking over a `DataLoader` that a person has built: the same data, samplers and options, resumable at every batch.
+"""Replaces a person's `DataLoader` by one with the same data, samplers and options that is resumable at every batch.
 
-| what it has | what becomes of it |
+| their loader has | ours does |
 | --- | --- |
 | `shuffle`, `RandomSampler`, `SubsetRandomSampler`, `WeightedRandomSampler` | our own order of the same kind |
-| any other sampler or batch sampler with a length | asked for a whole epoch at once, seeded for that epoch |
-| an `IterableDataset` with `state_dict` and `load_state_dict` | read on from its own state, see `stream_loader` |
-| one without, in torchdata's `StatefulDataLoader` | read again from the start of the epoch |
-| anything else | refused, with one sentence that says what and why |
+| any other sampler or batch sampler with a length | draws a whole epoch at once, seeded for that epoch |
+| an `IterableDataset` with `state_dict` and `load_state_dict` | continues from its own state, see `stream_loader` |
+| one without, in torchdata's `StatefulDataLoader` | reads again from the start of the epoch |
+| anything else | refuses, with one sentence that says what and why |
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from relight.training.data.stream_loader import StreamLoader, has_state
 from relight.training.state.own_generators import beginning_of
 from relight.training.state.seeds import mix_seeds
 
-# These draw from their generator alone, so their next epoch may be drawn while this one is trained.
+# These draw only from their own generator, so their next epoch may be drawn during this one.
 _PURE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class ResumableLoader(Protocol):
-    """What the training loop needs of a loader, whether ours or one that was taken over."""
+    """What the training loop needs from a loader."""
 
     epoch: int
     consumed: int
@@ -56,7 +56,7 @@ class ResumableLoader(Protocol):
         """Batches of this epoch that the loop has consumed."""
 
     def __len__(self) -> int:
-        """Batches of one epoch, as PyTorch's loaders tell it."""
+        """Return the batches of one epoch, as PyTorch's loaders do."""
 
     def __iter__(self) -> Any:
         """Yield the rest of the current epoch, then move on to the next."""
@@ -80,9 +80,9 @@ class ResumableLoader(Protocol):
 def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = None) -> Loader | StreamLoader:
     """Return a loader with the data and options of `loader` that resumes exactly.
 
-    Its batches have the same distribution as PyTorch's would have had, but are drawn by seed and epoch; `loader` itself
-    is not used any more. Random numbers of samples are seeded one by one, as `Loader` does it. Raises `TaskError`,
-    saying what and why, where a resume could not be exact.
+    Its batches have the same distribution as PyTorch's, but are drawn by seed and epoch; `loader` itself is no longer
+    used. Random numbers are seeded for each sample, as in `Loader`. Raise `TaskError`, with what and why, when a resume
+    could not be exact.
     """
     seed = mix_seeds(seed, *_initial_seeds(loader))
     options = WorkerOptions(
@@ -106,14 +106,14 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
     outer = loader.batch_sampler
     if outer is None:
         raise TaskError(
-            "A DataLoader with batch_size=None hands out samples without making batches: give it a batch_size or a "
-            "batch_sampler, or keep it out of the training state."
+            "A DataLoader with batch_size=None yields samples instead of batches. Give it a batch_size or a "
+            "batch_sampler, or do not track it."
         )
     length = _length_of(dataset, "data set")
     if type(outer) is BatchSampler:
         _length_of(outer.sampler, "sampler")
     if length == 0 or _length_of(outer, "batch sampler") == 0:
-        raise TaskError(f"{type(dataset).__name__} gives no batch: a training needs at least one.")
+        raise TaskError(f"{type(dataset).__name__} yields no batch. Training needs at least one.")
     if type(outer) is not BatchSampler:
         drawn = DrawnOrder(outer, length=length, batch_size=None, seed=seed, drop_last=False, ahead=False)
         drawn.check()
@@ -140,13 +140,13 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
 def _take_over_stream(
     loader: DataLoader[Any], dataset: IterableDataset[Any], seed: int, options: WorkerOptions
 ) -> StreamLoader:
-    # torchdata's StatefulDataLoader reads a data set without a state again from the start; who has it asks for that.
+    # torchdata's StatefulDataLoader reads a data set without a state again from the start: using it is the opt-in.
     replay = hasattr(loader, "load_state_dict") and not has_state(dataset)
     if not replay and not has_state(dataset):
         raise TaskError(
-            f"{type(dataset).__name__} is an iterable data set without a state, so nobody can tell where in it a "
-            "training was: give it state_dict() and load_state_dict(), make it a map-style data set, or use "
-            "torchdata's StatefulDataLoader, which reads it again up to there."
+            f"{type(dataset).__name__} is an iterable data set without a state, so a resume cannot find its position. "
+            "Give it state_dict() and load_state_dict(), make it a map-style data set, or use torchdata's "
+            "StatefulDataLoader, which reads it again up to that position."
         )
     return StreamLoader(
         dataset,
@@ -160,7 +160,7 @@ def _take_over_stream(
 
 
 def _covers(sampler: Any, length: int) -> bool:
-    """Tell whether `sampler` gives each sample of the data once an epoch."""
+    """Tell whether `sampler` yields each sample of the data once an epoch."""
     whole = len(sampler.data_source) == len(sampler) == length
     return whole and not (isinstance(sampler, RandomSampler) and sampler.replacement)
 
@@ -170,12 +170,12 @@ def _length_of(sized: Any, what: str) -> int:
         return len(sized)
     except (TypeError, NotImplementedError):
         raise TaskError(
-            f"The {what} {type(sized).__name__} has no length, so an epoch has no end to count to: give it __len__."
+            f"The {what} {type(sized).__name__} has no length, so the length of an epoch is unknown. Give it __len__."
         ) from None
 
 
 def _initial_seeds(loader: DataLoader[Any]) -> list[int]:
-    """Return where the generators began that were made for shuffling, so that other ones give another order."""
+    """Return the initial seeds of the generators made for shuffling, so that other seeds give another order."""
     generators = find_generators(loader.batch_sampler)
     if isinstance(loader.generator, torch.Generator) and loader.generator not in generators:
         generators.append(loader.generator)

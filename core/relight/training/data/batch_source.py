@@ -1,4 +1,4 @@
-"""Loading one batch: the samples of its key, each with random numbers of its own, collated. Works in any process."""
+"""Loads the batch that a key names, with separate random numbers for each sample, in any process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relight.training.data.global_generators import GlobalGenerator, global_gene
 from relight.training.data.sampler import BatchKey, Indices
 from relight.training.state.seeds import sample_seeds
 
-_COLLATE = np.array([2**63 - 1])  # stands in for an index where samples are collated
+_COLLATE = np.array([2**63 - 1])  # replaces the sample's index when the seed for collating is made
 
 Collate = Callable[[list[Any]], Any]
 
@@ -22,10 +22,10 @@ class BatchSource:
     """Loads the batch that a key names: the same one in the trainer and in any data-loading process.
 
     * A data set that defines `sample(index, generator)` gets a generator seeded for each sample.
-    * Any other may draw from the global generators of Python, NumPy and torch: those are seeded for each sample, and
-      afterwards put back, so that loading never moves the numbers that the model draws. Seeding all three costs 7
-      microseconds a sample, so only those are seeded that the data set has been seen to use; a batch that turns out to
-      have used another one is loaded again.
+    * Any other data set may draw from the global generators of Python, NumPy and torch. These are seeded for each
+      sample and restored afterwards, so loading never changes the numbers that the model draws. Seeding all three
+      costs 7 microseconds a sample, so only the generators that the data set has used are seeded; if a batch turns out
+      to have used another one, it is loaded again.
     * A `TensorDataset` draws nothing, and is indexed by whole batches.
     """
 
@@ -42,7 +42,7 @@ class BatchSource:
         return self._load(key)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Generators cannot be pickled; a process that is started afresh makes its own.
+        # Generators cannot be pickled; a spawned process makes its own.
         return {**self.__dict__, "_generator": None, "_globals": None}
 
     def _choose_way(self, collate: Collate | None) -> Callable[[BatchKey], Any]:
@@ -61,7 +61,7 @@ class BatchSource:
         return seeds
 
     def _index_tensors(self, key: BatchKey) -> list[torch.Tensor]:
-        """Exactly what `default_collate` makes of the samples, in one operation a tensor instead of two a sample."""
+        """Return exactly what `default_collate` would: one operation for each tensor instead of two for each sample."""
         rows = torch.from_numpy(self._find(key).astype(np.int64, copy=False))
         return [tensor[rows] for tensor in self._dataset.tensors]  # type: ignore[attr-defined]
 
@@ -97,7 +97,7 @@ _Draw = Callable[[int, Callable[[], Any]], Any]
 
 
 class _WatchedGenerators:
-    """The global generators, of which those are seeded that have been seen to be used."""
+    """The global generators; only those that the data set has been seen to use are seeded."""
 
     def __init__(self) -> None:
         self._all = global_generators()
@@ -105,7 +105,7 @@ class _WatchedGenerators:
         self._learning = True
 
     def run(self, load: Callable[[_Draw], Any]) -> Any:
-        """Load one batch with seeded generators, and leave all generators as they were."""
+        """Load one batch with seeded generators, then restore all generators."""
         while True:
             before = [generator.capture() for generator in self._all]
             learning, used = self._learning, tuple(self._used)
@@ -140,7 +140,7 @@ class _WatchedGenerators:
 
 
 def _unwrap_subsets(dataset: Dataset[Any]) -> tuple[Dataset[Any], Indices | None]:
-    """Look through `Subset` and `random_split`: the data set inside, and where each sample lies in it."""
+    """Unwrap `Subset` and `random_split`; return the data set inside and each sample's index in it."""
     places: Indices | None = None
     while type(dataset) is Subset:
         inner: Sequence[int] = dataset.indices

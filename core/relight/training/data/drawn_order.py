@@ -1,8 +1,8 @@
-"""The order that somebody else's sampler draws, made a function of seed and epoch, and checked when it is drawn again.
+"""The order of a foreign sampler, made a function of seed and epoch, and checked when it is drawn again.
 
-PyTorch's samplers draw from a generator that nobody saves, and keep no position. Here a sampler is asked for a whole
-epoch at once, with every generator that it can reach seeded for that epoch; a resume asks again, and goes on from its
-position. What was drawn is compared by a digest, so a sampler that depends on anything else is found, not trusted.
+PyTorch's samplers draw from a generator that nothing saves, and they have no position. Here a sampler draws a whole
+epoch at once, with every generator that it can reach seeded for that epoch. A resume draws again and continues from its
+position. A digest of the order shows whether it is the same, so a sampler that depends on anything else is detected.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from relight.training.state.own_generators import (
 from relight.training.state.seeds import mix_seeds
 
 _NESTED = ("sampler", "batch_sampler")
-_DRAW = 0x0D1A  # keeps an order's numbers apart from those of the samples
+_DRAW = 0x0D1A  # makes the seeds of an order differ from those of the samples
 _KEPT = 2
 
 
 class DrawnOrder:
-    """The order of a sampler of samples, or, without `batch_size`, of one of batches (its position counts batches)."""
+    """The order of a sampler of samples or, without `batch_size`, of a batch sampler (its position counts batches)."""
 
     def __init__(
         self, sampler: Any, *, length: int, batch_size: int | None, seed: int, drop_last: bool, ahead: bool
@@ -55,23 +55,23 @@ class DrawnOrder:
 
     @property
     def samples(self) -> int:
-        """What one epoch counts to by the sampler's own length."""
+        """Length of one epoch according to the sampler."""
         length = len(self.sampler)
         return length - length % self.batch_size if self._drop_last else length
 
     @property
     def batches(self) -> int:
-        """Batches of one epoch by the sampler's own length."""
+        """Batches of one epoch according to the sampler."""
         return -(-self.samples // self.batch_size)
 
     def samples_of(self, epoch: int) -> int:
-        """What this epoch counts to, by what was drawn."""
+        """Return the length of this epoch as it was drawn."""
         drawn = self._draw(epoch)
         count = len(drawn.indices) if drawn.ends is None else len(drawn.ends)
         return count - count % self.batch_size if self._drop_last else count
 
     def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
-        """Name the batches of `epoch` in order, from the one that begins at `start`."""
+        """Name the batches of `epoch` in order, starting with the one at `start`."""
         drawn, count = self._draw(epoch), self.samples_of(epoch)
         while start < count:
             stop = min(start + self.batch_size, count)
@@ -80,7 +80,7 @@ class DrawnOrder:
             start = stop
 
     def state(self, epoch: int) -> dict[str, Any]:
-        """Return the digest of the epoch's order once it is drawn, and the sampler's own state before."""
+        """Return the digest of the epoch's order if it is drawn, and the sampler's state from before the draw."""
         drawn = self._drawn.get(epoch)
         state: dict[str, Any] = {"order": "" if drawn is None else drawn.digest}
         if self._has_state:
@@ -88,14 +88,14 @@ class DrawnOrder:
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over the sampler's own state; what is drawn next must have the saved digest."""
+        """Load the sampler's own state; the next draw must have the saved digest."""
         self._drawn.clear()
         self._expected = (int(state["epoch"]), state["order"]) if state.get("order") else None
         if self._has_state and "sampler" in state:
             self.sampler.load_state_dict(copy.deepcopy(state["sampler"]))
 
     def check(self) -> None:
-        """Draw the first epoch twice. Raises `TaskError` when that gives two orders."""
+        """Draw the first epoch twice. Raise `TaskError` when the two orders differ."""
         first = self._draw(0)
         again = self._draw_now(0, first.state)
         self._drawn.clear()
@@ -103,8 +103,8 @@ class DrawnOrder:
             self.sampler.load_state_dict(copy.deepcopy(first.state))
         if first.digest != again.digest:
             raise TaskError(
-                f"{type(self.sampler).__name__} gives another order each time it is asked for the same epoch, so a "
-                "resume could not continue it: give it set_epoch(epoch), or state_dict() and load_state_dict()."
+                f"{type(self.sampler).__name__} yields a different order each time it draws the same epoch, so a "
+                "resume could not continue it. Give it set_epoch(epoch), or state_dict() and load_state_dict()."
             )
 
     def _draw(self, epoch: int) -> _Drawn:
@@ -114,8 +114,8 @@ class DrawnOrder:
             drawn = self._draw_now(epoch, state)
             if self._expected is not None and self._expected[0] == epoch and self._expected[1] != drawn.digest:
                 raise TaskError(
-                    f"{type(self.sampler).__name__} drew another order for epoch {epoch + 1} than before the "
-                    "interruption: it depends on more than its seed and epoch. "
+                    f"{type(self.sampler).__name__} drew a different order for epoch {epoch + 1} than before the "
+                    "interruption, so it depends on more than its seed and epoch. "
                     "Give it state_dict() and load_state_dict()."
                 )
             while len(self._drawn) >= _KEPT:
@@ -138,7 +138,7 @@ class DrawnOrder:
 
 
 def find_generators(sampler: Any) -> list[OwnGenerator]:
-    """Return the generators that `sampler`, or one inside it, keeps as attributes."""
+    """Return the generators that `sampler`, or a sampler inside it, keeps as attributes."""
     found: list[OwnGenerator] = []
     for one in _find_samplers(sampler):
         for value in getattr(one, "__dict__", {}).values():
@@ -148,7 +148,7 @@ def find_generators(sampler: Any) -> list[OwnGenerator]:
 
 
 class _Drawn:
-    """One epoch as it was drawn: the keys of its samples and, where the sampler makes batches, where each ends."""
+    """One drawn epoch: the keys of its samples and, for a batch sampler, where each batch ends."""
 
     def __init__(self, indices: npt.NDArray[Any], ends: npt.NDArray[np.int64] | None, state: Any) -> None:
         self.indices = indices
@@ -160,13 +160,13 @@ class _Drawn:
         self.digest: str = digest.hexdigest()
 
     def span(self, batch: int) -> tuple[int, int]:
-        """Return where the samples of `batch` begin and end."""
+        """Return the start and end of `batch` in the keys."""
         assert self.ends is not None
         return int(self.ends[batch - 1]) if batch else 0, int(self.ends[batch])
 
 
 def _collect(items: Iterator[Any]) -> npt.NDArray[Any]:
-    """Put an epoch's keys into one array: 8 bytes each where they are ints, as they nearly always are."""
+    """Put an epoch's keys into one array: 8 bytes each if they are ints, as they almost always are."""
     try:
         first = next(items)
     except StopIteration:
@@ -176,14 +176,14 @@ def _collect(items: Iterator[Any]) -> npt.NDArray[Any]:
         return np.fromiter(map(operator.index, items), dtype=np.int64)
     kept = list(items)
     keys = np.empty(len(kept), dtype=object)
-    for place, key in enumerate(kept):  # one by one: a whole list of tuples would become a table
+    for place, key in enumerate(kept):  # one by one, because a list of tuples would become a table
         keys[place] = key
     return keys
 
 
 @contextlib.contextmanager
 def _seeded(sampler: Any, seed: int) -> Iterator[None]:
-    """Seed all generators that `sampler` may draw from, and put them back afterwards."""
+    """Seed all generators that `sampler` may draw from, and restore them afterwards."""
     shared = global_generators()
     own = find_generators(sampler)
     shared_states = [generator.capture() for generator in shared]
@@ -202,7 +202,7 @@ def _seeded(sampler: Any, seed: int) -> Iterator[None]:
 
 
 def _find_samplers(sampler: Any) -> list[Any]:
-    """Return `sampler` and those inside it, outermost first."""
+    """Return `sampler` and the samplers inside it, outermost first."""
     found: list[Any] = []
     waiting = [sampler]
     while waiting:

@@ -21,7 +21,7 @@ class GlobalGenerator(Protocol):
         """Go back to a captured state."""
 
     def seed(self, seed: int) -> None:
-        """Start anew from `seed`."""
+        """Seed the generator."""
 
 
 class PythonGenerator:
@@ -36,7 +36,7 @@ class PythonGenerator:
         set_python_state(state)
 
     def seed(self, seed: int) -> None:
-        """Start anew from `seed`."""
+        """Seed the generator."""
         random.seed(seed)
 
 
@@ -55,7 +55,7 @@ class NumpyGlobalGenerator:
         set_numpy_state(state.state)
 
     def seed(self, seed: int) -> None:
-        """Start anew from `seed`."""
+        """Seed the generator."""
         np.random.seed(seed & 0xFFFFFFFF)
 
 
@@ -71,7 +71,7 @@ class TorchGenerator:
         torch.default_generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
     def seed(self, seed: int) -> None:
-        """Start anew from `seed`. Not `torch.manual_seed`, which looks for every kind of GPU: 125 microseconds."""
+        """Seed the generator. Not with `torch.manual_seed`, which looks for every kind of GPU (125 microseconds)."""
         torch.default_generator.manual_seed(seed)
 
 

@@ -1,4 +1,4 @@
-"""Batches for the training loop: any number of data-loading processes, resumable at every batch."""
+"""The loader of the training loop: any number of data-loading processes, resumable at every batch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _log = logging.getLogger("relight")
 class Loader:
     """Yields an epoch's batches, and knows how many of its samples the loop has consumed.
 
-    With workers one stream of batches runs through all epochs, so that they load the next epoch during a validation.
-    Neither making nor using a loader draws from the global generators: 0 workers and 8 train alike.
+    One stream of batches runs through all epochs, so workers load the next epoch during a validation.
+    Neither creating nor using a loader draws from the global generators: 0 workers and 8 train the same.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Loader:
             order = WeightedSampler(weights, batch_size=batch_size, seed=seed, drop_last=drop_last)
             if order.length != length:
                 raise TaskError(
-                    f"There are {order.length:,} sampling weights for {length:,} samples: give one a sample."
+                    f"There are {order.length:,} sampling weights for {length:,} samples. Give one per sample."
                 )
         self._set_up(
             dataset,
@@ -68,7 +68,7 @@ class Loader:
         collate: Collate | None = None,
         options: WorkerOptions | None = None,
     ) -> Loader:
-        """Make a loader whose batches another order names. Its seed is part of the state, and a saved one wins."""
+        """Make a loader whose batches another order names. The seed is saved, and a saved seed wins."""
         loader = cls.__new__(cls)
         loader._set_up(dataset, order, epochs=epochs, collate=collate, options=options or WorkerOptions())
         loader._seed_is_state = True
@@ -87,8 +87,8 @@ class Loader:
         self.dataset = dataset
         if order.batches == 0:
             raise TaskError(
-                f"The training data has {order.length} samples, fewer than one batch of {order.batch_size}: "
-                "lower batch_size."
+                f"The training data has {order.length} samples, fewer than one batch of {order.batch_size}. "
+                "Lower batch_size."
             )
         self.epoch = 0
         self.consumed = 0
@@ -110,20 +110,20 @@ class Loader:
 
     @property
     def remaining(self) -> int:
-        """Batches of this epoch that are still to come."""
+        """Batches left in this epoch."""
         return -(-(self.sampler.samples_of(self.epoch) - self.consumed) // self.sampler.batch_size)
 
     @property
     def epochs_done(self) -> int:
-        """Epochs of which the loop has consumed every sample."""
+        """Number of epochs that the loop has consumed completely."""
         return self.epoch + (self.consumed > 0 and self.consumed >= self.sampler.samples_of(self.epoch))
 
     def __len__(self) -> int:
-        """Batches of one epoch, as PyTorch's loaders tell it."""
+        """Return the batches of one epoch, as PyTorch's loaders do."""
         return self.sampler.batches
 
     def open(self) -> None:
-        """Start the data-loading processes at the current position; nothing happens when they are there."""
+        """Start the data-loading processes at the current position, unless they are already running."""
         if self._stream is None:
             self._stream = _Stream(self._source, self.sampler, options=self._options, epochs=self._epochs)
         self._stream.start(self.epoch, self.consumed)
@@ -140,14 +140,14 @@ class Loader:
         self.next_epoch()
 
     def next_epoch(self) -> None:
-        """Go to the start of the next epoch, leaving out what is left of this one."""
+        """Go to the start of the next epoch and skip the rest of this one."""
         if self.consumed < self.sampler.samples_of(self.epoch):
-            self.close()  # what was loaded ahead is not wanted
+            self.close()  # discards the batches that were loaded ahead
         self.epoch += 1
         self.consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: what the loop has consumed, whatever the workers have loaded ahead."""
+        """Return the position: what the loop has consumed, no matter what the workers have loaded ahead."""
         return {
             **self.sampler.state(self.epoch),
             "epoch": self.epoch,
@@ -159,11 +159,11 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises `TaskError` when the data has another length: the order would be another."""
+        """Go to a saved position. Raise `TaskError` when the data's length, and so the order, has changed."""
         if state["length"] != self.sampler.length:
             raise TaskError(
-                f"The training data has {self.sampler.length:,} samples now and had {state['length']:,} when "
-                "the checkpoint was saved: put the data back as it was, or start a new run."
+                f"The training data has {self.sampler.length:,} samples now, but had {state['length']:,} when "
+                "the checkpoint was saved. Restore the data, or start a new run."
             )
         self.close()
         if self._seed_is_state:
@@ -172,16 +172,16 @@ class Loader:
         self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
 
     def load_branch_state(self, state: dict[str, Any]) -> None:
-        """As `load_state_dict`, for a branch, whose data may be other: of another length, its epoch begins anew."""
+        """Load a parent's position. If the branch's data has another length, start the epoch again."""
         if state["length"] != self.sampler.length:
             _log.info(
-                "The training data has %s samples, the parent's had %s: epoch %d begins anew with them.",
+                "The training data has %s samples, the parent's had %s, so epoch %d starts again.",
                 f"{self.sampler.length:,}", f"{state['length']:,}", int(state["epoch"]) + 1,
             )  # fmt: skip
             self.close()
             self.epoch, self.consumed = int(state["epoch"]), 0
         else:
-            self.load_state_dict({**state, "order": ""})  # a sampler of one's own may have changed
+            self.load_state_dict({**state, "order": ""})  # a custom sampler may have changed
 
     def close(self) -> None:
         """End the data-loading processes."""
@@ -223,7 +223,7 @@ class ValidationLoader:
                 yield self._source(key), len(key.indices)
             return
         with signals_blocked():
-            self._iterator = iter(self._loader)  # the same one each time, started anew
+            self._iterator = iter(self._loader)  # restarts the same persistent iterator
         begin = 0
         for stop, batch in map(_unwrap, self._iterator):
             yield batch, stop - begin
@@ -238,7 +238,7 @@ class ValidationLoader:
 
 
 _Loaded = tuple[int, Any]
-"""Where the next batch starts, and the batch."""
+"""The start of the next batch, and the batch."""
 
 
 class _Keys:
@@ -256,7 +256,7 @@ class _Keys:
 
 
 class _KeyedDataset(Dataset[Any]):
-    """What PyTorch's DataLoader sees: it hands a key to `__getitems__`, in a worker, and gets a collated batch."""
+    """The data set that PyTorch's DataLoader sees: its workers pass a key to `__getitems__` and get a whole batch."""
 
     def __init__(self, source: BatchSource, *, length: int = 1) -> None:
         self._source = source
@@ -272,7 +272,7 @@ class _KeyedDataset(Dataset[Any]):
         try:
             batch = self._source(key)
         except RelightError as error:
-            batch = _Failure(error)  # as a value: the DataLoader would wrap the sentence into a stack
+            batch = _Failure(error)  # as a value, because the DataLoader would bury the message in a traceback
         return key.stop, batch
 
 
@@ -282,10 +282,10 @@ class _Failure:
 
 
 class _Stream:
-    """The batches from one position on in their order, from this process or from workers.
+    """The batches from one position on, in order, from this process or from workers.
 
-    One stream runs through all epochs where their orders may be drawn ahead. Where not, its workers stay, but wait at
-    the end of each epoch until the next is started.
+    One stream runs through all epochs if their orders may be drawn ahead. Otherwise its workers wait at the end
+    of each epoch until the next one starts.
     """
 
     def __init__(self, source: BatchSource, order: Order, *, options: WorkerOptions, epochs: int | None) -> None:
@@ -302,7 +302,7 @@ class _Stream:
         self.batches: Iterator[_Loaded] = iter(())
 
     def start(self, epoch: int, consumed: int) -> None:
-        """Start loading from there, unless that is under way."""
+        """Start loading at this position, unless loading is already under way."""
         if self._started is not None and (self._order.ahead or self._started == epoch):
             return
         self._started = epoch
@@ -333,7 +333,7 @@ class _Stream:
 
 
 class _StreamKeys:
-    """What is to be loaded next; another iterator takes its place for another epoch."""
+    """The keys to load next. For another epoch, `keys` is replaced."""
 
     def __init__(self) -> None:
         self.keys: Iterator[BatchKey] = iter(())
@@ -375,15 +375,15 @@ def _count_samples(dataset: Dataset[Any]) -> int:
         length = len(dataset)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError) as error:
         raise TaskError(
-            f"{type(dataset).__name__} has no length: a task's data sets need __len__ and an integer index."
+            f"{type(dataset).__name__} has no length. A task's data sets need __len__ and integer indices."
         ) from error
     if length < 1:
-        raise TaskError(f"{type(dataset).__name__} is empty: a training needs at least one sample.")
+        raise TaskError(f"{type(dataset).__name__} is empty. Training needs at least one sample.")
     return length
 
 
 def move_batch(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of `batch` to `device`, whatever it is nested in; from pinned memory without waiting."""
+    """Move every tensor in `batch`, however nested, to `device`; from pinned memory without waiting."""
     if device.type == "cuda":
         return _map_tensors(batch, lambda tensor: _pin(tensor).to(device, non_blocking=True))
     return batch if device.type == "cpu" else _map_tensors(batch, lambda tensor: tensor.to(device))

@@ -1,4 +1,4 @@
-"""The processes that load data: how they start, what they leave to the trainer, and how they end."""
+"""The data-loading processes: how they start, how they treat signals, and how they end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REAPED_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How batches are loaded; none of it changes what is in them."""
+    """How batches are loaded; no option changes their contents."""
 
     workers: int = 0
     pin_memory: bool = False
@@ -26,13 +26,13 @@ class WorkerOptions:
     """Batches that each worker loads ahead."""
     timeout_s: float = 0
     context: Any = None
-    """How processes are started, as `multiprocessing` names it."""
+    """The start method, as `multiprocessing` names it."""
     prepare: Callable[[int], None] | None = None
     """Called first in each worker with its number."""
 
 
 class WorkerStart:
-    """What each worker does first; a class, so that it can be sent to a process that starts afresh."""
+    """The first thing that each worker runs; a class, so that it can be sent to a spawned process."""
 
     def __init__(self, prepare: Callable[[int], None] | None) -> None:
         self._prepare = prepare
@@ -44,7 +44,7 @@ class WorkerStart:
 
 
 def _prepare_worker() -> None:
-    """Let the trainer alone decide on signals (a terminal sends Ctrl-C to all), and end with it when it is killed."""
+    """Leave signals to the trainer (a terminal sends Ctrl-C to all processes), and end when the trainer is killed."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
@@ -68,7 +68,7 @@ def signals_blocked() -> Iterator[None]:
 def end_workers(iterator: Any) -> None:
     """End the processes behind a DataLoader's iterator now, not when Python happens to collect it.
 
-    They ignore the SIGTERM with which PyTorch and Python would end those that do not answer.
+    They ignore the SIGTERM that PyTorch and Python send to workers that do not respond, so they are killed.
     """
     workers = list(getattr(iterator, "_workers", ()))
     if workers:

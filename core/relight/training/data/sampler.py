@@ -1,4 +1,4 @@
-"""The order of the training data: seed and epoch give the batches of an epoch, a position gives the rest of them."""
+"""The order of the training data: seed and epoch determine an epoch's batches, a position the rest of them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from relight.errors import TaskError
 
 Indices = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
-_CHUNK = 65_536  # draws of one generator: a position is reached without drawing all that comes before it
+_CHUNK = 65_536  # draws of one generator, so that a position can be reached without making all draws before it
 
 
 class BatchKey(NamedTuple):
-    """Names one batch: whichever process loads it gets the same samples with the same random numbers."""
+    """Names one batch: any process that loads it gets the same samples with the same random numbers."""
 
     epoch: int
     start: int
-    """Samples of the epoch that come before this batch."""
+    """Number of samples of the epoch before this batch."""
     indices: Indices | npt.NDArray[Any]
     stop: int
-    """Where the next batch starts."""
+    """Start of the next batch."""
     numbers: Indices | None = None
-    """What tells the samples' random numbers apart, where one sample may come twice in an epoch; else its index."""
+    """Numbers that seed each sample when a sample may occur twice in an epoch; None for its index."""
 
 
 class Order(Protocol):
@@ -33,34 +33,34 @@ class Order(Protocol):
 
     seed: int
     length: int
-    """Samples of the data. Of data with another length the order would be another."""
+    """Number of samples in the data. Data with another length would have another order."""
     batch_size: int
     ahead: bool
-    """Whether an epoch's order may be drawn before the one before it has ended."""
+    """Whether an epoch's order may be drawn before the previous epoch has ended."""
 
     @property
     def samples(self) -> int:
-        """What one epoch counts to."""
+        """Length of one epoch, in samples or batches."""
 
     @property
     def batches(self) -> int:
         """Batches of one epoch."""
 
     def samples_of(self, epoch: int) -> int:
-        """What this epoch counts to, where epochs differ."""
+        """Length of this epoch, if epochs differ."""
 
     def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
-        """Name the batches of `epoch` in order, from the one that begins at `start`."""
+        """Name the batches of `epoch` in order, starting with the one at `start`."""
 
     def state(self, epoch: int) -> dict[str, Any]:
-        """Return what a resume in `epoch` needs beside seed and position."""
+        """Return what a resume in `epoch` needs in addition to seed and position."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over a saved `state`, which may have more keys."""
+        """Load a saved `state`, which may have more keys."""
 
 
 class _FixedOrder:
-    """An order whose epochs all have the same number of samples, and which depends on seed and epoch alone."""
+    """An order that depends only on seed and epoch, and whose epochs all have the same number of samples."""
 
     ahead = True
 
@@ -86,11 +86,11 @@ class _FixedOrder:
         return self.samples
 
     def state(self, _: int) -> dict[str, Any]:
-        """Return nothing: seed and position say it all."""
+        """Return nothing: seed and position are enough."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over nothing."""
+        """Load nothing."""
 
     def _spans(self, start: int) -> Iterator[tuple[int, int]]:
         samples = self.samples
@@ -101,10 +101,10 @@ class _FixedOrder:
 
 
 class Sampler(_FixedOrder):
-    """Shuffles `length` samples anew for each epoch.
+    """Shuffles `length` samples differently in each epoch.
 
-    The permutation is one array of 4 bytes a sample, shuffled in place by `RandomState`, whose stream NumPy promises
-    never to change: ten million samples take 40 MB and half a second, and a later NumPy still gives the same order.
+    The permutation is one array of 4 bytes for each sample, shuffled in place by `RandomState`, whose stream NumPy
+    promises never to change: ten million samples take 40 MB and half a second, and a later NumPy gives the same order.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Sampler(_FixedOrder):
         return order
 
     def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
-        """Name the batches of `epoch` in order, from the one that begins after `start` samples."""
+        """Name the batches of `epoch` in order, starting with the one after `start` samples."""
         order = self.permutation(epoch)
         for begin, stop in self._spans(start):
             # A copy: a view would pickle or keep the whole order.
@@ -132,10 +132,10 @@ class Sampler(_FixedOrder):
 
 
 class WeightedSampler(_FixedOrder):
-    """Draws samples with replacement, each as often as its weight says: `per_epoch` in an epoch, by default `length`.
+    """Draws samples with replacement in proportion to their weights: `per_epoch` in an epoch, by default `length`.
 
-    What it holds is the running sum of the weights, 8 bytes a sample. Draws come in chunks with a generator each, so
-    that any position is reached at once. A sample that comes twice in an epoch is augmented differently each time.
+    It stores the running sum of the weights, 8 bytes for each sample. Each chunk of draws has its own generator, so any
+    position can be reached at once. A sample that occurs twice in an epoch is augmented differently each time.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class WeightedSampler(_FixedOrder):
     ) -> None:
         numbers = np.asarray(weights, dtype=np.float64)
         if numbers.ndim != 1 or not len(numbers):
-            raise TaskError(f"The sampling weights have the shape {list(numbers.shape)}: give one number a sample.")
+            raise TaskError(f"The sampling weights have the shape {list(numbers.shape)}. Give one number per sample.")
         if not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.any():
             raise TaskError("The sampling weights must be finite, none below 0, and at least one above 0.")
         length = len(numbers)
@@ -160,7 +160,7 @@ class WeightedSampler(_FixedOrder):
         self._sums = np.cumsum(numbers)
 
     def draw(self, epoch: int, start: int, stop: int) -> Indices:
-        """Return the draws `start` to `stop` of `epoch`."""
+        """Return the draws from `start` up to `stop` of `epoch`."""
         parts = []
         for chunk in range(start // _CHUNK, -(-stop // _CHUNK)):
             first = chunk * _CHUNK
@@ -168,7 +168,7 @@ class WeightedSampler(_FixedOrder):
         return np.concatenate(parts)
 
     def keys(self, *, epoch: int, start: int = 0) -> Iterator[BatchKey]:
-        """Name the batches of `epoch` in order, from the one that begins after `start` draws."""
+        """Name the batches of `epoch` in order, starting with the one after `start` draws."""
         held = -1
         order: Indices = np.empty(0, dtype=np.int64)
         indices: Indices
@@ -184,7 +184,7 @@ class WeightedSampler(_FixedOrder):
 
     def _draw_chunk(self, epoch: int, chunk: int) -> npt.NDArray[np.int64]:
         draws = _generator(self.seed, epoch, chunk).random_sample(_CHUNK) * self._sums[-1]
-        # A weight of 0 is never drawn: its sum is its predecessor's. Rounding may reach the total itself.
+        # A weight of 0 is never drawn, because its sum equals its predecessor's. Rounding may reach the total itself.
         found: npt.NDArray[np.int64] = np.minimum(np.searchsorted(self._sums, draws, side="right"), self._last)
         return found
 

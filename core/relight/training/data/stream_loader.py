@@ -1,8 +1,8 @@
-"""Batches of an iterable data set that can say where it is: each comes with the state that its reader has after it.
+"""Loads batches of an iterable data set that can save its position; each batch carries its reader's state after it.
 
-A sampler cannot place a training in a stream, only the stream can. So every batch travels with the state of the data
-set that made it, and the position is the state of each worker after its last batch that the loop consumed, together
-with whose turn is next. Workers that have read further ahead do not matter.
+Only the data set knows where it is in a stream. So every batch travels with the state of the data set that made it. The
+position is the state of each worker after the last of its batches that the loop consumed, and whose turn is next. It
+does not matter if workers have read further ahead.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from relight.training.data.loading_processes import WorkerOptions, WorkerStart, 
 from relight.training.state.seeds import mix_seeds
 
 _log = logging.getLogger("relight")
-_START = 2**62  # stands for the number of a batch where a reader is started
+_START = 2**62  # replaces the number of the batch in the seed for starting a reader
 
 
 class StreamLoader:
     """Yields an epoch's batches from an iterable data set, resumable at every batch.
 
-    Random numbers that the data set draws from the global generators are seeded for each batch, and those generators
-    are put back. With `replay` a data set without a state is read again from the start of the epoch up to the position.
+    The global generators are seeded for each batch and restored afterwards. With `replay`, a data set without a
+    state is read again from the start of the epoch up to the position.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class StreamLoader:
 
     @property
     def batches(self) -> int:
-        """Batches of one epoch; 0 where the data set does not know its length."""
+        """Batches of one epoch; 0 if the data set does not know its length."""
         try:
             length = len(self.dataset)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):
@@ -75,13 +75,13 @@ class StreamLoader:
         return self.consumed
 
     def __len__(self) -> int:
-        """Batches of one epoch. Raises `TypeError` where the data set does not know its length, as PyTorch does."""
+        """Return the batches of one epoch. Raise `TypeError`, as PyTorch does, if the data set has no length."""
         if not (batches := self.batches):
             raise TypeError(f"{type(self.dataset).__name__} has no length")
         return batches
 
     def open(self) -> None:
-        """Start reading at the current position; nothing happens when that is under way."""
+        """Start reading at the current position, unless reading is already under way."""
         if self._iterator is None:
             feed = _Feed(
                 self.dataset,
@@ -113,17 +113,17 @@ class StreamLoader:
         self.next_epoch()
 
     def next_epoch(self) -> None:
-        """Go to the start of the next epoch, leaving out what is left of this one."""
+        """Go to the start of the next epoch and skip the rest of this one."""
         self.close()
         self.epoch += 1
         self.consumed = self._next = 0
         self._positions = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: what the loop has consumed, whatever the workers have read ahead."""
+        """Return the position: what the loop has consumed, no matter what the workers have read ahead."""
         positions = self._positions
         if not positions and not self._options.workers and not self._replay:
-            # Read in this process, the data set goes into an epoch as the last one left it.
+            # When this process reads, the data set starts an epoch in the state that the last epoch left.
             positions = {0: _Position(0, False, _read_state(self.dataset, None))}
         return {
             "epoch": self.epoch,
@@ -139,11 +139,11 @@ class StreamLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises `TaskError` when other workers read now: each has its own part of the data."""
+        """Go to a saved position. Raise `TaskError` when the number of workers, which split the data, has changed."""
         if state["workers"] != self._options.workers:
             raise TaskError(
-                f"{type(self.dataset).__name__} was read by {state['workers']} workers and is now by "
-                f"{self._options.workers}, each with its own part of the data: resume with num_workers="
+                f"{type(self.dataset).__name__} was read by {state['workers']} workers, and is now read by "
+                f"{self._options.workers}, each with its own part of the data. Resume with num_workers="
                 f"{state['workers']}."
             )
         self.close()
@@ -154,11 +154,11 @@ class StreamLoader:
         }
 
     def load_branch_state(self, state: dict[str, Any]) -> None:
-        """As `load_state_dict`, for a branch, which may have other workers: its epoch then begins anew."""
+        """Load a parent's position. If the branch has another number of workers, start the epoch again."""
         if state["workers"] == self._options.workers:
             self.load_state_dict(state)
             return
-        _log.info("Other workers read the data now: epoch %d begins anew with them.", int(state["epoch"]) + 1)
+        _log.info("The number of data workers has changed, so epoch %d starts again.", int(state["epoch"]) + 1)
         self.close()
         self.epoch, self.consumed, self._next, self._positions = int(state["epoch"]), 0, 0, {}
 
@@ -188,7 +188,7 @@ class StreamLoader:
 
 
 class _Position(NamedTuple):
-    """Where one reader is in its part of the epoch: batches, whether that is all, and the data set's state."""
+    """One reader's position in its part of the epoch: batches read, whether that is all, and the data set's state."""
 
     batches: int
     ended: bool
@@ -196,7 +196,7 @@ class _Position(NamedTuple):
 
 
 class _Fed(NamedTuple):
-    """One batch, and where its reader is after it."""
+    """One batch, and its reader's position after it."""
 
     reader: int
     batches: int
@@ -207,7 +207,7 @@ class _Fed(NamedTuple):
 
 @dataclass
 class _Feed(IterableDataset[Any]):
-    """What each reading process runs: the data set from its position on, in batches."""
+    """The code that each reading process runs: it reads the data set in batches, starting at its position."""
 
     dataset: Any
     batch_size: int | None
@@ -224,11 +224,11 @@ class _Feed(IterableDataset[Any]):
         reader = self._take_place()
         try:
             yield from self._read(reader)
-        except RelightError as error:  # as a value: the DataLoader would wrap the sentence into a stack
+        except RelightError as error:  # as a value, because the DataLoader would bury the message in a traceback
             yield _Fed(reader, 0, True, None, error)
 
     def _take_place(self) -> int:
-        """Return which part of the data this process reads: PyTorch always asks its first process first."""
+        """Return which part of the data this process reads. PyTorch always asks its first process first."""
         info = get_worker_info()
         if info is None:
             return 0
@@ -244,7 +244,7 @@ class _Feed(IterableDataset[Any]):
         position = self.positions.get(reader)
         if position is not None and position.ended:
             if get_worker_info() is None and not self.replay:
-                self._load(position)  # for the next epoch, which goes on with the same data set
+                self._load(position)  # for the next epoch, which continues with the same data set
             return
         with _seeded(self.seed, self.epoch, reader, _START):
             iterator = self._start_reading(position)
@@ -262,7 +262,7 @@ class _Feed(IterableDataset[Any]):
                 batch = self.collate(items[0] if self.batch_size is None else items)
             count += 1
             state = None if self.replay else _read_state(self.dataset, iterator)
-            # A thread of the worker sends it, while this one reads on.
+            # Another thread of the worker sends it while this one continues reading.
             yield _Fed(reader, count, short, state if get_worker_info() is None else copy.deepcopy(state), batch)
             if short:
                 return
@@ -284,7 +284,7 @@ class _Feed(IterableDataset[Any]):
 
 
 def has_state(dataset: Any) -> bool:
-    """Tell whether a data set says where it is: itself or, as torchdata has it, through its iterator."""
+    """Tell whether a data set can save its position: itself or, as in torchdata, through its iterator."""
     return _is_stateful(dataset) or _is_stateful(iter(dataset))
 
 
@@ -301,7 +301,7 @@ def _read_state(dataset: Any, iterator: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _seeded(seed: int, *place: int) -> Iterator[None]:
-    """Seed the global generators for one batch, and put them back after it."""
+    """Seed the global generators for one batch, and restore them afterwards."""
     generators = global_generators()
     states = [generator.capture() for generator in generators]
     own = mix_seeds(seed, *place)
