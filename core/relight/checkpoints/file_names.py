@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _STEM = re.compile(r"^(\d{8,})-s(\d+)-([0-9a-f]{8})$")
+_RANK = re.compile(r"-r(0|[1-9]\d*)$")
 _LABEL = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
 MANIFEST_SUFFIX = ".json"
 PACK_SUFFIX = ".safetensors"
@@ -54,8 +55,13 @@ def parse_manifest_name(file_name: str) -> CheckpointName | None:
 
 @lru_cache(maxsize=4096)
 def parse_pack_name(file_name: str) -> CheckpointName | None:
-    """The checkpoint that a pack's file name says, or None for a foreign name."""
-    return parse_stem(file_name.removesuffix(PACK_SUFFIX)) if file_name.endswith(PACK_SUFFIX) else None
+    """Return the checkpoint that the pack was written for, or None for a foreign name.
+
+    In a distributed run each rank has a pack of its own, named with the rank: `00000012-s400-1a2b3c4d-r3.safetensors`.
+    """
+    if not file_name.endswith(PACK_SUFFIX):
+        return None
+    return parse_stem(_RANK.sub("", file_name.removesuffix(PACK_SUFFIX)))
 
 
 def label_file_name(stem: str, label: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from relight.checkpoints import labels
-from relight.checkpoints.file_names import CheckpointName, label_file_name
+from relight.checkpoints.file_names import CheckpointName, label_file_name, parse_pack_name
 from relight.checkpoints.removal import find_named_packs, remove_if_there
 from relight.checkpoints.store import CheckpointStore
 
 
 def quarantine_checkpoint(store: CheckpointStore, name: CheckpointName) -> None:
-    """Move a checkpoint's manifest to `quarantine/`, and its own pack unless another manifest names that.
+    """Move a checkpoint's manifest to `quarantine/`, and its own packs unless another manifest names them.
 
     The checkpoint also loses its `verified` mark. Only the process that holds the run's lock may call this. Raises
     `OSError`.
@@ -20,8 +20,9 @@ def quarantine_checkpoint(store: CheckpointStore, name: CheckpointName) -> None:
     layout, operations = store.layout, store.operations
     _move(store, layout.manifests / name.manifest)
     named, complete = find_named_packs(store)
-    if name.pack in operations.list_folder(layout.packs) and name.pack not in named and complete:
-        _move(store, layout.packs / name.pack)
+    for file_name in operations.list_folder(layout.packs) if complete else ():
+        if parse_pack_name(file_name) == name and file_name not in named:
+            _move(store, layout.packs / file_name)
     remove_if_there(layout.labels / label_file_name(name.stem, labels.VERIFIED), operations)
 
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.pack import order_for_pack
+from relight.checkpoints.receipt import Receipt
 from relight.checkpoints.snapshot_header import TensorSpec
 
 SHARED_FRACTION = 0.5
@@ -56,20 +57,17 @@ def guess_written(tensors: Sequence[TensorSpec], parent: Manifest) -> tuple[int,
     return tuple(written)
 
 
-def list_entries(
+def make_receipt(
     tensors: Sequence[TensorSpec],
     digests: Sequence[str],
     placement: Placement,
     *,
     new_pack: PackEntry | None,
     offsets: Sequence[int],
-) -> tuple[tuple[PackEntry, ...], tuple[TensorEntry, ...]]:
-    """Packs and tensors of the manifest; `offsets` are those of `placement.written` in the new pack, which is first."""
-    packs = [] if new_pack is None else [new_pack]
-    numbers: dict[int, int] = {}
-    for old in dict.fromkeys(entry.pack for entry in placement.shared.values()):
-        numbers[old] = len(packs)
-        packs.append(placement.old_packs[old])
+) -> Receipt:
+    """Say where each tensor is; `offsets` are those of `placement.written` in the new pack."""
+    needed = list(dict.fromkeys(entry.pack for entry in placement.shared.values()))
+    numbers = {old: number for number, old in enumerate(needed, 0 if new_pack is None else 1)}
     new_offsets = dict(zip(placement.written, offsets, strict=True))
     entries: list[TensorEntry] = []
     for i, tensor in enumerate(tensors):
@@ -83,7 +81,7 @@ def list_entries(
         elif tensor.nbytes:
             pack, offset = 0, new_offsets[placement.same_as[i]]
         entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, pack, offset, tensor.nbytes, digests[i]))
-    return tuple(packs), tuple(entries)
+    return Receipt(new_pack, tuple(placement.old_packs[old] for old in needed), tuple(entries))
 
 
 def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: Manifest) -> dict[int, TensorEntry]:

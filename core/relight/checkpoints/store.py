@@ -15,8 +15,9 @@ import msgspec
 
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.atomic_file import write_atomically
 from relight.checkpoints.checkpoint_reader import CheckpointReader
-from relight.checkpoints.commit import commit_snapshot, explain_failure, write_new_file
+from relight.checkpoints.commit import commit_manifest, explain_failure
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from relight.checkpoints.file_names import (
@@ -43,6 +44,7 @@ from relight.checkpoints.manifest import (
     decode_head,
     decode_manifest,
 )
+from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
@@ -157,18 +159,15 @@ class CheckpointStore:
                 for info in self.list().checkpoints:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
+            target = Target(name, self.layout, self.operations, self._read_parent(names))
+            receipt = write_pack(snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival)
+            try:
+                manifest, manifest_bytes = commit_manifest(snapshot, [receipt], target=target)
+            except OSError:
+                discard_pack(receipt, target)
+                raise
         except OSError as error:
             raise explain_failure(error, snapshot, self.layout) from error
-        manifest, manifest_bytes = commit_snapshot(
-            snapshot,
-            flat,
-            name=name,
-            layout=self.layout,
-            operations=self.operations,
-            parent=self._read_parent(names),
-            expected_digests=expected_digests,
-            arrival=arrival,
-        )
         path = self.layout.manifests / name.manifest
         self._remember(path, manifest)
         return _describe(manifest, path, manifest_bytes, frozenset())
@@ -333,7 +332,7 @@ class CheckpointStore:
             return
         text = msgspec.json.encode(FORMAT) + b"\n"
         with contextlib.suppress(FileExistsError):
-            write_new_file(self.layout.format, text, layout=self.layout, operations=self.operations)
+            write_atomically(self.layout.format, text, layout=self.layout, operations=self.operations)
 
     def _refuse_later_format(self, step: int) -> None:
         try:
@@ -367,9 +366,9 @@ def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) 
 
 
 def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, said: frozenset[str]) -> CheckpointInfo:
-    own = head.checkpoint_name.pack
+    name = head.checkpoint_name
     return CheckpointInfo(
-        name=head.checkpoint_name,
+        name=name,
         path=path,
         epoch=head.epoch,
         reason=head.reason,
@@ -378,7 +377,8 @@ def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, sa
         metrics=head.read_metrics(),
         score=head.score,
         bytes=head.tensor_bytes,
-        new_bytes=manifest_bytes + sum(pack.bytes for pack in head.packs if pack.file == own),
+        new_bytes=manifest_bytes
+        + sum(pack.bytes for pack in head.packs if parse_pack_name(pack.file) == head.checkpoint_name),
         packs=tuple(pack.file for pack in head.packs),
         verified=labels.VERIFIED in said,
         labels=tuple(sorted(said - {labels.VERIFIED})),
