@@ -16,6 +16,9 @@ from tests.compiler import leave_out_compiler
 if shutil.which("nvidia-smi") is None:
     leave_out_compiler(os.environ)
 
+# More threads gain nothing for small trainings, and tests that run at once would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest_plugins = ["fake_nvml.plugin"]
 
 # A shell starts background jobs with Ctrl-C ignored, and every child inherits that: the tests that press it mean it.

@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     first, parts = (int(number) for number in options.part.split("/"))
     cells = [cell for cell in (pairwise_cells() if options.pairwise else all_cells()) if options.only in str(cell)]
     cells = cells[first - 1 :: parts]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch._dynamo  # which every optimizer imports, for seconds
 
     import exactness.training  # noqa: F401  # once, for all that are forked

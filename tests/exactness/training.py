@@ -78,7 +78,6 @@ class Net(nn.Module):
 
 def train(layout: RunLayout, start: AttemptStart, cell: Cell, kill: Kill | None) -> None:
     """Train to the end, or to where the process kills itself. Holds the run's lock, and so does the writer."""
-    torch.set_num_threads(1)
     lock = RunLock.acquire(layout, timeout_s=60)
     close_in_children((lock.fileno(),))
     attempt = layout.attempt(start.attempt)

@@ -18,11 +18,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def relight(*arguments: str, cwd: Path) -> str:
-    # Small trainings are slow on several busy cores.
-    environment = {**with_compiler(os.environ), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-m", "relight.cli", *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        cwd=cwd, env=with_compiler(os.environ), capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import torch
 
 from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.store import CheckpointStore
@@ -81,7 +80,6 @@ class Spiral(Task):
     class Config(TaskConfig):
         epochs: int = option(3, "Passes.", group="Optimisation", ge=1)
         batch_size: int = option(8, "Batch.", group="Optimisation", ge=1)
-        threads: int = option(1, "Threads.", group="Hardware", ge=0)
         data: str = option("jittered", "Kind of data set.")
         samples: int = option(60, "Samples.", ge=1)
         step_s: float = option(0.0, "Pause in each step.", ge=0)
@@ -294,12 +292,6 @@ def spiral_file(tmp_path: Path) -> Path:
     path = tmp_path / "spiral.py"
     path.write_text(SPIRAL)
     return path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Small tensors gain nothing from more, and parallel tests would fight for the processors."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

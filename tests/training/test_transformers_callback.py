@@ -32,7 +32,6 @@ import relight
 from relight.training.transformers_callback import RelightCallback
 
 DIE_IN_STEP, DIE_IN_VALIDATION = int(os.environ.get("STEP", 0)), int(os.environ.get("VALIDATION", 0))
-torch.set_num_threads(1)
 
 
 class Noisy(Dataset):

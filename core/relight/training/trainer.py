@@ -50,7 +50,7 @@ class Trainer:
         self._scheduler = task.build_scheduler(self._optimizer, steps_total=self._steps_total)
         # This one of PyTorch's schedules follows the validation instead of the steps.
         self._plateau = self._scheduler if isinstance(self._scheduler, ReduceLROnPlateau) else None
-        self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._trained = _list_trained(self._model, self._optimizer)
         self._track()
         self._describe(data)
 
@@ -237,6 +237,16 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         restore_rng(rng)
+
+
+def _list_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups in the model's order, then those that the model does not have.
+
+    A plain loop clips `model.parameters()`, and the order of the terms decides the last bits of the norm.
+    """
+    places = {parameter: place for place, parameter in enumerate(model.parameters())}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return sorted(trained, key=lambda parameter: places.get(parameter, len(places)))
 
 
 def _check_kind(built: Any, kind: type[Kind], *, task: Task, method: str) -> Kind:

@@ -25,7 +25,6 @@ from torch.utils.data import Dataset, TensorDataset
 
 import relight
 
-torch.set_num_threads(1)
 options = dict(argument.split("=") for argument in sys.argv[1:])
 places = options.get("die", "").split(",")
 

@@ -23,7 +23,6 @@ from torch import nn
 
 import relight
 
-torch.set_num_threads(1)
 what = sys.argv[1]
 args = Namespace(lr=0.1, name="x")
 if what == "nothing":

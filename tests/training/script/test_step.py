@@ -19,7 +19,6 @@ from torch import nn
 
 import relight
 
-torch.set_num_threads(1)
 asked, waited = collections.Counter(), []
 WAITS = {"item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "nonzero", "to"}
 

@@ -37,7 +37,6 @@ print("a person's print")
 class Line(Task):
     class Config(TaskConfig):
         width: int = option(3, "Width.", ge=1)
-        threads: int = option(1, "Threads.", ge=0)
 
     def build_model(self):
         return nn.Sequential(nn.Linear(2, self.config.width), nn.BatchNorm1d(self.config.width))
