@@ -24,6 +24,7 @@ from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader
+from relight.training.progress_meter import Totals
 from relight.training.state.rng import seed_everything
 from relight.training.stopping import Stopping
 from relight.training.task_attempt import close_in_children
@@ -122,7 +123,7 @@ class _Loop:
 
     def run(self) -> None:
         session = self._session
-        session.begin(steps_total=self._steps_total, epochs=EPOCHS, batches=BATCHES)
+        session.begin(Totals(self._steps_total, EPOCHS, BATCHES))
         while True:
             if session.steps_done < self._steps_total:
                 self._train_epoch()

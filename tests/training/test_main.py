@@ -127,8 +127,7 @@ def test_a_trainer_ends_whatever_its_task_left_behind(
     write_record(layout.start, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
     code = (
         "import sys, relight.training.leaving as leaving, relight.training.__main__ as trainer;"
-        "end_soon = leaving.end_soon; trainer.end_soon = lambda code: end_soon(code, within_s=1);"
-        "sys.exit(trainer.main(sys.argv[1:]))"
+        "leaving.EXIT_WITHIN_S = 1; sys.exit(trainer.main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(run.layout.folder), "1"],
@@ -137,9 +136,9 @@ def test_a_trainer_ends_whatever_its_task_left_behind(
     assert run.outcome.outcome == outcome, done.stdout + done.stderr
     assert done.returncode == {"crashed": 3, "finished": 0}[outcome]
     if "Thread" in left_behind:
-        assert "Left behind: thread endless." in done.stdout
+        assert "Still running: thread endless." in done.stdout
     else:
-        assert "Left behind" not in done.stdout
+        assert "Still running" not in done.stdout
 
 
 def test_wrong_arguments_are_a_usage_error() -> None:

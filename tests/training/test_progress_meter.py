@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relight.runs.progress import Phase, Progress, read_progress
-from relight.training.progress_meter import ProgressMeter
+from relight.training.progress_meter import ProgressMeter, Totals
 
 
 def edge(meter: ProgressMeter, step: int, now: float, phase: Phase = "training") -> None:
@@ -22,7 +22,7 @@ def read(path: Path) -> Progress:
 
 def test_the_rate_is_that_of_this_attempt_and_of_the_last_seconds(tmp_path: Path) -> None:
     path = tmp_path / "progress.bin"
-    meter = ProgressMeter(path, steps_total=1000, epochs=1, batches=1000)
+    meter = ProgressMeter(path, Totals(1000, 1, 1000))
     meter.start(step=500, work_s=90.0, now=1000.0)
     for done in range(1, 101):  # ten steps a second
         edge(meter, 500 + done, 1000.0 + done / 10)
@@ -38,7 +38,7 @@ def test_the_rate_is_that_of_this_attempt_and_of_the_last_seconds(tmp_path: Path
 
 def test_a_phase_changes_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "progress.bin"
-    meter = ProgressMeter(path, steps_total=10, epochs=1, batches=10)
+    meter = ProgressMeter(path, Totals(10, 1, 10))
     meter.start(step=0, work_s=0.0, now=1.0)
     edge(meter, 3, 2.0)
     edge(meter, 3, 2.0, "validating")
@@ -47,7 +47,7 @@ def test_a_phase_changes_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = ProgressMeter(tmp_path / "progress.bin", steps_total=10, epochs=1, batches=10)
+    meter = ProgressMeter(tmp_path / "progress.bin", Totals(10, 1, 10))
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import select
 import sys
 from pathlib import Path
 
-from relight.training.leaving import end_soon
-from relight.training.log_streams import tolerate_write_errors
+from relight.training.leaving import leave
+from relight.training.log_streams import log_to, tolerate_write_errors
 from relight.training.task_attempt import close_in_children, run_attempt
 
 _LOOKS_BEFORE_SLEEP = "10000"
@@ -21,16 +19,13 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m relight.training RUN_FOLDER ATTEMPT\n")
         return 2
     _forget_working_folder()
-    _set_up_output()
+    tolerate_write_errors()
+    log_to(sys.stdout)
     _choose_waiting()
     lifeline, lock_fd = _inherited_fd("RELIGHT_LIFELINE_FD"), _inherited_fd("RELIGHT_LOCK_FD")
     close_in_children(tuple(fd for fd in (lifeline, lock_fd) if fd is not None))
     code = run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
-    if lifeline is not None and select.select([lifeline], [], [], 0)[0]:
-        # The supervisor is dead: a resume waits for the lock that we hold, and taking torch apart takes a while.
-        sys.stdout.flush()
-        os._exit(code)
-    end_soon(code)
+    leave(code, lifeline=lifeline)
     return code
 
 
@@ -50,18 +45,6 @@ def _choose_waiting() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", _LOOKS_BEFORE_SLEEP)
-
-
-def _set_up_output() -> None:
-    """Write line by line, whatever the characters and the disk: both streams are one log file that people follow."""
-    tolerate_write_errors()
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("relight")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logging.captureWarnings(False)
 
 
 def _inherited_fd(variable: str) -> int | None:

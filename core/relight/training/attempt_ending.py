@@ -117,6 +117,15 @@ def _reported(what: str) -> Iterator[None]:
         _log.exception("%s", what)
 
 
+def is_worker_death(error: BaseException) -> bool:
+    """Tell whether PyTorch reports that a data-loading process died.
+
+    A signal to the whole process group reaches those processes too. If one dies of it before the trainer acts on its
+    own signal, this error is part of the stop and not a crash.
+    """
+    return isinstance(error, RuntimeError) and "worker" in str(error)
+
+
 def name_error(error: BaseException) -> str:
     """One line for an exception: its class, and the first line of what it says."""
     said = str(error).strip()

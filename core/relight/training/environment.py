@@ -19,6 +19,7 @@ from relight.runs.fingerprint import FingerprintChange, compare_fingerprints, de
 from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
+from relight.training.starting_point import find_starting_checkpoint
 from relight.version import __version__
 
 _GIT_TIMEOUT_S = 3.0
@@ -96,12 +97,11 @@ def find_changes(layout: RunLayout, start: AttemptStart, environment: dict[str, 
     """Return what is not as it was when the checkpoint was made that the attempt starts from."""
     if start.from_sequence is None or start.weights_only:
         return ()
-    store = CheckpointStore(layout.checkpoints)
-    for info in store.list().checkpoints:
-        if info.sequence == start.from_sequence and info.reason != "import":
-            with store.open(info) as reader:
-                return compare_fingerprints(take_fingerprint(reader.environment), take_fingerprint(environment))
-    return ()
+    info = find_starting_checkpoint(layout, start)
+    if info.reason == "import":
+        return ()
+    with CheckpointStore(layout.checkpoints).open(info) as reader:
+        return compare_fingerprints(take_fingerprint(reader.environment), take_fingerprint(environment))
 
 
 def describe_determinism(device: torch.device) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from typing import Any
@@ -53,6 +54,16 @@ def tolerate_write_errors() -> None:
         buffer = io.BufferedWriter(TolerantFile(descriptor), buffer_size=1)
         stream = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
+
+
+def log_to(stream: Any, *, prefix: str = "") -> None:
+    """Send the messages of Relight's logger, from level INFO on, to `stream` and nowhere else."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    logger = logging.getLogger("relight")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 class TeeStream:

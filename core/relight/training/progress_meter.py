@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 from relight.runs.progress import Phase, ProgressFile
@@ -14,12 +15,21 @@ _MARKS = 40  # the recent rate is that of the last 20 seconds or so
 _log = logging.getLogger("relight")
 
 
+@dataclass(frozen=True)
+class Totals:
+    """The steps and epochs of the whole run and the batches of one epoch; 0 where the number is not known."""
+
+    steps: int = 0
+    epochs: int = 0
+    batches: int = 0
+
+
 class ProgressMeter:
     """Writes the progress record at every step edge. A disk that takes no more warns once and stops nothing."""
 
-    def __init__(self, path: Path, *, steps_total: int, epochs: int, batches: int) -> None:
+    def __init__(self, path: Path, totals: Totals) -> None:
+        self.totals = totals
         self._file = ProgressFile(path)
-        self.plan(steps_total=steps_total, epochs=epochs, batches=batches)
         self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
         self._next_mark_s = 0.0
         self._rate = 0.0
@@ -27,10 +37,6 @@ class ProgressMeter:
         self._first_step = 0
         self._work_before_s = 0.0
         self._warned = False
-
-    def plan(self, *, steps_total: int, epochs: int, batches: int) -> None:
-        """Say how much there is to do; 0 is not known."""
-        self.steps_total, self._epochs, self._batches = steps_total, epochs, batches
 
     def start(self, *, step: int, work_s: float, now: float) -> None:
         """The first step of this attempt begins, `work_s` seconds of training after the run's very first."""
@@ -60,9 +66,10 @@ class ProgressMeter:
             first_s, first_step = self._marks[0]
             if now > first_s:
                 self._rate = (step - first_step) / (now - first_s)
+        totals = self.totals
         try:
             self._file.put(
-                phase, step, self.steps_total, epoch, self._epochs, batch, self._batches, self._first_step, best_step,
+                phase, step, totals.steps, epoch, totals.epochs, batch, totals.batches, self._first_step, best_step,
                 now, self._started_s, self._rate, best_value, self.work_s(now),
             )  # fmt: skip
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord
-from relight.training.attempt_ending import AttemptEnding
+from relight.training.attempt_ending import AttemptEnding, is_worker_death
 from relight.training.stopping import Stopping, TrainingStopped
 
 
@@ -31,9 +31,8 @@ def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_
     except TrainingStopped as stopped:
         return ending.end_stopped(stopped.stop)
     except BaseException as error:
-        # A signal may have reached the data-loading processes first, and the loader then complains of their death.
         stop = stopping.check(0.0)
-        if stop is not None and isinstance(error, RuntimeError) and "worker" in str(error):
+        if stop is not None and is_worker_death(error):
             return ending.end_stopped(stop)
         return ending.end_crashed(error)
     return ending.end_finished()

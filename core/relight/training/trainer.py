@@ -18,6 +18,7 @@ from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader, move_batch
 from relight.training.device import explain_choice
 from relight.training.precision import Precision
+from relight.training.progress_meter import Totals
 from relight.training.state.rng import RngRecorder, restore_rng, seed_everything
 from relight.training.step_metrics import to_number
 from relight.training.task import Data, Task
@@ -57,9 +58,9 @@ class Trainer:
     def run(self) -> None:
         """Train from where the run is to its end. Raises `TrainingStopped` when it is told to stop."""
         session, config = self._session, self._task.config
-        origin = session.begin(steps_total=self._steps_total, epochs=config.epochs, batches=self._loader.batches)
-        if origin.checkpoint is not None:
-            _log.info("Resumed from step %d of %d.", origin.step, self._steps_total)
+        resumed = session.begin(Totals(self._steps_total, config.epochs, self._loader.batches))
+        if resumed is not None:
+            _log.info("Resumed from step %d of %d.", resumed.step, self._steps_total)
         while True:
             if session.steps_done < self._steps_total:
                 self._train_epoch()

@@ -18,21 +18,21 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.snapshot_header import Reason
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound, RelightError
+from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
-from relight.training.progress_meter import ProgressMeter
+from relight.training.progress_meter import ProgressMeter, Totals
+from relight.training.starting_point import find_starting_checkpoint
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
 from relight.training.step_metrics import StepMetrics, Values, to_number
@@ -47,12 +47,17 @@ _FINAL_AGAIN_S = 5.0
 _log = logging.getLogger("relight")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the attempt goes on from; step 0 and no checkpoint when it starts from the beginning."""
+class DataPosition(Protocol):
+    """Where a training is in its data: a task's loader, or everything that a script loads."""
 
-    step: int = 0
-    checkpoint: CheckpointInfo | None = None
+    epoch: int
+    batch: int
+
+    def open(self) -> None:
+        """Start the data-loading processes."""
+
+    def close(self) -> None:
+        """End the data-loading processes."""
 
 
 class TrainingSession:
@@ -67,11 +72,14 @@ class TrainingSession:
         stopping: Stopping,
         best: BestMetric,
         environment: Mapping[str, Any],
+        state: TrainingState | None = None,
+        position: DataPosition | None = None,
     ) -> None:
+        """`state` and `position` are for loops that have their own; else `track` fills both."""
         self.steps_done = 0
         self.evaluated_step: int | None = None
         self.best = best
-        self.state = TrainingState()
+        self.state = TrainingState() if state is None else state
         self._layout = layout
         self._start = start
         self._cutter = cutter
@@ -80,7 +88,7 @@ class TrainingSession:
         self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._validation = MetricWriter(layout.metrics, stream="validation", attempt=start.attempt)
         self._meter: ProgressMeter | None = None
-        self._loader: Any = None
+        self._position = position
         self._edge_s = 0.0
         self._poll_at = 0.0
         self._in_update = False
@@ -93,37 +101,37 @@ class TrainingSession:
         """Make `tracked` part of the training state. What is called "loader" tells the data position."""
         self.state.track(name, tracked)
         if name == "loader":
-            self._loader = tracked
+            self._position = tracked
+        self.watch(tracked)
+
+    def watch(self, tracked: Any) -> None:
+        """If `tracked` is an optimizer, learn when it begins to move the training state."""
         if isinstance(tracked, torch.optim.Optimizer):
-            # From here until the next step edge the state on the device is neither the old nor the new one.
-            tracked.register_step_pre_hook(self._on_update)
+            tracked.register_step_pre_hook(lambda *_: self.begin_update())
 
     def read_position(self) -> tuple[int, dict[str, Any]]:
         """Return the step and the loader's state from which the attempt will go on; (0, {}) from the beginning."""
         if self._start.from_sequence is None or self._start.weights_only:
             return 0, {}
-        store = CheckpointStore(self._layout.checkpoints)
-        with store.open(self._find_checkpoint(store, self._start.from_sequence)) as reader:
+        info = find_starting_checkpoint(self._layout, self._start)
+        with CheckpointStore(self._layout.checkpoints).open(info) as reader:
             tree = reader.state
         return tree["counters"]["step"], tree["parts"].get("loader", {}).get("state", {})
 
-    def begin(self, *, steps_total: int, epochs: int, batches: int) -> Origin:
-        """Restore what the attempt goes on from, start the loader, and write the first progress record.
+    def begin(self, totals: Totals) -> CheckpointInfo | None:
+        """Restore the state, start the loader, write the first progress record; return the checkpoint resumed from.
 
         The order matters: everything is loaded, then the loader's processes start, and only then the generators are
         put back, since all of that draws random numbers.
         """
-        self._meter = ProgressMeter(
-            self._layout.attempt(self._start.attempt).progress, steps_total=steps_total, epochs=epochs, batches=batches
-        )
-        origin = Origin()
-        work_s = 0.0
+        self._open_meter(totals)
+        resumed, work_s = None, 0.0
         if self._start.from_sequence is None:
-            self._open_loader()
+            self._open_position()
         else:
-            origin, work_s = self._restore(self._start.from_sequence)
+            resumed, work_s = self._restore()
         self._start_meter(work_s)
-        return origin
+        return resumed
 
     def begin_update(self) -> None:
         """Say that the training state starts to move; the next `step` says that it is whole again."""
@@ -135,20 +143,13 @@ class TrainingSession:
 
         Raises `TrainingStopped` when the training is to stop here.
         """
-        stopping = self._stopping
-        stopping.interruptible = False
-        now = time.time()
-        step = self.steps_done = self.steps_done + 1
-        self._edge_s = now
-        self._score = None
-        self._train.log(step, values, time_s=now)
+        now = self._count_step(values)
         self.state.accumulating = not self._in_update
         self._record_edge()
-        self._in_update = False
         self._write_progress("training")
         if not self._checked:
             self._check_savable()
-        if self._cutter.is_due(step):
+        if self._cutter.is_due(self.steps_done):
             self._cut("periodic")
         self._poll(now)
         self._check_stop(now)
@@ -177,15 +178,8 @@ class TrainingSession:
         """
         self._stopping.interruptible = False
         now = time.time()
-        numbers = {name: to_number(name, value) for name, value in values.items()}
-        if numbers:
-            self._validation.log(self.steps_done, numbers, time_s=now)
-        self._evaluation = {f"validation/{name}": value for name, value in numbers.items()}
-        self._score = self._evaluation.get(self.best.name or "")
-        improved = self.best.offer(self._score, step=self.steps_done)
-        self.evaluated_step = self.steps_done
+        improved = self._note_evaluation(values, now)
         self._record_edge()
-        self._in_update = False
         self._write_progress("training")
         if improved and not self._is_last():
             self._cut("best")
@@ -235,8 +229,7 @@ class TrainingSession:
         self._stopping.begin_saving()
         if not stop.save or not self._rescue(stop.why):
             return False
-        # Its supervisor dead, it has a second to live; the writer needs nobody to wait for it.
-        return stop.orphaned or self._cutter.drain(_DRAIN_S)
+        return self._wait_until_saved(stop)
 
     def rescue(self) -> bool:
         """After an exception: save the last finished step if its state is still exact; returns whether it is saved."""
@@ -258,12 +251,15 @@ class TrainingSession:
         self._cutter.close()
         if self._meter is not None:
             self._meter.close()
-        if end_loader and self._loader is not None:
-            self._loader.close()
+        if end_loader and self._position is not None:
+            self._position.close()
 
-    def _on_update(self, *_: Any) -> None:
-        self._stopping.interruptible = False
-        self._in_update = True
+    def _wait_until_saved(self, stop: Stop) -> bool:
+        # An orphaned trainer has one second to live. The writer outlives it and saves on its own.
+        return stop.orphaned or self._cutter.drain(_DRAIN_S)
+
+    def _open_meter(self, totals: Totals) -> None:
+        self._meter = ProgressMeter(self._layout.attempt(self._start.attempt).progress, totals)
 
     def _start_meter(self, work_s: float) -> None:
         """The first step begins here, `work_s` seconds of training after the run's very first: an edge like any."""
@@ -276,6 +272,34 @@ class TrainingSession:
         self._check_stop(now)
         self._leave_edge()
 
+    def _open_edge(self) -> float:
+        """Begin a step edge at the current time, which is returned; nothing interrupts it."""
+        self._stopping.interruptible = False
+        self._edge_s = now = time.time()
+        return now
+
+    def _count_step(self, values: Values) -> float:
+        """Begin the edge of the next step, and log its metrics; return the time."""
+        now = self._open_edge()
+        self.steps_done += 1
+        self._score = None
+        self._train.log(self.steps_done, values, time_s=now)
+        return now
+
+    def _note_evaluation(self, values: Values, now: float) -> bool:
+        """Log what a validation measured on the state of this step; return whether that is the best so far."""
+        numbers = {name: to_number(name, value) for name, value in values.items()}
+        if numbers:
+            self._validation.log(self.steps_done, numbers, time_s=now)
+        named = {f"validation/{name}": value for name, value in numbers.items()}
+        again = self.evaluated_step == self.steps_done
+        self._evaluation = {**self._evaluation, **named} if again else named
+        self.evaluated_step = self.steps_done
+        score = named.get(self.best.name or "")
+        if score is not None:
+            self._score = score
+        return self.best.offer(score, step=self.steps_done)
+
     def _poll(self, now: float) -> None:
         """Hear what the writer says, now and then. A clock that was set back holds up nothing."""
         if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
@@ -284,21 +308,32 @@ class TrainingSession:
 
     def _is_last(self) -> bool:
         assert self._meter is not None
-        return self.steps_done >= self._meter.steps_total > 0
+        return self.steps_done >= self._meter.totals.steps > 0
+
+    @property
+    def _at_edge(self) -> bool:
+        """Whether the state that was recorded last is still that of a step edge: no update has begun since."""
+        return self._recorded and not self._in_update
 
     def _record_edge(self) -> None:
+        """Keep the small state of this step edge; the update that led to it is over."""
         self.state.record_edge(
             {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state()}
         )
         self._recorded = True
+        self._in_update = False
+
+    def _forget_edge(self) -> None:
+        """End the update without an edge: until the next one there is no state that could be saved."""
+        self._recorded = self._in_update = False
 
     def _write_progress(self, phase: Any) -> None:
         assert self._meter is not None
-        loader, best = self._loader, self.best
+        position, best = self._position, self.best
         self._meter.write(
             step=self.steps_done,
-            epoch=loader.epoch if loader is not None else 0,
-            batch=loader.batch if loader is not None else 0,
+            epoch=position.epoch if position is not None else 0,
+            batch=position.batch if position is not None else 0,
             now=self._edge_s,
             phase=phase,
             best_step=-1 if best.step is None else best.step,
@@ -333,7 +368,7 @@ class TrainingSession:
         return True
 
     def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
-        if self._in_update or not self._recorded or self._meter is None:
+        if not self._at_edge:
             return False
         try:
             return self._cut(reason, at_edge=at_edge)
@@ -356,35 +391,29 @@ class TrainingSession:
             environment={**self._environment, "work_s": self._meter.work_s(self._edge_s)},
         )
 
-    def _open_loader(self) -> None:
-        if self._loader is not None:
-            self._loader.open()
+    def _open_position(self) -> None:
+        if self._position is not None:
+            self._position.open()
 
-    def _find_checkpoint(self, store: CheckpointStore, sequence: int) -> CheckpointInfo:
-        info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
-        if info is None:
-            raise CheckpointNotFound(
-                f"Checkpoint {sequence} of run '{self._layout.run_id}' is not there any more: resume from another one."
-            )
-        return info
+    def _restore(self) -> tuple[CheckpointInfo | None, float]:
+        """Restore from the checkpoint that the attempt names; return it and the seconds of training that it holds.
 
-    def _restore(self, sequence: int) -> tuple[Origin, float]:
-        store = CheckpointStore(self._layout.checkpoints)
-        info = self._find_checkpoint(store, sequence)
-        with store.open(info) as reader:
+        When only weights are taken over, the run starts at step 0: then there is no checkpoint to return.
+        """
+        info = find_starting_checkpoint(self._layout, self._start)
+        with CheckpointStore(self._layout.checkpoints).open(info) as reader:
             tree = reader.state
             read = StoredTensors(reader)
             if self._start.weights_only or tree.get("weights_only"):
                 self.state.restore_modules(tree, read)
-                self._open_loader()
-                return Origin(), 0.0
+                self._open_position()
+                return None, 0.0
             branch = self._start.reason == "branch"
             counters = self.state.restore(tree, read, branch=branch)
             self._take_over(counters, info, branch=branch)
-            self._open_loader()
+            self._open_position()
             self.state.restore_rng(tree, read)
-            work_s = float(reader.environment.get("work_s", 0.0))
-        return Origin(info.step, info), work_s
+            return info, float(reader.environment.get("work_s", 0.0))
 
     def _take_over(self, counters: Mapping[str, Any], info: CheckpointInfo, *, branch: bool) -> None:
         """Go on counting, and knowing the best, from what the checkpoint `info` holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relight.training.progress_meter import Totals
 from relight.training.script.loops import Loop, LoopStack
 from relight.training.script.position import ScriptPosition
 from relight.training.script.script_session import ScriptSession
@@ -47,11 +48,13 @@ class ScriptPlan:
             return
         before = session.steps_done - loop.steps  # in the iterations that are over
         if loop.kind == "steps":
-            session.plan(steps_total=before + count - loop.index, epochs=0, batches=0)
+            session.plan(Totals(before + count - loop.index))
             return
         loaders, per_epoch = self._position.loaders, self._position.steps_per_epoch
         session.plan(
-            steps_total=before + per_epoch * (count - loop.index) if per_epoch else 0,
-            epochs=count,
-            batches=loaders[0].inner.batches if loaders else 0,
+            Totals(
+                steps=before + per_epoch * (count - loop.index) if per_epoch else 0,
+                epochs=count,
+                batches=loaders[0].inner.batches if loaders else 0,
+            )
         )

@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from relight.checkpoints.checkpoint_reader import CheckpointReader
-from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
+from relight.training.starting_point import find_starting_checkpoint
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.state_tree import decode_tree
 from relight.training.state.stored_tensors import StoredTensors
@@ -23,7 +22,7 @@ class Restoration:
     """The checkpoint that an attempt of a script goes on from, open until the script has got to its place."""
 
     def __init__(self, layout: RunLayout, start: AttemptStart, state: ScriptState) -> None:
-        self.info = _find(layout, start)
+        self.info = find_starting_checkpoint(layout, start)
         self.branch = start.reason == "branch"
         self._state = state
         self._opened = ExitStack()
@@ -119,16 +118,6 @@ class Restoration:
 
     def _own_parts(self) -> list[str]:
         return [name for name in self._parts if name not in (POSITION, EPOCH_START, BUILT)]
-
-
-def _find(layout: RunLayout, start: AttemptStart) -> CheckpointInfo:
-    checkpoints = CheckpointStore(layout.checkpoints).list().checkpoints
-    found = next((info for info in checkpoints if info.sequence == start.from_sequence), None)
-    if found is None:
-        raise CheckpointNotFound(
-            f"Checkpoint {start.from_sequence} of run '{layout.run_id}' is not there any more: resume from another one."
-        )
-    return found
 
 
 def _list(names: list[str]) -> str:

@@ -61,9 +61,9 @@ class ScriptRun:
         self._stepped = False
         self._looks = _LOOKS
         self._unplaced = 0
-        self._max_steps = int(attempt.settings["max_steps"])
-        if attempt.settings["seed"] is not None:
-            seed_everything(attempt.settings["seed"])
+        self._max_steps = attempt.options.max_steps
+        if attempt.seed is not None:
+            seed_everything(attempt.seed)
         if attempt.start.from_sequence is not None:
             self._restoration = Restoration(attempt.layout, attempt.start, self._state)
             place = self._restoration.place
@@ -107,7 +107,7 @@ class ScriptRun:
         name = name or f"loader{len(self._position.loaders) + 1}"
         if any(loader.name == name for loader in self._position.loaders):
             raise UsageError(f"There is a loader called '{name}' already: give each a name of its own.")
-        seed = seed if seed is not None else self._attempt.settings["seed"]
+        seed = seed if seed is not None else self._attempt.seed
         made = make_loader(self, name, data, options, seed=choose_seed(seed))
         self._position.add(made)
         return made
@@ -373,7 +373,7 @@ class ScriptRun:
         if restoration is not None and weights_only:
             restoration.arrive(again=False)
         try:
-            session.begin_script(restored=restoration, steps_total=0, epochs=0, batches=0)
+            session.begin_script(restoration)
         except TrainingStopped as stopped:
             self._attempt.note_stop(stopped.stop)
             raise

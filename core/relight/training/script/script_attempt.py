@@ -10,11 +10,11 @@ import atexit
 import contextlib
 import logging
 import os
-import select
 import signal
 import sys
 import threading
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -22,24 +22,20 @@ from typing import Any, NoReturn
 import msgspec
 import torch
 
-from relight.checkpoints.writer_client import WriterClient
 from relight.errors import RelightError, UsageError
-from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
-from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
+from relight.runs.records import AttemptStart, ScriptRecord, TaskReference
 from relight.tasks.config import TaskConfig, full_metric_name
 from relight.tasks.parsing import parse_config
-from relight.tasks.retention_options import read_retention
-from relight.training.attempt_ending import AttemptEnding
+from relight.training.attempt_ending import AttemptEnding, is_worker_death
 from relight.training.best_metric import BestMetric
-from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
-from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
-from relight.training.leaving import EXIT_WITHIN_S, end_soon
+from relight.training.leaving import leave
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
 from relight.training.script.script_session import NOTHING_TRACKED, ScriptSession
 from relight.training.script.state import ScriptState
+from relight.training.session_parts import make_session_parts
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 
 _LOWER_WINS = (
@@ -95,32 +91,34 @@ class ScriptDone(SystemExit):
     """Raised by the last step that a script is to take."""
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What the supervisor hands to a script: the attempt, and two descriptors, its life line and the run's lock."""
+
+    layout: RunLayout
+    attempt: int
+    lifeline: int
+    lock_fd: int
+
+
 class ScriptAttempt:
     """One attempt of a script, in the process that runs it."""
 
     def __init__(
-        self,
-        layout: RunLayout,
-        start: AttemptStart,
-        *,
-        record: RunRecord,
-        said: ScriptRecord,
-        stopping: ScriptStopping,
-        lifeline: int | None,
-        lock_fd: int | None,
-        script: Path | None,
+        self, launch: Launch, start: AttemptStart, *, task: TaskReference, said: ScriptRecord, stopping: ScriptStopping
     ) -> None:
-        self.layout = layout
+        self.layout = launch.layout
         self.start = start
-        self.settings = said.settings
+        self.options = TaskConfig()
+        """The settings that are in force; those that `init` was not told have their defaults."""
+        self.seed: int | None = None
+        """None when neither `init` nor the launch sets one."""
         self.resumed_at_pass_end = False
         """No batch was left of the epoch that the resume came back to, and its body is still under way."""
-        self._record = record
+        self._launch = launch
+        self._task = task
         self._said = said
         self._stopping = stopping
-        self._lifeline = lifeline
-        self._lock_fd = lock_fd
-        self._script = script
         self._pid = os.getpid()
         self._ended = False
         self._begun = False
@@ -128,7 +126,7 @@ class ScriptAttempt:
         self._stop: Stop | None = None
         self._exit: tuple[Any, bool] | None = None
         self._session: ScriptSession | None = None
-        self._ending = AttemptEnding(layout, start.attempt, stopping)
+        self._ending = AttemptEnding(self.layout, start.attempt, stopping)
 
     @property
     def is_leaving(self) -> bool:
@@ -144,13 +142,16 @@ class ScriptAttempt:
 
     def take_settings(self, settings: dict[str, Any]) -> None:
         """Let what the launch sets stand instead of what `init` was told. Raises `ConfigError` for a wrong one."""
-        given = {key: value for key, value in {**self.settings, **settings}.items() if value is not None}
-        read = parse_config(TaskConfig, given)
-        self.settings = {key: getattr(read, key) if key in given else None for key in self.settings}
+        told = self._said.settings
+        given = {key: value for key, value in {**told, **settings}.items() if value is not None}
+        self.options = parse_config(TaskConfig, given)
+        self.seed = self.options.seed if "seed" in given else None
+        in_force = {key: getattr(self.options, key) if key in given else None for key in told}
+        self._said = msgspec.structs.replace(self._said, settings=in_force)
 
     def take_config(self, config: dict[str, Any]) -> None:
         """Write down the config and the settings as they are in force."""
-        self._said = msgspec.structs.replace(self._said, config=config, settings=self.settings)
+        self._said = msgspec.structs.replace(self._said, config=config)
         with contextlib.suppress(OSError):
             write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
 
@@ -163,34 +164,17 @@ class ScriptAttempt:
         self, state: ScriptState, position: ScriptPosition, *, device: torch.device, restoration: Restoration | None
     ) -> ScriptSession:
         """Make the session, once it is known what trains and where."""
-        settings, said = self.settings, self._said
-        attempt = self.layout.attempt(self.start.attempt)
-        environment = describe_environment(device, code_folder=self._script.parent if self._script else None)
-        changes = find_changes(self.layout, self.start, environment)
-        write_environment(attempt.environment, environment, changes=changes)
-        if changes:
-            what = "branch" if self.start.reason == "branch" else "resume"
-            _log.warning("%s", word_resume_caveat(changes, what=what))
-        if restoration is not None and said.best_metric is None and not restoration.weights_only:
+        if restoration is not None and self._said.best_metric is None and not restoration.weights_only:
             self._say_best(restoration.counters.get("best", {}).get("metric"))
-            said = self._said
-        writer = WriterClient(
-            self.layout.checkpoints,
-            policy=read_retention(settings, higher_is_better=said.higher_is_better),
-            best=(said.best_metric, said.higher_is_better),
-            inherit_fds=() if self._lock_fd is None else (self._lock_fd,),
-        )
-        policy = CutPolicy(every_s=settings["checkpoint_every_s"], every_steps=settings["checkpoint_every_steps"])
+        best = BestMetric(self._said.best_metric, higher_is_better=self._said.higher_is_better)
+        parts = make_session_parts(
+            self.layout, self.start, task=self._task, device=device, options=self.options, best=best,
+            inherit_fds=(self._launch.lock_fd,),
+        )  # fmt: skip
         self._session = self._ending.session = ScriptSession(
-            self.layout,
-            self.start,
-            state=state,
-            position=position,
-            cutter=CheckpointCutter(attempt, policy=policy, writer=writer),
-            stopping=self._stopping,
-            best=BestMetric(said.best_metric, higher_is_better=said.higher_is_better),
-            environment=shorten_environment(environment),
-        )
+            self.layout, self.start, state=state, position=position, cutter=parts.cutter, stopping=self._stopping,
+            best=best, environment=parts.environment,
+        )  # fmt: skip
         return self._session
 
     def note_start(self) -> None:
@@ -278,8 +262,8 @@ class ScriptAttempt:
         stop = self._stop or self._stopping.raised or self._stopping.check(0.0)
         if isinstance(error, KeyboardInterrupt):
             stop = stop or Stop("A person interrupted it.", why="signal")
-        elif not (isinstance(error, RuntimeError) and "worker" in str(error)):
-            stop = None  # a signal reaches the data-loading processes too, and the loader complains of their death
+        elif not is_worker_death(error):
+            stop = None
         if stop is not None:
             self._ending.end_stopped(stop)
         else:
@@ -294,14 +278,7 @@ class ScriptAttempt:
         if not self._ended:
             self._end_at_exit()
         sys.stdout.flush()
-        if self._lifeline is not None and select.select([self._lifeline], [], [], 0)[0]:
-            # The supervisor is dead: a resume waits for the lock that we hold, and taking torch apart takes a while.
-            os._exit(130)
-        try:
-            end_soon(0)
-        except RuntimeError:  # no more threads at this point, since Python 3.12
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, EXIT_WITHIN_S)
+        leave(0, lifeline=self._launch.lifeline)
 
     def _end_at_exit(self) -> None:
         last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)

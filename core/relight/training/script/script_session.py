@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 from relight.checkpoints.snapshot_header import Reason
 from relight.metrics.writer import MetricWriter
@@ -15,10 +14,11 @@ from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter
-from relight.training.progress_meter import ProgressMeter
+from relight.training.progress_meter import Totals
+from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
 from relight.training.script.state import ScriptState
-from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.step_metrics import StepMetrics, Values
 from relight.training.stopping import Stop, Stopping
 from relight.training.training_session import TrainingSession
 
@@ -28,8 +28,6 @@ NOTHING_TRACKED = (
 )
 _LOOP_END_EVERY_S = 2.0
 """A script may have many short loops: their ends are not all worth a checkpoint."""
-
-
 _log = logging.getLogger("relight")
 
 
@@ -49,19 +47,20 @@ class ScriptSession(TrainingSession):
         start: AttemptStart,
         *,
         state: ScriptState,
-        position: Any,
+        position: ScriptPosition,
         cutter: CheckpointCutter,
         stopping: Stopping,
         best: BestMetric,
         environment: Mapping[str, Any],
     ) -> None:
-        super().__init__(layout, start, cutter=cutter, stopping=stopping, best=best, environment=environment)
-        self.state = state
+        super().__init__(
+            layout, start, cutter=cutter, stopping=stopping, best=best, environment=environment, state=state,
+            position=position,
+        )  # fmt: skip
         self.in_loop = False
         """Whether an outermost loop of the script is under way."""
         self.holding = False
         """The step under way is the last one of its loop over batches: save and stop when the body is done."""
-        self._loader = position
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._best_owed = False
         self._cut_at_edge = -1
@@ -71,38 +70,32 @@ class ScriptSession(TrainingSession):
     @property
     def steps_total(self) -> int:
         """Steps of the whole run, as far as that is known; 0 where not."""
-        return 0 if self._meter is None else self._meter.steps_total
+        return 0 if self._meter is None else self._meter.totals.steps
 
-    def watch(self, tracked: Any) -> None:
-        """Learn when `tracked` begins to move, if it is an optimizer."""
-        if isinstance(tracked, torch.optim.Optimizer):
-            tracked.register_step_pre_hook(self._on_update)
-
-    def begin_script(self, *, restored: Restoration | None, steps_total: int, epochs: int, batches: int) -> None:
+    def begin_script(self, restored: Restoration | None) -> None:
         """The script's loops begin, or go on from what is restored: write the first records, and look for a stop."""
-        attempt = self._layout.attempt(self._start.attempt)
-        self._meter = ProgressMeter(attempt.progress, steps_total=steps_total, epochs=epochs, batches=batches)
+        self._open_meter(Totals())
         work_s = 0.0
         if restored is not None and not restored.weights_only:
             self._take_over(restored.counters, restored.info, branch=restored.branch)
             work_s = float(restored.environment.get("work_s", 0.0))
         self._start_meter(work_s)
 
-    def plan(self, *, steps_total: int, epochs: int, batches: int) -> None:
-        """Say how much there is to do, as far as that is known by now; 0 is not known."""
+    def plan(self, totals: Totals) -> None:
+        """Say how much there is to do, as far as that is known by now."""
         assert self._meter is not None
-        self._meter.plan(steps_total=steps_total, epochs=epochs, batches=batches)
+        self._meter.totals = totals
+
+    def begin_update(self) -> None:
+        """The weights are about to move: if the best checkpoint is still owed, cut it now, of the last edge."""
+        if self._best_owed and self._at_edge:
+            self._cut("best", at_edge=False)
+        super().begin_update()
 
     def step_without_place(self, values: Values) -> None:
         """A step whose place in the data nobody can tell: it counts and is logged, and is no edge to save."""
-        self._stopping.interruptible = False
-        now = time.time()
-        self.steps_done += 1
-        self._edge_s = now
-        self._score = None
-        self._train.log(self.steps_done, values, time_s=now)
-        self._recorded = False
-        self._in_update = False
+        now = self._count_step(values)
+        self._forget_edge()
         self._best_owed = False
         self._write_progress("training")
         self._poll(now)
@@ -110,11 +103,8 @@ class ScriptSession(TrainingSession):
 
     def end_body(self) -> None:
         """The body of an epoch is done, whatever is in it: an edge, and the moment for what is owed."""
-        self._stopping.interruptible = False
-        now = time.time()
-        self._edge_s = now
+        now = self._open_edge()
         self._record_edge()
-        self._in_update = False
         self._write_progress("training")
         if self._best_owed:
             self._cut("best")
@@ -125,7 +115,7 @@ class ScriptSession(TrainingSession):
 
     def end_pass(self) -> None:
         """The loop over a loader was left before its end: an edge of its own, so that no more batches follow it."""
-        if self._in_update or not self._recorded:
+        if not self._at_edge:
             return
         saved = self._cut_at_edge == self.state.edges
         self._record_edge()
@@ -134,10 +124,8 @@ class ScriptSession(TrainingSession):
 
     def end_loop(self) -> None:
         """An outermost loop is over. What comes after it may do anything with the weights, so they are saved now."""
-        self._stopping.interruptible = False
-        self._edge_s = time.time()
+        self._open_edge()
         self._record_edge()
-        self._in_update = False
         self._write_progress("training")
         now = time.monotonic()
         if now - self._loop_ended_s >= _LOOP_END_EVERY_S:
@@ -153,18 +141,7 @@ class ScriptSession(TrainingSession):
 
     def evaluated(self, values: Values) -> bool:
         """Log what was measured on the current weights; returns whether it is the best so far. No step edge."""
-        now = time.time()
-        numbers = {name: to_number(name, value) for name, value in values.items()}
-        if numbers:
-            self._validation.log(self.steps_done, numbers, time_s=now)
-        named = {f"validation/{name}": value for name, value in numbers.items()}
-        again = self.evaluated_step == self.steps_done
-        self._evaluation = {**self._evaluation, **named} if again else named
-        score = named.get(self.best.name or "")
-        improved = self.best.offer(score, step=self.steps_done)
-        if score is not None:
-            self._score = score
-        self.evaluated_step = self.steps_done
+        improved = self._note_evaluation(values, time.time())
         self._best_owed = self._best_owed or improved
         return improved
 
@@ -182,15 +159,13 @@ class ScriptSession(TrainingSession):
         """Save as `stop` asks, unless this very edge has been saved."""
         if stop.save and self._cut_at_edge == self.state.edges and not self._in_update:
             self._stopping.begin_saving()
-            return stop.orphaned or self._cutter.drain(60.0)
+            return self._wait_until_saved(stop)
         return super().stop(stop)
 
     def close(self, *, end_loader: bool = True) -> None:
         """Close everything."""
-        try:
+        with contextlib.suppress(RuntimeError):  # a CUDA error: the parent says so
             self._more.close()
-        except RuntimeError:
-            pass
         super().close(end_loader=end_loader)
 
     def _check_savable(self) -> None:
@@ -209,9 +184,8 @@ class ScriptSession(TrainingSession):
             if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
                 self._looked = True  # asked again, it has not been staged after all
                 return True
-            if self._in_update or not self._recorded:  # somebody trained on after the loops
+            if not self._at_edge:  # somebody trained on after the loops
                 self._record_edge()
-                self._in_update = False
             elif self.state.bound_to_edge:
                 self._record_edge()  # as it is now: whether somebody gathered more gradients cannot be told
             else:
@@ -221,8 +195,3 @@ class ScriptSession(TrainingSession):
         self._cut_at_edge = self.state.edges
         self._best_owed = False
         return True
-
-    def _on_update(self, *_: Any) -> None:
-        if self._best_owed and not self._in_update and self._recorded:
-            self._cut("best", at_edge=False)
-        super()._on_update()

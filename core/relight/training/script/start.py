@@ -12,12 +12,13 @@ import sys
 import threading
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import torch
 
 from relight.errors import UsageError
-from relight.runs.layout import RunLayout
+from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
 from relight.runs.run_record import read_script_record
@@ -25,9 +26,9 @@ from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
 from relight.training.environment import prepare_determinism
-from relight.training.log_streams import TeeStream, tolerate_write_errors
+from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
 from relight.training.script.run import ScriptRun
-from relight.training.script.script_attempt import ScriptAttempt, ScriptStopping, higher_wins
+from relight.training.script.script_attempt import Launch, ScriptAttempt, ScriptStopping, higher_wins
 from relight.training.task_attempt import close_in_children
 
 _VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
@@ -66,19 +67,18 @@ def init(
     processes of a distributed training.
     """
     _check_caller()
-    joined = _find_launch()
+    launch = _find_launch()
     values = as_mapping(config)
-    standalone = joined is None
-    if joined is None:
-        joined = _begin_alone(name=name, runs=runs)
-    layout = RunLayout(joined.folder)
+    standalone = launch is None
+    if launch is None:
+        launch = _begin_alone(name=name, runs=runs)
+    layout = launch.layout
     record = read_record(layout.record, RunRecord)
-    start = read_record(layout.attempt(joined.attempt).start, AttemptStart)
-    stopping = ScriptStopping(layout, joined.attempt, terminal=standalone)
-    stopping.install(lifeline=joined.lifeline)
-    close_in_children(tuple(fd for fd in (joined.lifeline, joined.lock_fd) if fd is not None))
-    _set_up_output(layout, joined.attempt, standalone=standalone)
-    before = read_script_record(layout)
+    start = read_record(layout.attempt(launch.attempt).start, AttemptStart)
+    stopping = ScriptStopping(layout, launch.attempt, terminal=standalone)
+    stopping.install(lifeline=launch.lifeline)
+    close_in_children((launch.lifeline, launch.lock_fd))
+    _set_up_output(layout.attempt(launch.attempt), standalone=standalone)
     settings = {
         "seed": seed,
         "max_steps": max_steps,
@@ -90,11 +90,9 @@ def init(
         "keep_every_steps": keep_every_steps,
         "keep_every_hours": keep_every_hours,
     }
-    said = _describe(record, before, values, settings, best=best, higher_is_better=higher_is_better)
-    attempt = ScriptAttempt(
-        layout, start, record=record, said=said, stopping=stopping, lifeline=joined.lifeline, lock_fd=joined.lock_fd,
-        script=Path(record.task.path) if record.task.path else None,
-    )  # fmt: skip
+    said = _describe(record, read_script_record(layout), best=best, higher_is_better=higher_is_better)
+    said = msgspec.structs.replace(said, config=plain_config(values), settings=settings, pid=os.getpid())
+    attempt = ScriptAttempt(launch, start, task=record.task, said=said, stopping=stopping)
     try:
         attempt.install()
     except FileExistsError:
@@ -110,13 +108,6 @@ def init(
     if standalone:
         _log.info("Run %s in %s", layout.run_id, layout.folder)
     return run
-
-
-class _Joined(NamedTuple):
-    folder: Path
-    attempt: int
-    lifeline: int | None
-    lock_fd: int | None
 
 
 def _check_caller() -> None:
@@ -137,7 +128,7 @@ def _check_caller() -> None:
         )
 
 
-def _find_launch() -> _Joined | None:
+def _find_launch() -> Launch | None:
     """The run that this process was launched in, by what its supervisor has handed down; None without a launcher.
 
     A process that the script starts inherits neither the descriptors nor, from now on, the variables.
@@ -157,7 +148,7 @@ def _find_launch() -> _Joined | None:
         return None
     for descriptor in (lifeline_fd, lock_fd):
         os.set_inheritable(descriptor, False)
-    return _Joined(Path(folder), int(attempt), lifeline_fd, lock_fd)
+    return Launch(RunLayout(Path(folder)), int(attempt), lifeline_fd, lock_fd)
 
 
 def _open_descriptor(text: str) -> int | None:
@@ -169,7 +160,7 @@ def _open_descriptor(text: str) -> int | None:
     return descriptor
 
 
-def _begin_alone(*, name: str | None, runs: str | Path | None) -> _Joined:
+def _begin_alone(*, name: str | None, runs: str | Path | None) -> Launch:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if file is None:
@@ -180,7 +171,7 @@ def _begin_alone(*, name: str | None, runs: str | Path | None) -> _Joined:
     begun: Standalone = begin_standalone(
         Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs
     )
-    return _Joined(begun.layout.folder, begun.attempt, begun.lifeline, begun.lock.fileno())
+    return Launch(begun.layout, begun.attempt, begun.lifeline, begun.lock.fileno())
 
 
 def _name_module(spec: Any) -> str | None:
@@ -191,25 +182,15 @@ def _name_module(spec: Any) -> str | None:
 
 
 def _describe(
-    record: RunRecord,
-    before: ScriptRecord | None,
-    config: MutableMapping[str, Any],
-    settings: dict[str, Any],
-    *,
-    best: str | None,
-    higher_is_better: bool | None,
+    record: RunRecord, before: ScriptRecord | None, *, best: str | None, higher_is_better: bool | None
 ) -> ScriptRecord:
-    """What `init` says, with what earlier attempts, or a branch's parent, have said of what `best` means."""
-    metric = full_metric_name(best) if best else None
-    if metric is None:
-        metric = before.best_metric if before is not None else record.best_metric
-        known = before.higher_is_better if before is not None else record.higher_is_better
+    """What `best` means: what `init` says, else what earlier attempts, or a branch's parent, have said."""
+    if best:
+        metric: str | None = full_metric_name(best)
+        known = higher_wins(full_metric_name(best))
     else:
-        known = higher_wins(metric)
-    higher = known if higher_is_better is None else higher_is_better
-    return ScriptRecord(
-        config=plain_config(config), best_metric=metric, higher_is_better=higher, settings=settings, pid=os.getpid()
-    )
+        metric, known = (before or record).best_metric, (before or record).higher_is_better
+    return ScriptRecord(best_metric=metric, higher_is_better=known if higher_is_better is None else higher_is_better)
 
 
 def _override(attempt: ScriptAttempt, record: RunRecord, config: MutableMapping[str, Any]) -> None:
@@ -218,20 +199,14 @@ def _override(attempt: ScriptAttempt, record: RunRecord, config: MutableMapping[
     attempt.take_config(plain_config(config))
 
 
-def _set_up_output(layout: RunLayout, number: int, *, standalone: bool) -> None:
+def _set_up_output(layout: AttemptLayout, *, standalone: bool) -> None:
     """Under the launcher, the log is all there is; without it, what the script says goes to its log as well."""
-    if standalone:
-        with contextlib.suppress(OSError):
-            log = os.open(layout.attempt(number).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            sys.stdout = TeeStream(sys.stdout, log)
-            sys.stderr = TeeStream(sys.stderr, log)
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("relight: %(message)s"))
-    else:
+    if not standalone:
         tolerate_write_errors()
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("relight")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+        log_to(sys.stdout)
+        return
+    with contextlib.suppress(OSError):
+        log = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        sys.stdout = TeeStream(sys.stdout, log)
+        sys.stderr = TeeStream(sys.stderr, log)
+    log_to(sys.stderr, prefix="relight: ")

@@ -1,0 +1,59 @@
+"""What the sessions of tasks and of scripts are made of: the environment on record, and the checkpoint writer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relight.checkpoints.writer_client import WriterClient
+from relight.runs.fingerprint import word_resume_caveat
+from relight.runs.layout import RunLayout
+from relight.runs.records import AttemptStart, TaskReference
+from relight.tasks.config import TaskConfig
+from relight.tasks.retention_options import read_retention
+from relight.training.best_metric import BestMetric
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
+
+_log = logging.getLogger("relight")
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """The cutter, whose writer process runs, and the part of the environment that every checkpoint keeps."""
+
+    cutter: CheckpointCutter
+    environment: dict[str, Any]
+
+
+def make_session_parts(
+    layout: RunLayout,
+    start: AttemptStart,
+    *,
+    task: TaskReference,
+    device: torch.device,
+    options: TaskConfig,
+    best: BestMetric,
+    inherit_fds: tuple[int, ...],
+) -> SessionParts:
+    """Record the environment of attempt `start`, warn of what has changed in it, and start the writer process.
+
+    `options` say when checkpoints are cut and which are kept. The writer inherits the descriptors `inherit_fds`.
+    """
+    attempt = layout.attempt(start.attempt)
+    environment = describe_environment(device, code_folder=Path(task.path).parent if task.path else None)
+    changes = find_changes(layout, start, environment)
+    write_environment(attempt.environment, environment, changes=changes)
+    if changes:
+        _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
+    writer = WriterClient(
+        layout.checkpoints,
+        policy=read_retention(options, higher_is_better=best.higher_is_better),
+        inherit_fds=inherit_fds,
+    )
+    policy = CutPolicy(every_s=options.checkpoint_every_s, every_steps=options.checkpoint_every_steps)
+    return SessionParts(CheckpointCutter(attempt, policy=policy, writer=writer), shorten_environment(environment))
