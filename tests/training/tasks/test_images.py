@@ -91,7 +91,7 @@ def test_of_many_broken_pictures_five_are_named(folder: Path, caplog: pytest.Log
 def test_a_class_that_broken_pictures_leave_too_small_is_refused(folder: Path, usable: int) -> None:
     for seed in range(usable, 24):
         (folder / f"lying/{seed}.png").write_bytes(b"")
-    with pytest.raises(TaskError, match=f"Of the class 'lying' only {usable} of 24 pictures can be decoded, and 2 are"):
+    with pytest.raises(TaskError, match=f"In class 'lying' only {usable} of 24 pictures can be decoded, and 2 are"):
         Images(config(folder)).build_data()
 
 

@@ -1,4 +1,4 @@
-"""Random crops, mirroring and colours of one picture, in torch alone and from one explicit generator."""
+"""Random crops, mirroring and colors of one picture, using only torch and one explicit generator."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ASPECT_AT_MOST = 4 / 3
-_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+_GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
 def augment(
     pixels: Tensor, *, generator: torch.Generator, size: int, smallest_crop: float, flip: bool, jitter: float
 ) -> Tensor:
-    """Show uint8 pixels [3, H, W] as float32 [3, size, size], 0 to 1: a random part, mirrored, in other colours.
+    """Show uint8 pixels [3, H, W] as float32 [3, size, size], 0 to 1: a random part, mirrored, in other colors.
 
     Always draws eight numbers, so that a changed option does not shift what the others draw.
     """
@@ -32,7 +32,7 @@ def augment(
         shown = shown.flip(2)
     if jitter > 0:
         brightness, contrast, saturation = (1 + jitter * (2 * draw - 1) for draw in draws[5:8])
-        grey = (shown * shown.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
+        grey = (shown * shown.new_tensor(_GRAY).view(3, 1, 1)).sum(0, keepdim=True)
         shown = grey + (shown - grey) * saturation
         shown = ((shown - shown.mean()) * contrast + shown.mean()) * brightness
     return shown.clamp(0, 1)

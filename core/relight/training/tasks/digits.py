@@ -43,7 +43,7 @@ class Digits(Task):
         )
 
     def build_data(self) -> Data:
-        """Load the scans from scikit-learn's own files; every fifth of each digit is held out, always the same ones."""
+        """Load the scans from scikit-learn's own files; a fixed fifth of each digit is held out."""
         images, labels = _read_scans()
         held_out = held_out_rows(labels)
         pixels = torch.from_numpy(images.astype(np.float32) / LARGEST_PIXEL).view(-1, 1, 8, 8)
@@ -80,7 +80,7 @@ def _read_scans() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 
 def held_out_rows(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Mark a fixed fifth of each class for validation, chosen by a hash of the row number and by no random seed."""
+    """Mark a fixed fifth of each class for validation, chosen by a hash of the row number, not by a random seed."""
     order = np.array(
         [int.from_bytes(hashlib.blake2b(b"%d" % row, digest_size=7).digest(), "big") for row in range(len(labels))]
     )

@@ -25,8 +25,8 @@ SHAPES: dict[str, Shape] = {
     "tiny": Shape(layers=4, heads=4, width=128, hidden=512),
     "mini": Shape(layers=6, heads=8, width=256, hidden=1024),
     "small": Shape(layers=6, heads=10, width=640, hidden=2560),
-    # GPT-2's 12 x 12 x 768. With bytes for tokens its 38M embedding weights go, so the hidden layers are wider instead:
-    # the number of parameters, and with it the size of a checkpoint, stays that of GPT-2 "124M".
+    # GPT-2's 12 x 12 x 768. Bytes as tokens save its 38M embedding weights, so the hidden layers are wider instead:
+    # the number of parameters, and so the size of a checkpoint, equals that of GPT-2 "124M".
     "base": Shape(layers=12, heads=12, width=768, hidden=5184),
 }
 
@@ -52,7 +52,7 @@ class Gpt(nn.Module):
         return logits
 
     def _initialise(self, shape: Shape) -> None:
-        """Draw weights as GPT-2 does: deviation 0.02, less where a block writes into the residual stream."""
+        """Initialize weights as GPT-2 does: deviation 0.02, less where a block writes to the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.ndim >= 2:
                 writes = name.endswith(("attention_out.weight", "mlp_out.weight"))

@@ -26,7 +26,7 @@ _log = logging.getLogger("relight")
 
 
 class Images(Task):
-    """Tell the classes of pictures apart."""
+    """Classify pictures."""
 
     Config: ClassVar[type[TaskConfig]] = ImagesConfig
     best_metric: ClassVar[str] = "accuracy"
@@ -52,7 +52,7 @@ class Images(Task):
         training, validation = split_pictures(usable, share=config.validation_share)
         _check_classes(folder, broken)
         if not validation:
-            raise TaskError(f"No validation picture below {printable(folder.root)} can be decoded: replace them.")
+            raise TaskError(f"No validation picture below {printable(folder.root)} can be decoded. Replace them.")
         train = (
             AugmentedPictures(store, training, config=config)
             if config.augment
@@ -80,7 +80,7 @@ class Images(Task):
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures as (pixels float32 [3, S, S], label): the square in their middle.
+    """Pictures as (pixels float32 [3, S, S], label): the square in the middle.
 
     In a folder too large to be decoded before training, a picture that proves broken is named in the log and the next
     one that is not takes its place: the same one each time, so a resume stays exact.
@@ -109,19 +109,19 @@ class Pictures(Dataset[tuple[Tensor, int]]):
                 if self.store.inspected_whole:
                     raise TaskError(
                         f"The picture {shown} can no longer be decoded: {error}. "
-                        "Put it back as it was, or start a new run without it."
+                        "Restore it, or start a new run without it."
                     ) from error
                 if picture.path not in self._named:
                     self._named.add(picture.path)
-                    _log.warning("The picture %s cannot be decoded and is left out: %s.", shown, error)
-        raise TaskError(f"No picture below {printable(self.store.root)} can be decoded: put them back as they were.")
+                    _log.warning("The picture %s cannot be decoded, so it is left out: %s.", shown, error)
+        raise TaskError(f"No picture below {printable(self.store.root)} can be decoded. Restore them.")
 
 
 class AugmentedPictures(Pictures):
-    """Pictures with random crops, mirroring and colours, drawn from the generator of each sample."""
+    """Pictures with random crops, mirroring and colors, drawn from the generator of each sample."""
 
     def sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Return (pixels, label) of one picture as `generator` shows it."""
+        """Return (pixels, label) of one picture, augmented with `generator`."""
         pixels, label = self._decode(index)
         config = self.config
         shown = augment(
@@ -146,7 +146,7 @@ def _report(folder: PictureFolder, broken: dict[str, str]) -> None:
 
 
 def _check_classes(folder: PictureFolder, broken: dict[str, str]) -> None:
-    """Refuse a class that broken pictures leave with nothing to train on, or with nothing to hold out."""
+    """Refuse a class that broken pictures leave without pictures to train on or to hold out."""
     for label, name in enumerate(folder.classes):
         given = [picture for picture in folder.pictures if picture.label == label and not picture.held_out]
         usable = [picture for picture in given if picture.path not in broken]
@@ -154,7 +154,7 @@ def _check_classes(folder: PictureFolder, broken: dict[str, str]) -> None:
         if len(usable) < needed:
             first = next(picture.path for picture in given if picture.path in broken)
             raise TaskError(
-                f"Of the class '{printable(name)}' only {len(usable)} of {len(given)} pictures can be decoded, and "
+                f"In class '{printable(name)}' only {len(usable)} of {len(given)} pictures can be decoded, and "
                 f"{needed} are needed (the first broken one: {printable(first)}, {broken[first]}): "
                 "replace them, or remove the class folder."
             )

@@ -1,4 +1,4 @@
-"""From a picture file of any kind to 8-bit RGB pixels, always the same ones, and the bounded cache of those pixels."""
+"""Decodes any picture file to the same 8-bit RGB pixels every time, and caches those pixels within a limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from relight.tasks.picture_folder import printable
 # Formats whose readers are Pillow's own or plain libraries: no PostScript, which would start a program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 PIXELS_AT_MOST = 100_000_000  # a file that claims more is refused as a decompression bomb
-LARGE_PIXELS = 20_000_000  # of pictures above this, one is decoded at a time: ten bytes a pixel are needed for a moment
+LARGE_PIXELS = 20_000_000  # larger pictures are decoded one at a time: decoding takes ten bytes per pixel for a moment
 MARGIN = 1.25  # pictures are kept this much larger than the model's square, which leaves room for random crops
 LONGEST_ASPECT = 2.0
 INSPECTED_WHOLE = 20_000  # above this many files only the file headers are inspected before training
@@ -30,7 +30,7 @@ _large_one_at_a_time = threading.Lock()
 
 
 class BrokenPicture(Exception):
-    """A file that is no picture, is cut off, or is refused; says why in a few words."""
+    """A file is not a picture, is truncated, or is refused; the message says why in a few words."""
 
 
 class PictureStore:
@@ -65,7 +65,7 @@ class PictureStore:
         """
         from PIL import Image
 
-        # Our own limit is the one that counts; Pillow's warning about a size below it would only be noise in the log.
+        # Our own limit decides; Pillow warns about smaller sizes, which would only be noise in the log.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         self.inspected_whole = len(paths) <= INSPECTED_WHOLE
         look = self._decode_whole if self.inspected_whole else self._read_header
@@ -94,7 +94,7 @@ class PictureStore:
 def decode_picture(path: Path, *, short_side: int) -> Tensor:
     """Decode the first frame of a picture to uint8 [3, H, W], upright, its short side scaled to `short_side`.
 
-    Of a panorama only the middle is kept, twice as long as wide. Transparent parts become white, 16-bit greys are
+    Of a panorama only the middle is kept, twice as long as wide. Transparent parts become white, 16-bit grays are
     scaled to 8 bits. Raises `BrokenPicture`.
     """
     try:
@@ -103,7 +103,7 @@ def decode_picture(path: Path, *, short_side: int) -> Tensor:
                 return _decode(image, short_side=short_side)
             with _large_one_at_a_time:
                 return _decode(image, short_side=short_side)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files: SyntaxError, struct.error, …
+    except Exception as error:  # Pillow raises almost anything on damaged files: SyntaxError, struct.error, …
         raise BrokenPicture(_reason(error)) from error
 
 
@@ -120,10 +120,12 @@ def _open(path: Path) -> Any:
 def _decode(image: Any, *, short_side: int) -> Tensor:
     from PIL import Image
 
-    # JPEG decodes straight to a half, quarter or eighth of its size where that is still large enough.
+    # JPEG decodes straight to a half, quarter or eighth of its size if that is still large enough.
     image.draft("RGB", (short_side, short_side))
     image.load()
-    orientation = _read_orientation(image)  # only now: Pillow's TIFF reader turns the picture itself, and says so then
+    orientation = _read_orientation(
+        image
+    )  # only now, because Pillow.s TIFF reader turns the picture itself and then updates the tag
     scale = short_side / min(image.size)
     width, height = (min(round(side * scale), round(short_side * LONGEST_ASPECT)) for side in image.size)
     box = _middle(image.size, (width / scale, height / scale))
@@ -134,7 +136,7 @@ def _decode(image: Any, *, short_side: int) -> Tensor:
 
 
 def _read_orientation(image: Any) -> Any:
-    """Say how the picture must be turned to stand upright; None where it stands so, or its metadata is damaged."""
+    """Return how to turn the picture upright; None if it is upright or its metadata is damaged."""
     from PIL.Image import Transpose
 
     turns = {
@@ -148,17 +150,17 @@ def _read_orientation(image: Any) -> Any:
     }
     try:
         return turns.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # what a camera wrote there must not cost the picture
+    except Exception:  # damaged metadata must not cost the picture
         return None
 
 
 def _to_rgb(image: Any) -> Any:
-    """Convert any mode to RGB, on white where it is transparent."""
+    """Convert any mode to RGB, on white if it is transparent."""
     from PIL import Image
 
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((gray * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         light = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
         light = light * 255 if light.max() <= 1 else light

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 # Basic blocks in each stage; every stage but the first halves the picture and doubles the channels.
 STAGES: dict[str, tuple[int, ...]] = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-LARGE_PICTURE = 96  # from this side on the stem shrinks the picture to a quarter first, as on ImageNet
+LARGE_PICTURE = 96  # from this side length on, the stem first shrinks the picture to a quarter, as for ImageNet
 GROUPS = 8
 
 
@@ -49,7 +49,7 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 by 3 convolutions around a shortcut, which is a 1 by 1 convolution where the shape changes."""
+    """Two 3 by 3 convolutions around a shortcut, which is a 1 by 1 convolution if the shape changes."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int, norm: str) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class StdlibGpt(Task):
 
     def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Loss in nats per byte, and accuracy, of one batch of windows, uint8 [N, context + 1]."""
-        tokens = batch.long()  # here and not in the loader: bytes travel to the device eight times as fast
+        tokens = batch.long()  # here and not in the loader, because bytes reach the device eight times as fast
         targets = tokens[:, 1:].flatten()
         logits = model(tokens[:, :-1]).flatten(0, 1)
         loss = F.cross_entropy(logits, targets)
@@ -64,7 +64,7 @@ class StdlibGpt(Task):
 
 
 class Windows(Dataset[Text]):
-    """`count` windows of `context` + 1 bytes, evenly spread over the text: always the same ones."""
+    """`count` windows of `context` + 1 bytes, evenly spread over the text, the same every time."""
 
     def __init__(self, text: Text, *, context: int, count: int) -> None:
         self.text = text
@@ -80,10 +80,10 @@ class Windows(Dataset[Text]):
 
 
 class RandomWindows(Windows):
-    """`count` windows from random places, so that every epoch sees other parts of the text."""
+    """`count` windows from random places, so that each epoch sees different parts of the text."""
 
     def sample(self, index: int, generator: torch.Generator) -> Text:
-        """Return a window from a place that `generator` chooses."""
+        """Return a window at a position drawn from `generator`."""
         start = int(torch.randint(len(self.text) - self.length + 1, (), generator=generator))
         return self.text[start : start + self.length]
 
@@ -95,7 +95,7 @@ def stack_windows(windows: list[Text]) -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def read_corpus(root: Path) -> tuple[Text, Text]:
-    """Read the standard library at `root` into a training and a validation text, always in the same order of files."""
+    """Read the standard library at `root` into a training and a validation text, files in a fixed order."""
     train, validation = bytearray(), bytearray()
     count = unreadable = 0
     for path in list_sources(root):
