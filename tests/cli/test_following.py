@@ -1,4 +1,4 @@
-"""Watching a run: what is said in a pipe and on a terminal, and that no watcher's end is the run's."""
+"""Watching a run: what a pipe and a terminal show, and that the run outlives its watchers."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ class Watched:
     process: subprocess.Popen[str]
 
     def wait_for_step(self, step: int) -> None:
-        """Until the run has taken that many steps."""
+        """Wait until the run has taken that many steps."""
         wait_until(lambda: summarize_run(self.layout).step >= step)
 
     def wait_for_line(self) -> None:
-        """Until the watcher has said something: then it listens to signals, too."""
+        """Wait until the watcher has printed a line: from then on it handles signals."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline()
 
     def end(self, timeout_s: float = 60.0) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of the watcher."""
+        """Wait for the watcher; return its exit code, stdout and stderr."""
         out, err = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, out, err
 
@@ -67,10 +67,10 @@ Watch = Callable[..., Watched]
 
 
 def wait_until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Poll until it holds."""
+    """Poll until `holds` is true."""
     deadline = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.02)
 
 
@@ -89,7 +89,7 @@ def launch(runs: Path, *options: str, max_restarts: int = 0) -> RunLayout:
 
 @pytest.fixture
 def watch(runs: Path) -> Iterator[Watch]:
-    """Launches the fake trainer and a watcher with pipes."""
+    """Launch the fake trainer and a watcher with pipes."""
     started: list[subprocess.Popen[str]] = []
 
     def watch(*options: str, script: str = WATCH, max_restarts: int = 0) -> Watched:
@@ -148,7 +148,7 @@ def test_the_first_interrupt_asks_for_a_graceful_stop_and_says_so(watch: Watch) 
     watched.process.send_signal(signal.SIGINT)
     code, out, err = watched.end()
     assert code == 130
-    assert err.startswith("relight: Stopping at the next step edge, with a checkpoint. Ctrl-C again stops now")
+    assert err.startswith("relight: Stopping at the next step edge, with a checkpoint. Press Ctrl-C again to stop now")
     summary = summarize_run(watched.layout)
     assert summary.status is RunStatus.STOPPED
     assert summary.durable_step == summary.step
@@ -179,7 +179,7 @@ def test_a_killed_watcher_or_a_closed_terminal_ends_nothing(watch: Watch, number
     assert summarize_run(watched.layout).status is RunStatus.RUNNING
 
 
-def test_a_reader_that_has_seen_enough_ends_the_watching_and_nothing_else(watch: Watch) -> None:
+def test_a_closed_pipe_ends_the_watching_and_nothing_else(watch: Watch) -> None:
     watched = watch("10000", "--step-s", "0.01")
     assert watched.process.stdout is not None
     watched.process.stdout.readline()
@@ -189,7 +189,7 @@ def test_a_reader_that_has_seen_enough_ends_the_watching_and_nothing_else(watch:
     watched.wait_for_step(step + 20)
 
 
-def test_a_restart_is_told_and_watched_to_the_end(watch: Watch) -> None:
+def test_a_restart_is_reported_and_watched_to_the_end(watch: Watch) -> None:
     watched = watch("30", "--crash-at", "13", max_restarts=2)
     code, out, err = watched.end()
     assert code == 0
@@ -219,11 +219,11 @@ def test_leaving_show_follow_with_an_interrupt_leaves_the_run_alone(runs: Path, 
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "goes on" in out
+    assert "continues in the background" in out
     assert summarize_run(layout).status is RunStatus.RUNNING
 
 
-def test_an_interrupt_that_the_shell_ignores_for_us_stops_nothing(runs: Path) -> None:
+def test_an_interrupt_that_the_shell_ignores_stops_nothing(runs: Path) -> None:
     layout = launch(runs, "10000")
     process = subprocess.Popen(
         ["bash", "-c", f"trap '' INT; exec {sys.executable} -c '{WATCH}' \"$0\" 1", str(layout.folder)],
@@ -242,7 +242,7 @@ def test_an_interrupt_that_the_shell_ignores_for_us_stops_nothing(runs: Path) ->
     assert err == ""
 
 
-def test_a_terminated_command_leaves_in_order_and_the_run_alone(runs: Path) -> None:
+def test_a_terminated_command_exits_cleanly_and_leaves_the_run_alone(runs: Path) -> None:
     layout = launch(runs, "10000")
     process = subprocess.Popen(
         [str(RELIGHT), "show", layout.run_id, "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -282,7 +282,7 @@ def test_a_terminal_gets_bars_and_its_cursor_back(runs: Path) -> None:
 
 
 def _read_terminal(terminal: int, *, until: bytes | None, timeout_s: float = 60.0) -> bytes:
-    """What the terminal shows, until something is seen, or its process has ended."""
+    """Return what the terminal shows, until `until` appears or its process ends."""
     seen = b""
     deadline = time.monotonic() + timeout_s
     while until is None or until not in seen:
@@ -290,7 +290,7 @@ def _read_terminal(terminal: int, *, until: bytes | None, timeout_s: float = 60.
         if select.select([terminal], [], [], 0.1)[0]:
             try:
                 data = os.read(terminal, 65536)
-            except OSError:  # how Linux says that the other side has closed it
+            except OSError:  # Linux reports this way that the other side has closed it
                 return seen
             if not data:
                 return seen

@@ -1,4 +1,4 @@
-"""`list`, `show`, `metrics` and `logs`: what a person and a script learn about runs."""
+"""`list`, `show`, `metrics` and `logs`: what people and scripts learn about runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOW_KEYS = {
 def test_no_runs_is_a_sentence_with_a_next_step(ask: Ask, runs: Path) -> None:
     answer = ask("list")
     assert answer.exit_code == 0
-    assert answer.stdout == f"There are no runs in {runs} yet. Start one: relight run digits\n"
+    assert answer.stdout == f"There are no runs in {runs} yet. Start one with: relight run digits\n"
     assert ask("list", "--json").json == []
 
 
@@ -89,7 +89,7 @@ def test_an_unknown_run_is_wrong_usage_and_names_the_nearest(ask: Ask, make_run:
     assert "trial" in answer.error
 
 
-def test_show_says_everything_that_a_person_asks_first(ask: Ask, make_run: RunMaker) -> None:
+def test_show_answers_the_first_questions_about_a_run(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
     facts = dict(line.split("  ", 1) for line in ask("show", layout.run_id).stdout.splitlines())
     facts = {name.strip(): text.strip() for name, text in facts.items()}
@@ -101,7 +101,7 @@ def test_show_says_everything_that_a_person_asks_first(ask: Ask, make_run: RunMa
     assert facts["folder"] == str(layout.folder)
 
 
-def test_show_says_what_the_drill_with_its_task_has_proven(ask: Ask, make_run: RunMaker, runs: Path) -> None:
+def test_show_says_what_the_drill_of_its_task_proved(ask: Ask, make_run: RunMaker, runs: Path) -> None:
     layout = make_run()
     assert ask("show", layout.run_id, "--json").json["proof"] is None
     record = read_record(layout.record, RunRecord)
@@ -172,11 +172,13 @@ def test_csv_has_each_step_once_and_ghosts_only_when_asked(ask: Ask, make_run: R
     ("arguments", "said"),
     [
         (("--ghosts",), "--csv"),
-        (("--csv", "--json"), "one of them"),
+        (("--csv", "--json"), "cannot be combined"),
         (("--stream", "trian"), "train, validation"),
     ],
 )
-def test_metrics_asked_wrongly_is_usage(ask: Ask, make_run: RunMaker, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_options_of_metrics_are_wrong_usage(
+    ask: Ask, make_run: RunMaker, arguments: tuple[str, ...], said: str
+) -> None:
     layout = make_run()
     answer = ask("metrics", layout.run_id, *arguments)
     assert answer.exit_code == 2
@@ -193,21 +195,21 @@ def test_logs_prints_the_last_lines_of_the_latest_attempt(ask: Ask, make_run: Ru
     }  # fmt: skip
 
 
-def test_logs_of_an_attempt_that_is_not_there_says_which_are(ask: Ask, make_run: RunMaker) -> None:
+def test_logs_of_a_missing_attempt_says_which_exist(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     answer = ask("logs", layout.run_id, "--attempt", "7")
     assert answer.exit_code == 2
-    assert "no attempt 7" in answer.error
+    assert "no attempt 7: it has 1." in answer.error
 
 
-def test_following_the_log_of_a_dead_run_ends_by_itself(ask: Ask, make_run: RunMaker) -> None:
+def test_following_the_log_of_a_dead_run_ends(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     with layout.attempt(1).log.open("a") as log:
         log.write("unfinished")
     assert ask("logs", layout.run_id, "-f", "-n", "1").stdout.endswith("unfinished")
 
 
-def test_bytes_that_are_no_text_do_not_stop_the_log(ask: Ask, make_run: RunMaker) -> None:
+def test_bytes_that_are_not_text_do_not_stop_the_log(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     layout.attempt(1).log.write_bytes(b"ok\n\xff\xfe\n10%\r20%\rdone\n")
     assert ask("logs", layout.run_id).stdout.splitlines() == ["ok", "\ufffd\ufffd", "done"]

@@ -1,4 +1,4 @@
-"""The bars of a terminal, drawn from a summary."""
+"""The progress bars of a terminal, drawn from a summary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 
-from relight.cli.live_display import LiveDisplay, draw_progress
-from relight.overview.story import Line
+from relight.cli.live_display import draw_progress
 from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.progress import Progress, read_progress
 
@@ -31,10 +30,10 @@ def _look(make_run: RunMaker) -> tuple[RunSummary, Progress]:
     return summarize_run(layout), progress
 
 
-def test_the_picture_has_both_bars_rate_time_left_best_and_what_is_safe(make_run: RunMaker) -> None:
+def test_the_display_has_both_bars_rate_time_left_best_and_what_is_saved(make_run: RunMaker) -> None:
     summary, progress = _look(make_run)
     state, epoch, overall, values, safety = _draw(summary, progress)
-    assert state.startswith(f"{summary.run} trains  2 steps/s  8.5 s left")
+    assert state.startswith(f"{summary.run} is training  2 steps/s  8.5 s left")
     assert epoch.startswith("epoch 2/2") and "13/10 batches" in epoch
     assert overall.startswith("overall") and "23/40 steps" in overall
     assert "train/loss 1.043" in values and "validation/accuracy 0.95" in values
@@ -47,13 +46,13 @@ def test_the_time_left_after_a_resume_is_at_the_rate_of_this_attempt() -> None:
     assert progress.eta_s == 500.0
 
 
-def test_failing_saves_take_the_place_of_what_is_safe(make_run: RunMaker) -> None:
+def test_failing_saves_replace_what_is_safe(make_run: RunMaker) -> None:
     summary, progress = _look(make_run)
     failing = msgspec.structs.replace(summary, saving_failure="The disk is full.")
     assert _draw(failing, progress)[-1] == "not saved: The disk is full."
 
 
-def test_a_run_that_waits_or_has_no_known_length_can_be_drawn(make_run: RunMaker) -> None:
+def test_a_waiting_run_of_unknown_length_can_be_drawn(make_run: RunMaker) -> None:
     summary, _ = _look(make_run)
     waiting = msgspec.structs.replace(
         summary,
@@ -66,7 +65,7 @@ def test_a_run_that_waits_or_has_no_known_length_can_be_drawn(make_run: RunMaker
         eta_s=None,
     )
     lines = _draw(waiting, Progress())
-    assert lines[0].rstrip() == f"{summary.run} waits for its trainer"
+    assert lines[0].rstrip() == f"{summary.run} is waiting for its trainer"
     assert "23 steps" in lines[1]
     assert lines[-1].rstrip() == "nothing saved yet"
 
@@ -76,15 +75,3 @@ def test_a_narrow_terminal_gets_no_line_that_wraps(make_run: RunMaker) -> None:
     lines = _draw(summary, progress, width=40)
     assert len(lines) == 5
     assert all(len(line) <= 40 for line in lines)
-
-
-def test_lines_stand_above_the_bars_and_the_cursor_comes_back(make_run: RunMaker) -> None:
-    summary, progress = _look(make_run)
-    file = io.StringIO()
-    with LiveDisplay(Console(file=file, width=80, force_terminal=True, legacy_windows=False)) as display:
-        display.show(summary, progress)
-        display.say(Line("trouble", "Checkpoints fail."))
-        display.show(summary, progress)
-    text = file.getvalue()
-    assert "Checkpoints fail." in text
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1

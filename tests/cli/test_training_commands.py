@@ -1,4 +1,4 @@
-"""`run`, `stop`, `resume` and `branch` with real trainings, and everything that keeps one from starting."""
+"""`run`, `stop`, `resume` and `branch` with real trainings, and everything that prevents a start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BROKEN = {
 
 
 def _wait(ask: Ask, run: str, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 120.0) -> dict[str, Any]:
-    """Poll `show --json` until it holds."""
+    """Poll `show --json` until `holds` is true, and return the run."""
     deadline = time.monotonic() + timeout_s
     while True:
         shown: dict[str, Any] = ask("show", run, "--json").json
@@ -73,7 +73,7 @@ def test_a_run_killed_with_9_is_resumed_and_finishes(relight: Ask, ask: Ask, run
 
 
 @pytest.mark.processes
-def test_a_stopped_run_has_lost_nothing_and_a_branch_goes_on_with_another_config(relight: Ask, ask: Ask) -> None:
+def test_a_stopped_run_has_lost_nothing_and_a_branch_continues_with_another_config(relight: Ask, ask: Ask) -> None:
     run = relight("run", "digits", "--set", "epochs=500", "--detach", "--json").json["run"]
     _wait(ask, run, lambda shown: shown["step"] >= 3)
     stopped = relight("stop", run)
@@ -92,15 +92,15 @@ def test_a_stopped_run_has_lost_nothing_and_a_branch_goes_on_with_another_config
     )
     assert branched.exit_code == 0, branched
     child = ask("show", "child", "--json").json
-    assert branched.stdout.startswith(f"{child['run']} branches from step {step} of {run} and starts in ")
+    assert branched.stdout.startswith(f"{child['run']} starts from step {step} of {run} in ")
     assert (child["status"], child["step"]) == ("finished", step + 2)
     assert (child["parent"]["run"], child["parent"]["step"]) == (run, step)
     assert child["config"]["lr"] == 0.0001
 
 
-def test_a_resume_says_what_it_passed_over_why_and_what_that_costs(relight: Ask, make_run: RunMaker) -> None:
+def test_a_resume_says_what_it_skipped_why_and_what_that_costs(relight: Ask, make_run: RunMaker) -> None:
     layout = make_run(outcome="crashed", step=23, reason="Killed by SIGKILL.")
-    layout.attempt(1).processes.unlink()  # they would name this very process
+    layout.attempt(1).processes.unlink()  # it would name this very process
     newest = max(layout.checkpoints.glob("packs/*"))
     newest.write_bytes(newest.read_bytes()[:-1])
     answer = relight("resume", layout.run_id, "--detach")
@@ -109,7 +109,7 @@ def test_a_resume_says_what_it_passed_over_why_and_what_that_costs(relight: Ask,
     assert lines[0] == f"{layout.run_id} resumes from its checkpoint at step 10 (attempt 2)."
     assert any(newest.name in line and "bytes instead of" in line for line in lines)
     assert any("costs 10 steps" in line for line in lines)
-    assert "It had reached step 23, so 13 steps in all must be done again." in lines
+    assert "It had reached step 23, so 13 steps in all must be trained again." in lines
 
 
 def test_a_run_that_is_being_trained_is_not_resumed(relight: Ask, make_run: RunMaker) -> None:

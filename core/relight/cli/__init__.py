@@ -1,4 +1,4 @@
-"""The command line: parse, call the engine, print. It holds no logic of its own."""
+"""The command line: parse arguments, call the engine, print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command that was typed, and end the process with its exit code."""
+    """Run the command that was typed and exit with its exit code."""
     from relight.cli.application import run_command_line
 
     run_command_line()

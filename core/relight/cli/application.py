@@ -1,4 +1,4 @@
-"""The `relight` command: which commands there are, and how every kind of failure is said and becomes an exit code."""
+"""The `relight` command: its subcommands, and how each kind of failure becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from relight.cli.options import examples
 from relight.cli.output import say, say_error
 from relight.errors import RelightError
 
-STOPPED_BY_PERSON = 130
+INTERRUPTED = 130
 
 
 class RelightGroup(TyperGroup):
-    """The group of all commands: an error becomes one line on stderr and an exit code, a bug keeps its traceback."""
+    """The group of all subcommands. An error becomes one line on stderr and an exit code; a bug keeps its traceback."""
 
     def main(
         self,
@@ -38,7 +38,7 @@ class RelightGroup(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run one command and end with its exit code: 0, 1 for a clear error, 2 for wrong usage, 3, or 130."""
+        """Run one command and exit: 0 done, 1 clear error, 2 wrong usage, 3 crashed run, 130 stopped by the user."""
         code: Any
         typed = sys.argv[1:] if args is None else list(args)
         try:
@@ -49,26 +49,33 @@ class RelightGroup(TyperGroup):
             _explain(error, with_traceback="--json" not in typed)
         except typer.TyperException as error:
             code = error.exit_code
-            say_error(f"{_sentence(error.format_message())} {_where_to_look(error)}")
+            say_error(f"{_end_sentence(error.format_message())} {_where_to_look(error)}")
         except (typer.Abort, KeyboardInterrupt):
-            code = STOPPED_BY_PERSON
+            code = INTERRUPTED
         except BrokenPipeError:
-            # Whoever read our output has seen enough (`relight list | head -1`); Python's own flush must not complain.
+            # The reader has closed the pipe (`relight list | head -1`). Keep Python's own flush from complaining.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
         except OSError as error:
             if os.environ.get("RELIGHT_DEBUG"):
                 raise
             code = 1
-            where = f" {error.filename}" if error.filename else ""
-            say_error(f"{error.strerror or error}{where} (RELIGHT_DEBUG=1 shows where this comes from).")
+            where = f": {error.filename}" if error.filename else ""
+            say_error(f"{error.strerror or error}{where}. Set RELIGHT_DEBUG=1 to see the traceback.")
         sys.exit(code or 0)
+
+
+def _join_help_lines(app: typer.Typer) -> None:
+    """Join the lines of each paragraph, which typer would keep apart: help should wrap at the terminal's width."""
+    for command in app.registered_commands:
+        paragraphs = ((command.callback and command.callback.__doc__) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 app = typer.Typer(
     cls=RelightGroup,
     name="relight",
-    help="Train with PyTorch so that nothing is lost: launch, watch, kill, resume, export.",
+    help="Launch, watch, stop, resume and export PyTorch training runs that cannot be lost.",
     epilog=examples("relight run digits", "relight list", "relight resume digits-k3f9", "relight up"),
     add_completion=False,
     invoke_without_command=True,
@@ -77,20 +84,22 @@ app = typer.Typer(
 )
 
 training_commands.register(app)
+task_commands.register(app)
 listing_commands.register(app)
 checkpoint_commands.register(app)
 import_command.register(app)
 drill_command.register(app)
-task_commands.register(app)
 dashboard_command.register(app)
+
+_join_help_lines(app)
 
 
 @app.callback()
 def start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print Relight's version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version of Relight and exit.")] = False,
 ) -> None:
-    """Answer `relight` and `relight --version`; everything else is a command's."""
+    """Answer `relight` and `relight --version`; subcommands answer everything else."""
     if version:
         from relight.version import __version__
 
@@ -103,13 +112,13 @@ def start(
 
 
 def run_command_line() -> NoReturn:
-    """Run what was typed, and exit."""
+    """Run the command that was typed and exit."""
     typer.main.get_command(app).main()
     raise AssertionError("the command line always exits")
 
 
 def _explain(error: RelightError, *, with_traceback: bool) -> None:
-    """One line on stderr; a traceback of the person's own code goes whole to stdout, above it."""
+    """Print the error as one line on stderr; before it, on stdout, the whole traceback of the user's own code."""
     traceback = getattr(error, "traceback", None)
     if traceback and with_traceback:
         say(traceback.rstrip())
@@ -117,7 +126,7 @@ def _explain(error: RelightError, *, with_traceback: bool) -> None:
     say_error(str(error))
 
 
-def _sentence(text: str) -> str:
+def _end_sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else text + "."
 
 

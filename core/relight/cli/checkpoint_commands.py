@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relight.cli.options import KEEPING, JsonOption, RunArgument, RunsOption, examples
+from relight.cli.options import CHECKPOINTS, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
 from relight.errors import RelightError, UsageError
 from relight.wording import count, describe_age, describe_bytes, describe_value
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(
         "checkpoints",
-        rich_help_panel=KEEPING,
+        rich_help_panel=CHECKPOINTS,
         epilog=examples(
             "relight checkpoints digits-k3f9",
             "relight checkpoints digits-k3f9 --json",
@@ -56,21 +56,23 @@ def register(app: typer.Typer) -> None:
     )(checkpoints)
     app.command(
         "export",
-        rich_help_panel=KEEPING,
+        rich_help_panel=CHECKPOINTS,
         epilog=examples(
             "relight export digits-k3f9", "relight export digits-k3f9 --which latest --format pth --out digits.pth"
         ),
     )(export)
-    app.command("verify", rich_help_panel=KEEPING, epilog=examples("relight verify digits-k3f9"))(verify)
-    app.command("digest", rich_help_panel=KEEPING, epilog=examples("relight digest digits-k3f9 --which latest"))(digest)
+    app.command("verify", rich_help_panel=CHECKPOINTS, epilog=examples("relight verify digits-k3f9"))(verify)
+    app.command("digest", rich_help_panel=CHECKPOINTS, epilog=examples("relight digest digits-k3f9 --which latest"))(
+        digest
+    )
     app.command(
         "pin",
-        rich_help_panel=KEEPING,
+        rich_help_panel=CHECKPOINTS,
         epilog=examples("relight pin digits-k3f9 138", "relight pin digits-k3f9 138 --off"),
     )(pin)
     app.command(
         "prune",
-        rich_help_panel=KEEPING,
+        rich_help_panel=CHECKPOINTS,
         epilog=examples("relight prune digits-k3f9", "relight prune digits-k3f9 --set keep_every_steps=1000"),
     )(prune)
 

@@ -1,4 +1,4 @@
-"""How a watched run ended: what is said, what to type next, and the exit code."""
+"""Describes how a run ended: the outcome, what to type next, and the exit code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ _EXIT_CODES = {
 
 
 def choose_exit_code(summary: RunSummary) -> int:
-    """0 finished, 130 stopped by a person, 3 crashed or interrupted."""
+    """Return 0 for a finished run, 130 for a stopped one, 3 for a crashed or interrupted one."""
     return _EXIT_CODES.get(summary.status, FINISHED)
-
-
-def has_ended(summary: RunSummary) -> bool:
-    """Whether nothing of the run goes on: its supervisor, which might restart it, has ended too."""
-    return not summary.status.is_live and summary.pids.supervisor is None
 
 
 def word_ending(summary: RunSummary, *, suffix: str = "") -> list[str]:
     """Say in a few lines how the run ended and what to type next.
 
-    `suffix` is what those commands need to find the run again (" --runs DIR").
+    `suffix` is appended to each suggested command, so that it finds the run again (" --runs DIR").
     """
     lines = [_word_outcome(summary)]
     best = word_best(summary)
@@ -46,7 +41,7 @@ def word_ending(summary: RunSummary, *, suffix: str = "") -> list[str]:
     if summary.durable_step is not None:
         lines.append(f"The last checkpoint is at step {summary.durable_step}{_word_loss(summary)}.")
     else:
-        lines.append("There is no checkpoint: a resume starts from the beginning.")
+        lines.append("There is no checkpoint, so a resume starts from the beginning.")
     lines.append(f"Resume: relight resume {summary.run}{suffix}")
     return lines
 
@@ -64,4 +59,4 @@ def _word_loss(summary: RunSummary) -> str:
     if not summary.work_at_risk_steps:
         return ""
     steps = count(summary.work_at_risk_steps, "step")
-    return f": {steps} ({describe_duration(summary.work_at_risk_s)}) must be done again"
+    return f": {steps} ({describe_duration(summary.work_at_risk_s)}) must be trained again"

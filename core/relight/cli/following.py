@@ -1,4 +1,4 @@
-"""Watching a run until it ends: bars on a terminal, plain lines in a pipe. The run itself needs no watcher."""
+"""Watches a run until it ends: progress bars on a terminal, plain lines in a pipe. The run does not need a watcher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from relight.cli.ending import CRASHED, choose_exit_code, has_ended, word_ending
+from relight.cli.ending import CRASHED, choose_exit_code, word_ending
 from relight.cli.interruptions import Interruptions
 from relight.cli.output import is_terminal, say, say_error, say_json
 from relight.errors import RelightError
@@ -16,7 +16,7 @@ from relight.runs.status import RunStatus
 
 _POLL_S = 0.2
 _AFTERMATH_S = 30.0
-"""How long to wait for a supervisor whose trainer has ended and that was not asked to restart it."""
+"""How long to wait for a supervisor to exit after its trainer has ended without a crash."""
 
 
 def follow_run(
@@ -28,11 +28,11 @@ def follow_run(
     stop_on_interrupt: bool = True,
     interruptions: Interruptions | None = None,
 ) -> int:
-    """Show the run from attempt `attempt` on until it ends; returns the exit code.
+    """Show the run from attempt `attempt` on until it ends; return the exit code.
 
-    With `json`, stdout gets one object at the end, as `relight show --json` prints it. The first Ctrl-C asks the run to
-    stop at its next step edge, the second to stop now; without `stop_on_interrupt` it only ends the watching.
-    `interruptions` may have counted some already, while the run was being launched.
+    With `json`, print one object at the end, the same as `relight show --json`. The first Ctrl-C asks the run to stop
+    at its next step edge, the second to stop now; without `stop_on_interrupt`, Ctrl-C only ends the watching.
+    `interruptions` may already have counted presses while the run was being launched.
     """
     story = RunStory(layout, attempt)
     interruptions = Interruptions() if interruptions is None else interruptions
@@ -74,7 +74,7 @@ def _watch(
     say_line: Callable[[Line], None],
     show: Callable[[], None] | None,
 ) -> None:
-    """Poll until the run has ended, or the person has left."""
+    """Poll until the run has ended or the user has left."""
     heard, ended_at = 0, None
     while True:
         for line in story.poll():
@@ -82,7 +82,7 @@ def _watch(
         if show is not None:
             show()
         summary = story.summary
-        if has_ended(summary):
+        if not summary.status.is_live and summary.pids.supervisor is None:  # which might have restarted the trainer
             return
         if summary.status.is_live:
             ended_at = None
@@ -94,7 +94,7 @@ def _watch(
         if interruptions.count > heard:
             heard += 1
             if not stop_on_interrupt or heard > 2:
-                say_line(Line("end", f"{summary.run} goes on without you watching."))
+                say_line(Line("end", f"{summary.run} continues in the background."))
                 return
             say_line(Line("trouble", _ask_to_stop(story.layout, now=heard > 1)))
         time.sleep(_POLL_S)
@@ -108,8 +108,8 @@ def _ask_to_stop(layout: RunLayout, *, now: bool) -> str:
     except RelightError as error:
         return str(error)
     if now:
-        return "Stopping now, without a further checkpoint."
-    return "Stopping at the next step edge, with a checkpoint. Ctrl-C again stops now, without one."
+        return "Stopping now, without another checkpoint."
+    return "Stopping at the next step edge, with a checkpoint. Press Ctrl-C again to stop now, without one."
 
 
 def _say_plainly(line: Line) -> None:

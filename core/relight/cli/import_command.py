@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relight.cli.options import KEEPING, JsonOption, NameOption, RunsOption, SetOption, examples
+from relight.cli.options import CHECKPOINTS, JsonOption, NameOption, RunsOption, SetOption, examples
 from relight.cli.output import say, say_json
 from relight.errors import UsageError
 from relight.wording import count, describe_bytes
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command(
         "import",
-        rich_help_panel=KEEPING,
+        rich_help_panel=CHECKPOINTS,
         epilog=examples(
             "relight import best.pth --task digits --set width=64",
             "relight import lightning.ckpt --task net.py:Net --part model. --name finetune",

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run is launched or watched: heard, and acted upon where it does no harm."""
+"""Handles Ctrl-C and SIGTERM while a run is being launched or watched."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Interruptions:
-    """Ctrl-C as a count: the loop decides what the first and the second mean."""
+    """A count of Ctrl-C presses. The loop that reads it decides what the first and the second one mean."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Count SIGINT instead of dying of it; SIGTERM leaves in order. What was set before comes back."""
+        """Count SIGINT instead of dying from it, and exit cleanly on SIGTERM; restore the handlers at the end."""
 
         def interrupt(_number: int, _frame: FrameType | None) -> None:
             self.count += 1
@@ -30,7 +30,7 @@ class Interruptions:
 
         before = {}
         for number, handler in ((signal.SIGINT, interrupt), (signal.SIGTERM, terminate)):
-            # A shell script starts `relight run … &` with SIGINT ignored: its Ctrl-C is not meant for us.
+            # A shell script starts `relight run … &` with SIGINT ignored: its Ctrl-C is not meant for this process.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handler)
         try:

@@ -1,15 +1,15 @@
-"""`list`, `show`, `metrics` and `logs`: looking at runs. None of them changes anything."""
+"""`list`, `show`, `metrics` and `logs`: commands that inspect runs and change nothing."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relight.cli.options import LOOKING, JsonOption, RunArgument, RunsOption, examples
+from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import lay_out_columns, say, say_error, say_json, say_lines
 from relight.errors import UsageError
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
@@ -21,25 +21,26 @@ if TYPE_CHECKING:
     from relight.runs.layout import RunLayout
 
 _LOG_BYTES = 16 << 20
-"""How far back `logs` looks for its last lines, in a log of any size."""
+"""How much of the end of a log `logs` reads to find the last lines."""
+_END_CHECK_S = 0.5
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("list", rich_help_panel=LOOKING, epilog=examples("relight list", "relight list --json"))(list_)
+    app.command("list", rich_help_panel=INSPECTING, epilog=examples("relight list", "relight list --json"))(list_)
     app.command(
         "show",
-        rich_help_panel=LOOKING,
+        rich_help_panel=INSPECTING,
         epilog=examples("relight show digits-k3f9", "relight show digits-k3f9 --follow"),
     )(show)
     app.command(
         "metrics",
-        rich_help_panel=LOOKING,
+        rich_help_panel=INSPECTING,
         epilog=examples("relight metrics digits-k3f9", "relight metrics digits-k3f9 --csv --stream train > train.csv"),
     )(metrics)
     app.command(
         "logs",
-        rich_help_panel=LOOKING,
+        rich_help_panel=INSPECTING,
         epilog=examples("relight logs digits-k3f9 -f", "relight logs digits-k3f9 --lines 20 --attempt 1"),
     )(logs)
 
@@ -47,7 +48,7 @@ def register(app: typer.Typer) -> None:
 def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
     """List all runs.
 
-    The newest first: status, progress, best value, work at risk, and when each last did something.
+    Newest first, each with its status, progress, best value, work at risk, and the time of its last activity.
     """
     from relight.overview.summary import RunSummary, list_runs
     from relight.runs.catalog import runs_folder
@@ -63,10 +64,10 @@ def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
         say_json([*listing.runs, *damaged])
         return
     if not listing.runs and not listing.damaged:
-        say(f"There are no runs in {folder} yet. Start one: relight run digits")
+        say(f"There are no runs in {folder} yet. Start one with: relight run digits")
         return
     now_s = time.time()
-    rows = [_row(summary, now_s=now_s) for summary in listing.runs]
+    rows = [_make_row(summary, now_s=now_s) for summary in listing.runs]
     rows += [(run.run, "damaged", "-", "-", "-", "-") for run in listing.damaged]
     head = ("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED")
     say_lines(lay_out_columns(head, rows))
@@ -77,15 +78,16 @@ def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
 def show(
     run_name: RunArgument,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Watch it until it ends; Ctrl-C ends the watching, not the run.")
+        bool,
+        typer.Option("--follow", "-f", help="Watch the run until it ends. Ctrl-C ends the watching, not the run."),
     ] = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one run.
+    """Show one run in detail.
 
-    Its status with the reason, progress, best value, latest metrics, processes, what is at risk, and after a crash the
-    whole traceback.
+    Prints its status and the reason for it, progress, best value, latest metrics, processes, work at risk, and the
+    whole traceback after a crash.
     """
     from relight.drill.proof import judge_run
     from relight.overview.summary import summarize_run
@@ -100,7 +102,8 @@ def show(
         raise typer.Exit(follow_run(layout, attempt=summary.attempt, json=json, stop_on_interrupt=False))
     proof = judge_run(layout, read_run_record(layout))
     if json:
-        say_json({**_read_fields(summary), "proof": _proof_facts(proof)})
+        fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
+        say_json({**fields, "proof": _list_proof_facts(proof)})
         return
     facts = _list_facts(summary, now_s=time.time())
     if proof is not None:
@@ -116,16 +119,16 @@ def show(
 def metrics(
     run_name: RunArgument,
     *,
-    csv: Annotated[bool, typer.Option("--csv", help="Print every record as CSV, for people and for pandas.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print every record as CSV.")] = False,
     ghosts: Annotated[
-        bool, typer.Option("--ghosts", help="With --csv: also what a later attempt trained again.")
+        bool, typer.Option("--ghosts", help="With --csv: include steps that a later attempt trained again.")
     ] = False,
     stream: Annotated[
         list[str] | None,
         typer.Option(
             "--stream",
             metavar="NAME",
-            help="Only this stream, such as train, validation or system.",
+            help="Only this stream, such as train, validation or system; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -134,56 +137,71 @@ def metrics(
 ) -> None:
     """Print a run's metrics.
 
-    Latest, lowest and highest value of each; or, with --csv, every record. Of a step that was trained twice, the latest
-    attempt counts.
+    Prints the latest, lowest and highest value of each metric or, with --csv, every record. If a step was trained
+    twice, the latest attempt counts.
     """
-    from relight.cli.metric_table import HEAD, check_streams, summarize_metrics
     from relight.metrics.csv import write_csv
+    from relight.metrics.metric_summary import summarize_metrics
     from relight.runs.catalog import find_run, runs_folder
 
     if csv and json:
-        raise UsageError("--csv and --json are two answers: give one of them.")
+        raise UsageError("--csv and --json cannot be combined.")
     if ghosts and not csv:
-        raise UsageError("--ghosts belongs to --csv.")
+        raise UsageError("--ghosts needs --csv.")
     layout = find_run(runs_folder(runs), run_name)
-    check_streams(layout, stream or ())
+    _check_streams(layout, stream or ())
     if csv:
         write_csv(layout.metrics, sys.stdout, stream or None, ghosts=ghosts)
         return
-    table = summarize_metrics(layout, stream or None)
+    found = summarize_metrics(layout.metrics, stream or None)
     if json:
-        say_json(table)
-    elif table:
-        say_lines(lay_out_columns(HEAD, [row.cells() for row in table], right=HEAD[1:]))
+        say_json(found)
+    elif found:
+        head = ("METRIC", "LATEST", "AT STEP", "LOWEST", "HIGHEST", "RECORDS")
+        rows = [
+            (
+                metric.metric,
+                describe_value(metric.latest),
+                str(metric.step),
+                describe_value(metric.lowest),
+                describe_value(metric.highest),
+                str(metric.records),
+            )
+            for metric in found
+        ]
+        say_lines(lay_out_columns(head, rows, right=head[1:]))
     else:
-        say(f"{layout.run_id} has logged nothing yet.")
+        say(f"{layout.run_id} has not logged any metrics yet.")
 
 
 def logs(
     run_name: RunArgument,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 1000,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="Print the last N lines.")] = 1000,
     attempt: Annotated[
         int | None,
-        typer.Option("--attempt", metavar="N", min=1, help="That attempt's; else the latest's.", show_default=False),
+        typer.Option(
+            "--attempt", metavar="N", min=1, help="Attempt to print. Default: the latest.", show_default=False
+        ),
     ] = None,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print what a run's trainer wrote.
+    """Print the output of a run's trainer.
 
-    The end of its stdout and stderr.
+    Prints the end of what it wrote to stdout and stderr.
     """
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.log import follow_log, read_log_tail, tail_offset
 
     if follow and json:
-        raise UsageError("--follow and --json do not go together: the text has no end yet.")
+        raise UsageError("--follow and --json cannot be combined.")
     layout = find_run(runs_folder(runs), run_name)
     known = layout.list_attempts()
     if attempt is not None and attempt not in known:
-        raise UsageError(f"{layout.run_id} has no attempt {attempt}: it has {len(known)}.")
+        there = f"it has {', '.join(map(str, known))}" if known else "it has not started yet"
+        raise UsageError(f"{layout.run_id} has no attempt {attempt}: {there}.")
     number = attempt or layout.latest_attempt()
     path = layout.attempt(number).log
     if follow:
@@ -198,16 +216,26 @@ def logs(
         sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
 
 
+def _check_streams(layout: RunLayout, streams: Sequence[str]) -> None:
+    from relight.metrics.metric_file import read_streams
+
+    known = read_streams(layout.metrics)
+    for name in streams:
+        if name not in known:
+            there = f"it has {', '.join(known)}" if known else "it has not logged anything yet"
+            raise UsageError(f"{layout.run_id} has no stream '{name}': {there}.")
+
+
 def _watch_for_end(layout: RunLayout, attempt: int) -> Callable[[], bool]:
-    """A test whether an attempt has ended; the folder is asked at most twice a second."""
+    """Return a function that says whether an attempt has ended. It reads the folder at most twice per second."""
     from relight.overview.summary import summarize_run
 
-    asked_s, ended = -1.0, False
+    checked_s, ended = -1.0, False
 
     def has_ended() -> bool:
-        nonlocal asked_s, ended
-        if time.monotonic() - asked_s > 0.5:
-            asked_s = time.monotonic()
+        nonlocal checked_s, ended
+        if time.monotonic() - checked_s > _END_CHECK_S:
+            checked_s = time.monotonic()
             summary = summarize_run(layout)
             ended = summary.attempt > attempt or not summary.status.is_live
         return ended
@@ -215,7 +243,7 @@ def _watch_for_end(layout: RunLayout, attempt: int) -> Callable[[], bool]:
     return has_ended
 
 
-def _row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
+def _make_row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
     named = summary.name in (summary.run, summary.task) or summary.run.startswith(f"{summary.name}-")
     return (
         summary.run if named else f"{summary.run} ({summary.name})",
@@ -227,12 +255,8 @@ def _row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
     )
 
 
-def _read_fields(summary: RunSummary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in summary.__struct_fields__}
-
-
-def _proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
-    """What of a drill's result `show --json` has."""
+def _list_proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
+    """Return the value of `proof` in `show --json`."""
     if judged is None:
         return None
     proof = judged.proof
@@ -243,17 +267,17 @@ def _proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
 
 
 def _word_proof(judged: JudgedProof) -> str:
-    """Say what the drill has shown, and whether that still counts."""
+    """Say what the drill proved, and whether that still holds."""
     from relight.runs.fingerprint import word_changes
 
     proof = judged.proof
     verdict = "proven bit-exact" if proof.bit_exact else "not bit-exact"
-    held = f"{verdict} by a drill {describe_age(proof.time_s, now_s=time.time())}"
-    return f"{held}; out of date: {word_changes(judged.changes)}" if judged.changes else held
+    drilled = f"{verdict} by a drill {describe_age(proof.time_s, now_s=time.time())}"
+    return f"{drilled}; out of date: {word_changes(judged.changes)}" if judged.changes else drilled
 
 
 def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
-    """The lines of `show`: name and text; what there is nothing to say about is left out."""
+    """Return the lines of `show` as name and text, without those that have nothing to say."""
     pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer, "writer": summary.pids.writer}
     facts: list[tuple[str, str | None]] = [
         ("run", summary.run if summary.name == summary.run else f"{summary.run} ({summary.name})"),
@@ -263,7 +287,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("progress", word_pace(summary)),
         ("best", word_best(summary)),
         ("saved", "nothing yet" if summary.durable_step is None else f"up to step {summary.durable_step}"),
-        ("at risk" if summary.status.is_live else "to do again", word_risk(summary)),
+        ("at risk" if summary.status.is_live else "to train again", word_risk(summary)),
         ("saving fails", summary.saving_failure),
         ("disk", word_disk(summary)),
         ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),

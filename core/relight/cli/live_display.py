@@ -1,4 +1,4 @@
-"""The progress bars that a terminal shows while a run trains: a picture of its summary, redrawn in place."""
+"""Draws the progress bars that a terminal shows while a run trains, redrawn in place."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 _STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": ""}
 _PHASES = {
     "starting": "is starting",
-    "training": "trains",
-    "validating": "validates",
-    "saving": "saves",
-    "finished": "is done, closing down",
+    "training": "is training",
+    "validating": "is validating",
+    "saving": "is saving",
+    "finished": "has finished and is closing",
 }
 _SHOWN = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
 
 
 def draw_progress(summary: RunSummary, progress: Progress) -> Group:
-    """Draw one picture: the epoch's bar, the bar of the whole run with rate and time left, values, and what is safe."""
+    """Draw the current state: epoch bar, overall bar, rate and time left, metric values, and what is saved."""
     bars = Table.grid(padding=(0, 2), expand=True)
     bars.add_column(no_wrap=True)
     bars.add_column(ratio=1, min_width=10)
@@ -50,11 +50,11 @@ def draw_progress(summary: RunSummary, progress: Progress) -> Group:
 
 
 class LiveDisplay:
-    """Bars at the bottom of the terminal; `say` writes a line above them. Leaving it gives the cursor back."""
+    """Progress bars at the bottom of the terminal, with lines above them. Leaving the context restores the cursor."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = Console(highlight=False) if console is None else console
-        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -70,8 +70,8 @@ class LiveDisplay:
         self._live.update(draw_progress(summary, progress), refresh=True)
 
     def say(self, line: Line) -> None:
-        """Write one line above the bars."""
-        self.console.print(Text(line.text, style=_STYLES[line.kind]), soft_wrap=True)
+        """Print one line above the bars."""
+        self._console.print(Text(line.text, style=_STYLES[line.kind]), soft_wrap=True)
 
 
 def _bar(done: int, total: int | None) -> ProgressBar:
@@ -79,7 +79,7 @@ def _bar(done: int, total: int | None) -> ProgressBar:
 
 
 def _word_state(summary: RunSummary, progress: Progress) -> str:
-    state = _PHASES[summary.phase] if summary.phase else "waits for its trainer"
+    state = _PHASES[summary.phase] if summary.phase else "is waiting for its trainer"
     parts = [f"{summary.run} {state}"]
     if summary.attempt > 1:
         parts.append(f"attempt {summary.attempt}")

@@ -1,4 +1,4 @@
-"""What the command line prints: text and JSON on stdout, one line for an error on stderr."""
+"""What the command line prints: text and JSON on stdout, errors as one line on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 
 def say(text: str = "") -> None:
-    """Print one line, or several, on stdout at once, so that a pipe shows it now."""
+    """Print `text` on stdout and flush, so that a pipe shows it at once."""
     typer.echo(text)
 
 
@@ -21,12 +21,12 @@ def say_lines(lines: Iterable[str]) -> None:
 
 
 def say_error(text: str) -> None:
-    """Print `text` as exactly one line on stderr, after the program's name."""
+    """Print `text` on stderr as exactly one line, after the program's name."""
     typer.echo("relight: " + " ".join(text.split()), err=True)
 
 
 def say_json(value: Any) -> None:
-    """Print `value` as indented JSON; structs become objects, NaN and infinity become null."""
+    """Print `value` as indented JSON. Structs become objects; NaN and infinity become null."""
     import msgspec
 
     encoded = msgspec.json.encode(value, enc_hook=str)
@@ -34,19 +34,19 @@ def say_json(value: Any) -> None:
 
 
 def lay_out_columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
-    """Align `rows` under `head`, one line each; columns named in `right` are flush right."""
+    """Return `head` and `rows` as aligned lines. Columns named in `right` are right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    aligned_right = [name in right for name in head]
+    right_aligned = [name in right for name in head]
     lines = []
     for row in (head, *rows):
         cells = [
             cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(row, widths, aligned_right, strict=True)
+            for cell, width, flush in zip(row, widths, right_aligned, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
 
 
 def is_terminal() -> bool:
-    """Whether stdout is a terminal that can be drawn upon."""
+    """Return whether stdout is a terminal that can move its cursor."""
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")

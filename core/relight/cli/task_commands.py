@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relight.cli.options import LAUNCHING, JsonOption, examples
+from relight.cli.options import TRAINING, JsonOption, examples
 from relight.cli.output import lay_out_columns, say, say_json
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command(
         "tasks",
-        rich_help_panel=LAUNCHING,
+        rich_help_panel=TRAINING,
         epilog=examples("relight tasks", "relight tasks digits", "relight tasks spiral.py:Spiral"),
     )(tasks)
 

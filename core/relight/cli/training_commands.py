@@ -1,4 +1,4 @@
-"""`run`, `stop`, `resume` and `branch`: the commands that start and end training."""
+"""`run`, `stop`, `resume` and `branch`: commands that start and stop training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relight.cli.options import (
-    LAUNCHING,
+    TRAINING,
     ArgumentsArgument,
     DetachOption,
     JsonOption,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from relight.supervision.attempt_start import Launched
 
 _FORCE_S = 30.0
-"""How long a stop may take after its grace: the trainer is then ended by force."""
+"""How long a stop may take after the grace period, when the supervisor kills the trainer."""
 
 RestartsOption = Annotated[
     int,
@@ -43,7 +43,7 @@ RestartsOption = Annotated[
         "--restarts",
         metavar="N",
         min=0,
-        help="Restart a crashed trainer by itself, up to N times, from its checkpoint.",
+        help="Restart a crashed trainer automatically, up to N times, from its newest checkpoint.",
     ),
 ]
 
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(
         "run",
-        rich_help_panel=LAUNCHING,
+        rich_help_panel=TRAINING,
         epilog=examples(
             "relight run digits",
             "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
@@ -61,16 +61,16 @@ def register(app: typer.Typer) -> None:
         ),
     )(run)
     app.command(
-        "stop", rich_help_panel=LAUNCHING, epilog=examples("relight stop digits-k3f9", "relight stop digits-k3f9 --now")
+        "stop", rich_help_panel=TRAINING, epilog=examples("relight stop digits-k3f9", "relight stop digits-k3f9 --now")
     )(stop)
     app.command(
         "resume",
-        rich_help_panel=LAUNCHING,
+        rich_help_panel=TRAINING,
         epilog=examples("relight resume digits-k3f9", "relight resume digits-k3f9 --from best --detach"),
     )(resume)
     app.command(
         "branch",
-        rich_help_panel=LAUNCHING,
+        rich_help_panel=TRAINING,
         epilog=examples(
             "relight branch digits-k3f9 --from best --set lr=0.0001 --name trial",
             "relight branch digits-k3f9 --from best --weights-only --name finetune",
@@ -93,7 +93,7 @@ def run(
 ) -> None:
     """Launch a run and watch it until it ends.
 
-    The run lives in processes of its own: a closed terminal ends nothing. Ctrl-C asks it to stop with a checkpoint.
+    The run has its own processes, so closing the terminal does not end it. Ctrl-C asks it to stop with a checkpoint.
     """
     from relight.cli.interruptions import Interruptions
     from relight.cli.task_argument import prepare_task
@@ -102,7 +102,7 @@ def run(
 
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
     interruptions = Interruptions()
-    with interruptions.watch():  # a Ctrl-C that comes this instant must not leave a run that nobody knows of
+    with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
         launched = launch_run(
             runs_folder(runs),
             task=prepared.reference,
@@ -119,16 +119,16 @@ def run(
 def stop(
     run_name: RunArgument,
     *,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for a step edge, save nothing more.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Stop immediately, without another checkpoint.")] = False,
     grace_s: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="End it by force after this long.")
+        float, typer.Option("--grace", metavar="SECONDS", min=0, help="Kill the trainer if it has not stopped by then.")
     ] = 60.0,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Stop a run, with a checkpoint.
 
-    It ends at its next step edge; waits until it has.
+    The trainer saves a checkpoint at its next step edge and exits; the command waits until it has.
     """
     from relight.cli.ending import word_ending
     from relight.overview.summary import summarize_run
@@ -140,9 +140,7 @@ def stop(
     ended = stop_run(layout, now=now, grace_s=grace_s, wait_s=wait_s)
     summary = summarize_run(layout)
     if ended is None and summary.status.is_live:
-        raise RelightError(
-            f"{layout.run_id} has not ended within {wait_s:.0f} s of being asked to: {_word_pids(summary)}."
-        )
+        raise RelightError(f"{layout.run_id} did not stop within {wait_s:.0f} s. {_advise_on_processes(summary)}")
     if json:
         say_json(summary)
     else:
@@ -158,23 +156,23 @@ def resume(
         typer.Option(
             "--from",
             metavar="STEP|best",
-            help="Checkpoint to go on from; else the newest good one.",
+            help="Checkpoint to resume from. Default: the newest good one.",
             show_default=False,
         ),
     ] = None,
     restarts: Annotated[
         int | None,
-        typer.Option("--restarts", metavar="N", min=0, help="Restart a crashed trainer by itself, up to N times."),
+        typer.Option("--restarts", metavar="N", min=0, help="Restart a crashed trainer automatically, up to N times."),
     ] = None,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Bring a dead run back, exactly as it was.
+    """Resume a run from its newest good checkpoint.
 
-    Goes on from its newest good checkpoint, and watches it until it ends.
+    Restores the exact state of that checkpoint in a new process and watches the run until it ends.
 
-    Says which checkpoint that is, which damaged ones were passed over and why, and how many steps are done again.
+    Says which checkpoint it is, which damaged ones were skipped and why, and how many steps will be trained again.
     """
     from relight.overview.summary import summarize_run
     from relight.runs.catalog import find_run, runs_folder
@@ -186,7 +184,7 @@ def resume(
         launched = resume_run(layout, from_=from_, max_restarts=restarts)
     except KeyboardInterrupt:
         if layout.latest_attempt() > before.attempt:
-            say_error(f"{layout.run_id} had already been resumed and goes on without you watching.")
+            say_error(f"{layout.run_id} has already been resumed and continues in the background.")
         raise
     _tell(_word_start(layout, launched.attempt, reached=before.step), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
@@ -200,14 +198,12 @@ def branch(
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="ARGUMENTS", help="Other arguments for a training script, after --.", show_default=False
-        ),
+        typer.Argument(metavar="ARGUMENTS", help="New arguments for a training script, after --.", show_default=False),
     ] = None,
     assignments: SetOption = None,
     weights_only: Annotated[
         bool,
-        typer.Option("--weights-only", help="Take the weights alone: step 0, a fresh optimizer, to fine-tune."),
+        typer.Option("--weights-only", help="Take only the weights, to fine-tune: step 0, new optimizer."),
     ] = False,
     name: NameOption = None,
     restarts: RestartsOption = 0,
@@ -215,9 +211,9 @@ def branch(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Start a new run from another's checkpoint.
+    """Start a new run from another run's checkpoint.
 
-    With a changed config; the parent and what was changed are recorded.
+    The new run can have a changed config. It records its parent and the changes.
     """
     from relight.cli.interruptions import Interruptions
     from relight.runs.catalog import find_run, runs_folder
@@ -239,17 +235,16 @@ def branch(
         )
         layout = launched.layout
         step = record.parent.step if (record := read_run_record(layout)).parent is not None else 0
-        told = f"{layout.run_id} branches from step {step} of {parent.run_id} and starts in {layout.folder}"
-        if weights_only:
-            told = f"{layout.run_id} starts with the weights of step {step} of {parent.run_id} in {layout.folder}"
-        _tell([told, *launched.notes], json=json)
+        what = f"with the weights of step {step}" if weights_only else f"from step {step}"
+        started = f"{layout.run_id} starts {what} of {parent.run_id} in {layout.folder}"
+        _tell([started, *launched.notes], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
 
 def _watch(
     launched: Launched, *, runs: Path | None, detach: bool, json: bool, interruptions: Interruptions | None = None
 ) -> None:
-    """Follow the attempt to its end and exit with its code, or say how to find it again when it is to be left alone."""
+    """Follow the attempt to its end and exit with its code; with `detach`, only say how to find it again."""
     layout, suffix = launched.layout, _suffix(runs)
     if not detach:
         from relight.cli.following import follow_run
@@ -261,7 +256,7 @@ def _watch(
 
         say_json(summarize_run(layout))
     else:
-        say(f"Look: relight show {layout.run_id}{suffix}")
+        say(f"Show: relight show {layout.run_id}{suffix}")
         say(f"Stop: relight stop {layout.run_id}{suffix}")
 
 
@@ -273,16 +268,16 @@ def _tell(lines: Iterable[str], *, json: bool) -> None:
 
 
 def _word_start(layout: RunLayout, attempt: int, *, reached: int) -> list[str]:
-    """Say from which checkpoint an attempt goes on, what was passed over, and what is done again."""
+    """Say from which checkpoint an attempt resumes, which ones were skipped, and what will be trained again."""
     start = _read_start(layout, attempt)
     if start.from_sequence is None:
-        lines = [f"{layout.run_id} starts again from the beginning (attempt {attempt})."]
+        lines = [f"{layout.run_id} starts from the beginning (attempt {attempt})."]
     else:
         lines = [f"{layout.run_id} resumes from its checkpoint at step {start.from_step} (attempt {attempt})."]
     lines += start.notes
     again = reached - start.from_step
     if again > 0:
-        lines.append(f"It had reached step {reached}, so {count(again, 'step')} in all must be done again.")
+        lines.append(f"It had reached step {reached}, so {count(again, 'step')} in all must be trained again.")
     return lines
 
 
@@ -293,11 +288,13 @@ def _read_start(layout: RunLayout, attempt: int) -> AttemptStart:
     return read_record(layout.attempt(attempt).start, AttemptStart)
 
 
-def _word_pids(summary: RunSummary) -> str:
-    pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer}
-    return ", ".join(f"its {name} is pid {pid}" for name, pid in pids.items() if pid) or "it has no processes here"
+def _advise_on_processes(summary: RunSummary) -> str:
+    pids = [str(pid) for pid in (summary.pids.supervisor, summary.pids.trainer) if pid]
+    if not pids:
+        return "None of its processes is on this machine: stop it where it runs."
+    return f"You can end its processes with: kill -9 {' '.join(pids)}. Its durable checkpoints stay."
 
 
 def _suffix(runs: Path | None) -> str:
-    """What a suggested command needs so that it finds the same runs folder."""
+    """Return what a suggested command needs to find the same runs folder."""
     return "" if runs is None else f" --runs {shlex.quote(str(runs))}"
