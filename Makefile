@@ -1,6 +1,6 @@
 # Everything a person or CI does with this repository. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-frameworks check format bench soak clean
+.PHONY: help run test test-frameworks check format bench gpu soak clean
 
 PORT ?= 8501
 ARGS ?=
@@ -14,6 +14,7 @@ help:
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
 	@echo "make bench   the benchmarks against the peers"
+	@echo "make gpu     every CUDA test and the GPU benchmarks, without a network (PYTHON=/path/to/python3, ARGS=--rehearse)"
 	@echo "make clean   remove .venv and caches; never runs/ or data/"
 
 run:
@@ -50,6 +51,11 @@ bench:
 	@scripts/set-up-venv dev
 	@for script in benchmarks/*.py; do echo "== $$script" && .venv/bin/python "$$script" || exit 1; done
 
+# Sets up a .venv-gpu of its own, without a network, on top of the machine's PyTorch.
+gpu:
+	@scripts/set-up-gpu $(ARGS)
+	@.venv-gpu/bin/python scripts/run_gpu.py $(ARGS)
+
 soak:
 	@scripts/set-up-venv dev
 	@.venv/bin/python tests/integration/soak.py $(ARGS)
@@ -64,5 +70,5 @@ soak:
 clean:
 	@if [ -e .venv/made-by-relight ]; then rm -rf .venv; \
 	elif [ -e .venv ]; then echo ".venv was not made by make; left as it is."; fi
-	@rm -rf .venv-frameworks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
+	@rm -rf .venv-frameworks .venv-gpu .gpu-bundle .gpu-run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
 	@find app core tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,20 +1,22 @@
-"""What saving a training state costs: Relight's store and its writer process beside what people use today.
+"""What saving a training state costs: Relight's store and its writer process, next to what people use today.
 
-The state is a GPT's parameters and AdamW's two moments, scaled to the size given; every number changes from one save to
-the next, so nothing can be shared between checkpoints. In each round each way saves once, in another order each time,
-into a folder of its own; what was saved before is removed first and the disk given time to settle (`sync`).
+The state is the parameters of a GPT and the two moments of AdamW, scaled to the given size. Every number changes
+between two saves, so checkpoints can share nothing. In each round every way saves once, in a new order, into its own
+folder. Before each save the script removes the previous one and lets the disk settle (`sync`).
 
 * *blocks*: how long the training loop stands still.
-* *durable*: until the state would survive a power cut. For ways that never call fsync, what they left to the operating
-  system is synced right afterwards, and that time is included: without it their figure would be a promise.
-* *MB/s*: size by the time until durable; *of the disk*: that, by what the disk takes with O_DIRECT in the same round.
+* *durable*: how long until the state would survive a power cut. Some ways never call fsync; the script then syncs what
+  they left to the operating system and counts that time too. Without it their figure would be a promise.
+* *MB/s*: the size divided by the time until durable; *of the disk*: that rate, divided by what the disk takes with
+  O_DIRECT in the same round.
 
-Only the ways marked "verified" can tell later that a byte has changed: they have a digest of each tensor.
+Only the ways marked "verified" keep a digest of each tensor, and so can detect later that a byte has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import mmap
 import os
 import random
@@ -22,7 +24,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to save. `save` returns when it says that it is done; then what it did not sync is synced."""
+    """One way to save. `syncs` tells whether `save` returns only when the state is durable."""
 
     name: str
     save: Callable[[State, Path], None]
@@ -56,66 +58,81 @@ class Way:
 def main() -> None:
     """Measure and report."""
     options = _read_arguments()
-    report = Report(
-        "checkpoint_save", "What saving a training state costs", (__doc__ or "").partition("\n\n")[2].rstrip()
-    )
-    state = make_state(options.size_mb * 1_000_000)
+    name = "checkpoint_save" if options.device == "cpu" else f"checkpoint_save-{options.device}"
+    report = Report(name, "What saving a training state costs", (__doc__ or "").partition("\n\n")[2].rstrip())
+    names = options.way or [name for name in NAMES if options.device == "cpu" or name != "store"]
+    needed_bytes = 3 * options.size_mb * 1_000_000
+    if (free_bytes := shutil.disk_usage(options.folder).free) < needed_bytes:
+        raise SystemExit(
+            f"The saves need {needed_bytes / 1e9:.0f} GB of disk, and {options.folder.resolve()} has "
+            f"{free_bytes / 1e9:.0f} GB free: choose a folder on another disk with --folder, or a smaller --size-mb."
+        )
+    state = make_state(options.size_mb * 1_000_000, device=options.device)
     size = sum(tensor.nbytes for tensor in state.values())
     with tempfile.TemporaryDirectory(prefix="relight-save-", dir=options.folder) as folder:
-        times = _measure(state, Path(folder), rounds=options.rounds)
-    disk = [taken.durable_s for taken in times["O_DIRECT"]]
+        times = _measure(state, Path(folder), names=names, rounds=options.rounds, limit_s=options.limit_s)
     rows = []
     for name, taken in times.items():
         blocks, durable = [t.blocks_s for t in taken], [t.durable_s for t in taken]
         rate = spread([size / 1e6 / seconds for seconds in durable])
-        verified = "yes" if name in ("store", "writer") else ""
+        disk = [t.durable_s for t in times["O_DIRECT"]] if "O_DIRECT" in times else None
         rows.append(
             [
-                NAMES.get(name, name), verified, "" if name == "O_DIRECT" else spread(blocks).show(3),
-                spread(durable).show(3), rate.show(0), "1" if name == "O_DIRECT" else pair(disk, durable).show(2),
+                NAMES[name], "yes" if name in ("store", "writer") else "",
+                "" if name == "O_DIRECT" else spread(blocks).show(3), spread(durable).show(3), rate.show(0),
+                "" if disk is None else "1" if name == "O_DIRECT" else pair(disk, durable).show(2),
             ]
         )  # fmt: skip
+    rounds = len(next(iter(times.values())))
     report.add_table(
-        f"{size / 1e6:.0f} MB in {len(state)} tensors, {options.rounds} rounds, on {_name_file_system(options.folder)}",
+        f"{size / 1e6:.0f} MB in {len(state)} tensors on {options.device}, {rounds} rounds, "
+        f"on {_name_file_system(options.folder)}",
         ["way", "verified", "blocks (s)", "durable (s)", "MB/s", "of the disk"],
         rows,
     )
     report.data = {
         "bytes": size,
         "tensors": len(state),
+        "device": options.device,
         "seconds": {name: [[t.blocks_s, t.durable_s] for t in taken] for name, taken in times.items()},
     }
     report.finish(results_folder(options))
 
 
-def _measure(state: State, folder: Path, *, rounds: int) -> dict[str, list[Taken]]:
-    writer = _Writer(folder / "writer", state)
-    names = ["O_DIRECT", writer.name, *(way.name for way in WAYS)]
+def _measure(
+    state: State, folder: Path, *, names: Sequence[str], rounds: int, limit_s: float
+) -> dict[str, list[Taken]]:
+    writer = _Writer(folder / "writer", state) if "writer" in names else None
     ways = {way.name: way for way in WAYS}
     times: dict[str, list[Taken]] = {name: [] for name in names}
     order = random.Random(0)
+    begun = time.monotonic()
     try:
-        for number in range(-1, rounds):
+        for number in range(1 + rounds):
+            if number and (time.monotonic() - begun) * (number + 1) / number > limit_s:
+                break  # the next round would take too long
             for name in order.sample(names, len(names)):
                 for tensor in state.values():
                     tensor.add_(1.0)
                 if name == "O_DIRECT":
                     taken = _write_raw(folder / "raw", sum(tensor.nbytes for tensor in state.values()))
-                elif name == writer.name:
+                elif name == "writer":
+                    assert writer is not None
                     taken = writer.save(state)
                 else:
                     taken = _save(ways[name], state, folder / "way")
-                if number >= 0:  # the first round warms up
-                    times[name].append(taken)
+                times[name].append(taken)
     finally:
-        writer.close()
-    return times
+        if writer is not None:
+            writer.close()
+    # The first round warms up. It counts only if there was no time for another one.
+    return {name: taken[1:] or taken for name, taken in times.items()}
 
 
 def _save(way: Way, state: State, folder: Path) -> Taken:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    os.sync()
+    _settle()
     begun = time.perf_counter()
     way.save(state, folder)
     returned = time.perf_counter()
@@ -129,24 +146,21 @@ def _save(way: Way, state: State, folder: Path) -> Taken:
 
 
 class _Writer:
-    """Relight as a training uses it: the loop copies into shared memory, another process makes it durable."""
-
-    name = "writer"
+    """Relight as a training uses it: the loop copies into shared memory, and another process makes that durable."""
 
     def __init__(self, folder: Path, state: State) -> None:
         from relight.checkpoints.writer_client import WriterClient
 
-        self._folder = folder
         self._client = WriterClient(folder)
         self._client.reserve_memory(sum(tensor.nbytes for tensor in state.values()))
         self._step = 0
 
     def save(self, state: State) -> Taken:
-        """Save, and wait for the word that it is durable."""
+        """Save, and wait until the writer reports that the checkpoint is durable."""
         from relight.checkpoints.writer_channel import Durable, Verified
         from relight.training.state.snapshot import copy_tensors
 
-        os.sync()
+        _settle()
         self._step += 1
         begun = time.perf_counter()
         memory = self._client.stage(make_header(state, self._step))
@@ -155,19 +169,27 @@ class _Writer:
         returned = time.perf_counter()
         self._wait_for(Durable)
         durable = time.perf_counter()
-        self._wait_for(Verified)  # it has read everything back, which is not to slow down who comes next
+        self._wait_for(Verified)  # the writer reads everything back, which must not slow down the next way
         return Taken(returned - begun, durable - begun)
 
     def _wait_for(self, kind: type[Any]) -> None:
+        from relight.checkpoints.writer_channel import SaveFailed
+
         deadline = time.monotonic() + 120
-        while not any(isinstance(event, kind) for event in self._client.poll()):
+        while True:
+            events = self._client.poll()
+            if any(isinstance(event, kind) for event in events):
+                return
+            for event in events:
+                if isinstance(event, SaveFailed):
+                    raise SystemExit(event.sentence)
             if time.monotonic() > deadline:
-                raise SystemExit("The writer process says nothing any more.")
+                raise SystemExit("The checkpoint writer has not reported anything for 120 s.")
             time.sleep(0.001)
 
     def close(self) -> None:
         """End the writer."""
-        self._client.close()
+        self._client.close(timeout_s=30)
 
 
 def _save_store(state: State, folder: Path) -> None:
@@ -202,7 +224,7 @@ def _save_dcp(state: State, folder: Path) -> None:
     import torch.distributed.checkpoint as dcp
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no process group
+        warnings.simplefilter("ignore")  # it warns that there is no process group
         dcp.save(state, checkpoint_id=folder / "dcp")
 
 
@@ -226,6 +248,13 @@ NAMES = {
 }
 
 
+def _settle() -> None:
+    """Let the card and the disk finish what they were asked to do before."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    os.sync()
+
+
 def _commit(temporary: Path, final: Path) -> None:
     _sync(temporary)
     temporary.replace(final)
@@ -241,7 +270,7 @@ def _sync(path: Path) -> None:
 
 
 def _write_raw(path: Path, nbytes: int) -> Taken:
-    """Write as many bytes past the page cache, and sync."""
+    """Write that many bytes past the page cache, and sync."""
     path.unlink(missing_ok=True)
     os.sync()
     with mmap.mmap(-1, _CHUNK_BYTES) as chunk:  # page-aligned, as O_DIRECT wants it
@@ -271,6 +300,9 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size-mb", type=int, default=500, help="size of the training state (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="how often each way saves (%(default)s)")
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="begin no round that would end after this time")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the state is (%(default)s)")
+    parser.add_argument("--way", action="append", choices=NAMES, help="measure this way only; repeat for several")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
     add_report_options(parser)
     return parser.parse_args()

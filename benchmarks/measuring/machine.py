@@ -49,10 +49,11 @@ def _find_version(package: str) -> str | None:
 
 
 def _find_commit() -> str | None:
-    result = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return result.stdout.strip() or None
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or a copy without its history
+        return None
 
 
 def _name_cpu() -> str:

@@ -11,13 +11,15 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 
-def make_state(nbytes: int) -> State:
-    """Parameters and moments of a GPT of about that size: many small tensors, a few large ones."""
+def make_state(nbytes: int, *, device: str = "cpu") -> State:
+    """Make the parameters and moments of a GPT of about that size: many small tensors and a few large ones."""
     shapes = _shapes(max(nbytes // 4 // 3, 100_000))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     parts = ("model.{}", "optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq")
     return {
-        part.format(name): torch.randn(shape, generator=generator) for part in parts for name, shape in shapes.items()
+        part.format(name): torch.randn(shape, generator=generator, device=device)
+        for part in parts
+        for name, shape in shapes.items()
     }
 
 
