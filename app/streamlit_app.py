@@ -1,4 +1,4 @@
-"""The dashboard's entry: page set-up and navigation, nothing else. `python -m relight_app` serves it."""
+"""The dashboard's Streamlit script: page setup and navigation, nothing else. `python -m relight_app` serves it."""
 
 from __future__ import annotations
 

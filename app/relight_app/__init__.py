@@ -1,1 +1,1 @@
-"""The dashboard: a Streamlit app with live charts, served beside its own routes. Loads no torch."""
+"""The dashboard: a Streamlit app with live charts and its own routes. It loads no torch."""

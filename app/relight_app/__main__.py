@@ -20,7 +20,7 @@ from relight_app.server.token import choose_token
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, check, serve. Returns the exit code: 0 ended by a signal, 1 a clear error, 2 wrong usage."""
+    """Parse the options and serve. Return the exit code: 0 ended by a signal, 1 an error, 2 wrong usage."""
     options = _parse(arguments)
     try:
         folder = _prepare_runs_folder(runs_folder(options.runs))
@@ -44,54 +44,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="relight up", description="Serve the dashboard.", allow_abbrev=False)
-    parser.add_argument("--port", type=_port, default=8501, help="port to listen on (8501; 0: any free one)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=_port, default=8501, help="port to listen on (default: 8501; 0: any free port)")
     parser.add_argument(
-        "--runs", type=Path, default=None, help=f"folder with the runs (else {RUNS_VARIABLE}, else ./runs)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
     parser.add_argument(
-        "--token", default=None, help="token that opens the dashboard (else RELIGHT_TOKEN, else the last one)"
+        "--runs", type=Path, default=None, help=f"folder with the runs (default: {RUNS_VARIABLE}, else ./runs)"
+    )
+    parser.add_argument(
+        "--token", default=None, help="token that opens the dashboard (default: RELIGHT_TOKEN, else the last one)"
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="another name that browsers may use for this machine; may be repeated",
+        help="another host name that browsers may use for this machine; repeatable",
     )
-    parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the browser")
+    parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     return parser.parse_args(arguments)
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port. Use 1 to 65535, or 0 for any free one.")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port. Use 1 to 65535, or 0 for any free port.")
     return int(text)
 
 
 def _prepare_runs_folder(folder: Path) -> Path:
-    """The runs folder, made when it is not there; `RelightError` when nothing can be written in it."""
+    """Create the runs folder if it is missing; raise `RelightError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".relight-"):
             pass
     except OSError as error:
         raise RelightError(
-            f"Nothing can be written in the runs folder {str(folder)!r}: {error.strerror or error}. "
-            f"Choose another with --runs or {RUNS_VARIABLE}, or make it writable."
+            f"The runs folder {str(folder)!r} is not writable: {error.strerror or error}. "
+            f"Choose another one with --runs or {RUNS_VARIABLE}, or make it writable."
         ) from error
     return folder
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, before anything slow is imported; `RelightError` in one sentence when it cannot be had."""
+    """Open a listening socket before anything slow is imported; raise `RelightError` if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
         raise UsageError(
-            f"{host!r} is no address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
+            f"{host!r} is not an address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
         ) from error
     listener = socket.socket(family, kind, protocol)
     try:
@@ -108,24 +110,24 @@ def _listen(host: str, port: int) -> socket.socket:
 def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"Port {port} on {host} is taken, perhaps by another Relight dashboard. "
+            f"Port {port} on {host} is already in use, perhaps by another Relight dashboard. "
             f"Stop that one, or choose another port: --port {port + 1 if port < 65535 else 8501}."
         )
     if error.errno == errno.EACCES:
-        return f"Port {port} needs more rights than you have. Choose one above 1023: --port 8501."
+        return f"You are not allowed to use port {port}. Choose one above 1023: --port 8501."
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host!r} is no address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
-    return f"Port {port} on {host} cannot be listened on: {error.strerror or error}. Choose another: --port 8502."
+        return f"{host!r} is not an address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
+    return f"Cannot listen on port {port} of {host}: {error.strerror or error}. Choose another port: --port 8502."
 
 
 def _announce(settings: Settings, *, open_browser: bool) -> None:
-    """Say where the dashboard is, once it answers."""
+    """Print the dashboard's address once it responds, and open it in a browser."""
     local = settings.host in {"0.0.0.0", "::", "127.0.0.1", "::1", "localhost"}
     host = "127.0.0.1" if local else settings.host
     address = f"http://{host}:{settings.port}/?token={settings.token}"
     sys.stdout.write(
-        f"Relight's dashboard: {address}\n"
-        f"It shows the runs in {settings.runs_folder}. Ctrl-C ends the dashboard; trainings go on.\n"
+        f"Relight dashboard: {address}\n"
+        f"Runs folder: {settings.runs_folder}. Press Ctrl-C to stop the dashboard; your trainings continue.\n"
     )
     sys.stdout.flush()
     if open_browser and _has_screen():
@@ -133,7 +135,7 @@ def _announce(settings: Settings, *, open_browser: bool) -> None:
 
 
 def _has_screen() -> bool:
-    """Whether there is a window system; without one `webbrowser` would start a text browser in this terminal."""
+    """Return whether there is a window system: without one, `webbrowser` would open a text browser in this terminal."""
     return sys.platform in {"darwin", "win32"} or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )

@@ -1,4 +1,4 @@
-"""What a page can have done: launch, resume, branch, drill, export, pin. An error is a sentence, no page is blocked."""
+"""The actions of the pages: launch, resume, branch, drill, stop, export, pin. Errors become sentences for the page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from relight.checkpoints.export import export_best, export_weights
+from relight.checkpoints.export import Format, export_best, export_weights
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, choose_relevant
 from relight.drill.rehearsal import run_drill
 from relight.runs.records import TaskReference
@@ -16,29 +18,26 @@ from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
-from relight.tasks.reference import launch_script, resolve_task, validate_config
+from relight.tasks.reference import PreparedTask, launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
 from relight_app.jobs import Job, Work
 from relight_app.problems import Problem, explain
 
-ExportFormat = Literal["safetensors", "pth"]
-EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pth")
 _PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an action: `run` and sentences to tell, or the problem. `pending`: it goes on in the background."""
+    """The result of an action: the run that it concerned, or the problem. `pending`: it continues in the background."""
 
     run: str = ""
-    notes: tuple[str, ...] = ()
     problem: Problem | None = None
     pending: bool = False
 
 
 @dataclass(frozen=True)
-class Request:
-    """A launch that somebody asked for. `config` has what differs from the task's defaults."""
+class LaunchRequest:
+    """A launch. `config` has the values that differ from the task's defaults; `arguments` are those of a script."""
 
     task: str
     config: Mapping[str, Any]
@@ -46,29 +45,29 @@ class Request:
     token: str
     max_restarts: int = 0
     arguments: tuple[str, ...] = ()
-    """Of a training script."""
 
 
 @dataclass(frozen=True)
 class BranchRequest:
-    """A branch that somebody asked for. `config` has what differs from the parent's."""
+    """A branch. `config` has the values that differ from the parent's.
+
+    `arguments` are those of a script; None keeps the parent's.
+    """
 
     run: str
     step: int
     config: Mapping[str, Any]
     name: str
     token: str
-    max_restarts: int = 0
     weights_only: bool = False
     arguments: tuple[str, ...] | None = None
-    """Of a script; None leaves them as they are."""
 
 
 @dataclass(frozen=True)
 class DrillRequest:
-    """A drill of a run's own task, with its config as it was launched; or of a task that a person named.
+    """A drill of a run's own task, with its config as it was launched; or of a task by the name that a person typed.
 
-    For a named task, `config` has what differs from the defaults, and `arguments` are those of a script.
+    For a task by name, `config` has the values that differ from the defaults, and `arguments` are those of a script.
     """
 
     task: TaskReference | str
@@ -76,14 +75,11 @@ class DrillRequest:
     arguments: tuple[str, ...] = ()
 
 
-def launch(engine: Engine, request: Request) -> Outcome:
-    """Start a new run; the same token again starts none and names the same run."""
+def launch(engine: Engine, request: LaunchRequest) -> Outcome:
+    """Start a new run. A second call with the same token returns the first one's run."""
 
     def work() -> Outcome:
-        reference = resolve_task(request.task)
-        if reference.kind == "script":
-            reference = launch_script(reference, arguments=request.arguments)
-        prepared = validate_config(reference, request.config)
+        prepared = _prepare(request.task, request.config, request.arguments)
         launched = launch_run(
             engine.folder,
             task=prepared.reference,
@@ -94,34 +90,35 @@ def launch(engine: Engine, request: Request) -> Outcome:
             token=request.token,
             max_restarts=request.max_restarts,
         )
-        return Outcome(launched.layout.run_id, launched.notes)
+        return Outcome(launched.layout.run_id)
 
     return _try(engine, work)
 
 
 def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str) -> Outcome:
-    """Bring a dead run back, from its last good checkpoint or from that of one step.
+    """Resume a run from its last good checkpoint, or from the one at `from_step`.
 
-    It may have to wait until a process of the attempt before has ended: then it goes on in the background, and
-    `resume_job` tells what became of it.
+    A process of the previous attempt may still be ending. The resume then waits for it in the background, and
+    `resume_job` has the outcome.
     """
 
     def work() -> Outcome:
         launched = resume_run(engine.find_layout(run), from_=from_step, token=token)
-        return Outcome(launched.layout.run_id, launched.notes)
+        return Outcome(launched.layout.run_id)
 
     return _wait_a_while(engine, ("resume", run), work, pending=Outcome(run, pending=True))
 
 
 def resume_job(engine: Engine, run: str) -> Job | None:
-    """A resume that goes on in the background, or has ended there."""
+    """Return the run's resume that is in the background, or has ended there."""
     return engine.jobs.find(("resume", run))
 
 
 def branch(engine: Engine, request: BranchRequest) -> Outcome:
-    """Start a run from another's checkpoint; the same token again starts none and names the same run.
+    """Start a run from another run's checkpoint. A second call with the same token returns the first one's run.
 
-    A large checkpoint takes long to verify and to copy: then it goes on in the background (`branch_job`).
+    Verifying and copying a large checkpoint takes long. It then continues in the background, and `branch_job` has the
+    outcome.
     """
 
     def work() -> Outcome:
@@ -133,29 +130,24 @@ def branch(engine: Engine, request: BranchRequest) -> Outcome:
             arguments=request.arguments,
             name=request.name or None,
             token=request.token,
-            max_restarts=request.max_restarts,
         )
-        return Outcome(launched.layout.run_id, launched.notes)
+        return Outcome(launched.layout.run_id)
 
     return _wait_a_while(engine, ("branch", request.token), work, pending=Outcome(pending=True))
 
 
 def branch_job(engine: Engine, token: str) -> Job | None:
-    """A branch that goes on in the background, or has ended there."""
+    """Return the branch of that token that is in the background, or has ended there."""
     return engine.jobs.find(("branch", token))
 
 
 def drill(engine: Engine, request: DrillRequest) -> None:
-    """Prove in the background that a killed run of the task comes back bit for bit; see `drill_job`."""
+    """Prove in the background that a killed run of the task resumes bit for bit; see `drill_job`."""
 
     def work(job: Work) -> DrillProof:
         job.tell("Checking that the task can be trained.")
-        task = request.task
-        reference = resolve_task(task) if isinstance(task, str) else task
-        if isinstance(task, str) and reference.kind == "script":
-            reference = launch_script(reference, arguments=request.arguments)
-        prepared = validate_config(reference, request.config)
         try:
+            prepared = _prepare(request.task, request.config, request.arguments)
             return run_drill(engine.folder, prepared, tell=job.tell)
         finally:
             engine.memo.forget()
@@ -169,7 +161,7 @@ def drill_job(engine: Engine, request: DrillRequest) -> Job | None:
 
 
 def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
-    """Ask a run to stop at its next step edge with a checkpoint; `now`: without waiting for either."""
+    """Ask a run to stop at its next step edge with a checkpoint; with `now`, to stop without waiting for either."""
 
     def work() -> Outcome:
         stop_run(engine.find_layout(run), now=now)
@@ -178,13 +170,11 @@ def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
     return _try(engine, work)
 
 
-def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) -> None:
-    """Export weights in the background: "best", "latest" or a step. `export_job` tells what became of it."""
+def export(engine: Engine, run: str, *, which: str | int, format: Format) -> None:
+    """Export the weights of the checkpoint "best", "latest" or at a step, in the background; see `export_job`."""
 
     def work() -> Path:
-        record = engine.read_record(run)
-        store = engine.open_store(run)
-        info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+        store, info = _find_checkpoint(engine, run, which)
         folder = engine.find_layout(run).exports
         if which == "best":  # as `relight export` does: always the same path
             return export_best(store, info, folder, format=format)[0].path
@@ -194,17 +184,15 @@ def export(engine: Engine, run: str, *, which: str | int, format: ExportFormat) 
 
 
 def export_job(engine: Engine, run: str) -> Job | None:
-    """The newest export of that run in this server's life."""
+    """Return the run's newest export since the server started."""
     return engine.jobs.find(("export", run))
 
 
 def pin(engine: Engine, run: str, *, step: int, on: bool) -> Outcome:
-    """Keep a checkpoint from ever being removed, or no longer."""
+    """Pin a checkpoint, so that retention never removes it, or unpin it."""
 
     def work() -> Outcome:
-        record = engine.read_record(run)
-        store = engine.open_store(run)
-        info = store.find(step, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+        store, info = _find_checkpoint(engine, run, step)
         store.pin(info, on=on)
         return Outcome(run)
 
@@ -212,11 +200,25 @@ def pin(engine: Engine, run: str, *, step: int, on: bool) -> Outcome:
 
 
 def outcome_of(job: Job) -> Outcome:
-    """What came of a resume that has ended."""
+    """Return the outcome of a resume or branch that has ended."""
     if job.error is not None:
         return Outcome(problem=explain(job.error))
     assert isinstance(job.result, Outcome)
     return job.result
+
+
+def _prepare(task: TaskReference | str, config: Mapping[str, Any], arguments: tuple[str, ...]) -> PreparedTask:
+    if isinstance(task, str):
+        task = resolve_task(task)
+        if task.kind == "script":
+            task = launch_script(task, arguments=arguments)
+    return validate_config(task, config)
+
+
+def _find_checkpoint(engine: Engine, run: str, which: str | int) -> tuple[CheckpointStore, CheckpointInfo]:
+    record, store = engine.read_record(run), engine.open_store(run)
+    info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+    return store, info
 
 
 def _drill_key(request: DrillRequest) -> Hashable:
@@ -228,7 +230,7 @@ def _drill_key(request: DrillRequest) -> Hashable:
 
 
 def _wait_a_while(engine: Engine, key: Hashable, work: Callable[[], Outcome], *, pending: Outcome) -> Outcome:
-    """Do `work` as the job `key`, and answer with what becomes of it; with `pending` when it goes on for longer."""
+    """Do `work` as the job `key`; return its outcome, or `pending` when it takes longer than two seconds."""
     job = engine.jobs.start(key, lambda: _try(engine, work)).wait(_PATIENCE_S)
     if job.state == "running":
         return pending

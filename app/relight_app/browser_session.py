@@ -1,8 +1,8 @@
-"""What a browser's session remembers from one drawing of a page to the next.
+"""The state that a browser session keeps from one drawing of a page to the next.
 
-Streamlit breaks a callback off at its first touch of `st.session_state` once the next rerun has been asked for; an act
-would then be half done, or not at all. A callback reads the widgets by `widget_values` and keeps what it has to say in
-`remembered()`: neither is ever broken off.
+When the next rerun has been requested, Streamlit aborts a callback at its first access to `st.session_state`, and the
+action would stay half done. Callbacks therefore read the widgets with `widget_values` and store their results in
+`remembered()`: Streamlit aborts neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _KEY = "remembered"
 
 
 def remembered() -> dict[str, Any]:
-    """The session's own dictionary: the same one each time, to be read and to be changed."""
+    """Return the session's own dictionary, for reading and writing."""
     known: dict[str, Any] | None = widget_values().get(_KEY)
     if known is None:
         known = st.session_state[_KEY] = {}
@@ -23,5 +23,5 @@ def remembered() -> dict[str, Any]:
 
 
 def widget_values() -> dict[str, Any]:
-    """What the widgets hold now, by their keys."""
+    """Return the current values of the widgets, by key."""
     return dict(st.session_state.to_dict())

@@ -1,10 +1,9 @@
-"""Pure chart builders: the small curve of a list, and which curves of a run belong into which live chart."""
+"""Chart builders: the small curves in the list of runs, and the plan of a run's live charts. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from relight.overview.summary import RunSummary
 from relight_app.formats import is_share, short_metric, title_metric
-from relight_app.live.chart import LiveSeries
+from relight_app.live.chart import ChartPlan, LiveSeries
 from relight_app.live.live_values import LiveValue, ValueFormat
 from relight_app.markup import Markup, tag
 
@@ -21,20 +20,8 @@ _MUCH_AT_RISK_S = 120.0
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 112.0, 30.0, 2.0
 
 
-@dataclass(frozen=True)
-class ChartPlan:
-    """One live chart: what `live_chart` is told."""
-
-    key: str
-    title: str
-    series: tuple[LiveSeries, ...]
-    unit: str | None = None
-    by_time: bool = False
-    y_range: tuple[float | None, float | None] | None = None
-
-
 def thin_out(values: npt.NDArray[np.float64], *, points: int) -> list[float]:
-    """About `points` values of a long curve, the peaks and dips among them: each is the extreme of its stretch."""
+    """Thin a long curve out to about `points` values, and keep its peaks and dips."""
     if len(values) <= points:
         return [float(value) for value in values]
     chosen = MinMaxLTTBDownsampler().downsample(  # type: ignore[no-untyped-call]
@@ -44,12 +31,12 @@ def thin_out(values: npt.NDArray[np.float64], *, points: int) -> list[float]:
 
 
 def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
-    """A small curve without axes. Values that are not finite leave a gap; `label` says in words what it shows."""
+    """Draw a small curve without axes. Values that are not finite leave gaps. `label` describes it in words."""
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return Markup("")
     low, high = _spark_range(finite)
-    span = high / 2 - low / 2 or 1.0  # halves: the whole distance may be more than a float can hold
+    span = high / 2 - low / 2 or 1.0  # halves: the full distance may overflow a float
     step = (_SPARK_WIDTH - 2 * _SPARK_MARGIN) / (len(values) - 1)
     height = _SPARK_HEIGHT - 2 * _SPARK_MARGIN
     parts: list[list[str]] = [[]]
@@ -79,15 +66,15 @@ def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
 
 
 def _spark_range(values: Sequence[float]) -> tuple[float, float]:
-    """From the lowest to the highest value, but for the few highest: the first steps must not flatten the rest."""
+    """Return the lowest value and the 97th percentile: the high first steps of a loss must not flatten the rest."""
     ordered = sorted(values)
     return ordered[0], ordered[min(len(ordered) - 1, math.ceil(0.97 * len(ordered)) - 1)]
 
 
 def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> list[ChartPlan]:
-    """Charts of what is learnt: loss first, the best metric's next, then the others, the learning rate last.
+    """Plan the charts of the training: loss first, then the best metric, the others, and the learning rate last.
 
-    A column that several streams have ("loss" of train and validation) makes one chart.
+    Streams that share a column ("loss" of train and validation) share a chart.
     """
     columns: dict[str, list[str]] = {}
     for name in names:
@@ -110,7 +97,7 @@ def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> li
 
 
 def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
-    """Charts of what the run uses: processor, memory, and two for each card it could see."""
+    """Plan the charts of the resources that the run uses: CPU, memory, and two per GPU that it can see."""
     available = set(names)
     plans = []
     if "system/cpu_percent" in available:
@@ -134,7 +121,7 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
         plans.append(
             _machine_chart(
                 f"gpu{card}-utilization", f"GPU {card}", "%",
-                _machine_series(f"gpu{card}_utilization_percent", "utilisation", "chart2"),
+                _machine_series(f"gpu{card}_utilization_percent", "utilization", "chart2"),
                 y_range=(0, 100),
             )
         )  # fmt: skip
@@ -142,7 +129,7 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
             _machine_chart(
                 f"gpu{card}-memory", f"GPU {card} memory", "B",
                 _machine_series(f"gpu{card}_process_memory_bytes", "this run", "chart3"),
-                _machine_series(f"gpu{card}_memory_bytes", "card", "gray"),
+                _machine_series(f"gpu{card}_memory_bytes", "whole GPU", "gray"),
             )
         )  # fmt: skip
         card += 1
@@ -150,7 +137,7 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
 
 
 def plan_figures(run: RunSummary) -> list[LiveValue]:
-    """The figures at the head of a run's page: what matters while it lives, and what is left when it is dead."""
+    """Plan the figures at the top of a run's page; a live run has others than a dead one."""
     best = LiveValue("best", "Best", detail="at step {best_step}")
     if run.best is not None:
         name = title_metric(run.best.metric)
@@ -183,7 +170,7 @@ def _learning_series(name: str) -> LiveSeries:
     if column == "lr":
         return LiveSeries(name, "learning rate", "chart1")
     if stream == "train":
-        return LiveSeries(name, "train", "chart1", "raw+smooth")
+        return LiveSeries(name, "train", "chart1", smooth=True)
     return LiveSeries(name, stream or column, "chart2" if stream == "validation" else "chart3")
 
 
@@ -193,8 +180,8 @@ def _stream_rank(name: str) -> tuple[int, str]:
 
 
 def _machine_series(column: str, label: str, color: str) -> LiveSeries:
-    # Sampled each second, a load is a band of noise after some hours; its average is what people look for.
-    return LiveSeries(f"system/{column}", label, color, "raw+smooth" if column.endswith("_percent") else "line")
+    # A load that is sampled each second becomes a band of noise after some hours. People look for its average.
+    return LiveSeries(f"system/{column}", label, color, smooth=column.endswith("_percent"))
 
 
 def _machine_chart(

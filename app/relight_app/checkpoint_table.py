@@ -1,4 +1,4 @@
-"""The table of a run's checkpoints: metrics, labels, why each is kept, and what can be done with it. Pure."""
+"""The table of a run's checkpoints: metrics, labels, why each is kept, and a menu of actions. Pure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Sequence
 
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.retention import RetentionPlan
-from relight_app.formats import count, describe_bytes, describe_metric, short_metric, title_metric
+from relight.wording import count, describe_bytes
+from relight_app.formats import describe_metric, short_metric, title_metric
 from relight_app.icons import icon
 from relight_app.markup import Markup, join, tag, wide_table
 from relight_app.navigation import address
 from relight_app.tables import build_age
 
 _LABELS = {"best": "best", "pinned": "kept", "parent": "kept", "exported": "on"}
-
-
-_REASONS = {
-    "periodic": "by the clock",
+"""The class of a label's badge in view.css."""
+_TRIGGERS = {
+    "periodic": "schedule",
     "best": "new best",
-    "stop": "at a stop",
-    "signal": "at a signal",
-    "exception": "at an error",
-    "manual": "asked for",
-    "final": "at the end",
+    "stop": "stop",
+    "signal": "signal",
+    "exception": "error",
+    "manual": "manual",
+    "final": "end of run",
 }
+"""What to call `CheckpointInfo.reason`."""
 
 
 def build_checkpoints(
@@ -32,14 +33,15 @@ def build_checkpoints(
     *,
     best_metric: str | None,
     resume_refusal: str | None,
-    branch_from: str | None = None,
+    run: str,
     retention: RetentionPlan | None = None,
     limit: int = 200,
 ) -> Markup:
-    """The table of checkpoints, the newest first, each with a menu. `resume_refusal` says why none can be resumed from.
+    """Build the table of the newest `limit` checkpoints of `run`, newest first, each with a menu.
 
-    The menu's actions are "resume", "export" and "pin"/"unpin", with the checkpoint's step; `branch_from`, the run's
-    id, adds a way to the form of a branch. `retention` says why each stays, and which the next reclamation removes.
+    The menu has the actions "resume", "export", "pin" and "unpin", with the checkpoint's step as their value, and a
+    link to the branch form. `resume_refusal` says why the run cannot be resumed now. `retention` says why each
+    checkpoint is kept, and which ones will be deleted.
     """
     whys = {info.name: ", ".join(why) for info, why in retention.kept} if retention is not None else {}
     metrics = _metric_columns(checkpoints, best_metric)
@@ -51,7 +53,7 @@ def build_checkpoints(
         [tag("th", title_metric(name), scope="col", class_="right") for name in metrics],
         tag("th", "Labels", scope="col"),
         tag("th", "Kept because", scope="col") if retention is not None else None,
-        tag("th", "Saved", scope="col"),
+        tag("th", "Trigger", scope="col"),
         tag("th", "Size", scope="col", class_="right"),
         tag("th", "Age", scope="col"),
         tag("th", tag("span", "Actions", class_="unseen"), scope="col", class_="actions"),
@@ -62,32 +64,36 @@ def build_checkpoints(
             info,
             metrics,
             resume_refusal,
-            branch_from=branch_from,
+            run=run,
             why=whys.get(info.name, "") if retention is not None else None,
         )
         for info in shown
     ]
     return join(
         wide_table(heads, rows, label="Checkpoints"),
-        tag("p", f"{left_out} older checkpoints are not shown; `relight checkpoints` lists all.", class_="sub")
-        if left_out
-        else None,
-        tag("p", _say_retention(retention), class_="sub") if retention is not None else None,
+        _build_left_out(left_out, run) if left_out else None,
+        tag("p", _describe_retention(retention), class_="sub") if retention is not None else None,
     )
 
 
-def _say_retention(plan: RetentionPlan) -> str:
-    """Say what the next reclamation would remove, before it does."""
+def _build_left_out(left_out: int, run: str) -> Markup:
+    command = tag("span", f"relight checkpoints {run}", class_="mono")
+    words = f"{count(left_out, 'older checkpoint')} not shown. To list all, run "
+    return tag("p", words, command, " in a terminal.", class_="sub")
+
+
+def _describe_retention(plan: RetentionPlan) -> str:
     if not plan.removed:
-        return "The next reclamation removes none of them."
+        return "Nothing will be deleted."
     steps = ", ".join(f"{info.step:,}" for info in plan.removed[:8]) + (", …" if len(plan.removed) > 8 else "")
     what = count(len(plan.removed), "checkpoint")
-    freed = f" and gives back {describe_bytes(plan.freed_bytes)} at least" if plan.freed_bytes else ""
-    return f"The next reclamation, after the next save, removes {what} (step {steps}){freed}. Pin one to keep it."
+    word = "step" if len(plan.removed) == 1 else "steps"
+    freed = f" and frees at least {describe_bytes(plan.freed_bytes)}" if plan.freed_bytes else ""
+    return f"After the next save, Relight deletes {what} ({word} {steps}){freed}. Pin a checkpoint to keep it."
 
 
 def _metric_columns(checkpoints: Sequence[CheckpointInfo], best_metric: str | None) -> list[str]:
-    """Which metrics get a column: the best metric's first, then losses, then others, four at most."""
+    """Choose at most four metrics for columns: the best metric first, then losses, then others."""
     names = {name for info in checkpoints for name in info.metrics if short_metric(name) != "lr"}
     if best_metric:
         names.discard(best_metric)
@@ -100,14 +106,14 @@ def _checkpoint_row(
     metrics: Sequence[str],
     resume_refusal: str | None,
     *,
-    branch_from: str | None,
+    run: str,
     why: str | None,
 ) -> Markup:
     labels = [tag("span", label, class_=f"badge {_LABELS.get(label, '')}") for label in info.labels]
     verified = (
-        tag("span", icon("verified"), "verified", class_="badge", title="Read back from the disk, every digest right")
+        tag("span", icon("verified"), "verified", class_="badge", title="Read back from the disk; every digest matches")
         if info.verified
-        else tag("span", "not verified yet", class_="badge", title="Durable; it is read back and compared soon")
+        else tag("span", "not verified yet", class_="badge", title="Durable; will be read back and checked soon")
     )
     menu = f"menu-{info.sequence}"
     return tag(
@@ -117,7 +123,7 @@ def _checkpoint_row(
         [tag("td", _checkpoint_metric(info, name), class_="right") for name in metrics],
         tag("td", tag("span", labels, verified, class_="row nowrap")),
         _retention_cell(why),
-        tag("td", _REASONS.get(info.reason, info.reason), class_="nowrap muted"),
+        tag("td", _TRIGGERS.get(info.reason, info.reason), class_="nowrap muted"),
         tag("td", describe_bytes(info.bytes), class_="right nowrap"),
         tag("td", build_age(info.time_s), class_="nowrap muted"),
         tag(
@@ -126,7 +132,7 @@ def _checkpoint_row(
                 "button", icon("more"), class_="icon-button", type="button", data_menu=menu, aria_haspopup="menu",
                 aria_expanded="false", aria_label=f"Actions for step {info.step}",
             ),
-            tag("div", _checkpoint_menu(info, resume_refusal, branch_from), class_="menu", id=menu, role="menu",
+            tag("div", _checkpoint_menu(info, resume_refusal, run), class_="menu", id=menu, role="menu",
                 popover="auto", aria_label=f"Step {info.step}"),
             class_="right actions",
         ),
@@ -138,7 +144,7 @@ def _retention_cell(why: str | None) -> Markup | None:
     if why is None:
         return None
     if not why:
-        return tag("td", tag("span", "removed next", class_="badge warn"), class_="nowrap")
+        return tag("td", tag("span", "deleted next", class_="badge warn"), class_="nowrap")
     return tag("td", why, class_="why muted")
 
 
@@ -146,13 +152,13 @@ def _checkpoint_metric(info: CheckpointInfo, name: str) -> str:
     return describe_metric(name, info.metrics[name]) if name in info.metrics else "–"
 
 
-def _checkpoint_menu(info: CheckpointInfo, resume_refusal: str | None, branch_from: str | None) -> list[Markup | None]:
+def _checkpoint_menu(info: CheckpointInfo, resume_refusal: str | None, run: str) -> list[Markup]:
     pinned = "pinned" in info.labels
     return [
         _menu_item("Resume from here", "resume", info.step, refusal=resume_refusal),
-        _branch_item(branch_from, info.step) if branch_from is not None else None,
-        _menu_item("Export these weights", "export", info.step),
-        _menu_item("Unpin" if pinned else "Pin, never to be removed", "unpin" if pinned else "pin", info.step),
+        _branch_item(run, info.step),
+        _menu_item("Export weights", "export", info.step),
+        _menu_item("Unpin" if pinned else "Pin (never delete)", "unpin" if pinned else "pin", info.step),
     ]
 
 

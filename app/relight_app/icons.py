@@ -1,4 +1,4 @@
-"""The few small signs that the page's own views need, drawn by us: no font and no request."""
+"""The icons of the pages' own views, as inline SVG: no font and no request."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ _PATHS = {
 
 
 def icon(name: str) -> Markup:
-    """The sign called `name`, to be filled with the text's colour. It carries no meaning that is not said beside it."""
+    """Return the icon called `name` in the color of the text. It is decorative: the text next to it says the same."""
     return Markup(f'<svg viewBox="0 0 24 24" aria-hidden="true" focusable="false">{_PATHS[name]}</svg>')

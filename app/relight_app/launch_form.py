@@ -1,41 +1,44 @@
-"""The launch form without a screen: labels, help and starting values of a task's fields, and the same as a command."""
+"""The launch form without its widgets: labels, help and first values of a task's fields, and the equivalent command."""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from relight.runs.records import TaskReference
+from relight.tasks.config import Group
 from relight.tasks.fields import ConfigField, describe_bounds
+from relight_app.formats import describe_option
 
-_GROUPS = ("Task", "Optimisation", "Hardware", "Checkpoints")
-_WORDS = {"lr": "Learning rate", "cache_mb": "Cache, MB", "checkpoint_every_s": "Checkpoint every, s"}
+GROUPS: tuple[str, ...] = get_args(Group)
+_LABELS = {"lr": "Learning rate", "cache_mb": "Cache (MB)", "checkpoint_every_s": "Checkpoint interval (s)"}
 
 
 def group_fields(fields: Iterable[ConfigField]) -> dict[str, list[ConfigField]]:
-    """Fields by group, in the order in which the form shows them; groups of the task's own come last."""
-    groups: dict[str, list[ConfigField]] = {group: [] for group in _GROUPS}
+    """Return the fields by group, in the order of the form; groups that a task defines itself come last."""
+    groups: dict[str, list[ConfigField]] = {group: [] for group in GROUPS}
     for field in fields:
         groups.setdefault(field.group, []).append(field)
     return {group: members for group, members in groups.items() if members}
 
 
 def label_field(field: ConfigField) -> str:
-    """The field's name as words: "Batch size" for `batch_size`."""
+    """Return the field's name as words: "Batch size" for `batch_size`."""
     words = field.name.replace("_", " ").strip()
-    return _WORDS.get(field.name, words[:1].upper() + words[1:])
+    return _LABELS.get(field.name, words[:1].upper() + words[1:])
 
 
 def explain_field(field: ConfigField) -> str:
-    """The field's help, its bounds and its name on the command line."""
+    """Return the field's help, its bounds and its command line option, as Markdown."""
     bounds = describe_bounds(field) if field.type in ("int", "float") else ""
     parts = [field.help.rstrip("."), bounds[:1].upper() + bounds[1:], f"`--set {field.name}=…`"]
     return ". ".join(part for part in parts if part)
 
 
 def first_value(field: ConfigField, *, given: Mapping[str, Any]) -> Any:
-    """What the field starts with: the value of the run that is being repeated, else its default, of its own type."""
+    """Return the value that the field starts with, in its own type: the given one, else its default."""
     value = given.get(field.name, field.default)
     if value is None:
         return None
@@ -49,7 +52,7 @@ def first_value(field: ConfigField, *, given: Mapping[str, Any]) -> Any:
 
 
 def step_of(field: ConfigField) -> float | int:
-    """What one press of plus or minus adds: a tenth of the default's own order of magnitude, or one."""
+    """Return what the plus and minus buttons add: 1, or for a float the default's order of magnitude."""
     if field.type == "int":
         return 1
     size = abs(float(field.default or 0.0))
@@ -57,7 +60,7 @@ def step_of(field: ConfigField) -> float | int:
 
 
 def changed_values(fields: Iterable[ConfigField], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ from their defaults; a field that was emptied has its default."""
+    """Return the values that differ from their defaults; an emptied field counts as its default."""
     return {
         field.name: values[field.name]
         for field in fields
@@ -65,13 +68,19 @@ def changed_values(fields: Iterable[ConfigField], values: Mapping[str, Any]) -> 
     }
 
 
+def name_task(task: TaskReference) -> str:
+    """Return what a person types to name the task: "digits", "/home/ada/train.py:Spiral", "/home/ada/train.py"."""
+    if task.path is None:
+        return task.name
+    return f"{task.path}:{task.class_name}" if task.class_name else task.path
+
+
 def build_command(
     task: str, changed: Mapping[str, Any], *, name: str = "", max_restarts: int = 0, arguments: str = ""
 ) -> str:
-    """The command that launches the same on a terminal; `arguments` are a script's own, as they were typed."""
+    """Return the equivalent command; `arguments` are those of a script, as the person typed them."""
     parts = ["relight", "run", task]
-    for key, value in changed.items():
-        parts += ["--set", f"{key}={_write(value)}"]
+    parts += _assign(changed)
     if name:
         parts += ["--name", name]
     if max_restarts:
@@ -81,7 +90,7 @@ def build_command(
 
 
 def changed_from(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are not as in `given`; a field that was emptied stays as it was, a text without words is none."""
+    """Return the values that differ from `given`; an emptied field counts as unchanged, and an empty text as None."""
     return {
         key: value
         for key, value in values.items()
@@ -98,10 +107,9 @@ def build_branch_command(
     weights_only: bool = False,
     arguments: str | None = None,
 ) -> str:
-    """The command that starts the same branch on a terminal; `arguments` of a script only where they were changed."""
+    """Return the equivalent command; `arguments` are those of a script, or None when they are unchanged."""
     parts = ["relight", "branch", run, "--from", str(step)]
-    for key, value in changed.items():
-        parts += ["--set", f"{key}={_write(value)}"]
+    parts += _assign(changed)
     if weights_only:
         parts.append("--weights-only")
     if name:
@@ -110,14 +118,6 @@ def build_branch_command(
     return command if arguments is None else f"{command} -- {arguments.strip()}"
 
 
-def show_value(value: Any) -> str:
-    """A config's value as the screen says it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "nothing" if value in (None, "") else _write(value)
-
-
-def _write(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+def _assign(changed: Mapping[str, Any]) -> list[str]:
+    assignments = (f"{key}={'' if value == '' else describe_option(value)}" for key, value in changed.items())
+    return [part for assignment in assignments for part in ("--set", assignment)]

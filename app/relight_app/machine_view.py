@@ -1,4 +1,4 @@
-"""The machine as markup: processor, memory, disk, cards and who computes on them. Pure, no Streamlit."""
+"""The Machine page as markup: CPU, memory, disk, GPUs and the processes on them. Pure, no Streamlit."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from relight.machine.gpu import ALARM_WORDS, GpuCard
 from relight.machine.host import HostSample
 from relight.machine.report import GpuProcessRow, MachineReport
-from relight_app.formats import count, describe_bytes
+from relight.wording import count, describe_bytes
 from relight_app.markup import Markup, tag, wide_table
 
 _FULL_PERCENT, _CROWDED_PERCENT = 95.0, 85.0
 
 
 def build_machine(report: MachineReport) -> Markup:
-    """The whole page's body."""
+    """Build the body of the page."""
     return tag("div", _build_host(report.host), _build_gpus(report), class_="stack wide")
 
 
 def build_meter(label: str, percent: float | None, words: str, *, alarm: bool = False, watch: bool = True) -> Markup:
-    """A bar with its name and figures. With `watch` a bar that is nearly full changes its colour."""
+    """Build a labeled bar. With `watch`, it turns orange and then red when it is nearly full."""
     state = ""
     if percent is not None and watch:
         state = "bad" if percent >= _FULL_PERCENT else "warn" if percent >= _CROWDED_PERCENT else ""
@@ -42,7 +42,7 @@ def build_meter(label: str, percent: float | None, words: str, *, alarm: bool = 
 
 def _build_host(host: HostSample | None) -> Markup:
     if host is None:
-        return tag("div", "The first reading comes in a second.", class_="notice plain", role="status")
+        return tag("div", "Reading the machine…", class_="notice plain", role="status")
     memory = _share(host.machine_memory_bytes, host.machine_memory_total_bytes)
     used = None
     if host.disk_total_bytes is not None and host.disk_free_bytes is not None:
@@ -50,10 +50,10 @@ def _build_host(host: HostSample | None) -> Markup:
     return tag(
         "div",
         _card(
-            "Processor",
+            "CPU",
             count(round(host.cpu_count), "core"),
             build_meter("In use", host.machine_cpu_percent, _percent(host.machine_cpu_percent), watch=False),
-            tag("div", f"Load over a minute: {host.load_1m:.2f}", class_="sub") if host.load_1m is not None else None,
+            tag("div", f"1 min load average: {host.load_1m:.2f}", class_="sub") if host.load_1m is not None else None,
         ),
         _card(
             "Memory",
@@ -69,7 +69,7 @@ def _build_host(host: HostSample | None) -> Markup:
             ),
         ),
         _card(
-            "Disk of the runs folder",
+            "Disk (runs folder)",
             describe_bytes(host.disk_total_bytes) if host.disk_total_bytes else None,
             build_meter(
                 "In use", _share(used, host.disk_total_bytes),
@@ -104,7 +104,7 @@ def _build_card(card: GpuCard) -> Markup:
     return _card(
         title,
         card.name,
-        build_meter("Utilisation", card.utilization_percent, _percent(card.utilization_percent), watch=False),
+        build_meter("Utilization", card.utilization_percent, _percent(card.utilization_percent), watch=False),
         build_meter(
             "Memory", _share(card.memory_used_bytes, card.memory_total_bytes),
             _of(card.memory_used_bytes, card.memory_total_bytes),
@@ -132,10 +132,10 @@ def _build_card(card: GpuCard) -> Markup:
 def _build_processes(rows: Sequence[GpuProcessRow], cards: Sequence[GpuCard]) -> Markup:
     if not rows:
         known = any(card.processes_known for card in cards)
-        words = "Nobody computes on the cards." if known else "The driver does not tell who computes on the cards."
+        words = "No processes on the GPUs." if known else "The driver does not report the processes on the GPUs."
         return tag("p", words, class_="sub")
     heads = ("GPU", "Process", "User", "Memory", "Command")
-    return wide_table(heads, [_process_row(row) for row in rows], label="Processes on the cards")
+    return wide_table(heads, [_process_row(row) for row in rows], label="Processes on the GPUs")
 
 
 def _process_row(row: GpuProcessRow) -> Markup:
@@ -176,5 +176,5 @@ def _of(part: float | None, whole: float | None) -> str:
 
 def _disk_rates(host: HostSample) -> str:
     if host.disk_read_bytes_s is None or host.disk_write_bytes_s is None:
-        return "Reading and writing are not known here."
-    return f"Reads {describe_bytes(host.disk_read_bytes_s)}/s, writes {describe_bytes(host.disk_write_bytes_s)}/s"
+        return "Read and write rates are unavailable."
+    return f"Reading {describe_bytes(host.disk_read_bytes_s)}/s, writing {describe_bytes(host.disk_write_bytes_s)}/s"

@@ -1,4 +1,4 @@
-"""HTML as values that cannot be unescaped by accident: what the page's own views are built of. No Streamlit."""
+"""HTML as values that are always escaped: the building blocks of the pages' own views. No Streamlit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
 
 class Markup(str):
-    """HTML that is safe to show. Plain strings are escaped when they become part of it."""
+    """HTML that is safe to show. Plain strings are escaped when they are added to it."""
 
     __slots__ = ()
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """One element. Children are escaped unless they are `Markup`; None is left out, sequences are spliced.
+    """Build one element. Children are escaped unless they are `Markup`; None is skipped, and sequences are flattened.
 
-    Attribute names lose a trailing underscore and write others as hyphens (`class_`, `data_key`). True gives a bare
-    attribute; False and None leave it out.
+    Attribute names lose a trailing underscore, and other underscores become hyphens (`class_`, `data_key`). True gives
+    an attribute without a value; False and None omit it.
     """
     start = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
     if name in _VOID:
@@ -27,19 +27,19 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def join(*children: object, separator: str = "") -> Markup:
-    """Children one after the other, escaped as `tag` does."""
+    """Join children, escaped as in `tag`."""
     return Markup(html.escape(separator).join(_flatten(children)))
 
 
 def wide_table(heads: Sequence[object], rows: Sequence[Markup], *, label: str, class_: str = "dense") -> Markup:
-    """A table that scrolls sideways where it is too wide, with the keyboard too.
+    """Build a table that scrolls sideways when it is too wide, also with the keyboard.
 
-    A head that is no plain string is a cell, or several.
+    A plain string in `heads` becomes a header cell; anything else must be header cells already.
     """
     cells = [tag("th", head, scope="col") if type(head) is str else head for head in heads]
     table = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows), class_=class_, aria_label=label)
     scroll = tag(
-        "div", table, class_="scroll", tabindex="0", role="region", aria_label=f"{label}, scrolls sideways"
+        "div", table, class_="scroll", tabindex="0", role="region", aria_label=f"{label}, scrollable"
     )  # fmt: skip
     return tag("div", scroll, class_="table")
 

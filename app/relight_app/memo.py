@@ -1,4 +1,4 @@
-"""Remembers what was read a moment ago, for all browser sessions together."""
+"""A cache of recent reads, shared by all browser sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Entry:
 
 
 class Memo:
-    """Values by key. However many sessions ask at once, one of them reads and the others get the same."""
+    """Cached values by key. When several sessions ask at once, one of them reads and all get the same value."""
 
     def __init__(self, *, size: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
         self._size = size
@@ -30,7 +30,7 @@ class Memo:
         self._lock = threading.Lock()
 
     def recent(self, key: Hashable, read: Callable[[], T], *, max_age_s: float) -> T:
-        """The value if it was read within `max_age_s`, else a new reading. What raises is not remembered."""
+        """Return the value if it was read within `max_age_s`, else read it again. An exception is not cached."""
         entry = self._entry(key)
         with entry.lock:
             if self._clock() - entry.read_s > max_age_s:
@@ -40,7 +40,7 @@ class Memo:
             return value
 
     def unchanged(self, key: Hashable, signature: Hashable, read: Callable[[], T]) -> T:
-        """The value if it was read under the same `signature` (sizes and times of files, say), else a new reading."""
+        """Return the value if it was read with the same `signature` (such as file sizes), else read it again."""
         entry = self._entry(key)
         with entry.lock:
             if entry.read_s == float("-inf") or entry.signature != signature:
@@ -50,7 +50,7 @@ class Memo:
             return value
 
     def forget(self) -> None:
-        """Read everything anew: something was just changed."""
+        """Forget everything, because something has just changed."""
         with self._lock:
             self._entries.clear()
 

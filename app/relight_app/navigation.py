@@ -1,4 +1,4 @@
-"""The pages, their addresses and titles, and how to get from one to another."""
+"""The pages: their addresses and titles, and navigation between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CURRENT, _WANTED = "page", "wanted page"
 
 @dataclass(frozen=True)
 class PageInfo:
-    """One page: `relight_app.pages.NAME_page` renders it, `path` is its address."""
+    """One page. `relight_app.pages.NAME_page` renders it, and `path` is its address."""
 
     name: str
     path: str
@@ -30,7 +30,7 @@ class PageInfo:
 
 
 _ALIASES = (PageInfo("runs", "runs", "Runs", ":material/stacks:", hidden=True),)
-"""Addresses that people type for a page that has another one."""
+"""Other addresses that people type for a page."""
 PAGES: dict[str, PageInfo] = {
     page.name: page
     for page in (
@@ -44,48 +44,48 @@ PAGES: dict[str, PageInfo] = {
 
 
 def set_up_page() -> None:
-    """What every page has: icon, logo, width and the few rules of style that the theme cannot give."""
+    """Set up what all pages share: icon, logo, width, and the style rules that a theme cannot express."""
     st.set_page_config(page_title="Relight", page_icon=str(_ASSETS / "icon.svg"), layout="wide")
     st.logo(str(_ASSETS / "logo.svg"), size="large")
     st.html(_STYLE)
 
 
 def build_pages() -> list[Page]:
-    """Streamlit's own description of every page, the start page first."""
+    """Return Streamlit's description of every page, the start page first."""
     return [_build(page) for page in (*PAGES.values(), *_ALIASES)]
 
 
 def leave_for(page: str, **query: str) -> None:
-    """Have the current page left for `page` with the next drawing, whatever interrupts that one: for callbacks."""
+    """Go to `page` when the current page is next drawn, even if that drawing is interrupted. For callbacks."""
     memory = remembered()
     memory[_WANTED] = (memory.get(_CURRENT), page, query)
 
 
 def follow() -> None:
-    """Go where a callback wanted to. Who has gone somewhere else by then stays there."""
+    """Go where a callback asked to go, unless the person has moved to another page since."""
     memory = remembered()
     wanted: tuple[str | None, str, dict[str, str]] | None = memory.get(_WANTED)
     if wanted is None:
         return
     left, page, query = wanted
     current = memory.get(_CURRENT)
-    if current != left or left in (page, None):  # there, or somewhere else; and a page that is left for itself, once
+    if current != left or left in (page, None):  # arrived, moved elsewhere, or a page that leads to itself
         memory.pop(_WANTED, None)
     if current == left:
         go_to(page, **query)
 
 
 def go_to(page: str, **query: str) -> NoReturn:
-    """Leave the current page for `page`; the address says the rest."""
+    """Go to `page` with this query."""
     if urlsplit(st.context.url or "").path == address(page):
-        # From one run to another: Streamlit takes a switch to the page that is shown already for nothing to do.
+        # From one run to another: Streamlit ignores a switch to the page that is already shown.
         st.query_params.from_dict(query)
         st.rerun()
     st.switch_page(_build(PAGES[page]), query_params=query)
 
 
 def address(page: str, **query: str) -> str:
-    """The page's address on this site: "/run?id=digits-k3f9"."""
+    """Return the page's address on this site: "/run?id=digits-k3f9"."""
     path = "/" + PAGES[page].path
     return f"{path}?{urlencode(query)}" if query else path
 

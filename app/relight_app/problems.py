@@ -1,4 +1,4 @@
-"""What went wrong, as the screen says it: one sentence, and a traceback where one helps."""
+"""An error as a page shows it: one sentence, and a traceback where one helps."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Problem:
-    """One sentence for a person. `traceback` is whole: of the person's own code, or of a bug of ours."""
+    """One sentence for a person. `traceback` is complete: from the person's own code, or from a bug in Relight."""
 
     sentence: str
     traceback: str | None = None
 
 
 def explain(error: BaseException) -> Problem:
-    """The same sentence that the command line prints for `error`; anything that is no `RelightError` is a bug."""
+    """Return the sentence that the command line also prints for `error`. Other exceptions are bugs in Relight."""
     if isinstance(error, RelightError):
         return Problem(str(error), getattr(error, "traceback", None))
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return Problem(f"The system refused: {error.strerror or error}{where}.")
-    _log.error("a bug met by a page", exc_info=error)
+        return Problem(f"The operating system reported an error: {error.strerror or error}{where}.")
+    _log.error("unexpected error on a page", exc_info=error)
     return Problem(
-        f"Relight itself failed here: {type(error).__name__}: {error}. Please report it with the lines below.",
+        f"Relight has a bug: {type(error).__name__}: {error}. Please report it with the traceback below.",
         "".join(traceback.format_exception(error)),
     )

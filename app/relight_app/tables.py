@@ -1,4 +1,4 @@
-"""Pure builders of the list of runs and of a run's config, from the engine's records to markup."""
+"""Builders of the list of runs and of a run's config: pure functions from the engine's records to markup."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from relight.overview.summary import DamagedRun, RunSummary
 from relight.runs.status import RunStatus
+from relight.wording import count, describe_duration
 from relight_app.charts import draw_sparkline
 from relight_app.formats import (
-    count,
-    describe_eta,
     describe_metric,
     describe_moment,
+    describe_option,
     describe_risk,
     short_metric,
     title_metric,
@@ -24,8 +24,8 @@ from relight_app.navigation import address
 
 
 def build_run_list(runs: Sequence[RunSummary], *, curves: Mapping[str, tuple[str, Sequence[float]]]) -> Markup:
-    """The table of runs. `curves` gives, by run, a metric's name and its values from the start to now."""
-    heads = ("Run", "Status", "Progress", "Best", "Curve", "At risk now", "Changed")
+    """Build the table of runs. `curves` has, by run, a metric's name and its values from the start to now."""
+    heads = ("Run", "Status", "Progress", "Best", "Curve", "At risk now", "Updated")
     return tag(
         "div",
         tag(
@@ -44,7 +44,7 @@ def build_run_list(runs: Sequence[RunSummary], *, curves: Mapping[str, tuple[str
 
 
 def build_damaged_runs(damaged: Sequence[DamagedRun]) -> Markup:
-    """The runs whose folder cannot be read, each with the sentence that says why."""
+    """Build the notice that names the unreadable run folders with their reasons."""
     return tag(
         "div",
         tag("strong", f"{count(len(damaged), 'run')} cannot be read"),
@@ -54,62 +54,67 @@ def build_damaged_runs(damaged: Sequence[DamagedRun]) -> Markup:
     )
 
 
-def build_pill(status: RunStatus | str) -> Markup:
-    """A status as a pill: a sign, a colour and the word."""
-    name = str(status)
-    return tag("span", icon(name), name.capitalize(), class_=f"pill {name}")
+def build_pill(status: RunStatus) -> Markup:
+    """Build a status pill: an icon, a color and the word."""
+    return tag("span", icon(status), status.capitalize(), class_=f"pill {status}")
 
 
 def build_age(time_s: float) -> Markup:
-    """How long ago something was. The browser counts: words of ours would change the whole list every second."""
+    """Build an age that the browser counts up; as text, it would change the whole list every second."""
     return tag("time", data_s=f"{time_s:.0f}", title=describe_moment(time_s))
 
 
 def build_config(
     config: Mapping[str, Any], *, defaults: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]] | None = None
 ) -> Markup:
-    """A config as a list of facts, in the order of `defaults`; what is not the default is set off.
+    """Build a config as a list of facts, in the order of `defaults`, and mark the values that differ from these.
 
-    `changes` are what a branch changed: the parent's value and its own, by key.
+    `changes` has what a branch changed, by key: the parent's value and its own.
     """
     changed = changes or {}
     rows = []
     order = list(defaults)
     for key, value in sorted(config.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
         unusual = key in defaults and defaults[key] != value
-        told = unusual and defaults[key] not in (None, "")
+        has_default = unusual and defaults[key] not in (None, "")
         marks = [
-            tag("span", f"default {show_option(defaults[key])}", class_="badge") if told else None,
-            tag("span", f"changed in this branch, was {show_option(changed[key][0])}", class_="badge kept")
+            tag("span", f"default {describe_option(defaults[key])}", class_="badge") if has_default else None,
+            tag("span", f"changed in this branch, was {describe_option(changed[key][0])}", class_="badge kept")
             if key in changed
             else None,
         ]
-        shown = tag("span", show_option(value), class_="mono changed" if unusual else "mono")
+        shown = tag("span", describe_option(value), class_="mono changed" if unusual else "mono")
         rows.append(tag("div", tag("dt", key, class_="mono"), tag("dd", shown, " ", marks, class_="row")))
     return tag("dl", rows, class_="facts")
 
 
 def filter_runs(runs: Iterable[RunSummary], *, status: str | None, text: str) -> list[RunSummary]:
-    """The runs of that status whose name, id or task has every word of `text`."""
+    """Return the runs of that status whose name, id and task contain every word of `text`.
+
+    A queued run counts as running: it will be in a second.
+    """
     words = text.lower().split()
+
+    def has_status(run: RunSummary) -> bool:
+        return status is None or run.status == status or (status == RunStatus.RUNNING and run.status.is_live)
+
     return [
         run
         for run in runs
-        if (status is None or str(run.status) == status)
-        and all(word in f"{run.name} {run.run} {run.task}".lower() for word in words)
+        if has_status(run) and all(word in f"{run.name} {run.run} {run.task}".lower() for word in words)
     ]
 
 
 def sort_runs(runs: Iterable[RunSummary]) -> list[RunSummary]:
-    """Those that are alive first, then by when they were created, newest first."""
-    return sorted(runs, key=lambda run: (not RunStatus(run.status).is_live, -run.created_s, run.run))
+    """Return the live runs first, and then the newest."""
+    return sorted(runs, key=lambda run: (not run.status.is_live, -run.created_s, run.run))
 
 
 def describe_progress(run: RunSummary) -> tuple[float | None, str]:
-    """A share of one (None when the end is not known), and the words beside the bar."""
+    """Return the share from 0 to 1 (None when the total is unknown), and the words below the bar."""
     words = [f"{run.step:,} / {run.steps_total:,}" if run.steps_total else count(run.step, "step")]
-    if run.eta_s is not None and RunStatus(run.status).is_live:
-        words.append(f"{describe_eta(run.eta_s)} left")
+    if run.eta_s is not None and run.status.is_live:
+        words.append(f"{describe_duration(run.eta_s)} left")
     elif run.epochs:
         words.insert(0, f"epoch {min(run.epoch + 1, run.epochs)} of {run.epochs}")
     return (min(1.0, run.step / run.steps_total) if run.steps_total else None), " · ".join(words)
@@ -117,8 +122,6 @@ def describe_progress(run: RunSummary) -> tuple[float | None, str]:
 
 def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None) -> Markup:
     share, words = describe_progress(run)
-    status = str(run.status)
-    live = RunStatus(run.status).is_live
     reason = tag("div", run.reason, class_="sub clip", title=run.reason) if run.reason else None
     best = run.best
     return tag(
@@ -133,7 +136,7 @@ def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None) -> Mark
             class_="name",
         ),
         tag("td", build_pill(run.status), reason, class_="state"),
-        tag("td", _bar(share, status, f"Progress of {run.name}"), tag("div", words, class_="sub"), class_="progress"),
+        tag("td", _bar(run, share), tag("div", words, class_="sub"), class_="progress"),
         tag(
             "td",
             describe_metric(best.metric, best.value) if best else tag("span", "–", class_="muted"),
@@ -147,7 +150,7 @@ def _run_row(run: RunSummary, curve: tuple[str, Sequence[float]] | None) -> Mark
             else None,
             class_="curve",
         ),
-        tag("td", _risk(run, live=live), class_="atrisk nowrap"),
+        tag("td", _risk(run), class_="atrisk nowrap"),
         tag("td", build_age(run.updated_s or run.created_s), class_="when nowrap muted"),
         data_key=run.run,
     )  # fmt: skip
@@ -162,35 +165,24 @@ def _identity(run: RunSummary) -> list[Markup | str]:
     return parts or [run.task]
 
 
-def _risk(run: RunSummary, *, live: bool) -> Markup | None:
+def _risk(run: RunSummary) -> Markup | None:
     if run.saving_failure:
         return tag("span", "Saving fails", class_="badge bad", title=run.saving_failure)
     if not run.work_at_risk_steps:
         return None
     words = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
-    if live:
-        return tag("span", words)
-    return tag("span", f"{words} lost", class_="muted")
+    return tag("span", words) if run.status.is_live else tag("span", f"{words} lost", class_="muted")
 
 
-def _bar(share: float | None, status: str, label: str) -> Markup:
+def _bar(run: RunSummary, share: float | None) -> Markup:
     percent = round(100 * share) if share is not None else None
     return tag(
         "div",
         tag("i", style=f"width:{100 * (share or 0):.1f}%"),
-        class_=f"bar {status}",
+        class_=f"bar {run.status}",
         role="progressbar",
-        aria_label=label,
+        aria_label=f"Progress of {run.name}",
         aria_valuemin="0",
         aria_valuemax="100",
         aria_valuenow=percent,
     )
-
-
-def show_option(value: object) -> str:
-    """An option's value, short."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "–" if value in (None, "") else str(value)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from relight.overview.attempts import summarize_attempts
 from relight.runs.status import RunStatus
 from relight_app.attempt_table import build_attempts
-from relight_app.attempts import list_attempts
 from tests.app.sample_runs import SampleRun, make_run
 
 
 def test_attempts_tell_their_beginning_and_end(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="crashed", step=600, attempts=2, reason="Killed by SIGKILL."))
-    attempts = list_attempts(layout, status=RunStatus.CRASHED, reason="Killed by SIGKILL.")
+    attempts = summarize_attempts(layout, status=RunStatus.CRASHED, reason="Killed by SIGKILL.")
     assert [attempt.number for attempt in attempts] == [1, 2]
-    assert attempts[0].why == "launched"
-    assert attempts[1].why.startswith("resumed from step 260")
-    table = build_attempts(attempts, now_s=time.time())
+    assert attempts[0].beginning == "launched"
+    assert attempts[1].beginning.startswith("resumed from step 260")
+    table = build_attempts(attempts, now_s=time.time(), run=layout.run_id, environments={})
     assert "261 to 600" in table
     assert "Killed by SIGKILL." in table
 
@@ -25,7 +25,7 @@ def test_attempts_tell_their_beginning_and_end(tmp_path: Path) -> None:
 def test_a_damaged_attempt_does_not_hide_the_others(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="stopped", step=600, attempts=2))
     layout.attempt(1).exit.write_bytes(b"garbage")
-    attempts = list_attempts(layout, status=RunStatus.STOPPED, reason="")
+    attempts = summarize_attempts(layout, status=RunStatus.STOPPED, reason="")
     assert [str(attempt.outcome) for attempt in attempts] == ["interrupted", "stopped"]
     assert "damaged" in attempts[0].notes[0]
 
@@ -33,12 +33,12 @@ def test_a_damaged_attempt_does_not_hide_the_others(tmp_path: Path) -> None:
 def test_each_attempts_log_exit_record_and_environment_can_be_reached(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="interrupted", step=600, attempts=2))
     layout.attempt(2).environment.write_text('{"changes": [{"key": "threads", "before": 2, "now": 4}]}')
-    attempts = list_attempts(layout, status=RunStatus.INTERRUPTED, reason="")
+    attempts = summarize_attempts(layout, status=RunStatus.INTERRUPTED, reason="")
     environment = {"version": 1, "torch": "2.13.0", "tf32": {"cudnn": True}, "code": {"files": ["a.py", "b.py"]}}
     table = build_attempts(attempts, now_s=time.time(), run="x-abcd", environments={1: environment, 2: None})
     assert 'href="/files/x-abcd/log.txt?attempt=1"' in table and 'href="/files/x-abcd/log.txt?attempt=2"' in table
     assert "Exit record: crashed at" in table and "signal SIGKILL" in table
-    assert "There is no exit record" in table, "the supervisor of the second attempt was killed"
+    assert "No exit record" in table, "the supervisor of the second attempt was killed"
     assert "<dt>tf32.cudnn</dt><dd>true</dd>" in table and "<dd>a.py, b.py</dd>" in table
-    assert "Its environment is not known." in table
+    assert "The environment was not recorded." in table
     assert "because the number of threads was 2 and is 4" in table

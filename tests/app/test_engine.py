@@ -97,7 +97,7 @@ def test_a_bug_of_ours_is_told_with_its_traceback(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(actions, "stop_run", fail)
     problem = actions.stop(Engine(tmp_path), layout.run_id).problem
     assert problem is not None
-    assert "Relight itself failed here: ValueError: odd" in problem.sentence
+    assert "Relight has a bug: ValueError: odd" in problem.sentence
     assert problem.traceback is not None
     assert 'raise ValueError("odd")' in problem.traceback
 

@@ -65,7 +65,7 @@ def test_a_runs_folder_that_cannot_be_written_is_one_sentence_and_exit_code_1(tm
         (("--port", "70000"), "70000"),
         (("--port", "x"), "x"),
         (("--nonsense",), "--nonsense"),
-        (("--token", "short"), "too easy to guess"),
+        (("--token", "short"), "too short"),
         (("--port", "0", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],
 )

@@ -91,7 +91,7 @@ def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) ->
 
 def test_the_page_without_a_run_is_accessible(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/run?id=nothing"))
-    expect(page.get_by_role("heading", name="No such run")).to_be_visible()
+    expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
     expect_no_violation(page)
 
 
@@ -111,7 +111,7 @@ def test_the_launch_form_is_accessible(page: Page, dashboard: Dashboard, task: s
 
 def test_the_machine_is_accessible(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/machine"))
-    expect(page.get_by_role("heading", name="Processor")).to_be_visible()
+    expect(page.get_by_role("heading", name="CPU")).to_be_visible()
     expect_no_violation(page)
 
 

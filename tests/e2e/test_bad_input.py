@@ -92,7 +92,7 @@ def test_a_run_that_is_not_there_is_told_as_on_the_command_line(page: Page, dash
     run = make_run(dashboard.runs, CRASHED).run_id
     for wanted in (f"{run}x", "nothing like it"):
         page.goto(dashboard.address(f"/run?id={wanted}"))
-        expect(page.get_by_role("heading", name="No such run")).to_be_visible()
+        expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
         expect(page.get_by_text(dashboard.refusal("show", wanted), exact=True)).to_be_visible()
     page.get_by_role("link", name="See all runs").click()
     expect(page.get_by_role("link", name="crashed", exact=True)).to_be_visible()

@@ -127,7 +127,7 @@ def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboar
     assert exported(layout) == ["best_model.pth"]
 
 
-@pytest.mark.parametrize(("address", "name"), [("/launch?task=digits", "Launch"), ("/branch", "Start the branch")])
+@pytest.mark.parametrize(("address", "name"), [("/launch?task=digits", "Launch"), ("/branch", "Start branch")])
 def test_no_button_moves_under_the_pointer_because_of_what_was_typed(
     page: Page, dashboard: Dashboard, address: str, name: str
 ) -> None:

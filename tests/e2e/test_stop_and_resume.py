@@ -94,7 +94,7 @@ def test_a_branch_is_refused_where_its_model_would_not_fit_and_starts_where_it_d
     width = page.get_by_label("Width", exact=True)
     width.fill("8")
     width.press("Tab")
-    start = page.get_by_role("button", name="Start the branch", exact=True)
+    start = page.get_by_role("button", name="Start branch", exact=True)
     start.click()
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("0.weight (float32 [32, 1, 3, 3] in the checkpoint, float32 [8, 1, 3, 3] now)")
@@ -136,7 +136,7 @@ def test_the_weights_of_any_checkpoint_are_exported_by_the_menu_of_the_table(pag
     layout = make_run(dashboard.runs, SampleRun("done"))
     oldest = CheckpointStore(layout.checkpoints).list().checkpoints[0]
     open_run(page, dashboard, layout)
-    choose(page, oldest.step, "Export these weights")
+    choose(page, oldest.step, "Export weights")
     expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
     expect(page.get_by_text(f"{layout.run_id}-step{oldest.step}.safetensors", exact=True)).to_be_visible()
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_is_pinned_and_unpinned_by_the_menu_of_the_table(page: Page
         .get_by_role("row")
         .filter(has=page.get_by_role("button", name=f"Actions for step {step}", exact=True))
     )
-    choose(page, step, "Pin, never to be removed")
+    choose(page, step, "Pin (never delete)")
     expect(page.get_by_role("button", name=f"Actions for step {step}", expanded=False)).to_be_visible()
     label = row.locator(".badge").get_by_text("pinned", exact=True)
     expect(label).to_be_visible()

@@ -1,35 +1,41 @@
-"""A live chart: curves of a run that grow in the browser as rows are logged, without a rerun."""
+"""A live chart: a run's curves grow in the browser as the run logs values, without a rerun."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from relight.metrics.file_format import split_name
 from relight_app.live.component import BrowserComponent
 from relight_app.server.assets import module_url, plotly_url
 
-SeriesKind = Literal["line", "ghost", "raw+smooth"]
-
 
 @dataclass(frozen=True)
 class LiveSeries:
-    """One curve.
-
-    `name` is the full metric name ("train/loss"). `color` is a theme colour ("primary", "blue", "red", "orange",
-    "yellow", "green", "violet", "gray"), "chart1" to "chart10" of the theme's chart colours, or "#rrggbb".
-    `kind`: "line" (what later attempts trained again is drawn faint beneath it, by itself), "raw+smooth" (the same,
-    with the raw values light and a moving average bold), "ghost" (the whole curve faint, to compare with another run).
-    `run` is another run than the chart's, for comparisons.
-    """
+    """One curve. Steps that a later attempt trained again are drawn faint beneath it."""
 
     name: str
+    """Full name of the metric: "train/loss"."""
     label: str
     color: str = "chart1"
-    kind: SeriesKind = "line"
-    run: str | None = None
+    """A chart color of the theme ("chart1" to "chart8"), a named one ("gray"), or "#rrggbb"."""
+    smooth: bool = False
+    """Whether to draw the values light and their moving average bold."""
+
+
+@dataclass(frozen=True)
+class ChartPlan:
+    """What one chart shows."""
+
+    key: str
+    title: str
+    series: tuple[LiveSeries, ...]
+    unit: str | None = None
+    """Either "ratio" (0 to 1, shown in percent), "%" (0 to 100), "B" (bytes, with prefixes), or a text such as "W"."""
+    by_time: bool = False
+    """Whether the x axis is the time of day instead of the step: rows of the "system" stream share steps."""
+    y_range: tuple[float | None, float | None] | None = None
+    """Fixed ends of the value axis; None leaves an end free."""
 
 
 _HTML = """
@@ -41,86 +47,41 @@ _HTML = """
   <div class="relight-chart-note" hidden></div>
 </div>
 """
-_COMPONENT = BrowserComponent(
-    "relight_live_chart", html=_HTML, css=Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
-)
+_COMPONENT = BrowserComponent("relight_live_chart", html=_HTML, style=Path(__file__).with_name("chart.css"))
 
 
-def live_chart(
-    *,
-    run: str,
-    series: Sequence[LiveSeries],
-    title: str,
-    key: str,
-    unit: str | None = None,
-    log_scale: bool = False,
-    height: int = 320,
-    x: Literal["step", "time"] = "step",
-    y_range: tuple[float | None, float | None] | None = None,
-    empty: str = "Nothing has been logged yet.",
-) -> None:
-    """Draw `series` of `run`, live while the page is open. Zoom and hover survive updates and reruns of the page.
+def live_chart(plan: ChartPlan, *, run: str, height: int, empty: str) -> None:
+    """Draw the chart of `run`, live while the page is open; zoom and hover survive updates and reruns.
 
-    `unit` formats the value axis, the legend and the hover: "ratio" (0 to 1, shown in percent), "%" (0 to 100), "B"
-    (bytes, with prefixes), or any short text such as "s", "W", "°C".
-    `x`: training steps, or the time of day (for the "system" stream, whose rows share steps).
-    `y_range` fixes the value axis; None in it leaves that end free. `height` is the plot's, in pixels, without its
-    title. `empty` is the sentence for a chart without a value. Whatever changes in a later rerun with the same `key`
-    changes the chart in place.
+    `height` is that of the plot in pixels, without the title. `empty` is the sentence for a chart without values. In a
+    rerun, whatever changed in the plan changes the chart in place.
     """
-    _COMPONENT.mount(
-        data=chart_data(
-            run=run,
-            series=series,
-            title=title,
-            unit=unit,
-            log_scale=log_scale,
-            height=height,
-            x=x,
-            y_range=y_range,
-            empty=empty,
-        ),
-        key=key,
-    )
-
-
-def chart_data(
-    *,
-    run: str,
-    series: Sequence[LiveSeries],
-    title: str,
-    unit: str | None,
-    log_scale: bool,
-    height: int,
-    x: Literal["step", "time"],
-    y_range: tuple[float | None, float | None] | None,
-    empty: str,
-) -> dict[str, Any]:
-    """What the browser module gets, as JSON."""
-    specs: list[dict[str, str]] = []
-    for one in series:
+    series = []
+    for one in plan.series:
         stream, column = split_name(one.name)
-        specs.append(
+        series.append(
             {
-                "id": f"{one.run or run} {one.name} {one.kind}",
-                "run": one.run or run,
+                "id": f"{run} {one.name}",
                 "name": one.name,
                 "stream": stream,
                 "column": column,
                 "label": one.label,
                 "color": one.color,
-                "kind": one.kind,
+                "smooth": one.smooth,
             }
         )
-    return {
-        "module": module_url("chart.js"),
-        "plotly": plotly_url(),
-        "series": specs,
-        "title": title,
-        "unit": unit,
-        "log_scale": log_scale,
-        "height": height,
-        "axis": x,
-        "y_range": list(y_range) if y_range is not None else None,
-        "empty": empty,
-    }
+    _COMPONENT.mount(
+        key=f"{plan.key}-{run}",
+        data={
+            "module": module_url("chart.js"),
+            "plotly": plotly_url(),
+            "run": run,
+            "series": series,
+            "title": plan.title,
+            "unit": plan.unit,
+            "height": height,
+            "axis": "time" if plan.by_time else "step",
+            "y_range": plan.y_range,
+            "empty": empty,
+        },
+    )

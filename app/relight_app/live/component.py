@@ -1,24 +1,21 @@
-"""How a browser module of ours becomes a Streamlit component.
-
-The component itself is a few lines that import the module from the dashboard's own server. So the code is loaded once a
-tab and cached, not sent with each rerun, and all components of a tab share its one event stream.
-"""
+"""Registers our browser code as Streamlit components."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-_SHIM = """
+_IMPORT_MODULE = """
 export default function (component) {
   const { parentElement } = component
   const module = import(new URL(component.data.module, window.location.origin))
   module.then(({ show }) => show(component))
   return () => {
-    // Streamlit (1.67) calls this as well when new data came before the component was first drawn: then it stays.
+    // Streamlit (1.67) also calls this when new data arrived before the component was first drawn. Then it must stay.
     if (!parentElement.isConnected) module.then(({ remove }) => remove({ parentElement }))
   }
 }
@@ -27,25 +24,31 @@ _NOT_REGISTERED = "bidi-component-not-registered"
 
 
 class BrowserComponent:
-    """A component whose JavaScript is a module with `show(component)` and `remove({parentElement})`."""
+    """A component made of HTML, a style sheet and JavaScript.
 
-    def __init__(self, name: str, *, html: str, css: str) -> None:
+    Without `script`, its JavaScript is the module at the address `data["module"]`, which exports `show(component)` and
+    `remove({parentElement})`. The browser loads such a module once per tab and caches it, instead of getting it with
+    each rerun, and all components of a tab share one event stream.
+    """
+
+    def __init__(
+        self, name: str, *, html: str, style: Path, script: Path | None = None, isolate_styles: bool = False
+    ) -> None:
         self._name = name
         self._html = html
-        self._css = css
+        self._style = style
+        self._script = script
+        self._isolate_styles = isolate_styles
         self._mount: Callable[..., Any] | None = None
 
-    def mount(self, *, data: dict[str, Any], key: str, on_changed: Callable[[], None] | None = None) -> Any:
-        """Put it on the page; returns Streamlit's result. `data["module"]` is the module's address."""
+    def mount(self, **arguments: Any) -> Any:
+        """Put the component on the page and return Streamlit's result."""
         if self._mount is None:
             self._mount = self._register()
-        arguments: dict[str, Any] = {"data": data, "key": key}
-        if on_changed is not None:
-            arguments["on_changed_change"] = on_changed
         try:
             return self._mount(**arguments)
         except StreamlitAPIException as error:
-            # Another runtime than the one that it was registered with: a test's.
+            # Each Streamlit runtime has its own registry, and a test process starts several runtimes.
             if getattr(error, "error_id", None) != _NOT_REGISTERED:
                 raise
             self._mount = self._register()
@@ -53,6 +56,10 @@ class BrowserComponent:
 
     def _register(self) -> Callable[..., Any]:
         mount: Callable[..., Any] = st.components.v2.component(
-            self._name, html=self._html, css=self._css, js=_SHIM, isolate_styles=False
+            self._name,
+            html=self._html,
+            css=self._style.read_text(encoding="utf-8"),
+            js=_IMPORT_MODULE if self._script is None else self._script.read_text(encoding="utf-8"),
+            isolate_styles=self._isolate_styles,
         )
         return mount

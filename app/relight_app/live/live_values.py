@@ -1,9 +1,9 @@
-"""Live values: step, rate, ETA, work at risk, status and latest metrics that tick in the browser without a rerun."""
+"""Live values: step, speed, work at risk and latest metrics tick in the browser without a rerun."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,76 +14,58 @@ from relight_app.server.assets import module_url
 from relight_app.server.live_state import live_fields, read_live_state
 from relight_app.server.settings import runs_folder
 
-ValueFormat = Literal["auto", "integer", "number", "percent", "duration", "rate", "bytes", "text", "status"]
+ValueFormat = Literal["auto", "integer", "percent", "duration", "rate"]
 
 
 @dataclass(frozen=True)
 class LiveValue:
-    """One value with its label.
-
-    `field`: any of `relight_app.server.live_state.LiveState` ("step", "steps_per_s", "eta_s", "elapsed_s",
-    "work_at_risk_s", "durable_step", "status", "attempt", "best", "progress", ...), or the full name of a metric
-    ("train/loss"), whose latest value it is.
-    `detail` is a template below the value: "of {steps_total}", "at step {best_step}"; it stays empty while a figure in
-    it is not known. `warn_above` colours the value as a warning from there on.
-    """
+    """One value with its label."""
 
     field: str
+    """A field of `relight_app.server.live_state.LiveState` ("step"), or a metric's full name for its latest value."""
     label: str
     format: ValueFormat = "auto"
     detail: str | None = None
+    """Template of the line below the value: "of {steps_total}". The line is empty while one of its fields is None."""
     warn_above: float | None = None
+    """A larger value is shown in the warning color."""
 
 
 _COMPONENT = BrowserComponent(
     "relight_live_values",
     html='\n<div class="relight-values"></div>\n',
-    css=Path(__file__).with_name("values.css").read_text(encoding="utf-8"),
+    style=Path(__file__).with_name("values.css"),
 )
 
 
 def live_values(
-    *,
-    run: str,
-    values: Sequence[LiveValue],
-    key: str,
-    layout: Literal["cards", "line"] = "cards",
-    progress_bar: bool = False,
-    rerun_on: Sequence[str] = (),
-    on_change: Callable[[], None] | None = None,
-    drawn: dict[str, Any] | None = None,
+    *, run: str, values: Sequence[LiveValue], key: str, rerun_on: Sequence[str], state: dict[str, Any]
 ) -> None:
-    """Show `values` of `run` and keep them fresh.
+    """Show `values` of `run` as cards above a progress bar, and keep them up to date.
 
-    `layout`: a strip of cards (st.metric's look), or one line of text. `progress_bar` adds a thin bar of the progress.
-    `rerun_on` names fields ("status", "attempt", "durable_step"): when one of them changes, the page (or the fragment
-    that this call is in) reruns once, so that buttons and tables follow without polling; `on_change` is called before.
-    `drawn` is the state (`read_fields`) that the rest of the page was drawn with, where that was read earlier.
-    `values` may be empty: then there is nothing to see, and only the rerun.
+    `state` is what `read_fields` returned before the page was drawn. When one of the fields in `rerun_on` differs from
+    it, the page reruns once, so that buttons and tables follow without polling.
     """
-    state = read_fields(run)
     _COMPONENT.mount(
         data={
             "module": module_url("values.js"),
             "run": run,
             "values": [asdict(value) for value in values],
-            "layout": layout,
-            "progress_bar": progress_bar,
-            "state": _plain(state),
-            "rendered": {field: _read(drawn or state, field) for field in rerun_on},
+            "state": _replace_infinite(state),
+            "rendered": {field: _read(state, field) for field in rerun_on},
         },
         key=key,
-        on_changed=on_change or _ignore,
+        on_changed_change=_ignore,
     )
 
 
 def read_fields(run: str) -> dict[str, Any]:
-    """The run's live state now."""
+    """Read the run's current live state."""
     return live_fields(read_live_state(RunLayout(runs_folder() / run)))
 
 
 def _ignore() -> None:
-    """A trigger needs a callback to be known; the rerun itself is all that is wanted."""
+    """Do nothing: Streamlit only accepts a trigger that has a callback, and the rerun itself is what we need."""
 
 
 def _read(state: dict[str, Any], field: str) -> Any:
@@ -91,9 +73,9 @@ def _read(state: dict[str, Any], field: str) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """The state as JSON can hold it: not finite is null, as in the stream."""
+def _replace_infinite(state: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN and infinity with None, as the event stream does: JSON has neither."""
     return {
         **{field: _read(state, field) for field in state},
-        "metrics": {n: _read(state, n) for n in state["metrics"]},
+        "metrics": {name: _read(state, name) for name in state["metrics"]},
     }

@@ -1,1 +1,1 @@
-"""The pages, one module each with one `render()`. They hold no logic: they ask, build and show."""
+"""The pages: one module each, with one `render()`. They hold no logic: they read, build and show."""

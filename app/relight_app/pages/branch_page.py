@@ -1,4 +1,4 @@
-"""Starting a run from another's checkpoint: the parent's config as a form, what is changed marked, and the button."""
+"""The Branch page: start a run from another run's checkpoint, with changed options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relight_app import actions
 from relight_app.actions import BranchRequest, Outcome
 from relight_app.browser_session import remembered, widget_values
 from relight_app.engine import Engine, current_engine
-from relight_app.launch_form import build_branch_command, changed_from
+from relight_app.launch_form import build_branch_command, changed_from, name_task
 from relight_app.markup import tag
 from relight_app.navigation import address, leave_for
 from relight_app.problems import Problem, explain
@@ -35,7 +35,7 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class _Branch:
-    """What the page is about: a checkpoint of a run, and what its config was."""
+    """The checkpoint to branch from, and the config of its run."""
 
     run: str
     title: str
@@ -46,12 +46,12 @@ class _Branch:
 
     @property
     def form(self) -> str:
-        """The key of the form's widgets: one form for each run."""
+        """The prefix of the form's widget keys: one form per run."""
         return f"branch-{self.run}"
 
     @property
     def is_script(self) -> bool:
-        """Whether it has arguments instead of options."""
+        """Whether the task has arguments instead of options."""
         return not self.task.fields
 
 
@@ -70,14 +70,14 @@ def render() -> None:
         if problem.traceback:
             show_problem(problem, key="branch-missing-problem")
         back = tag("a", "See all runs", class_="button", href=address("runs"), data_page="runs")
-        view(build_empty("No branch from here", problem.sentence, action=back), key="branch-missing")
+        view(build_empty("Cannot branch from here", problem.sentence, action=back), key="branch-missing")
         return
     origin = tag("a", record.name, class_="link", href=address("run", id=run), data_page="run",
                  data_query=json.dumps({"id": run}))  # fmt: skip
     view(
-        tag("p", "A new run goes on from step ", tag("strong", f"{chosen:,}"), " of ", origin, " (", run, "), with its "
-            "weights, its optimizer and its place in the data. Change what you like; a model of another shape is "
-            "refused.", class_="muted"),
+        tag("p", "The new run continues from step ", tag("strong", f"{chosen:,}"), " of ", origin, " (", run, "), with "
+            "its weights, its optimizer and its position in the data. You can change every option that keeps the "
+            "shapes of the model.", class_="muted"),
         key="branch-origin",
     )  # fmt: skip
     given = {field.name: record.config.get(field.name, field.default) for field in task.fields}
@@ -90,16 +90,17 @@ def _find_step(engine: Engine, run: str, step: str) -> int:
     steps = [info.step for info in engine.list_checkpoints(run).checkpoints]
     if step.isascii() and step.isdigit() and int(step) in steps:
         return int(step)
-    there = ", ".join(map(str, steps)) or "none"
-    raise CheckpointNotFound(f"{run} has no checkpoint at step {step or '(none was named)'}. It has: {there}.")
+    if not steps:
+        raise CheckpointNotFound(f"Run {run!r} has no checkpoint yet.")
+    wrong = f"Run {run!r} has no checkpoint at step {step}." if step else f"No step of run {run!r} was given."
+    raise CheckpointNotFound(f"{wrong} It has checkpoints at steps {', '.join(map(str, steps))}.")
 
 
 def _describe(engine: Engine, record: RunRecord) -> TaskDescription:
-    task = record.task
-    if task.kind == "builtin":
-        return engine.describe_task(task.name)
-    text = f"{task.path}:{task.class_name}" if task.class_name else str(task.path)
-    with st.spinner("Reading the task…"):
+    text = name_task(record.task)
+    if record.task.kind == "builtin":
+        return engine.describe_task(text)
+    with st.spinner("Importing the file…"):
         return wait_for(engine.jobs, ("describe", text), lambda: engine.describe_task(text))
 
 
@@ -109,7 +110,7 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
         if branch.is_script:
             st.text_input(
                 "Arguments", value=branch.arguments, key="branch-arguments", icon=":material/terminal:",
-                help="What stands behind the script's name.",
+                help="What you would type after the script's name.",
             )  # fmt: skip
             arguments = _changed_arguments(branch)
         with st.grid(2, min_column_width=280, gap="small"):
@@ -118,12 +119,12 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
                 key="branch-name",
                 max_chars=200,
                 placeholder=name_branch(branch.title, branch.step),
-                help="What the lists show.",
+                help="Shown in the list of runs.",
             )
             weights_only = st.selectbox(
-                "What it takes over", (False, True), key="branch-weights-only",
-                format_func=lambda only: "Weights only: step 0, a fresh optimizer" if only else "The whole state",
-                help="Weights alone begin a new training, to fine-tune; the whole state goes on with the old one.",
+                "Start from", (False, True), key="branch-weights-only",
+                format_func=lambda only: "Weights only (step 0, new optimizer)" if only else "Whole state",
+                help="The whole state continues the parent's training. Weights only starts a new one, to fine-tune.",
             )  # fmt: skip
         changed = changed_from(branch.given, values)
         command = build_branch_command(
@@ -132,7 +133,7 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
         token = remembered().setdefault("branch-token", secrets.token_hex(8))
         job = actions.branch_job(engine, token)
         if job is not None and job.state == "running":
-            st.button("Branching…", disabled=True, icon=":material/hourglass_top:", help="The checkpoint is copied.")
+            st.button("Branching…", disabled=True, icon=":material/hourglass_top:", help="Copying the checkpoint.")
             _watch(engine, token)
             return
         if job is not None:
@@ -140,10 +141,10 @@ def _show_start(engine: Engine, branch: _Branch, values: Mapping[str, Any]) -> N
             _take(actions.outcome_of(job))
             st.rerun()
         action_button(
-            "Start the branch", _start, engine, branch, token, key="branch-start", type="primary",
+            "Start branch", _start, engine, branch, token, key="branch-start", type="primary",
             icon=":material/fork_right:",
         )  # fmt: skip
-        # Below the button: what comes and goes with a value must not move a button that is just being pressed.
+        # Below the button, so that it does not move while it is being pressed.
         problem = remembered().get("branch-problem")
         if problem is not None and problem[0] == (branch.run, branch.step, changed, arguments):
             show_problem(problem[1], key="branch-problem-shown")
@@ -158,7 +159,7 @@ def _start(engine: Engine, branch: _Branch, token: str) -> None:
     try:
         split = None if arguments is None else tuple(shlex.split(arguments))
     except ValueError as error:
-        _take(Outcome(problem=Problem(f"The arguments cannot be read as a command line: {error}.")))
+        _take(Outcome(problem=Problem(f"The arguments cannot be parsed: {error}.")))
         return
     request = BranchRequest(
         branch.run, branch.step, changed, form["branch-name"], token,
@@ -185,7 +186,7 @@ def _take(outcome: Outcome) -> None:
 
 
 def _watch(engine: Engine, token: str) -> None:
-    """Rerun the page once the branch has started, or was refused."""
+    """Rerun the page when the branch in the background has started or failed."""
 
     def watch() -> None:
         job = actions.branch_job(engine, token)

@@ -1,4 +1,4 @@
-"""Starting a new run: a task, its config as a form, and the button."""
+"""The Launch page: choose a task, set its options, and start a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import streamlit as st
 from relight.errors import RelightError
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
-from relight_app.actions import DrillRequest, Request
+from relight_app.actions import DrillRequest, LaunchRequest
 from relight_app.browser_session import remembered, widget_values
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import title_metric
@@ -23,7 +23,7 @@ from relight_app.widgets.action_button import action_button
 from relight_app.widgets.config_form import read_config_form, show_config_form
 from relight_app.widgets.drill_section import show_drill, show_drill_button
 from relight_app.widgets.notice import show_problem
-from relight_app.widgets.proof_card import build_report_card
+from relight_app.widgets.proof_card import build_drill_card
 from relight_app.widgets.wait import wait_for
 
 _OWN = "file"
@@ -36,7 +36,7 @@ def render() -> None:
     task = _choose_task(engine)
     if task is None:
         return
-    decided = f" The best checkpoint is decided by {title_metric(task.best_metric).lower()}." if task.fields else ""
+    decided = f" {title_metric(task.best_metric)} decides which checkpoint is the best." if task.fields else ""
     st.caption(task.summary + decided)
     given = _repeated_config(engine)
     values = show_config_form(task, given)
@@ -55,13 +55,13 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
         return tasks[str(chosen)]
     text = st.text_input(
         "Task file and class", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
-        help="A Python file with a subclass of `relight.Task`, or a training script that imports relight. A relative "
-        "path starts where the dashboard was started.",
+        help="A Python file with a subclass of relight.Task, or a training script that imports relight. Relative paths "
+        "start from the folder in which the dashboard was started.",
     )  # fmt: skip
     if not text:
         st.caption(
-            "Write FILE.py:Class: the file is imported in a process of its own, and its config becomes the form. Or "
-            "FILE.py, for a script with arguments of its own."
+            "Enter FILE.py:Class to see the options of a task; a separate process imports the file. Enter FILE.py to "
+            "launch a training script with its own arguments."
         )
         return None
     try:
@@ -73,12 +73,12 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
 
 
 def _note_task() -> None:
-    """Write the chosen task's name into the address; a bound widget would write its title."""
+    """Put the chosen task's name into the address: a bound widget would put its title there."""
     st.query_params["task"] = str(st.session_state["task"])
 
 
 def _repeated_config(engine: Engine) -> Mapping[str, Any]:
-    """The config of the run that the address asks to repeat."""
+    """Return the config of the run that the address asks to repeat; {} without one."""
     repeated = st.query_params.get("from")
     if not repeated:
         return {}
@@ -94,11 +94,11 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         with st.grid(4, min_column_width=140, gap="small"):
             name = st.text_input(
                 "Name", key="run-name", max_chars=200, placeholder=task.name.rpartition("/")[2],
-                help="What the lists show.",
+                help="Shown in the list of runs.",
             )  # fmt: skip
             restarts = st.number_input(
-                "Restarts by itself", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
-                help="After a crash the run goes on from its last checkpoint, at most this many times.",
+                "Automatic restarts", value=0, min_value=0, max_value=1000, step=1, key="run-restarts",
+                help="How many times a crashed run resumes from its last checkpoint without you.",
             )  # fmt: skip
         arguments = _ask_for_arguments() if not task.fields else ""
         split = _split(arguments)
@@ -106,7 +106,7 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         command = build_command(task.name, changed, name=name, max_restarts=restarts, arguments=arguments)
         drill = DrillRequest(task.name, changed, split) if split is not None else None
         drilled = actions.drill_job(engine, drill) if drill is not None else None
-        # Minted when the button is drawn: however often it is pressed, one run follows.
+        # Created with the button: several presses of it start one run.
         token = remembered().setdefault("launch-token", secrets.token_hex(8))
         with st.container(horizontal=True, gap="small"):
             action_button(
@@ -115,7 +115,7 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
             )  # fmt: skip
             if drill is not None:
                 show_drill_button(engine, drill, drilled, key="drill")
-        # Below the buttons: what comes and goes with a value must not move a button that is just being pressed.
+        # Below the buttons, so that a button that is being pressed does not move when a value changes.
         problem = remembered().get("launch-problem")
         if problem is not None and problem[0] == (task.name, changed):
             show_problem(problem[1], key="launch-problem-shown")
@@ -123,19 +123,19 @@ def _show_launch(engine: Engine, task: TaskDescription, values: Mapping[str, Any
         if drill is not None:
             show_drill(
                 engine, drill, drilled, key="drill-card",
-                build=lambda job: build_report_card(job, key="drill-problem"),
+                build=lambda job: build_drill_card(job, key="drill-problem"),
             )  # fmt: skip
 
 
 def _ask_for_arguments() -> str:
     return st.text_input(
         "Arguments", key="run-arguments", placeholder="--lr 3e-4", icon=":material/terminal:",
-        help="What stands behind the script's name, as you would type it.",
+        help="What you would type after the script's name.",
     )  # fmt: skip
 
 
 def _split(arguments: str) -> tuple[str, ...] | None:
-    """The arguments of a script as a shell splits them; None when they cannot be."""
+    """Split the arguments of a script as a shell does; None when a quotation mark is not closed."""
     try:
         return tuple(shlex.split(arguments))
     except ValueError:
@@ -148,17 +148,17 @@ def _chosen() -> tuple[str, str]:
 
 
 def _launch(engine: Engine, task: TaskDescription, token: str, chosen: tuple[str, str]) -> None:
-    """Launch what the form holds now: with the press may have come values that the page was not drawn with yet."""
+    """Launch what the form holds now: a press can bring values that the page has not been drawn with yet."""
     if chosen != _chosen():
-        return  # another task was chosen as well: its own form comes first
+        return  # another task was chosen at the same time: show its form first
     form, memory = widget_values(), remembered()
     changed = changed_values(task.fields, read_config_form(task))
     arguments = _split(form.get("run-arguments") or "" if not task.fields else "")
     if arguments is None:
-        sentence = "The arguments cannot be read as a command line: a quotation mark is not closed."
+        sentence = "The arguments cannot be parsed: a quotation mark is not closed."
         memory["launch-problem"] = ((task.name, changed), Problem(sentence))
         return
-    request = Request(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)
+    request = LaunchRequest(task.name, changed, form["run-name"], token, form["run-restarts"], arguments)
     outcome = actions.launch(engine, request)
     if outcome.problem is not None:
         memory["launch-problem"] = ((request.task, request.config), outcome.problem)

@@ -1,4 +1,4 @@
-"""The machine: processor, memory, disk, cards and who computes on them, once a second."""
+"""The Machine page: CPU, memory, disk, GPUs and the processes on them, updated each second."""
 
 from __future__ import annotations
 

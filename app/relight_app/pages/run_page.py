@@ -1,4 +1,4 @@
-"""One run: how far it is, what is at risk, its curves, its checkpoints, its words, and what can be done with it."""
+"""The page of one run: progress, work at risk, charts, checkpoints, log, and the buttons that act on it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import Any
 
 import streamlit as st
 
+from relight.checkpoints.export import FORMATS
 from relight.checkpoints.listing import CheckpointInfo, CheckpointListing, find_best
 from relight.drill.proof import JudgedProof
 from relight.errors import DamagedFile, RelightError
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
+from relight.wording import count
 from relight_app import actions
-from relight_app.actions import EXPORT_FORMATS, DrillRequest, Outcome
+from relight_app.actions import DrillRequest, Outcome
 from relight_app.attempt_table import build_attempts
 from relight_app.browser_session import remembered, widget_values
-from relight_app.charts import ChartPlan, plan_figures, plan_learning_charts, plan_machine_charts
+from relight_app.charts import plan_figures, plan_learning_charts, plan_machine_charts
 from relight_app.checkpoint_table import build_checkpoints
 from relight_app.engine import Engine, current_engine
-from relight_app.formats import count
 from relight_app.jobs import Job
-from relight_app.live.chart import live_chart
+from relight_app.launch_form import name_task
+from relight_app.live.chart import ChartPlan, live_chart
 from relight_app.live.live_values import live_values, read_fields
 from relight_app.markup import tag
 from relight_app.navigation import address
@@ -44,7 +46,7 @@ _REFRESH_S = 2.0
 _ACTED = "checkpoint-acted"
 _CHART_HEIGHT = 250
 _ATTEMPTS = 50
-"""Of so many attempts, the newest ones, the environment is shown."""
+"""How many of the newest attempts are shown with their environment."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def render() -> None:
     engine = current_engine()
     asked = st.query_params.get("id", "")
     try:
-        # The folder's name is the id: `run.json` of a copy still has that of the original.
+        # The folder's name is the id: the `run.json` of a copied run still has the id of the original.
         name = engine.find_layout(asked).run_id
-        drawn = read_fields(name)  # before all else: what changes while the page is drawn has it drawn once more
+        drawn = read_fields(name)  # first: a change while the page is drawn then causes another rerun
         engine.memo.forget()
         run = engine.read_run(name)
         record = engine.read_record(run.run)
@@ -80,7 +82,7 @@ def render() -> None:
         _show_missing(str(error), title="Damaged run", text="This run cannot be read")
         return
     except RelightError as error:
-        _show_missing(str(error), title="No such run", text="This run is not here")
+        _show_missing(str(error), title="Run not found", text="No such run here")
         return
     st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
     checkpoints = engine.list_checkpoints(run.run)
@@ -134,14 +136,15 @@ def _show_life_buttons(seen: _Seen) -> None:
     engine, run = seen.engine, seen.run
     if _is_running(seen.resume):
         st.button(
-            "Resuming…", disabled=True, icon=":material/hourglass_top:", help="An earlier process is still ending."
+            "Resuming…",
+            disabled=True,
+            icon=":material/hourglass_top:",
+            help="Waiting for a process of the previous attempt to end.",
         )
         _poll(engine, run)
         return
     if run.status in (RunStatus.CRASHED, RunStatus.INTERRUPTED, RunStatus.STOPPED):
-        where = (
-            f"Goes on from step {run.durable_step:,}" if run.durable_step else "No checkpoint: starts again at step 0"
-        )
+        where = f"Continues from step {run.durable_step:,}" if run.durable_step else "No checkpoint: starts from step 0"
         action_button(
             "Resume", _resume, engine, run, None, key=f"resume-{run.run}-{run.attempt}", type="primary",
             icon=":material/play_arrow:", help=f"{where}, as attempt {run.attempt + 1}.",
@@ -152,14 +155,16 @@ def _show_life_buttons(seen: _Seen) -> None:
     if stopping is None:
         action_button(
             "Stop", _stop, engine, run, key=f"stop-{run.run}-{run.attempt}", icon=":material/stop_circle:",
-            help="Ends at the next step edge, with a checkpoint: nothing is lost.",
+            help="Stops at the next step edge with a checkpoint. Nothing is lost.",
         )  # fmt: skip
     else:
-        st.button("Stopping…", disabled=True, icon=":material/hourglass_top:", help="It ends at the next step edge.")
+        st.button(
+            "Stopping…", disabled=True, icon=":material/hourglass_top:", help="The run stops at the next step edge."
+        )
         if not stopping.now:
             action_button(
-                "End it now", _ask_to_stop, run, key=f"end-{run.run}-{run.attempt}",
-                help="Without waiting for a checkpoint.",
+                "Stop now", _ask_to_stop, run, key=f"end-{run.run}-{run.attempt}",
+                help="Stops without waiting for a checkpoint.",
             )  # fmt: skip
     if remembered().get("confirm-stop") == run.run:
         _confirm_stop(engine, run)
@@ -170,15 +175,15 @@ def _show_export_button(seen: _Seen) -> None:
     chosen = best or (listed[-1] if listed else None)
     busy = _is_running(seen.export)
     if busy:
-        reason = "An export is under way."
+        reason = "An export is in progress."
     elif chosen is None:
         reason = "There is no checkpoint yet."
     elif best is None:
-        reason = f"Nothing was scored yet: exports the newest, step {chosen.step:,}."
+        reason = f"No checkpoint has a score yet. Exports the newest one, step {chosen.step:,}."
     else:
-        reason = f"Step {best.step:,} is the best so far."
+        reason = f"Exports the best checkpoint so far, step {best.step:,}."
     st.segmented_control(
-        "Format of the weights", EXPORT_FORMATS, default=EXPORT_FORMATS[0], required=True, key="export-format",
+        "Export format", FORMATS, default=FORMATS[0], required=True, key="export-format",
         format_func=lambda name: f".{name}", label_visibility="collapsed", disabled=chosen is None,
     )  # fmt: skip
     action_button(
@@ -193,12 +198,12 @@ def _show_outcomes(seen: _Seen) -> None:
     if job is not None and job.state != "running":
         seen.engine.jobs.forget(("resume", run.run))
         remembered()["outcome"] = (run.run, actions.outcome_of(job))
-    told: tuple[str, Outcome] | None = remembered().get("outcome")
-    if told is None or told[0] != run.run:
+    last: tuple[str, Outcome] | None = remembered().get("outcome")
+    if last is None or last[0] != run.run:
         remembered().pop("outcome", None)
         return
-    if told[1].problem is not None:
-        view(build_problem(told[1].problem, key="outcome"), key="outcome-problem")
+    if last[1].problem is not None:
+        view(build_problem(last[1].problem, key="outcome"), key="outcome-problem")
 
 
 def _show_exports(seen: _Seen) -> None:
@@ -206,7 +211,7 @@ def _show_exports(seen: _Seen) -> None:
     waiting = _is_running(seen.export)
 
     def show() -> None:
-        job = actions.export_job(engine, run)  # before the files: those of a job that has ended are all there
+        job = actions.export_job(engine, run)  # before the files: if it has ended, its file is in the list
         strip = build_export_strip(engine.list_exports(run), run=run, job=job, best=seen.best)
         if strip is not None:
             view(strip, key="exports")
@@ -221,9 +226,8 @@ def _show_figures(run: RunSummary, drawn: dict[str, Any]) -> None:
         run=run.run,
         values=plan_figures(run),
         key=f"figures-{run.run}",
-        progress_bar=True,
         rerun_on=("status", "reason", "attempt", "durable_step", "saving_failure", "best_step"),
-        drawn=drawn,
+        state=drawn,
     )
 
 
@@ -242,11 +246,8 @@ def _show_charts(engine: Engine, run: RunSummary, record: RunRecord) -> None:
 
 def _show_chart(run: RunSummary, plan: ChartPlan, *, height: int) -> None:
     with st.container(border=True, height="stretch", key=f"card-{plan.key}"):
-        live_chart(
-            run=run.run, series=plan.series, title=plan.title, key=f"{plan.key}-{run.run}", unit=plan.unit,
-            x="time" if plan.by_time else "step", y_range=plan.y_range, height=height,
-            empty="The first values come with the first steps." if run.status.is_live else "Nothing was logged.",
-        )  # fmt: skip
+        empty = "Waiting for the first values." if run.status.is_live else "Nothing was logged."
+        live_chart(plan, run=run.run, height=height, empty=empty)
 
 
 def _show_checkpoints(seen: _Seen) -> None:
@@ -260,15 +261,15 @@ def _show_checkpoints(seen: _Seen) -> None:
         if listing.checkpoints:
             content = build_checkpoints(
                 listing.checkpoints, best_metric=record.best_metric, resume_refusal=_resume_refusal(now),
-                branch_from=run.run,
+                run=run.run,
                 retention=engine.plan_retention(run.run),
             )  # fmt: skip
         else:
             content = build_empty(
                 "No checkpoint yet",
-                "The first one comes within seconds of training; until then everything is at risk."
+                "The first checkpoint follows within seconds of training. Until then, all work is at risk."
                 if now.status.is_live
-                else "The run ended before the first one was durable. A resume starts again at step 0.",
+                else "The run ended before its first checkpoint was durable. A resume starts from step 0.",
             )
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
@@ -299,8 +300,11 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
                 "div",
                 build_config(record.config, defaults=engine.default_config(record), changes=changes),
                 tag(
-                    "p", tag("a", "Launch again with this config", class_="link", **_again(run, record)), " · ",
-                    tag("a", "All metrics as CSV", class_="link", href=csv_url(run.run), download=True), class_="sub",
+                    "p",
+                    tag("a", "Launch again with this config", class_="link", **_again(run, record)),
+                    " · ",
+                    tag("a", "Download metrics (CSV)", class_="link", href=csv_url(run.run), download=True),
+                    class_="sub",
                 ),
                 class_="stack",
             ),
@@ -313,10 +317,10 @@ def _show_details(engine: Engine, run: RunSummary, record: RunRecord) -> None:
 
 
 def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
-    """Where the launch form opens with this run's task and config."""
+    """Return the link to the launch form, filled with this run's task and config."""
     query = {"task": record.task.name, "from": run.run}
     if record.task.kind != "builtin":
-        query |= {"task": "file", "file": f"{record.task.path}:{record.task.class_name}"}
+        query |= {"task": "file", "file": name_task(record.task)}
     return {"href": address("launch", **query), "data_page": "launch", "data_query": json.dumps(query)}
 
 
@@ -325,30 +329,30 @@ def _show_log(engine: Engine, run: RunSummary) -> None:
 
     def show() -> None:
         text = engine.read_log(run.run, attempt=number)
-        whole = tag("a", "the whole log", class_="link", href=log_url(run.run, attempt=number), target="_blank")
+        whole = tag("a", "Open the full log", class_="link", href=log_url(run.run, attempt=number), target="_blank")
         pre = tag(
-            "pre", text or "Nothing was printed yet.", class_="text log", data_follow=True, tabindex="0", role="log",
+            "pre", text or "No output yet.", class_="text log", data_follow=True, tabindex="0", role="log",
             aria_label=f"Log of attempt {number}",
         )  # fmt: skip
-        foot = tag("p", f"The end of attempt {number}'s log; ", whole, ".", class_="sub")
+        foot = tag("p", f"End of the log of attempt {number}. ", whole, class_="sub")
         view(tag("div", pre, foot, class_="stack"), key="log")
 
     st.fragment(show, run_every=1.0 if run.status.is_live and number == run.attempt else None)()
 
 
 def _choose_attempt(run: RunSummary) -> int:
-    """Which attempt's log is shown: the newest, unless another one is picked."""
+    """Let the person pick the attempt whose log is shown; the newest is the default."""
     if run.attempt < 2:
         return run.attempt
     chosen = st.selectbox(
         "Attempt", range(run.attempt, 0, -1), key=f"log-attempt-{run.run}-{run.attempt}", width=220,
-        format_func=lambda number: f"Attempt {number}" + (", the newest" if number == run.attempt else ""),
+        format_func=lambda number: f"Attempt {number}" + (" (newest)" if number == run.attempt else ""),
     )  # fmt: skip
     return int(chosen)
 
 
 def _poll(engine: Engine, run: RunSummary) -> None:
-    """Rerun the page once a resume in the background has ended."""
+    """Rerun the page when the resume in the background ends."""
 
     def watch() -> None:
         if not _is_running(actions.resume_job(engine, run.run)):
@@ -385,7 +389,7 @@ def _checkpoint_action(engine: Engine, run: RunSummary) -> Callable[[str, Any], 
 
 
 def _resume(engine: Engine, run: RunSummary, step: int | None) -> None:
-    # The token names the attempt that this page saw end: however often it is pressed, one attempt follows.
+    # The token names the attempt that this page saw end, so several presses start one attempt.
     _tell(run, actions.resume(engine, run.run, from_step=step, token=f"{run.run}-after-{run.attempt}"))
 
 
@@ -397,7 +401,7 @@ def _stop(engine: Engine, run: RunSummary) -> None:
 
 
 def _export(engine: Engine, run: RunSummary, which: str | int) -> None:
-    # As it is chosen now: the page was perhaps drawn before the choice.
+    # The current choice: the page may have been drawn before it was made.
     pth = widget_values().get("export-format") == "pth"
     actions.export(engine, run.run, which=which, format="pth" if pth else "safetensors")
 
@@ -422,9 +426,10 @@ def _tell(run: RunSummary, outcome: Outcome) -> None:
 @st.dialog("Stop and lose work?", on_dismiss=_keep_training)
 def _confirm_stop(engine: Engine, run: RunSummary) -> None:
     if remembered().get("confirm-stop") != run.run:
-        st.rerun()  # it was answered
-    why = f"Checkpoints cannot be saved at the moment ({run.saving_failure}). " if run.saving_failure else ""
-    st.write(f"{why}Ending it now loses the work since the last checkpoint: {count(run.work_at_risk_steps, 'step')}.")
+        st.rerun()  # the person has answered
+    why = f"Checkpoints cannot be saved right now ({run.saving_failure}). " if run.saving_failure else ""
+    steps = count(run.work_at_risk_steps, "step")
+    st.write(f"{why}Stopping now loses the work since the last checkpoint: {steps}.")
     with st.container(horizontal=True, horizontal_alignment="right"):
         action_button("Keep training", _keep_training, key="confirm-stop-not")
-        action_button("End it now", _end_now, engine, run, key="confirm-stop-now", type="primary")
+        action_button("Stop now", _end_now, engine, run, key="confirm-stop-now", type="primary")

@@ -1,4 +1,4 @@
-"""The start page: every run of the folder, what it is doing, and what is at risk."""
+"""The start page: every run in the folder, what it is doing, and what is at risk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import streamlit as st
 from relight.errors import RelightError
 from relight.overview.summary import RunListing, RunSummary
 from relight.runs.status import RunStatus
+from relight.wording import count
 from relight_app.engine import Engine, current_engine
-from relight_app.formats import count
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.problems import explain
@@ -53,27 +53,22 @@ def _build(engine: Engine, listing: RunListing, *, status: str | None, text: str
     damaged = build_damaged_runs(listing.damaged) if listing.damaged else None
     if not listing.runs:
         return tag("div", _first_step(engine), damaged, class_="stack")
-    chosen = sort_runs(_alive_as_running(listing.runs, status, text))
+    chosen = sort_runs(filter_runs(listing.runs, status=status, text=text))
     if chosen:
         curves = {run.run: curve for run in chosen[:_MOST_ROWS] if (curve := engine.read_curve(run)) is not None}
         table = build_run_list(chosen[:_MOST_ROWS], curves=curves)
     else:
         table = build_empty(
-            "No run is like that",
-            "Other words, or another status, will show the " + count(len(listing.runs), "run") + ".",
+            "No runs match",
+            f"Clear the search or choose another status ({count(len(listing.runs), 'run')} in all).",
         )
     left_out = len(chosen) - _MOST_ROWS
     rest = (
-        tag("p", f"{count(left_out, 'older run')} not shown: search for them.", class_="sub") if left_out > 0 else None
+        tag("p", f"{count(left_out, 'older run')} not shown. Use the search to find them.", class_="sub")
+        if left_out > 0
+        else None
     )
     return tag("div", tag("p", _totals(listing.runs), class_="sub"), table, rest, damaged, class_="stack")
-
-
-def _alive_as_running(runs: list[RunSummary], status: str | None, text: str) -> list[RunSummary]:
-    """A queued run is shown among the running: it will be one of them in a second."""
-    if status == RunStatus.RUNNING:
-        return [run for run in filter_runs(runs, status=None, text=text) if run.status.is_live]
-    return filter_runs(runs, status=status, text=text)
 
 
 def _totals(runs: list[RunSummary]) -> str:
@@ -85,8 +80,8 @@ def _totals(runs: list[RunSummary]) -> str:
 def _first_step(engine: Engine) -> Markup:
     return build_empty(
         "No runs yet",
-        "Train something: a network that reads handwritten digits takes less than a minute on any machine. "
-        "Kill it half-way if you like; it can be brought back.",
+        "Start with a network that reads handwritten digits: it trains in less than a minute on any machine. "
+        "You can kill it halfway and resume it.",
         action=tag("a", "Launch the first run", class_="button solid", href=address("launch"), data_page="launch"),
-        footnote=tag("span", "Runs are kept in ", tag("span", str(engine.folder), class_="mono")),
+        footnote=tag("span", "Runs are stored in ", tag("span", str(engine.folder), class_="mono")),
     )

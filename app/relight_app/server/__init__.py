@@ -1,1 +1,1 @@
-"""The process that serves the dashboard: guard, tailer, live stream, downloads. Pages read `settings` and `urls`."""
+"""The process that serves the dashboard: guard, live stream, history, downloads. Pages use `settings` and `urls`."""

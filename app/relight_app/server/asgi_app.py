@@ -1,4 +1,4 @@
-"""The dashboard's ASGI app and the server that runs it: Streamlit, our routes beside it, the guard before both."""
+"""The dashboard's ASGI app and its server: Streamlit and our routes, behind the guard."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 _WEBSOCKET_MESSAGE_BYTES = 64 << 20
 _PING_S = 20.0
 _PATIENCE_S = 0.4
-"""After a signal, how long answers that are under way may take before the process ends regardless."""
+"""How long responses may still take after a signal before the process exits anyway."""
 
 
 def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
-    """The whole app. One for each process: Streamlit's configuration and `settings` become the process's own."""
+    """Build the app. Only one per process: it sets the process-wide `settings` and Streamlit's configuration."""
     use_settings(settings)
     apply_streamlit_options(settings)
     import streamlit
@@ -74,7 +74,7 @@ def serve(
     script: Path = SCRIPT,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then end this process within a second, whatever is still open."""
+    """Serve until SIGTERM or SIGINT, then exit this process within a second, even with open connections."""
     hub = Hub(settings.runs_folder)
     app = build_app(settings, hub, script=script)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -90,26 +90,26 @@ def serve(
         timeout_graceful_shutdown=1,
     )
     _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
-    _leave()  # without the interpreter's own end, which takes half a second for all that is imported
+    _leave()  # skip the interpreter's shutdown: it takes half a second with everything that is imported
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:
-    """The names that the dashboard goes by, beyond those of this machine itself."""
+    """Return the host names of the dashboard besides the local ones."""
     everywhere = settings.host in {"0.0.0.0", "::", ""}
     return settings.allowed_hosts if everywhere else (*settings.allowed_hosts, settings.host)
 
 
 def _nothing_else() -> list[Route]:
-    """Everything else under our prefixes is a 404, not Streamlit's page, which it would be otherwise."""
+    """Respond 404 to everything else under our prefixes; Streamlit would send its page."""
 
     async def refuse(_request: Request) -> Response:
-        return PlainTextResponse("There is nothing here.\n", status_code=404)
+        return PlainTextResponse("Not found.\n", status_code=404)
 
     return [Route(f"/{prefix}/{{rest:path}}", refuse) for prefix in ("api", "files", "assets")]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn waits for open answers before it tells the app to end; a live stream would hold it forever."""
+    """A server that ends open streams at a signal: uvicorn alone would wait for them forever."""
 
     def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -132,6 +132,6 @@ class _Server(uvicorn.Server):
 
 
 def _leave() -> None:
-    """End without waiting for anything: every file that matters is written durably by whoever owns it."""
+    """Exit without waiting: the processes that own files that matter write them durably."""
     sys.stdout.flush()
     os._exit(0)

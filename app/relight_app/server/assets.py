@@ -1,4 +1,4 @@
-"""Routes for the files that the browser needs: Plotly.js, the live modules, fonts and icons. Nothing from elsewhere."""
+"""Routes for Plotly.js, our browser modules, fonts and icons: the browser loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _A_DAY = "private, max-age=86400"
 
 
 def asset_routes() -> list[Route]:
-    """Routes under /assets. Addresses with a version or digest in them are cached for a year."""
+    """Return the routes under /assets. Addresses with a version or digest are cached for a year."""
     return [
         Route("/assets/plotly/{version}/plotly.min.js", _send_plotly, methods=["GET", "HEAD"]),
         Route("/assets/live/{digest}/{name}", _send_module, methods=["GET", "HEAD"]),
@@ -33,13 +33,13 @@ def asset_routes() -> list[Route]:
 
 @cache
 def plotly_url() -> str:
-    """Address of the Plotly.js that the installed `plotly` package carries."""
+    """Return the address of the Plotly.js in the installed `plotly` package."""
     return f"/assets/plotly/{version('plotly')}/plotly.min.js"
 
 
 @cache
 def module_url(name: str) -> str:
-    """Address of a browser module of `relight_app.live`; changes with the contents of any of them."""
+    """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
     digest = hashlib.sha256()
     for path in sorted(_MODULES.glob("*.js")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -67,7 +67,7 @@ async def _send_image(request: Request) -> Response:
 
 
 def _named(folder: Path, name: str) -> Path:
-    """The file of that name in `folder`, found by listing it: no name can lead anywhere else."""
+    """Find a file in `folder` by listing the folder, so that no name can lead outside; respond 404 without one."""
     for path in folder.iterdir():
         if path.name == name and path.suffix in _MEDIA_TYPES and path.is_file():
             return path

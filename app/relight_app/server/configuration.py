@@ -1,4 +1,4 @@
-"""How Streamlit itself is configured; nothing of it is left to files or environment that happen to be around."""
+"""Streamlit's configuration: set here completely, so that no config file or environment variable changes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THEME = APP_FOLDER / "relight_app" / "theme" / "theme.toml"
 
 
 def streamlit_options(settings: Settings) -> dict[str, Any]:
-    """Streamlit's options by their dotted names."""
+    """Return Streamlit's options by their dotted names."""
     options: dict[str, Any] = {
         "server.address": settings.host,
         "server.port": settings.port,
@@ -22,18 +22,18 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
         "server.runOnSave": False,
         "server.enableStaticServing": False,
         "server.maxUploadSize": 1,
-        # Streamlit judges the web socket's Host by this list; the guard has judged everything before.
+        # Streamlit checks the Host of the WebSocket against this list; the guard has already checked everything.
         "server.allowedHosts": ["127.0.0.1", "localhost", *settings.allowed_hosts],
         "browser.gatherUsageStats": False,
-        # Named, or Streamlit asks a server on the internet what this machine's address is.
+        # Without it, Streamlit asks a server on the internet for this machine's address.
         "browser.serverAddress": settings.allowed_hosts[0] if settings.allowed_hosts else "127.0.0.1",
-        # A full garbage collection after each rerun is nine tenths of its cost: 99 ms of CPU against 10 (measured).
+        # A full garbage collection after each rerun makes it ten times as expensive: 99 ms of CPU instead of 10 ms.
         "runner.postScriptGC": False,
-        # Or a rerun that was interrupted goes on beside the next one, and at its end takes away what that has drawn:
-        # a part that redraws itself every second then stands still for good (1 of 28 exports under load).
+        # With fast reruns, an aborted rerun continues next to the new one and finally removes what that one has drawn.
+        # A fragment that reruns every second then stops forever (1 of 28 exports under load).
         "runner.fastReruns": False,
         "client.toolbarMode": "viewer",
-        # One person's own machine: a bug shows its whole traceback.
+        # The dashboard runs on the person's own machine, so show the complete traceback of a bug.
         "client.showErrorDetails": "full",
         "client.showSidebarNavigation": False,
         "global.developmentMode": False,
@@ -46,7 +46,7 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
 
 
 def apply_streamlit_options(settings: Settings) -> None:
-    """Set them; before the app is built, because Streamlit reads some while it builds."""
+    """Set the options. Call this before building the app, because Streamlit reads some of them while it builds."""
     from streamlit import config
     from streamlit.web.bootstrap import load_config_options
 

@@ -1,4 +1,4 @@
-"""Metrics as CSV, sent while they are being written: a million rows cost no memory and no temporary file."""
+"""Metrics as CSV, sent while they are being written: a million rows need no memory and no temporary file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CHUNKS_AHEAD = 4
 
 
 class _Abandoned(Exception):
-    """The browser has gone."""
+    """The browser closed the connection."""
 
 
 class _Pipe(io.TextIOBase):
-    """Text goes in on one thread and comes out as chunks of bytes on another."""
+    """A text file whose content another thread takes out as chunks of bytes."""
 
     def __init__(self) -> None:
         self.chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
@@ -57,7 +57,7 @@ class _Pipe(io.TextIOBase):
 
 
 async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: bool) -> AsyncIterator[bytes]:
-    """The CSV of a `metrics` folder in chunks; a failure in the middle breaks the answer off, visibly."""
+    """Yield the CSV of a `metrics` folder in chunks; a failure aborts the response, which then looks incomplete."""
     pipe = _Pipe()
 
     def write() -> None:
@@ -68,7 +68,7 @@ async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: boo
                 pipe.put(None)
             except _Abandoned:
                 raise
-            except Exception as error:  # handed to the answer, which must not look complete
+            except Exception as error:  # the response raises it, so that it does not look complete
                 pipe.put(error)
         except _Abandoned:
             pass
@@ -83,4 +83,4 @@ async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: boo
     finally:
         pipe.abandoned.set()
         with contextlib.suppress(queue.Full):
-            pipe.chunks.put_nowait(None)  # whoever still waits for a chunk may go
+            pipe.chunks.put_nowait(None)  # wake up a reader that still waits for a chunk

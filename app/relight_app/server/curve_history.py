@@ -1,4 +1,4 @@
-"""Curves as the browser draws them: a million points in a few that look the same, spikes and gaps included."""
+"""Curves as the browser draws them: a million rows in a few points that look the same, with spikes and gaps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Axis = Literal["step", "time"]
 Floats = NDArray[np.float64]
 
 _OUTSIDE_SHARE = 8
-"""What lies outside of a zoomed range gets this fraction of the points on each side."""
+"""Each side outside a zoomed range gets 1 / this of the points."""
 _SMOOTHED_SHARE = 150
-"""A smoothed value looks back over about this fraction of the whole curve."""
+"""A smoothed value averages over about 1 / this of the whole curve."""
 _FEWEST = 16
 
 
@@ -35,7 +35,7 @@ _EMPTY = Line(np.empty(0), np.empty(0))
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A moving average and how to go on with it: sum = sum * decay + value, weight = weight * decay + 1."""
+    """A moving average, and the state to continue it: sum = sum * decay + value, weight = weight * decay + 1."""
 
     line: Line
     decay: float
@@ -45,14 +45,14 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric: the main line, what was trained again, and the moving average if it was asked for."""
+    """One metric: the main line, the ghosts, and the moving average of a smooth curve."""
 
     name: str
     main: Line
     ghosts: Line = _EMPTY
     smoothing: Smoothing | None = None
     total: int = 0
-    """Rows behind the main line."""
+    """How many rows the main line stands for."""
     thinned: bool = False
     """Whether the main line has fewer points than rows."""
 
@@ -65,10 +65,10 @@ def make_curve(
     window: tuple[float, float] | None = None,
     smooth: bool = False,
 ) -> Curve:
-    """The curve of one metric, from its records as they were logged, in about `points` points, finer within `window`.
+    """Make the curve of one metric from its logged records: about `points` points, most of them within `window`.
 
-    By step each step counts once, and what a later attempt trained again is the ghost. By time (milliseconds since
-    1970) every record counts: the machine is sampled many times during a long step.
+    On the step axis each step counts once, and what a later attempt trained again is the ghost. On the time axis
+    (milliseconds since 1970) every record counts, because the machine is sampled many times during a long step.
     """
     ghosts = _EMPTY
     if axis == "time":
@@ -89,7 +89,7 @@ def make_curve(
 
 
 def thin(line: Line, *, points: int, window: tuple[float, float] | None = None) -> Line:
-    """About `points` of the line's points, chosen so that its spikes stay; within `window` finer than elsewhere."""
+    """Choose about `points` of the line's points, keep its spikes, and choose more of them within `window`."""
     if window is None or len(line.x) <= points:
         return _thin(line, points)
     begin = max(0, int(np.searchsorted(line.x, window[0], "left")) - 1)
@@ -104,7 +104,7 @@ def thin(line: Line, *, points: int, window: tuple[float, float] | None = None) 
 
 
 def _thin(line: Line, points: int) -> Line:
-    """MinMaxLTTB over the finite values; a break in the line stays a break."""
+    """Thin the finite values with MinMaxLTTB, and keep the breaks of the line."""
     if len(line.x) <= max(points, _FEWEST):
         return line
     from tsdownsample import MinMaxLTTBDownsampler
@@ -119,7 +119,7 @@ def _thin(line: Line, points: int) -> Line:
     else:
         chosen = np.arange(len(finite))
     places = finite[chosen]
-    # A break lies between two chosen points when a row between them is not finite.
+    # The line breaks between two chosen points when a row between them is not finite.
     broken = np.cumsum(~np.isfinite(line.y))
     breaks = np.flatnonzero(np.diff(broken[places]) > 0)
     after = breaks + 1
@@ -128,10 +128,10 @@ def _thin(line: Line, points: int) -> Line:
 
 
 def smooth_values(values: Floats, *, decay: float) -> tuple[Floats, float, float]:
-    """The exponential moving average, unbiased at its start, with its sum and weight at the end. NaN is passed over.
+    """Return the exponential moving average, unbiased at its start, and its last sum and weight. Skips NaN.
 
-    s_t = sum of decay^(t - i) v_i / sum of decay^(t - i), over the finite v_i up to t: computed in blocks that are
-    short enough for decay^-i to stay far from overflow.
+    s_t = sum of decay^(t - i) v_i / sum of decay^(t - i), over the finite v_i up to t. Computed in blocks that are
+    short enough to keep decay^-i far from overflow.
     """
     smoothed = np.empty_like(values)
     block = max(1, min(4096, int(400 / -math.log(decay)))) if decay < 1 else 4096
@@ -139,7 +139,7 @@ def smooth_values(values: Floats, *, decay: float) -> tuple[Floats, float, float
     for begin in range(0, len(values), block):
         part = values[begin : begin + block]
         finite = np.isfinite(part)
-        # By how many finite values each one is behind the first of the block.
+        # How many finite values of the block precede each value, itself included.
         age = np.cumsum(finite)
         falling = decay**age
         rising = np.where(finite, decay ** -age.astype(np.float64), 0.0)
@@ -152,7 +152,7 @@ def smooth_values(values: Floats, *, decay: float) -> tuple[Floats, float, float
 
 
 def _join(lines: Sequence[Line], *, points: int) -> Line:
-    """Several lines as one, with breaks between them."""
+    """Join lines into one, with breaks between them."""
     lines = [line for line in lines if len(line.x)]
     if not lines:
         return _EMPTY

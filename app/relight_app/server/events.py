@@ -1,12 +1,12 @@
 """The events of the live stream, encoded as server-sent events: one JSON object each.
 
-hello    run, positions: records by stream and metric file, as of now; rows go on from there
+hello    run, positions: number of records now, by stream and metric file; rows continue from there
 rows     run, stream, file, first, attempt, steps, times, columns: name -> values (null where not finite)
-reset    run: its metric files were cut or replaced; read the history again
+reset    run: its metric files were truncated or replaced; read the history again
 state    run and the fields of `LiveState`
 gone     run: it is not in the runs folder
 machine  the fields of `relight.machine.report.MachineReport`
-bye      the server ends
+bye      the server is shutting down
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_hello(run: str, positions: Positions) -> bytes:
-    """Where the run's metric files stand."""
+    """Encode how many records the run's metric files have."""
     return _encode("hello", {"run": run, "positions": positions})
 
 
 def encode_rows(run: str, block: RowBlock) -> bytes:
-    """New records of one metric file."""
+    """Encode new records of one metric file."""
     return _encode(
         "rows",
         {
@@ -51,22 +51,22 @@ def encode_rows(run: str, block: RowBlock) -> bytes:
 
 
 def encode_reset(run: str) -> bytes:
-    """What was told of the run's metric files is void."""
+    """Encode that the run's metric files were truncated or replaced."""
     return _encode("reset", {"run": run})
 
 
 def encode_state(run: str, state: LiveState) -> bytes:
-    """Where the run stands."""
+    """Encode the run's live state."""
     return _encode("state", {"run": run, **msgspec.to_builtins(state)})
 
 
 def encode_gone(run: str) -> bytes:
-    """The run is not there."""
+    """Encode that the run does not exist."""
     return _encode("gone", {"run": run})
 
 
 def encode_machine(report: MachineReport) -> bytes:
-    """The machine's newest figures."""
+    """Encode the newest figures of the machine."""
     return _encode("machine", report)
 
 

@@ -1,8 +1,8 @@
-"""Routes for what a run has to give away: exported weights, logs, metrics as CSV. Streamed, never held in memory.
+"""Routes for downloads from a run: exported weights, logs, metrics as CSV. Streamed, never held in memory.
 
-Only regular files of the run itself are given: exports by name, logs by attempt number. Weights come with ranges, ETag
-and HEAD, so that a broken download goes on where it stopped. `Content-Encoding: identity` keeps Streamlit's gzip
-middleware away: compressing weights costs minutes, gains nothing and takes the length off the progress bar.
+They send only regular files in the run's own folder: exports by name, logs by attempt number. Weights support ranges,
+ETag and HEAD, so a broken download can continue where it stopped. `Content-Encoding: identity` stops Streamlit's gzip
+middleware: compressing weights takes minutes, gains nothing, and hides the length from the progress bar.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Download(FileResponse):
 
 
 def file_routes() -> list[Route]:
-    """The routes that `relight_app.server.urls` gives the addresses of."""
+    """Return the routes; `relight_app.server.urls` builds their addresses."""
     return [
         Route("/files/{run}/exports/{name}", _send_export, methods=["GET", "HEAD"]),
         Route("/files/{run}/log.txt", _send_log, methods=["GET", "HEAD"]),
@@ -42,12 +42,12 @@ def file_routes() -> list[Route]:
 
 
 def find_layout(run: str) -> RunLayout:
-    """The run of that id in this dashboard's folder; a 404 when there is none or the name is no plain folder name."""
+    """Find the run with that id in this dashboard's folder; respond 404 to anything that is not one."""
     if not run or run.startswith(".") or "/" in run or "\\" in run or "\0" in run:
-        raise HTTPException(404, "No such run.")
+        raise HTTPException(404, "Run not found.")
     layout = RunLayout(runs_folder() / run)
     if not layout.record.is_file():
-        raise HTTPException(404, "No such run.")
+        raise HTTPException(404, "Run not found.")
     return layout
 
 
@@ -75,11 +75,11 @@ async def _send_log(request: Request) -> Response:
     layout = find_layout(request.path_params["run"])
     asked = request.query_params.get("attempt")
     if asked is not None and not (asked.isascii() and asked.isdigit()):
-        raise HTTPException(404, "An attempt is a number.")
+        raise HTTPException(404, "`attempt` must be a number.")
     number = int(asked) if asked is not None else layout.latest_attempt()
     log = layout.attempt(number).log
     path, status = _regular_file(log.parent, log.name)
-    # A running trainer appends while this is sent: what is sent is the log as it was when it was asked for.
+    # A running trainer appends in the meantime. Send the log as it was at the time of the request.
     headers = {
         "Content-Length": str(status.st_size),
         "Content-Encoding": "identity",
@@ -106,21 +106,21 @@ async def _send_csv(request: Request) -> Response:
 
 
 def _regular_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
-    """A file that lies in `folder` itself: no link, no folder, no path; a 404 for anything else."""
+    """Find a regular file directly in `folder`; respond 404 for links, folders and paths."""
     if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
-        raise HTTPException(404, "No such file.")
+        raise HTTPException(404, "File not found.")
     path = folder / name
     try:
         status = path.lstat()
     except (OSError, ValueError):
-        raise HTTPException(404, "No such file.") from None
+        raise HTTPException(404, "File not found.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise HTTPException(404, "No such file.")
+        raise HTTPException(404, "File not found.")
     return path, status
 
 
 async def _read_exactly(path: Path, size: int) -> AsyncIterator[bytes]:
-    """The first `size` bytes of a file that may grow meanwhile; padded should it shrink: the length is told."""
+    """Yield the first `size` bytes of a file that may grow, padded if it shrinks: the length has been sent already."""
     async with await anyio.open_file(path, "rb") as file:
         while size > 0:
             chunk = await file.read(min(size, _CHUNK_BYTES))

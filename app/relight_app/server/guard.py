@@ -1,15 +1,15 @@
-"""What stands before every request, web socket and route alike: right host, right origin, right person.
+"""The guard in front of every request, WebSockets included: it checks host, origin and cookie.
 
-Streamlit by itself takes any Host (so a web page can reach it by DNS rebinding), any `http://localhost:*` page as an
-origin, and knows no log-in. The guard is a plain ASGI class, because Starlette's BaseHTTPMiddleware never sees web
-sockets, and does, in this order:
+Streamlit accepts any Host (so a web page can reach it by DNS rebinding), accepts any `http://localhost:*` page as an
+origin, and has no login. The guard is a plain ASGI class, because Starlette's BaseHTTPMiddleware never sees WebSockets.
+It checks, in this order:
 
-1. the Host must be one of ours, else 421;
-2. an Origin, which web sockets and unsafe methods must have, must be exactly this site, port included, else 403;
-3. the cookie must be there, else `?token=...` in the address becomes that cookie, else 401 and a page that says where
-   the link is. Only the health address answers without.
+1. The Host must be one of ours, else 421.
+2. An Origin, which WebSockets and unsafe methods must have, must be exactly this site, port included, else 403.
+3. The cookie must be present. Without it, a correct `?token=...` in the address sets it; anything else gets a 401 and a
+   page that says where to find the link. Only the health address needs no cookie.
 
-It also sends the headers by which the browser itself refuses to load anything from elsewhere.
+It also adds the headers that make the browser refuse to load anything from other sites.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
-        # Streamlit starts components from blobs, Vega and Arrow compile code.
+        # Streamlit starts components from blobs; Vega and Arrow compile code.
         "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -59,7 +59,7 @@ _SECURITY_HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that lets only the holder of `token` in, on the names in `hosts`."""
+    """ASGI middleware that admits only browsers that have opened the dashboard with `token`, under our host names."""
 
     def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str] = ()) -> None:
         assert token, "a dashboard without a token would be open to every page in the browser"
@@ -82,19 +82,19 @@ class Guard:
             return
         guarded_send = _with_security_headers(send)
         if refusal is None:
-            # The origin is proven. Streamlit would ask the internet for its own address to judge it again.
+            # The origin was checked. To check it again, Streamlit would ask the internet for its own address.
             headers = [(name, value) for name, value in scope["headers"] if name != b"origin"]
             await self._app({**scope, "headers": headers}, receive, guarded_send)
         else:
             await refusal(scope, receive, guarded_send)
 
     def _judge(self, scope: Scope) -> Response | None:
-        """None when the request may pass; else the answer that it gets."""
+        """Return the response that refuses the request; None when it may pass."""
         headers = Headers(scope=scope)
         host = _split_host(headers.getlist("host"))
         if host is None or host[0] not in self._hosts:
             return PlainTextResponse(
-                "The dashboard does not go by this name. Open it as http://127.0.0.1:PORT, "
+                "The dashboard is not served under this host name. Open it as http://127.0.0.1:PORT, "
                 "or start it with --allow-host NAME.\n",
                 status_code=421,
             )
@@ -102,7 +102,7 @@ class Guard:
         origins = headers.getlist("origin")
         needs_origin = websocket or scope["method"] not in _SAFE_METHODS
         if (origins or needs_origin) and not (len(origins) == 1 and _is_same_site(origins[0], host, scope["scheme"])):
-            return PlainTextResponse("Requests of other sites are refused.\n", status_code=403)
+            return PlainTextResponse("Requests from other sites are refused.\n", status_code=403)
         if scope["path"] == HEALTH_PATH and not websocket and scope["method"] in _SAFE_METHODS:
             return None
         cookie_name = f"relight-{host[1] or _DEFAULT_PORTS.get(scope['scheme'], 80)}"
@@ -113,7 +113,7 @@ class Guard:
         return self._admit(scope, headers, cookie_name)
 
     def _admit(self, scope: Scope, headers: Headers, cookie_name: str) -> Response:
-        """The answer to somebody without a cookie: one, when the address holds the token; else where to find it."""
+        """Respond to a browser without the cookie: set it if the address has the token, else say where to find that."""
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]
         if len(given) != 1 or not _equal(given[0], self._token) or scope["method"] not in _SAFE_METHODS:
@@ -122,7 +122,7 @@ class Guard:
         address = "/" + scope["path"].lstrip("/\\") + (f"?{rest}" if rest else "")
         response: Response
         if headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-            # Followed from another site's page, a redirect would not carry a strict cookie; a step of our own does.
+            # After a link on another site, the browser sends no strict cookie with a redirect, but does with a refresh.
             response = HTMLResponse(f'<meta http-equiv="refresh" content="0; url={escape(address)}">')
         else:
             response = RedirectResponse(address, status_code=303)
@@ -139,7 +139,7 @@ class Guard:
 
 
 def _split_host(values: list[str]) -> tuple[str, int | None] | None:
-    """Name and port of a Host header; None when there is not exactly one that is well formed."""
+    """Return name and port of the Host header; None unless there is exactly one, and it is well formed."""
     if len(values) != 1:
         return None
     try:
@@ -153,7 +153,7 @@ def _split_host(values: list[str]) -> tuple[str, int | None] | None:
 
 
 def _is_same_site(origin: str, host: tuple[str, int | None], scheme: str) -> bool:
-    """Whether `origin` is exactly the site that the request was sent to."""
+    """Return whether `origin` is exactly the site that the request was sent to."""
     try:
         parts = urlsplit(origin)
         port = parts.port
@@ -161,7 +161,7 @@ def _is_same_site(origin: str, host: tuple[str, int | None], scheme: str) -> boo
         return False
     if parts.scheme not in {"http", "https"} or parts.path or parts.query or not parts.hostname:
         return False
-    # Behind a proxy that ends TLS the origin is https while we are spoken to in http: each default port is its own.
+    # Behind a TLS proxy, the origin is https although the request is http: use the default port of each scheme.
     mine = host[1] if host[1] is not None else _DEFAULT_PORTS.get(parts.scheme)
     theirs = port if port is not None else _DEFAULT_PORTS[parts.scheme]
     if scheme in {"https", "wss"} and parts.scheme != "https":
@@ -196,11 +196,11 @@ def _with_security_headers(send: Send) -> Send:
 
 
 def _refuse(*, wants_html: bool, wrong: bool) -> Response:
-    said = "That token is not this dashboard's." if wrong else "This dashboard opens with its own link."
-    where = "The link with the token stands in the terminal where `relight up` or `make run` was started"
+    title = "This is not the dashboard's token." if wrong else "Open this dashboard with its link."
+    where = "The terminal that runs `relight up` or `make run` shows the link with the token"
     if not wants_html:
-        return PlainTextResponse(f"{said} {where}.\n", status_code=401, headers={"Cache-Control": "no-store"})
-    page = _PAGE.replace("{said}", escape(said))
+        return PlainTextResponse(f"{title} {where}.\n", status_code=401, headers={"Cache-Control": "no-store"})
+    page = _PAGE.replace("{title}", escape(title))
     return HTMLResponse(page, status_code=401, headers={"Cache-Control": "no-store"})
 
 
@@ -209,7 +209,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Relight: open it with its link</title>
+<title>Relight: link needed</title>
 <link rel="icon" href="data:,">
 <style>
   :root { --page: #f6f7f9; --card: #fff; --text: #131722; --quiet: #5b6475; --line: #dfe4ec; --accent: #4353e0 }
@@ -231,12 +231,11 @@ _PAGE = """<!doctype html>
   input:focus-visible, button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
 </style>
 <main>
-  <h1>{said}</h1>
-  <p>The link with the token stands in the terminal where <code>relight up</code> or <code>make run</code> was
-  started:</p>
+  <h1>{title}</h1>
+  <p>The terminal that runs <code>relight up</code> or <code>make run</code> shows the link with the token:</p>
   <pre><code>http://127.0.0.1:8501/?token=&hellip;</code></pre>
-  <p>In a container, <code>docker logs CONTAINER</code> shows it. After the first visit this browser remembers.</p>
-  <label for="token">Or paste the token here</label>
+  <p>For a container, run <code>docker logs CONTAINER</code>. This browser remembers the token for 30 days.</p>
+  <label for="token">Or paste the token here:</label>
   <form method="get" action="/">
     <input id="token" name="token" type="password" autocomplete="off" required>
     <button>Open</button>

@@ -1,9 +1,9 @@
-"""The route for a chart's history: all its curves of one run in one binary body.
+"""The route for a chart's history: all its curves in one binary body.
 
-The body is a little-endian uint32 (length of the header), the header as JSON padded with blanks so that both together
-are a multiple of 8 bytes, then float64 arrays in the header's order: for each series x and y of the main line, of
-the smoothed line, of the ghosts. `positions` in the header say up to which record of each metric file that is; rows
-of the live stream go on from there.
+The body is a little-endian uint32 (the length of the header), the header as JSON, padded with spaces until both are a
+multiple of 8 bytes long, and float64 arrays in the header's order: for each series, x and y of the main line, of the
+smoothed line and of the ghosts. `positions` in the header counts the records of each metric file that are included;
+rows of the live stream continue from there.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class _Part:
 
 
 def history_routes() -> list[Route]:
-    """`/api/history?run=&name=&name=&smooth=&x=step|time&points=&from=&to=`."""
+    """Return the route `/api/history?run=&name=&name=&smooth=&x=step|time&points=&from=&to=`."""
     return [Route("/api/history", _send_history, methods=["GET"])]
 
 
 def _send_history(request: Request) -> Response:
     layout = find_layout(request.query_params.get("run", ""))
     asked = _parse(request)
-    # Before the rows: a row that comes in between is then sent twice, which the browser notices; never not at all.
+    # Before the rows: a row logged in between is sent twice, which the browser notices, rather than not at all.
     positions = read_positions(layout.metrics)
     samples = read_many_samples(layout.metrics, asked.names)
     curves = [
@@ -77,7 +77,7 @@ def _send_history(request: Request) -> Response:
 
 
 def encode_history(positions: dict[str, dict[str, int]], curves: list[Curve]) -> bytes:
-    """The body, as this module's docstring draws it."""
+    """Encode the body that this module's docstring describes."""
     parts: list[_Part] = []
     arrays: list[bytes] = []
     for curve in curves:
@@ -107,12 +107,12 @@ def _parse(request: Request) -> _Asked:
     query = request.query_params
     names = query.getlist("name")
     if not 1 <= len(names) <= _MOST_SERIES:
-        raise HTTPException(400, f"Ask for 1 to {_MOST_SERIES} names.")
+        raise HTTPException(400, f"Request 1 to {_MOST_SERIES} metrics with `name`.")
     try:
         points = int(query.get("points", "1500"))
         window = (float(query["from"]), float(query["to"])) if "from" in query and "to" in query else None
     except ValueError:
-        raise HTTPException(400, "`points`, `from` and `to` are numbers.") from None
+        raise HTTPException(400, "`points`, `from` and `to` must be numbers.") from None
     axis: Literal["step", "time"] = "time" if query.get("x") == "time" else "step"
     points = min(max(points, 16), _MOST_POINTS)
     return _Asked(tuple(dict.fromkeys(names)), frozenset(query.getlist("smooth")), axis, points, window)

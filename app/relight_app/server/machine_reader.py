@@ -1,4 +1,4 @@
-"""One reader of the machine for the whole dashboard process, shared by every page and the live stream."""
+"""The one reader of the machine in the dashboard process, shared by all pages and the live stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _reader: MachineReader | None = None
 
 
 def latest_machine_report() -> MachineReport:
-    """The newest figures; never waits. The first call starts the reader."""
+    """Return the newest figures without waiting. The first call starts the reader."""
     global _reader  # noqa: PLW0603
     with _lock:
         if _reader is None:
@@ -22,7 +22,7 @@ def latest_machine_report() -> MachineReport:
 
 
 def close_machine_reader() -> None:
-    """Stop reading; a later call of `latest_machine_report` starts again."""
+    """Stop the reader; a later call of `latest_machine_report` starts it again."""
     global _reader  # noqa: PLW0603
     with _lock:
         if _reader is not None:

@@ -1,9 +1,9 @@
-"""Presses that nobody has heard yet, so that none is lost to what the browser asks for right after it.
+"""Button presses that no callback has handled yet, so that the next request of the browser does not discard them.
 
-Streamlit (1.67) breaks a rerun off as soon as the next one is asked for. When that comes before the callbacks of the
-first were called, the press that asked for the first is forgotten: of 30 presses that another widget followed in the
-same moment it forgot 30. On a page that is live something follows all the time. So a press goes along with every
-request until it was claimed, and whoever is called because of it acts only when the claim is granted: once.
+Streamlit (1.67) aborts a rerun as soon as the next one is requested. If it has not called the callbacks of the first
+one by then, it forgets the press that caused it: of 30 presses that were directly followed by another widget's change,
+it forgot 30. On a live page, another request always follows. Therefore each press is added to every further request
+until a callback claims it, and a callback acts only if its claim is granted, which happens once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 _CARRIED_S = 5.0
-"""A press whose widget is gone for so long is not brought up again."""
+"""A press whose widget has been gone for this long is no longer added to requests."""
 _KNOWN_S = 600.0
 
 
@@ -31,7 +31,7 @@ class _Press:
 
 
 class Presses:
-    """The presses of all sessions, by session and by the key of the button."""
+    """The presses of all sessions, by session and by the button's key."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, _Press]] = {}
@@ -40,15 +40,15 @@ class Presses:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """From now on `carry` hears of everything that browsers ask for; before, every claim is granted."""
+        """From now on, `carry` sees all requests of browsers. Until then, every claim is granted."""
         self._open = True
 
     def expect(self, key: str) -> None:
-        """The button of that key claims its presses."""
+        """Note that the button with that key claims its presses."""
         self._expected.add(key)
 
     def carry(self, session: str, asked: ClientState) -> None:
-        """Note the presses in a request, and add to it those from before that nobody has claimed yet."""
+        """Note the presses in a request, and add the earlier ones that have not been claimed."""
         now = time.monotonic()
         with self._lock:
             self._forget_old(now)
@@ -57,14 +57,14 @@ class Presses:
                 if _is_press(state):
                     waiting[key_of(state.id)] = _Press(_copy(state), now)
             if asked.fragment_id:
-                return  # it interrupts nothing
+                return  # a fragment's rerun aborts nothing
             given = {key_of(state.id) for state in asked.widget_states.widgets}
             for key, press in waiting.items():
                 if key in self._expected and key not in given and now - press.time_s < _CARRIED_S:
                     asked.widget_states.widgets.add().CopyFrom(press.state)
 
     def claim(self, key: str) -> bool:
-        """Whether the press of the button that this session was called for has not been acted on yet."""
+        """Claim the press of a button in this session; True means that the caller must act on it."""
         context = get_script_run_ctx(suppress_warning=True)
         if not self._open or context is None:
             return True
@@ -81,16 +81,16 @@ class Presses:
 
 
 presses = Presses()
-"""Those of this server."""
+"""The presses of this server."""
 
 
 def has_press(asked: ClientState) -> bool:
-    """Whether a button was pressed."""
+    """Return whether the request contains a press."""
     return any(_is_press(state) for state in asked.widget_states.widgets)
 
 
 def key_of(widget_id: str) -> str:
-    """The key in Streamlit's id of a widget, `$$ID-<hash>-<key>`, or of a component's events, `…__events`."""
+    """Return the key in a Streamlit widget id, `$$ID-<hash>-<key>` or, for a component, `$$ID-<hash>-<key>__events`."""
     return widget_id.split("-", 2)[-1].removesuffix("__events")
 
 

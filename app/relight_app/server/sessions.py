@@ -1,13 +1,13 @@
-"""What Streamlit's sessions must neither tell a page nor hear from it.
+"""Drops messages between Streamlit's sessions and browsers that would break a page.
 
-A browser that is lost ends the run of the page that was under way. Streamlit (1.67) keeps what that half of a page had
-to say and tells it, as a whole page, to the browser that comes back: the browser then takes the other half away, charts
-and their zoom with it, and now and then it fails altogether. Such a rest is dropped here; the page is drawn anew.
+A lost connection aborts the drawing of the page. Streamlit (1.67) keeps the messages of the half-drawn page and sends
+them to the reconnecting browser as if they were the whole page. The browser then removes the other half, including
+charts and their zoom, and sometimes fails completely. These messages are dropped here, and the page is drawn again.
 
-A part of a page that redraws itself every second may ask once more while the next page is on its way. Streamlit takes
-that for a wish to be on the old page again, where the part is unknown by now: the browser is left with a blank page.
-Such a wish is dropped here, and so is the press of a button of a page that is being left. All other presses are kept
-until somebody has heard them (`relight_app.server.presses`).
+A fragment that reruns every second may send one more request while the next page is loading. Streamlit takes it for a
+request to return to the old page, where the fragment is no longer known, and the browser is left with a blank page.
+Such a request is dropped here, and so is the press of a button on a page that is being left. All other presses are kept
+until a callback has handled them (`relight_app.server.presses`).
 """
 
 from __future__ import annotations
@@ -27,44 +27,46 @@ _log = logging.getLogger(__name__)
 
 
 class FreshSessions:
-    """Streamlit's storage of the sessions of lost browsers (its `SessionStorage`), without what was not delivered."""
+    """Streamlit's storage of disconnected sessions (its `SessionStorage`), without their undelivered messages."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage
 
     def get(self, session_id: str) -> SessionInfo | None:
-        """The session, which has nothing to say yet; None when there is none."""
+        """Return the session without its undelivered messages; None without a session."""
         found: SessionInfo | None = self._storage.get(session_id)
         if found is not None:
             found.session.flush_browser_queue()
         return found
 
     def save(self, session_info: SessionInfo) -> None:
-        """Keep the session of a browser that was lost."""
+        """Keep a disconnected session."""
         self._storage.save(session_info)
 
     def delete(self, session_id: str) -> None:
-        """Forget that session."""
+        """Forget a session."""
         self._storage.delete(session_id)
 
     def list(self) -> list[SessionInfo]:
-        """All that are kept."""
+        """Return all kept sessions."""
         kept: list[SessionInfo] = self._storage.list()
         return kept
 
 
 def drop_undelivered(runtime: Runtime) -> None:
-    """Let sessions of this runtime come back without what their browser did not hear."""
+    """Make sessions of this runtime reconnect without their undelivered messages."""
     manager: Any = getattr(runtime, "_session_mgr", None)
     storage = getattr(manager, "_session_storage", None)
-    if storage is None:  # another Streamlit; its pages work, but may flicker when a connection comes back
-        _log.warning("Streamlit keeps its sessions elsewhere: pages may lose their zoom with their connection.")
+    if storage is None:  # another version of Streamlit: pages work, but may flicker after a reconnect
+        _log.warning(
+            "This version of Streamlit stores its sessions elsewhere: charts may lose their zoom after a reconnect."
+        )
         return
     manager._session_storage = FreshSessions(storage)
 
 
 def hear_presses(runtime: Runtime, presses: Presses) -> None:
-    """Let no press be lost, and no page of this runtime do anything once another page is on its way."""
+    """Lose no press, and ignore requests of a page once another page is loading."""
     hear = runtime.handle_backmsg
     presses.open()
 
@@ -83,7 +85,7 @@ def _is_late(runtime: Runtime, session_id: str, asked: ClientState) -> bool:
         return False
     manager: Any = getattr(runtime, "_session_mgr", None)
     found: SessionInfo | None = manager.get_active_session_info(session_id) if manager is not None else None
-    # The page that runs now; empty while it is the first one, which is known by its name alone.
+    # The current page. Empty while it is the first one, which Streamlit identifies by its name alone.
     pages = getattr(found.session, "_pages_manager", None) if found is not None else None
     current = getattr(pages, "intended_page_script_hash", None)
     return bool(current) and current != asked.page_script_hash

@@ -1,4 +1,4 @@
-"""What the dashboard process was started with, readable from every page."""
+"""The settings that the dashboard process was started with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relight.runs.catalog import runs_folder as default_runs_folder
 
 @dataclass(frozen=True)
 class Settings:
-    """One dashboard process. `token` opens it; `allowed_hosts` are names beyond 127.0.0.1 and localhost."""
+    """The settings of one dashboard process. `allowed_hosts` are host names besides 127.0.0.1 and localhost."""
 
     runs_folder: Path
     host: str = "127.0.0.1"
@@ -23,16 +23,16 @@ _current: Settings | None = None
 
 
 def use_settings(settings: Settings) -> None:
-    """Make `settings` those of this process; the server does this once, before it serves."""
+    """Set the settings of this process; the server does this once, before it serves."""
     global _current  # noqa: PLW0603
     _current = settings
 
 
 def current_settings() -> Settings:
-    """The settings of this process; outside of the server (AppTest, say) those that the environment gives."""
+    """Return the settings of this process; outside the server (in an AppTest), those of the environment."""
     return _current or Settings(runs_folder=default_runs_folder(None))
 
 
 def runs_folder() -> Path:
-    """The folder whose runs this dashboard shows."""
+    """Return the folder whose runs this dashboard shows."""
     return current_settings().runs_folder

@@ -1,8 +1,8 @@
-"""The live stream: one answer that never ends for each open tab, with everything that its page shows.
+"""The live stream: one endless response per open tab, with everything that its page shows.
 
-`/api/stream?watch=RUN/stream,stream&watch=RUN2/&machine=1`: rows of the named metric streams, and the state of every
-named run.
-There is no `since`: each stream begins with where the files stand, and the browser compares that with what it has.
+`/api/stream?watch=RUN/stream,stream&watch=RUN2/&machine=1` sends rows of the named metric streams, the state of every
+named run, and with `machine` the figures of the machine. There is no `since` parameter: each stream begins with the
+number of records in each file, and the browser compares these with what it has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_RUNS = 100
 
 
 def stream_routes(hub: Hub) -> list[Route]:
-    """The route of the live stream."""
+    """Return the route of the live stream."""
 
     async def send_stream(request: Request) -> Response:
         watch = parse_watch(request.query_params.getlist("watch"), machine="machine" in request.query_params)
@@ -37,15 +37,15 @@ def stream_routes(hub: Hub) -> list[Route]:
 
 
 def parse_watch(texts: list[str], *, machine: bool) -> Watch:
-    """`Watch` from the address's `watch` values: "RUN/stream,stream"; a 400 when one is no such thing."""
+    """Parse the `watch` values of an address, "RUN/stream,stream"; respond 400 if one is malformed."""
     runs: dict[str, frozenset[str]] = {}
     for text in texts:
         run, slash, streams = text.partition("/")
         if not slash or not run or run.startswith(".") or "\0" in run or "\\" in run:
-            raise HTTPException(400, "Each `watch` is RUN/stream,stream.")
+            raise HTTPException(400, "Each `watch` must have the form RUN/stream,stream.")
         runs[run] = runs.get(run, frozenset()) | frozenset(filter(None, streams.split(",")))
     if len(runs) > _MOST_RUNS:
-        raise HTTPException(400, f"At most {_MOST_RUNS} runs can be watched in one tab.")
+        raise HTTPException(400, f"One tab can watch at most {_MOST_RUNS} runs.")
     return Watch(runs, machine)
 
 

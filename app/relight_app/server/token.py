@@ -1,4 +1,4 @@
-"""The token that opens the dashboard: given, remembered from the last start, or new."""
+"""The token that opens the dashboard: a given one, the one of the last start, or a new one."""
 
 from __future__ import annotations
 
@@ -17,30 +17,28 @@ _REMEMBERED_CHARACTERS = 43
 
 
 def choose_token(given: str | None = None) -> str:
-    """`given`, else RELIGHT_TOKEN, else the one of the last start, so that open tabs and bookmarks go on working.
+    """Return `given`, else RELIGHT_TOKEN, else the token of the last start, which keeps open tabs and bookmarks valid.
 
-    A remembered token is only used when nobody but its owner can read it. Where it cannot be kept, each start has
-    its own.
+    A remembered token is used only if its file is private to its owner. If it cannot be stored, each start has a new
+    one. Raises `UsageError` for a token that is too short.
     """
     for source, token in (("--token", given), (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))):
         if token:
             if len(token) < _SHORTEST:
-                raise UsageError(
-                    f"The token from {source} is too easy to guess. Give one of {_SHORTEST} or more characters."
-                )
+                raise UsageError(f"The token from {source} is too short. Use at least {_SHORTEST} characters.")
             return token
     path = remembered_token_path()
     return _read_remembered(path) or _remember(path, secrets.token_urlsafe(32))
 
 
 def remembered_token_path() -> Path:
-    """Where the token is kept between starts: the user's own state folder."""
+    """Return where the token is stored between starts: in the user's state folder."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "relight" / "dashboard-token"
 
 
 def cookie_value(token: str) -> str:
-    """What the browser's cookie holds: proves that its owner once had `token`, without being it."""
+    """Return the value of the browser's cookie: it proves knowledge of `token` without containing it."""
     return hmac.new(token.encode(), b"relight dashboard cookie 1", hashlib.sha256).hexdigest()
 
 
@@ -65,5 +63,5 @@ def _remember(path: Path, token: str) -> str:
             file.write(token + "\n")
         temporary.replace(path)
     except OSError:
-        pass  # a read-only home, as in a container: this start's token is printed all the same
+        pass  # a read-only home, as in a container: the token of this start is still printed
     return token

@@ -1,4 +1,4 @@
-"""A button that does something, once for each press, whichever session or rerun its press reaches."""
+"""A button that acts exactly once per press, whichever session or rerun the press reaches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from relight_app.server.presses import presses
 def action_button(label: str, act: Callable[..., None], *args: Any, key: str, **look: Any) -> None:
     """Draw the button; a press calls `act(*args)` once, before the page is drawn.
 
-    `act` reads and keeps what it needs by `relight_app.browser_session`, so that nothing breaks it off.
-    A callback calls it, except right after a restart of the server: the browser still shows what its former session
-    drew, and the new session gets a press for which it knows no callback yet. That is seen when the button is drawn.
+    `act` reads and stores its data with `relight_app.browser_session`, so Streamlit cannot abort it. It is called from
+    a callback, except right after a restart of the server: the browser then still shows what its former session drew,
+    and the new session receives a press for which it has no callback yet. Drawing the button handles such a press.
     """
     presses.expect(key)
     memory, called = remembered(), f"{key}-called"

@@ -1,4 +1,4 @@
-"""A task's config as a form: one widget for each option, in groups; what was changed is marked."""
+"""A task's config as a form: one widget for each option, in groups, with changed values marked."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import streamlit as st
 from relight.tasks.fields import ConfigField
 from relight.tasks.reference import TaskDescription
 from relight_app.browser_session import widget_values
-from relight_app.launch_form import explain_field, first_value, group_fields, label_field, show_value, step_of
+from relight_app.formats import describe_option
+from relight_app.launch_form import GROUPS, explain_field, first_value, group_fields, label_field, step_of
 
-_OPEN_GROUPS = ("Task", "Optimisation")
+_OPEN_GROUPS = GROUPS[:2]
+"""The groups of the task and its optimization; the others are folded."""
 
 
 def show_config_form(
     task: TaskDescription, given: Mapping[str, Any], *, key: str = "config", mark: bool = False
 ) -> dict[str, Any]:
-    """Draw every option of `task`, beginning with what is `given`, and return the values.
+    """Draw every option of `task` and return the values. They start with the `given` ones, else with the defaults.
 
-    `mark` says below each value that is no longer the given one what that was.
+    With `mark`, each value that differs from its first value shows that one below.
     """
     values: dict[str, Any] = {}
     for group, fields in group_fields(task.fields).items():
@@ -35,13 +37,13 @@ def show_config_form(
 
 
 def read_config_form(task: TaskDescription, *, key: str = "config") -> dict[str, Any]:
-    """What the form holds now: with a press may have come values that the page was not drawn with yet."""
+    """Read what the form holds now: a press can bring values that the page has not been drawn with yet."""
     held = widget_values()
     return {field.name: held[field_key(field, task.name, key=key)] for field in task.fields}
 
 
 def field_key(field: ConfigField, task: str, *, key: str = "config") -> str:
-    """The widget's key."""
+    """Return the key of the field's widget."""
     return f"{key}-{task}-{field.name}"
 
 
@@ -59,12 +61,12 @@ def _show_group(
             with st.container(gap=None, key=f"mark-{name}"):
                 values[field.name] = _show_field(field, first, name)
                 if values[field.name] != first and (values[field.name] or first):
-                    st.caption(f"**changed**, was {show_value(first)}")  # page.css gives it no height
+                    st.caption(f"**changed**, was {describe_option(first)}")  # page.css gives it no height
     return values
 
 
 def _show_field(field: ConfigField, value: Any, key: str) -> Any:
-    """One widget. It takes any number: what is out of bounds is told by the engine, in the command line's words."""
+    """Draw one widget. It takes any number: the engine checks the bounds, with the command line's messages."""
     label, help_text = label_field(field), explain_field(field)
     if field.type == "choice":
         index = field.choices.index(value) if value in field.choices else 0

@@ -1,4 +1,4 @@
-"""What stands where there is nothing to show: what is missing, and the next step."""
+"""The card for an empty page or section: what is missing, and the next step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EMBER = Markup(
 
 
 def build_empty(title: str, sentence: str, *, action: Markup | None = None, footnote: Markup | None = None) -> Markup:
-    """A quiet card with a title, a sentence, and perhaps one thing to do."""
+    """Build a card with a title, a sentence, and perhaps one button."""
     return tag(
         "div",
         _EMBER,

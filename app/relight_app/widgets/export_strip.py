@@ -1,4 +1,4 @@
-"""The strip of exported weights: what is being written, and links that stream what is ready."""
+"""The strip of exported weights: the export in progress, and download links for the finished ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight_app.engine import ExportFile
-from relight_app.formats import describe_bytes
+from relight.overview.exports import ExportFile
+from relight.wording import describe_bytes
 from relight_app.icons import icon
 from relight_app.jobs import Job
 from relight_app.markup import Markup, tag
@@ -20,14 +20,14 @@ from relight_app.widgets.notice import build_problem
 def build_export_strip(
     exports: Sequence[ExportFile], *, run: str, job: Job | None, best: CheckpointInfo | None
 ) -> Markup | None:
-    """What is being exported, why that failed, and the newest export with its Download link. None without any."""
+    """Build the export in progress or its error, and the newest export with its Download button. None without any."""
     parts: list[Markup] = []
     if job is not None and job.state == "running":
         parts.append(
             tag(
                 "div",
                 tag("span", class_="spinner", aria_hidden="true"),
-                tag("span", "Exporting: the weights are read, checked against their digests and written."),
+                tag("span", "Exporting: reading the weights, checking their digests, writing the file."),
                 class_="notice plain row",
                 role="status",
             )
@@ -41,7 +41,7 @@ def build_export_strip(
 
 
 def _newest(exports: Sequence[ExportFile], job: Job | None) -> ExportFile:
-    """The one that was asked for last: an export that was there already is not written again."""
+    """Return the export that was requested last: one that existed already keeps its older time."""
     if job is not None and isinstance(job.result, Path):
         for file in exports:
             if file.path == job.result:
@@ -52,20 +52,14 @@ def _newest(exports: Sequence[ExportFile], job: Job | None) -> ExportFile:
 def _build_ready(file: ExportFile, exports: Sequence[ExportFile], *, run: str, best: CheckpointInfo | None) -> Markup:
     facts = [describe_bytes(file.bytes)]
     if file.step is not None and best is not None:
-        facts.append(
-            "the best so far" if file.step == best.step else f"step {file.step:,}; step {best.step:,} is better"
-        )
+        facts.append("best so far" if file.step == best.step else f"step {file.step:,}; step {best.step:,} is better")
     others = [other for other in exports if other is not file][:6]
     return tag(
         "div",
         tag("span", file.name, class_="mono"),
         tag("span", " · ".join(facts), class_="sub"),
         tag("span", f"sha256 {file.sha256[:12]}…", class_="sub mono", title=file.sha256) if file.sha256 else None,
-        tag(
-            "span", "exported ",
-            build_age(file.time_s),
-            class_="sub",
-        ),
+        tag("span", "exported ", build_age(file.time_s), class_="sub"),
         tag("a", icon("download"), "Download", class_="button solid push", role="button",
             href=download_url(run, file.name), download=file.name),
         tag(

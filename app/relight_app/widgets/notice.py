@@ -1,4 +1,4 @@
-"""Sentences that must not be missed: problems with their whole traceback, failures to save."""
+"""Notices about problems, with their complete traceback."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from relight_app.widgets.view import view
 
 
 def show_problem(problem: Problem, *, key: str) -> None:
-    """Show what went wrong."""
+    """Show a problem."""
     view(build_problem(problem, key=key), key=key)
 
 
 def build_problem(problem: Problem, *, key: str) -> Markup:
-    """What went wrong, with its traceback where there is one."""
+    """Build the notice of a problem, with its traceback if there is one."""
     return tag(
         "div",
         tag("div", problem.sentence),
@@ -23,8 +23,8 @@ def build_problem(problem: Problem, *, key: str) -> Markup:
     )
 
 
-def build_traceback(text: str, *, key: str, is_open: bool = True) -> Markup:
-    """A whole traceback that can be folded and copied."""
+def build_traceback(text: str, *, key: str) -> Markup:
+    """Build a complete traceback that can be collapsed and copied."""
     return tag(
         "details",
         tag("summary", "Traceback"),
@@ -34,5 +34,5 @@ def build_traceback(text: str, *, key: str, is_open: bool = True) -> Markup:
             tag("pre", text.strip("\n"), class_="text", id=key, tabindex="0", role="region", aria_label="Traceback"),
             class_="copyable",
         ),
-        open=is_open,
+        open=True,
     )

@@ -1,4 +1,4 @@
-"""What stands at the head of a run's page: who it is, and what a person must know before anything else."""
+"""The top of a run's page: its identity, its family, and the notices that a person must see first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from relight.drill.proof import JudgedProof
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
-from relight_app.formats import count, describe_bytes, describe_duration, describe_risk
+from relight.wording import count, describe_bytes, describe_duration
+from relight_app.formats import describe_option, describe_risk
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.tables import build_age, build_pill
@@ -20,10 +21,8 @@ from relight_app.widgets.proof_card import build_proof_badge
 _SOON_FULL_S = 86_400.0
 
 
-def build_identity(
-    run: RunSummary, record: RunRecord, *, device: str | None, proof: JudgedProof | None = None
-) -> Markup:
-    """Status, id, task, device, attempt, parent, and whether a resume is proven, in one line."""
+def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, proof: JudgedProof | None) -> Markup:
+    """Build one line with status, id, task, device, attempt, parent, and whether a resume is proven."""
     parent = record.parent
     began = run.started_s or run.created_s
     return tag(
@@ -42,11 +41,7 @@ def build_identity(
         else None,
         build_proof_badge(proof),
         _phase(run),
-        tag(
-            "span", "started ",
-            build_age(began),
-            class_="sub",
-        ),
+        tag("span", "started ", build_age(began), class_="sub"),
         tag("span", f"trained for {describe_duration(run.work_s)}", class_="sub") if run.work_s >= 1 else None,
         tag("span", f"pid {run.pids.trainer}", class_="sub") if run.pids.trainer else None,
         class_="row",
@@ -54,17 +49,22 @@ def build_identity(
 
 
 def build_family(record: RunRecord, branches: Sequence[RunSummary]) -> Markup | None:
-    """What a branch changed, and which runs branched from this one; None when there is neither."""
+    """Build what a branch changed, and links to the runs that branched from this one; None without either."""
     parts: list[Markup] = []
     if record.parent is not None:
         changes = [
-            tag("span", tag("span", key, class_="mono"), f" {_say(before)} → {_say(now)}", class_="badge kept")
+            tag(
+                "span",
+                tag("span", key, class_="mono"),
+                f" {describe_option(before)} → {describe_option(now)}",
+                class_="badge kept",
+            )
             for key, (before, now) in record.parent.changes.items()
         ]
         parts.append(
             tag(
                 "div",
-                tag("span", "Changed in this branch:" if changes else "The branch changed nothing.", class_="sub"),
+                tag("span", "Changed in this branch:" if changes else "This branch changed no options.", class_="sub"),
                 changes,
                 class_="row",
             )
@@ -80,7 +80,7 @@ def build_family(record: RunRecord, branches: Sequence[RunSummary]) -> Markup | 
 
 
 def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry]) -> Markup | None:
-    """Why it died and what that costs; that saving fails; what a resume passed over. None when all is well."""
+    """Build the notices: how the run died and what that cost, failing saves, a full disk, notes. None without any."""
     parts = [_death(run), _saving_failure(run), _disk(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
     return tag("div", parts, class_="stack") if parts else None
@@ -92,10 +92,6 @@ def _link(run: str, text: str, *, class_: str) -> Markup:
     )
 
 
-def _say(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else "nothing" if value in (None, "") else str(value)
-
-
 def _attempt(run: RunSummary) -> Markup | None:
     if not run.attempt:
         return None
@@ -103,17 +99,17 @@ def _attempt(run: RunSummary) -> Markup | None:
 
 
 def _phase(run: RunSummary) -> Markup | None:
-    words = {"starting": "starting: the trainer loads", "validating": "validating", "saving": "saving"}
+    words = {"starting": "starting: the trainer is loading", "validating": "validating", "saving": "saving"}
     return tag("span", words[run.phase], class_="sub") if run.phase in words else None
 
 
 def _death(run: RunSummary) -> Markup | None:
     if run.status not in (RunStatus.CRASHED, RunStatus.INTERRUPTED):
         return None
-    reason = run.error or run.reason or "Nobody knows why."
+    reason = run.error or run.reason or "Cause unknown."
     risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
     lost = f"{risk} lost." if run.work_at_risk_steps else "Nothing was lost."
-    where = f"A resume goes on from step {run.durable_step:,}." if run.durable_step else "A resume starts at step 0."
+    where = f"A resume continues from step {run.durable_step or 0:,}."
     return tag(
         "div",
         tag("div", tag("strong", reason)),
@@ -132,7 +128,7 @@ def _saving_failure(run: RunSummary) -> Markup | None:
         "div",
         tag("strong", "Checkpoints cannot be saved. "),
         run.saving_failure,
-        tag("div", f"At risk now: {risk}, and growing. Saving is tried again by itself.", class_="muted"),
+        tag("div", f"At risk now: {risk}, and growing. Relight retries automatically.", class_="muted"),
         class_="notice bad",
         role="alert",
     )
@@ -143,8 +139,8 @@ def _disk(run: RunSummary) -> Markup | None:
         return None
     return tag(
         "div",
-        tag("strong", f"The disk is full in {describe_duration(run.disk.full_in_s)} at this pace. "),
-        f"{describe_bytes(run.disk.free_bytes)} are free. Training will go on then, but nothing is saved.",
+        tag("strong", f"At this rate the disk will be full in {describe_duration(run.disk.full_in_s)}. "),
+        f"{describe_bytes(run.disk.free_bytes)} free. On a full disk, training continues without checkpoints.",
         class_="notice warn",
         role="status",
     )

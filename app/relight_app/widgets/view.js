@@ -1,4 +1,4 @@
-// Shows HTML that Python built, patched in place: scroll, focus, open menus and text selection survive every update.
+// Shows HTML that Python built, and patches it in place: scroll, focus, open menus and selection survive updates.
 const views = new WeakMap()
 
 const keyOf = (node) => (node.nodeType === 1 ? node.dataset.key : undefined)
@@ -9,14 +9,14 @@ function patch(node, wanted) {
     if (node.data !== wanted.data) node.data = wanted.data
     return
   }
-  const kept = node.nodeName === "DETAILS" ? "open" : null // the reader's choice, not the server's
+  const kept = node.nodeName === "DETAILS" ? "open" : null // the person opens and closes it, not the server
   for (const { name } of [...node.attributes]) {
     if (!wanted.hasAttribute(name) && name !== kept && name !== "style") node.removeAttribute(name)
   }
   for (const { name, value } of wanted.attributes) {
     if (name !== kept && node.getAttribute(name) !== value) node.setAttribute(name, value)
   }
-  if (node.nodeName !== "TIME") patchChildren(node, wanted) // what is in it is ours: see `tick`
+  if (node.nodeName !== "TIME") patchChildren(node, wanted) // `tick` owns its content
 }
 
 function patchChildren(node, wanted) {
@@ -87,7 +87,7 @@ function moveInMenu(event) {
   items[(at + (event.key === "ArrowDown" ? 1 : items.length - 1)) % items.length].focus()
 }
 
-// A link that is called a button is pressed with the space bar as well.
+// The space bar also presses links with the role "button".
 function pressWithSpace(event) {
   const link = event.target.closest("a[role=button]")
   if (!link || event.key !== " ") return
@@ -99,7 +99,7 @@ async function copyText(view, button) {
   const source = view.root.querySelector(`#${CSS.escape(button.dataset.copy)}`)
   try {
     await navigator.clipboard.writeText(source.textContent)
-  } catch { // no clipboard without a secure context: select it, so that Ctrl+C copies
+  } catch { // no clipboard without a secure context: select the text, so that Ctrl+C copies it
     getSelection().selectAllChildren(source)
     return
   }
@@ -114,7 +114,7 @@ function onClick(view, event) {
   if (target.dataset.menu !== undefined) return toggleMenu(view, target)
   if (target.dataset.copy !== undefined) return copyText(view, target)
   if (target.dataset.page !== undefined) {
-    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return // a new tab: the link itself works
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return // opens a new tab: let the link itself work
     event.preventDefault()
     view.send("open", { page: target.dataset.page, query: JSON.parse(target.dataset.query ?? "{}") })
     return
@@ -136,7 +136,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   view.send = setTriggerValue
   if (view.html !== data.html) {
-    const held = new Set() // logs in which the reader has gone up
+    const held = new Set() // logs that the person has scrolled up
     for (const node of root.querySelectorAll("[data-follow]")) {
       if (node.scrollHeight - node.scrollTop - node.clientHeight >= 24) held.add(node)
     }
@@ -150,7 +150,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   tick(view)
   return () => {
-    // Streamlit (1.67) calls this as well when new data came before the view was first drawn: then it stays.
+    // Streamlit (1.67) also calls this when new data arrived before the view was first drawn. Then it must stay.
     if (parentElement.isConnected) return
     clearInterval(view.timer)
     views.delete(parentElement)

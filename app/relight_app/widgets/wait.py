@@ -1,4 +1,4 @@
-"""Waiting on a page for something slow, in a way that whoever loses patience can leave."""
+"""Wait for slow work while a page is drawn; the person can still leave the page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _T = TypeVar("_T")
 
 
 def wait_for(jobs: Jobs, key: Hashable, work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises; while it is under way, the page can be left and pressed as ever."""
+    """Return or raise what `work` does; meanwhile the page stays responsive."""
     begun = jobs.start(key, work)
     while (job := begun.wait(_POLL_S)).state == "running":
-        _ = "remembered" in st.session_state  # Streamlit ends the drawing here when something else was asked for
+        _ = "remembered" in st.session_state  # Streamlit aborts the drawing here when there is a new request
     if job.error is not None:
         raise job.error
     result: _T = job.result

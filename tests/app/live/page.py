@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from relight_app.live.chart import LiveSeries, live_chart
-from relight_app.live.live_values import LiveValue, live_values
+from relight_app.live.chart import ChartPlan, LiveSeries, live_chart
+from relight_app.live.live_values import LiveValue, live_values, read_fields
 
 run = st.query_params["run"]
 st.session_state["reruns"] = st.session_state.get("reruns", 0) + 1
@@ -12,31 +12,23 @@ st.button("Rerun")
 live_values(
     run=run,
     key="values",
-    progress_bar=True,
     rerun_on=["status"],
+    state=read_fields(run),
     values=[
-        LiveValue("status", "Status", "status"),
+        LiveValue("status", "Status"),
         LiveValue("step", "Step", "integer", "of {steps_total}"),
         LiveValue("work_at_risk_s", "Work at risk", "duration", "{work_at_risk_steps} steps"),
         LiveValue("train/loss", "Loss"),
     ],
 )
-live_chart(
-    run=run,
-    key="loss",
-    title="Loss",
-    log_scale=st.toggle("Log scale"),
-    series=[
-        LiveSeries("train/loss", "train", "chart1", "raw+smooth" if st.toggle("Smooth") else "line"),
-        LiveSeries("validation/loss", "validation", "chart2"),
-    ],
+loss = (
+    LiveSeries("train/loss", "train", "chart1", smooth=st.toggle("Smooth")),
+    LiveSeries("validation/loss", "validation", "chart2"),
 )
-live_chart(
-    run=run,
-    key="cpu",
-    title="CPU",
-    unit="%",
-    x="time",
-    height=200,
-    series=[LiveSeries("system/cpu_percent", "CPU", "blue")],
-)
+cpu = (LiveSeries("system/cpu_percent", "CPU", "blue"),)
+for plan, height in (
+    (ChartPlan("loss", "Loss", loss), 320),
+    (ChartPlan("cpu", "CPU", cpu, unit="%", by_time=True), 200),
+):
+    with st.container(key=plan.key):
+        live_chart(plan, run=run, height=height, empty="Nothing has been logged yet.")

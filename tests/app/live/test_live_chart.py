@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
 LOSS = ".st-key-loss .relight-chart"
 PLOT = f"{LOSS} .relight-chart-plot"
 OpenPage = Callable[..., Page]
+DEAD_SERVER = ("ERR_", "WebSocket", "Failed to fetch", "/_stcore/health", "server is not responding")
+"""What the console says while there is no server."""
 
 # Notes when each step was first drawn: the attribute is set in the frame that draws it.
 _WATCH_STEPS = f"""() => {{
@@ -80,7 +82,7 @@ def _uid(text: str) -> str:
 
 
 def _data(page: Page, trace: str = "", selector: str = PLOT) -> list[tuple[float, float | None]]:
-    """The points of a curve, as drawn; `trace` is the end of its id: "train/loss line", "train/loss line-ghosts"."""
+    """The points of a curve, as drawn; `trace` is the end of its id: "train/loss", "train/loss-ghosts"."""
     script = """([selector, name]) => {
       const trace = document.querySelector(selector)._fullData.find((one) => one.uid.endsWith(name))
       return trace ? Array.from(trace.x, (x, i) => [x, Number.isFinite(trace.y[i]) ? trace.y[i] : null]) : []
@@ -221,12 +223,10 @@ def test_the_charts_go_on_exactly_after_the_server_was_killed(
                 page.wait_for_selector(f"{LOSS}[data-connection='open']", timeout=60_000)
                 _wait_for_step(page, max(feed.logged))
                 page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullData.length > 0")
-                drawn = _data(page, "train/loss line")
+                drawn = _data(page, "train/loss")
     steps = [x for x, _ in drawn]
     assert steps == list(range(1, len(steps) + 1)), "no step is missing, none is there twice"
-    assert not [
-        said for said in problems if "ERR_" not in said and "WebSocket" not in said and "Failed to fetch" not in said
-    ]
+    assert not [said for said in problems if not any(words in said for words in DEAD_SERVER)]
 
 
 def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_looked_at(runs: Path, open_page: OpenPage) -> None:
@@ -243,22 +243,22 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_looked_at(runs
     assert _last_step(page) == 100, "nothing is drawn while nobody looks"
     page.evaluate(hide, False)
     _wait_for_step(page, 160)  # although nothing new comes that would show the gap
-    assert [x for x, _ in _data(page, "train/loss line")] == list(range(1, 161))
+    assert [x for x, _ in _data(page, "train/loss")] == list(range(1, 161))
 
 
 def test_what_is_trained_again_becomes_a_ghost_while_one_looks(runs: Path, open_page: OpenPage) -> None:
     layout = _made(runs)
     page = open_page(layout.run_id)
-    assert _data(page, "train/loss line-ghosts") == []
+    assert _data(page, "train/loss-ghosts") == []
     log_rows(layout, [(step, {"loss": 7.0}) for step in range(60, 81)], attempt=2)
     page.wait_for_function(
         f"""() => document.querySelector('{PLOT}')._fullData
-            .find((one) => one.uid.endsWith('train_47loss_32line-ghosts')).x.length >= 21"""
+            .find((one) => one.uid.endsWith('train_47loss-ghosts')).x.length >= 21"""
     )
-    main = _data(page, "train/loss line")
+    main = _data(page, "train/loss")
     assert [x for x, _ in main] == list(range(1, 101)), "each step once"
     assert [y for x, y in main if 60 <= x <= 80] == [7.0] * 21
-    ghost = {x: y for x, y in _data(page, "train/loss line-ghosts") if y is not None}
+    ghost = {x: y for x, y in _data(page, "train/loss-ghosts") if y is not None}
     assert ghost == {step: 3 / step for step in range(60, 81)}
 
 
@@ -268,27 +268,27 @@ def test_a_value_that_is_no_number_is_a_gap(runs: Path, open_page: OpenPage) -> 
     page = open_page(layout.run_id)
     log_rows(layout, [(11, {"loss": math.inf}), (12, {"loss": 2.0})], attempt=2)
     _wait_for_step(page, 12)
-    assert [x for x, y in _data(page, "train/loss line") if y is None] == [5, 11]
+    assert [x for x, y in _data(page, "train/loss") if y is None] == [5, 11]
 
 
 def test_a_zoomed_range_is_read_again_in_full(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     log_rows(layout, [(step, {"loss": math.sin(step / 900) + (step % 7) / 50}) for step in range(1, 60_001)])
     page = open_page(layout.run_id)
-    whole = _data(page, "train/loss line")
+    whole = _data(page, "train/loss")
     assert 1000 < len(whole) < 2000
     _zoom(page, 0.50, 0.52)
     page.wait_for_function(
         f"""() => {{
           const plot = document.querySelector('{PLOT}')
           const [low, high] = plot._fullLayout.xaxis.range
-          const x = plot._fullData.find((one) => one.uid.endsWith('train_47loss_32line')).x
+          const x = plot._fullData.find((one) => one.uid.endsWith('train_47loss')).x
           const inside = Array.from(x).filter((one) => one >= low && one <= high)
           return high - low < 2000 && inside.length >= Math.floor(high - low) - 1
         }}"""
     )
     low, high = _axis(page)
-    fine = [(x, y) for x, y in _data(page, "train/loss line") if low <= x <= high]
+    fine = [(x, y) for x, y in _data(page, "train/loss") if low <= x <= high]
     assert [x for x, _ in fine] == list(range(int(fine[0][0]), int(fine[-1][0]) + 1)), "every step of the range"
     page.locator(f"{PLOT} .nsewdrag").first.dblclick()
     page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.xaxis.range[1] > 50000")
@@ -305,7 +305,7 @@ def ended(runs: Path, browser: Browser, dashboard: ServedDashboard) -> Iterator[
 
 
 def test_the_time_of_day_is_that_of_the_person(ended: Page) -> None:
-    points = _data(ended, "system/cpu_percent line", ".st-key-cpu .relight-chart-plot")
+    points = _data(ended, "system/cpu_percent", ".st-key-cpu .relight-chart-plot")
     assert len(points) == 40, "every row counts, whatever its step"
     # 1 000 s after 1970 began, in a zone that was 3 1/2 h behind.
     assert points[0][0] == (1_000 - 3.5 * 3600) * 1000 or abs(points[0][0] / 1000 - 1_000) == 3.5 * 3600
@@ -315,7 +315,7 @@ def test_a_change_of_theme_recolours_the_chart_in_place(ended: Page) -> None:
     page = ended
     look = f"""() => {{
       const plot = document.querySelector('{PLOT}')
-      const line = plot._fullData.find((one) => one.uid.endsWith('train_47loss_32line'))
+      const line = plot._fullData.find((one) => one.uid.endsWith('train_47loss'))
       return [line.line.color, plot._fullLayout.font.color, plot._fullLayout.hoverlabel.bgcolor]
     }}"""
     dark = page.evaluate(look)
@@ -335,8 +335,6 @@ def test_changing_what_a_chart_shows_changes_it_in_place(runs: Path, open_page: 
     layout = _made(runs)
     page = open_page(layout.run_id)
     page.evaluate(f"() => {{ window.node = document.querySelector('{PLOT} .main-svg') }}")
-    page.get_by_text("Log scale").click()
-    page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullLayout.yaxis.type === 'log'")
     page.get_by_text("Smooth").click()
     page.wait_for_function(
         f"""() => document.querySelector('{PLOT}')._fullData
@@ -355,7 +353,7 @@ def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(ended:
     page.keyboard.press("Enter")
     expect(button).to_have_attribute("aria-pressed", "false")
     page.wait_for_function(
-        f"""() => document.querySelector('{PLOT}')._fullData.find((one) => one.uid.endsWith('validation_47loss_32line'))
+        f"""() => document.querySelector('{PLOT}')._fullData.find((one) => one.uid.endsWith('validation_47loss'))
             .visible === false"""
     )
     page.keyboard.press("Enter")

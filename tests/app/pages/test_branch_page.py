@@ -119,6 +119,6 @@ def test_a_refusal_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytes
 def test_a_step_or_run_that_is_not_there_leads_back(parent: RunLayout) -> None:
     page = open_page("branch", id=parent.run_id, step="7")
     assert not page.exception
-    assert f"{parent.run_id} has no checkpoint at step 7. It has: 400" in view_texts(page)
-    assert "No branch from here" in view_texts(open_page("branch", id="nowhere", step="1"))
-    assert "No branch from here" in view_texts(open_page("branch"))
+    assert f"Run '{parent.run_id}' has no checkpoint at step 7. It has checkpoints at steps 400" in view_texts(page)
+    assert "Cannot branch from here" in view_texts(open_page("branch", id="nowhere", step="1"))
+    assert "Cannot branch from here" in view_texts(open_page("branch"))

@@ -72,7 +72,7 @@ def test_a_value_out_of_bounds_gives_the_command_lines_sentence_and_no_run(runs:
 
 def test_pressing_often_starts_one_run(runs: Path, launches: Launches) -> None:
     page = open_page("launch")
-    request = actions.Request("digits", {}, "", page.session_state["remembered"]["launch-token"])
+    request = actions.LaunchRequest("digits", {}, "", page.session_state["remembered"]["launch-token"])
     from relight_app.engine import current_engine
 
     outcomes = [actions.launch(current_engine(), request) for _ in range(4)]
@@ -128,7 +128,7 @@ def test_arguments_that_are_no_command_line_are_refused(runs: Path, launches: La
     page = open_page("launch", task="file", file=str(script))
     page.text_input(key="run-arguments").set_value("--name 'a b").run()
     _press_launch(page)
-    assert "The arguments cannot be read as a command line: a quotation mark is not closed." in view_texts(page)
+    assert "The arguments cannot be parsed: a quotation mark is not closed." in view_texts(page)
     assert launches.asked == []
 
 

@@ -65,4 +65,4 @@ def test_a_lost_card_keeps_its_name_and_a_silent_sensor_is_unknown() -> None:
 
 def test_before_the_first_reading_there_is_a_sentence() -> None:
     report = MachineReport(0.0, None, GpuReport((), None, None, "No card."), ())
-    assert "The first reading comes in a second." in build_machine(report)
+    assert "Reading the machine…" in build_machine(report)

@@ -59,7 +59,7 @@ def test_without_a_checkpoint_nothing_can_be_exported(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="crashed", step=30, checkpoints=0))
     page = open_page("run", id=layout.run_id)
     assert _buttons(page) == {"Resume": True, "Export best weights": False}
-    assert "A resume starts at step 0" in view_texts(page)
+    assert "A resume continues from step 0" in view_texts(page)
     assert "No checkpoint yet" in view_texts(page)
 
 
@@ -71,7 +71,7 @@ def test_a_crash_shows_its_whole_traceback_and_what_was_lost(runs: Path) -> None
     shown = view_texts(page)
     assert "boom: it broke" in shown
     assert " ".join(TRACEBACK.split()) in shown
-    assert "25 steps lost. A resume goes on from step 575" in shown
+    assert "25 steps lost. A resume continues from step 575" in shown
 
 
 def test_a_failure_to_save_is_loud_and_stop_asks_before_work_is_lost(
@@ -85,7 +85,7 @@ def test_a_failure_to_save_is_loud_and_stop_asks_before_work_is_lost(
     assert 'role="alert"' in view_markup(page)
     _button(page, "Stop").click().run()
     assert stopped == []
-    _button(page, "End it now").click().run()
+    _button(page, "Stop now").click().run()
     assert stopped == [True]
 
 
@@ -102,7 +102,7 @@ def test_a_stop_under_way_is_shown_and_can_be_hastened(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="running", step=600))
     request_stop(layout)
     page = open_page("run", id=layout.run_id)
-    assert _buttons(page) == {"Stopping…": False, "End it now": True, "Export best weights": True}
+    assert _buttons(page) == {"Stopping…": False, "Stop now": True, "Export best weights": True}
 
 
 def test_a_resume_that_is_refused_gives_the_engines_sentence(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_an_unknown_run_leads_back_to_the_list(runs: Path) -> None:
     make_run(runs, SampleRun("digits"))
     page = open_page("run", id="digit-nowhere")
     assert not page.exception
-    assert [title.value for title in page.title] == ["No such run"]
+    assert [title.value for title in page.title] == ["Run not found"]
     assert "See all runs" in view_texts(page)
     assert not open_page("run").exception
 
@@ -203,7 +203,7 @@ def test_an_address_cannot_leave_the_runs_folder(runs: Path, tmp_path: Path) -> 
     make_run(tmp_path / "elsewhere", SampleRun("secret"))
     other = next((tmp_path / "elsewhere").iterdir())
     for asked in (f"../elsewhere/{other.name}", str(other), "..", "."):
-        assert [title.value for title in open_page("run", id=asked).title] == ["No such run"]
+        assert [title.value for title in open_page("run", id=asked).title] == ["Run not found"]
 
 
 PROOF: dict[str, Any] = {
@@ -224,7 +224,7 @@ def test_a_proven_resume_is_a_badge_with_date_and_environment_that_greys_when_so
     page = open_page("run", id=layout.run_id)
     assert "resume proven" in view_texts(page)
     assert "torch 2.13.0, cpu, 2 threads" in view_markup(page)
-    assert "Bit-exact: it came back from kill -9" in view_texts(page)
+    assert "Bit-exact: after kill -9, the run resumed as if nothing had happened" in view_texts(page)
     environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')
     changed = make_run(runs, SampleRun("y"))
     changed.attempt(1).environment.write_text('{"torch": "2.14.0", "device": "cpu", "threads": 2}')

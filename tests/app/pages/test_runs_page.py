@@ -33,7 +33,7 @@ def test_status_and_search_come_from_the_address(runs: Path) -> None:
     assert view_markup(open_page("runs", status="Running")).count('data-page="run"') == 1
     assert view_markup(open_page("runs", q="two")).count('data-page="run"') == 1
     nothing = open_page("runs", q="three")
-    assert "No run is like that" in view_texts(nothing)
+    assert "No runs match" in view_texts(nothing)
 
 
 def test_a_damaged_run_is_named_beside_the_others(runs: Path) -> None:

@@ -135,12 +135,12 @@ def test_nothing_of_a_folder_that_is_no_run_is_given(
 def test_the_log_is_plain_text_of_the_newest_attempt_or_the_one_asked_for(
     client: httpx.Client, layout: RunLayout
 ) -> None:
-    newest = client.get(log_url(layout.run_id))
+    newest = client.get(f"/files/{layout.run_id}/log.txt")
     assert newest.text == "attempt 2\nepoch 1 \r epoch 2\n<b>no markup</b>\n"
     assert newest.headers["content-type"] == "text/plain; charset=utf-8"
     assert newest.headers["x-content-type-options"] == "nosniff"
     assert "content-disposition" not in newest.headers
-    first = client.get(log_url(layout.run_id, attempt=1, download=True))
+    first = client.get(f"{log_url(layout.run_id, attempt=1)}&download=1")
     assert first.text.startswith("attempt 1")
     assert "attempt-1-log.txt" in first.headers["content-disposition"]
     for wrong in ("9", "x", "-1", "1/2"):
@@ -164,7 +164,7 @@ def test_a_log_that_grows_while_it_is_sent_comes_as_it_was(client: httpx.Client,
     writer.start()
     try:
         for _ in range(5):
-            answer = client.get(log_url(layout.run_id))
+            answer = client.get(f"/files/{layout.run_id}/log.txt")
             assert answer.status_code == 200 and len(answer.content) == int(answer.headers["content-length"])
     finally:
         stop.set()
@@ -176,8 +176,8 @@ def test_the_csv_is_the_engines_own(client: httpx.Client, layout: RunLayout, tmp
 
     for url, streams, ghosts in (
         (csv_url(layout.run_id), None, False),
-        (csv_url(layout.run_id, stream="validation"), ["validation"], False),
-        (csv_url(layout.run_id, ghosts=True), None, True),
+        (f"{csv_url(layout.run_id)}?stream=validation", ["validation"], False),
+        (f"{csv_url(layout.run_id)}?ghosts=1", None, True),
     ):
         with (tmp_path / "x.csv").open("w", newline="") as file:
             write_csv(layout.metrics, file, streams, ghosts=ghosts)

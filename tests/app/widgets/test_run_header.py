@@ -18,8 +18,8 @@ def test_a_disk_that_is_full_within_a_day_is_told(tmp_path: Path, full_in_s: flo
     run = summarize_run(make_run(tmp_path, SampleRun("x", status="running", step=600)))
     disk = DiskForecast(free_bytes=3_000_000_000, full_in_s=full_in_s)
     shown = str(build_run_notices(msgspec.structs.replace(run, disk=disk), damaged=[]) or "")
-    assert ("The disk is full in" in shown) is told
-    assert ("3 GB are free" in shown) is told
+    assert ("At this rate the disk will be full in" in shown) is told
+    assert ("3 GB free" in shown) is told
 
 
 def test_a_disk_that_is_full_already_is_told_once(tmp_path: Path) -> None:

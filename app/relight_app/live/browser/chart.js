@@ -1,4 +1,4 @@
-// The live chart: Plotly, patched in place. Zoom and hover survive new rows, reruns of the page and a change of theme.
+// The live chart: Plotly, updated in place. Zoom and hover survive new rows, reruns of the page and a theme change.
 
 import { Curve } from './curve.js'
 import { CONFIG, buildLayout, buildTraces } from './figure.js'
@@ -9,7 +9,7 @@ import { pickColor, readTheme } from './theme.js'
 
 const POINTS = 1500
 const DRAW_EVERY_MS = 80
-const DRAW_SHARE = 4 // a chart that takes 50 ms to draw is drawn every 200 ms at most
+const DRAW_SHARE = 4 // a chart that takes 50 ms to draw is drawn at most every 200 ms
 const RELOAD_SOON_MS = 150
 const RELOAD_LATER_MS = 3000
 const RELOAD_AFTER_FAILURE_MS = 2000
@@ -17,14 +17,14 @@ const RELOAD_AFTER_FAILURE_MS = 2000
 const charts = new WeakMap()
 let plotly = null
 
-/** Draw or update the chart of this component; called again whenever its data or the theme changes. */
+/** Draw or update the chart of this component. Streamlit calls this again when its data or the theme changes. */
 export function show({ data, parentElement }) {
   let chart = charts.get(parentElement)
   if (!chart) charts.set(parentElement, (chart = new Chart(parentElement.querySelector('.relight-chart'))))
   chart.update(data)
 }
 
-/** Take the chart away. */
+/** Remove the chart. */
 export function remove({ parentElement }) {
   charts.get(parentElement)?.remove()
   charts.delete(parentElement)
@@ -54,7 +54,7 @@ class Chart {
     this.plot = element.querySelector('.relight-chart-plot')
     this.note = element.querySelector('.relight-chart-note')
     this.curves = []
-    this.sources = new Map() // by run: {positions, waiting, loading, loaded}
+    this.forget()
     this.range = null
     this.hidden = new Set()
     this.visible = true
@@ -65,7 +65,7 @@ class Chart {
     this.failed = false
     this.removed = false
     this.unsubscribe = () => {}
-    // Plotly resizes a moment later and refuses when the page was left by then; there is nothing to resize then.
+    // Plotly resizes a moment later and throws if the page was left by then. Nothing needs a resize then.
     this.resizes = new ResizeObserver(
       () => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).catch(() => {}),
     )
@@ -77,7 +77,7 @@ class Chart {
     this.sights.observe(this.plot)
   }
 
-  /** Python's data, or the theme, changed. */
+  /** Take over changed data or a changed theme. */
   update(data) {
     const before = this.data
     this.data = data
@@ -106,13 +106,14 @@ class Chart {
     this.unsubscribe()
     this.resizes.disconnect()
     this.sights.disconnect()
-    for (const source of this.sources.values()) this.drop(source)
+    this.cancelLoading()
     if (this.plotted) this.Plotly.purge(this.plot)
   }
 
   subscribeTo(data) {
     this.unsubscribe()
-    for (const source of this.sources.values()) this.drop(source)
+    this.cancelLoading()
+    this.forget()
     const kept = new Map(this.curves.map((curve) => [curve.spec.id, curve]))
     this.curves = data.series.map((spec) => {
       const curve = kept.get(spec.id) ?? new Curve(spec)
@@ -120,129 +121,121 @@ class Chart {
       return curve
     })
     this.hidden = new Set([...this.hidden].filter((id) => this.curves.some((curve) => curve.spec.id === id)))
-    const watch = {}
-    this.sources = new Map()
-    for (const { run, stream } of data.series) {
-      if (!this.sources.has(run)) {
-        this.sources.set(run, { run, positions: {}, waiting: [], loading: null, loaded: false, timer: 0 })
-        watch[run] = []
-      }
-      if (!watch[run].includes(stream)) watch[run].push(stream)
-    }
-    for (const source of this.sources.values()) this.load(source)
+    this.load()
     this.unsubscribe = subscribe({
-      watch,
+      watch: { [data.run]: [...this.streams()] },
       onRows: (rows) => this.take(rows),
-      onHello: (hello) => this.compare(hello),
-      onReset: ({ run }) => this.reload(this.sources.get(run), 0),
-      onGone: ({ run }) => this.lose(run),
+      onHello: ({ positions }) => this.compare(positions),
+      onReset: () => this.reload(0),
+      onGone: () => this.clear(),
       onConnection: (connection) => (this.element.dataset.connection = connection),
     })
   }
 
+  streams() {
+    return new Set(this.curves.map((curve) => curve.spec.stream))
+  }
+
   // --- history -------------------------------------------------------------------------------------------------------
 
-  async load(source) {
-    clearTimeout(source.timer)
-    source.timer = 0
-    source.loading?.abort()
+  /** Start without history: rows wait until it has been read. */
+  forget() {
+    this.positions = {} // records read so far, by stream and metric file
+    this.waiting = []
+    this.loaded = false
+    this.loading = null
+    this.reloadTimer = 0
+  }
+
+  async load() {
+    this.cancelLoading()
+    this.reloadTimer = 0
     const loading = new AbortController()
-    source.loading = loading
-    const mine = this.curves.filter((curve) => curve.spec.run === source.run)
-    const names = [...new Set(mine.map((curve) => curve.spec.name))]
-    const smooth = mine.filter((curve) => curve.spec.kind === 'raw+smooth').map((curve) => curve.spec.name)
+    this.loading = loading
     try {
-      const { axis } = this.data
-      const range = this.range && axis === 'time' ? this.range.map(fromLocal) : this.range
-      const history = await readHistory(source.run, {
-        names,
-        smooth,
+      const { run, axis } = this.data
+      const history = await readHistory(run, {
+        names: this.curves.map((curve) => curve.spec.name),
+        smooth: this.curves.filter((curve) => curve.spec.smooth).map((curve) => curve.spec.name),
         axis,
         points: POINTS,
-        window: range,
+        window: this.range && axis === 'time' ? this.range.map(fromLocal) : this.range,
         signal: loading.signal,
       })
-      if (source.loading !== loading) return
-      for (const curve of mine) {
+      if (this.loading !== loading) return
+      for (const curve of this.curves) {
         const filled = history.series[curve.spec.name]
         if (axis === 'time') for (const part of ['main', 'smoothed', 'ghosts']) filled[part].x = filled[part].x.map(toLocal)
         curve.fill(filled)
       }
-      source.positions = history.positions
-      source.loaded = true
+      this.positions = history.positions
+      this.loaded = true
       this.failed = false
     } catch (error) {
-      if (source.loading !== loading || error.name === 'AbortError') return
-      source.loading = null
+      if (this.loading !== loading || error.name === 'AbortError') return
+      this.loading = null
       if (error instanceof HistoryError && error.gone) {
-        this.lose(source.run)
+        this.clear()
         return
       }
       this.failed = true
       this.changed()
-      this.reload(source, RELOAD_AFTER_FAILURE_MS)
+      this.reload(RELOAD_AFTER_FAILURE_MS)
       return
     }
-    source.loading = null
-    const waiting = source.waiting
-    source.waiting = []
+    this.loading = null
+    const waiting = this.waiting
+    this.waiting = []
     waiting.forEach((rows) => this.take(rows))
     this.changed()
   }
 
   /** Read the history again within `ms`. */
-  reload(source, ms) {
-    if (!source || this.removed) return
-    if (source.timer && ms > 0) return
-    clearTimeout(source.timer)
-    source.timer = setTimeout(() => this.load(source), ms)
+  reload(ms) {
+    if (this.removed || (this.reloadTimer && ms > 0)) return
+    clearTimeout(this.reloadTimer)
+    this.reloadTimer = setTimeout(() => this.load(), ms)
   }
 
-  drop(source) {
-    clearTimeout(source.timer)
-    source.loading?.abort()
-    source.loading = null
+  cancelLoading() {
+    clearTimeout(this.reloadTimer)
+    this.loading?.abort()
+    this.loading = null
   }
 
-  lose(run) {
-    for (const curve of this.curves) if (curve.spec.run === run) curve.clear()
-    const source = this.sources.get(run)
-    if (source) Object.assign(source, { loaded: true, positions: {} })
+  /** The run was removed: show empty curves. */
+  clear() {
+    for (const curve of this.curves) curve.clear()
+    this.loaded = true
+    this.positions = {}
     this.changed()
   }
 
   // --- stream --------------------------------------------------------------------------------------------------------
 
-  /** A stream has begun: read the history again if rows went by meanwhile, or the files are others. */
-  compare({ run, positions }) {
-    const source = this.sources.get(run)
-    if (!source?.loaded || source.loading) return
-    for (const stream of this.streamsOf(run)) {
+  /** At the start of a stream, read the history again if this chart missed rows or the metric files changed. */
+  compare(positions) {
+    if (!this.loaded || this.loading) return
+    for (const stream of this.streams()) {
       for (const [file, records] of Object.entries(positions[stream] ?? {})) {
-        if (records !== (source.positions[stream]?.[file] ?? 0)) {
-          this.load(source)
+        if (records !== (this.positions[stream]?.[file] ?? 0)) {
+          this.load()
           return
         }
       }
     }
   }
 
-  streamsOf(run) {
-    return new Set(this.curves.filter((curve) => curve.spec.run === run).map((curve) => curve.spec.stream))
-  }
-
   take(rows) {
-    const source = this.sources.get(rows.run)
-    if (!source) return
-    if (source.loading || !source.loaded) {
-      source.waiting.push(rows)
+    if (this.loading || !this.loaded) {
+      this.waiting.push(rows)
       return
     }
-    const known = (source.positions[rows.stream] ??= {})
+    const known = (this.positions[rows.stream] ??= {})
     const have = known[rows.file] ?? 0
     const count = rows.steps.length
     if (rows.first > have) {
-      this.reload(source, 0) // rows were lost on the way
+      this.reload(0) // rows were lost on the way
       return
     }
     const skip = have - rows.first
@@ -251,22 +244,21 @@ class Chart {
     let touched = false
     for (const curve of this.curves) {
       const { spec } = curve
-      if (spec.run !== rows.run || spec.stream !== rows.stream) continue
-      const values = rows.columns[spec.column]
+      const values = spec.stream === rows.stream && rows.columns[spec.column]
       if (!values) continue
       touched = true
       for (let i = skip; i < count; i += 1) {
         const x = this.data.axis === 'time' ? toLocal(rows.times[i] * 1000) : rows.steps[i]
-        if (!curve.add(rows.file, x, values[i] ?? NaN)) this.reload(source, RELOAD_LATER_MS)
+        if (!curve.add(rows.file, x, values[i] ?? NaN)) this.reload(RELOAD_LATER_MS)
       }
-      if (curve.overgrown) this.reload(source, RELOAD_SOON_MS)
+      if (curve.overgrown) this.reload(RELOAD_SOON_MS)
     }
     if (touched) this.changed()
   }
 
   // --- drawing -------------------------------------------------------------------------------------------------------
 
-  /** Something to draw has changed: draw it in the next frame, but not too often. */
+  /** Draw in the next frame, but not too often. */
   changed() {
     this.dirty = true
     if (this.pending || this.removed) return
@@ -306,17 +298,14 @@ class Chart {
     if (change['xaxis.autorange']) this.range = null
     else if (range[0] !== undefined) this.range = range.map(this.data.axis === 'time' ? parseDate : Number)
     else return
-    for (const source of this.sources.values()) {
-      const thinned = this.curves.some((curve) => curve.spec.run === source.run && curve.thinned)
-      if (thinned) this.reload(source, RELOAD_SOON_MS)
-    }
+    if (this.curves.some((curve) => curve.thinned)) this.reload(RELOAD_SOON_MS)
   }
 
-  // --- what stands around it -----------------------------------------------------------------------------------------
+  // --- legend and note -----------------------------------------------------------------------------------------------
 
   drawLegend() {
     const shown = this.curves.map((curve) => {
-      const latest = curve.spec.kind === 'raw+smooth' ? lastFinite(curve.smoothed.y) : curve.latest
+      const latest = lastFinite((curve.spec.smooth ? curve.smoothed : curve.main).y)
       return [curve.spec, Number.isFinite(latest) ? formatWithUnit(latest, this.data.unit) : '']
     })
     while (this.legend.children.length > shown.length) this.legend.lastChild.remove()
@@ -331,14 +320,13 @@ class Chart {
       }
       entry.dataset.id = spec.id
       entry.setAttribute('aria-pressed', String(!this.hidden.has(spec.id)))
-      entry.title = `${spec.kind === 'raw+smooth' ? 'The moving average. ' : ''}Click to show or hide ${spec.label}.`
+      entry.title = `${spec.smooth ? 'Moving average. ' : ''}Click to show or hide "${spec.label}".`
       entry.children[0].style.background = pickColor(this.theme, spec.color)
-      entry.children[0].style.opacity = spec.kind === 'ghost' ? 0.45 : 1
       setText(entry.children[1], spec.label)
       setText(entry.children[2], value)
     })
-    const told = shown.map(([spec, value]) => `${spec.label} ${value || 'no value yet'}`).join(', ')
-    this.plot.setAttribute('aria-label', `${this.data.title}: ${told}`)
+    const values = shown.map(([spec, value]) => `${spec.label} ${value || 'no value yet'}`).join(', ')
+    this.plot.setAttribute('aria-label', `${this.data.title}: ${values}`)
   }
 
   toggle(id) {
@@ -349,8 +337,8 @@ class Chart {
 
   sentence() {
     if (this.curves.some((curve) => curve.main.x.length)) return ''
-    if (this.failed) return 'The values could not be read. Trying again.'
-    return [...this.sources.values()].every((source) => source.loaded) ? this.data.empty : ''
+    if (this.failed) return 'The values cannot be read. Retrying…'
+    return this.loaded ? this.data.empty : ''
   }
 
   say(sentence) {
@@ -368,7 +356,7 @@ function lastFinite(values) {
   return NaN
 }
 
-// Plotly draws dates as if they were UTC; shifted, they read as the time of day here.
+// Plotly draws dates in UTC. Shift them to show local time.
 function toLocal(ms) {
   return ms - new Date(ms).getTimezoneOffset() * 60000
 }

@@ -1,4 +1,4 @@
-// The points of one curve: filled from the history, grown by rows of the stream.
+// The points of one curve: filled from the history, extended by rows of the stream.
 
 const AT_MOST_NEW = 1500
 
@@ -19,7 +19,7 @@ export class Curve {
     this.last = new Map()
   }
 
-  /** Take over what the history says. */
+  /** Replace everything with the history. */
   fill({ main, smoothed, ghosts, average, thinned }) {
     this.main = main
     this.smoothed = smoothed
@@ -30,20 +30,14 @@ export class Curve {
     this.last.clear()
   }
 
-  /** Whether so much was added that the history should be thinned anew. */
+  /** Whether enough points were added that the history should be thinned again. */
   get overgrown() {
     return this.added > AT_MOST_NEW
   }
 
-  get latest() {
-    const { y } = this.main
-    for (let i = y.length - 1; i >= 0; i -= 1) if (Number.isFinite(y[i])) return y[i]
-    return NaN
-  }
-
   /**
-   * Add one row of metric file `file`. Returns false when it belongs before the end (a step trained again): it then
-   * replaces what it supersedes, and the history should be read again soon, for the ghost.
+   * Add one row of metric file `file`. Returns false when the row belongs before the end (a step trained again): it
+   * replaces the points that it supersedes, and the caller should soon read the history again to get the ghost.
    */
   add(file, x, y) {
     const { main } = this
@@ -57,19 +51,19 @@ export class Curve {
       this.#smooth(x, y)
       return true
     }
-    // Everything after this attempt's row before, up to this one, is superseded.
+    // This row supersedes everything after the previous row of its attempt.
     const from = lowerBound(main.x, Math.min(before + (before < x ? 1e-9 : 0), x))
     let to = lowerBound(main.x, x)
     if (main.x[to] === x) to += 1
     const same = to - from === 1 && main.x[from] === x && Object.is(main.y[from], y)
-    if (same) return true // told twice: the history had it already
+    if (same) return true // sent twice: the history already had it
     main.x.splice(from, to - from, x)
     main.y.splice(from, to - from, y)
     return false
   }
 
   #smooth(x, y) {
-    const average = this.average ?? (this.spec.kind === 'raw+smooth' ? (this.average = firstAverage()) : null)
+    const average = this.average ?? (this.spec.smooth ? (this.average = firstAverage()) : null)
     if (!average) return
     if (Number.isFinite(y)) {
       average.sum = average.sum * average.decay + y

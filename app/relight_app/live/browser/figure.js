@@ -1,15 +1,15 @@
-// What a live chart looks like, as Plotly wants to be told: pure functions of the data and the theme.
+// How a live chart looks: Plotly traces and layout as pure functions of the data and the theme.
 
 import { pickColor, withOpacity } from './theme.js'
 
-const FEW_POINTS = 40 // so few are drawn with dots
+const FEW_POINTS = 40 // curves with at most this many points get markers
 
 export const CONFIG = {
   displaylogo: false,
-  responsive: false, // the ResizeObserver does it, for a folding sidebar too
+  responsive: false, // the ResizeObserver also sees a folding sidebar
   scrollZoom: false,
   doubleClick: 'reset+autosize',
-  // Named one by one: Plotly's own set has a button that sends the chart to its makers.
+  // Plotly's default set has a button that uploads the chart.
   modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']],
   toImageButtonOptions: { scale: 2 },
 }
@@ -22,14 +22,12 @@ const TICK_FORMATS = { ratio: '.0~%', B: '.3~s', '%': '.3~g' }
 const HOVER_FORMATS = { ratio: '.2%', B: '.4~s', '%': '.1f' }
 const SUFFIXES = { ratio: '', B: 'B', '%': ' %' }
 
-/** The traces of one curve: its ghosts, its main line, and the moving average where it is asked for. */
+/** Build the traces of one curve: its ghosts, its main line, and the moving average of a smooth curve. */
 export function buildTraces(curve, { data, theme, hidden }) {
   const { spec } = curve
   const uid = toPlainId(spec.id)
   const color = pickColor(theme, spec.color)
   const visible = !hidden.has(spec.id)
-  const faint = spec.kind === 'ghost'
-  const smoothed = spec.kind === 'raw+smooth'
   const base = { type: 'scatter', connectgaps: false, visible, name: spec.label, showlegend: false }
   const few = curve.main.x.length <= FEW_POINTS
   const hover = `%{y:${HOVER_FORMATS[data.unit] ?? '.5~g'}}${SUFFIXES[data.unit] ?? (data.unit ? ` ${data.unit}` : '')}`
@@ -48,12 +46,12 @@ export function buildTraces(curve, { data, theme, hidden }) {
       ...curve.main,
       uid,
       mode: few ? 'lines+markers' : 'lines',
-      line: line(smoothed ? 1 : 1.75, faint ? 0.45 : smoothed ? 0.35 : 1),
-      marker: { size: 5, color: faint ? withOpacity(color, 0.45) : color },
+      line: line(spec.smooth ? 1 : 1.75, spec.smooth ? 0.35 : 1),
+      marker: { size: 5, color },
       hovertemplate: hover,
     },
   ]
-  if (smoothed) {
+  if (spec.smooth) {
     traces.push({
       ...base,
       ...curve.smoothed,
@@ -67,7 +65,7 @@ export function buildTraces(curve, { data, theme, hidden }) {
   return traces
 }
 
-/** Axes, colours and what the mouse does. `width` is the plot's in pixels; `revision` makes Plotly look again. */
+/** Build axes, colors and mouse behavior. `width` is in pixels; a new `revision` makes Plotly compare the data again. */
 export function buildLayout({ data, theme, curves, width, revision }) {
   const font = { family: theme.font, size: 12, color: theme.quiet }
   const axis = {
@@ -80,13 +78,13 @@ export function buildLayout({ data, theme, curves, width, revision }) {
     fixedrange: false,
   }
   const [low, high] = data.y_range ?? [null, null]
-  // From zero upwards: Plotly's own half-open range is lost with the first change of size.
+  // Plotly loses a half-open range when the chart is resized, so use its rangemode instead.
   const fromZero = low === 0 && high === null
   const bounded = !fromZero && (low !== null || high !== null)
   const unit = data.unit
   return {
-    datarevision: revision, // curves grow in place, which Plotly would not see
-    uirevision: `${data.axis} ${data.log_scale}`,
+    datarevision: revision, // curves grow in place, which Plotly would not notice
+    uirevision: data.axis,
     height: data.height,
     margin: { l: 48, r: 12, t: 8, b: 32 },
     paper_bgcolor: 'rgba(0, 0, 0, 0)',
@@ -109,18 +107,18 @@ export function buildLayout({ data, theme, curves, width, revision }) {
     },
     yaxis: {
       ...axis,
-      type: data.log_scale ? 'log' : 'linear',
-      tickformat: TICK_FORMATS[unit] ?? (data.log_scale ? '.2~g' : undefined),
+      type: 'linear',
+      tickformat: TICK_FORMATS[unit],
       ticksuffix: SUFFIXES[unit] ?? (unit ? ` ${unit}` : ''),
       nticks: 6,
       rangemode: fromZero ? 'tozero' : 'normal',
-      range: bounded && !data.log_scale ? [low, high] : undefined,
-      autorange: bounded && !data.log_scale ? (low === null ? 'min' : high === null ? 'max' : false) : true,
+      range: bounded ? [low, high] : undefined,
+      autorange: bounded ? (low === null ? 'min' : high === null ? 'max' : false) : true,
     },
   }
 }
 
-/** Plotly puts a trace's uid into a selector: letters, digits and their codes, nothing else. */
+/** Encode an id with letters, digits and underscores only: Plotly puts a trace's uid into a CSS selector. */
 function toPlainId(id) {
   return `c${[...id].map((character) => (/[A-Za-z0-9]/.test(character) ? character : `_${character.codePointAt(0)}`)).join('')}`
 }

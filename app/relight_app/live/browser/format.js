@@ -2,8 +2,8 @@
 
 const SI = ['', 'k', 'M', 'G', 'T', 'P']
 
-/** A measured value: four significant digits, very large and very small ones with an exponent. */
-export function formatNumber(value) {
+/** Format a measured value with four significant digits; very large and very small ones with an exponent. */
+function formatNumber(value) {
   if (!Number.isFinite(value)) return '–'
   const size = Math.abs(value)
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace('e+', 'e')
@@ -11,13 +11,13 @@ export function formatNumber(value) {
   return value.toFixed(Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(size || 1)))))
 }
 
-/** A count: 12,345. */
-export function formatInteger(value) {
+/** Format a count: "12,345". */
+function formatInteger(value) {
   return Number.isFinite(value) ? Math.round(value).toLocaleString('en-US') : '–'
 }
 
-/** Seconds as 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
-export function formatDuration(seconds) {
+/** Format seconds: "42 s", "3 min 20 s", "2 h 5 min", "3 d 4 h". */
+function formatDuration(seconds) {
   if (!Number.isFinite(seconds)) return '–'
   if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`
   const whole = Math.round(seconds)
@@ -27,8 +27,8 @@ export function formatDuration(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`
 }
 
-/** Bytes as 1.5 GB. */
-export function formatBytes(bytes) {
+/** Format bytes: "1.5 GB". */
+function formatBytes(bytes) {
   if (!Number.isFinite(bytes)) return '–'
   let power = 0
   let size = Math.abs(bytes)
@@ -39,13 +39,13 @@ export function formatBytes(bytes) {
   return `${bytes < 0 ? '-' : ''}${size.toPrecision(3).replace(/\.?0+$/, '')} ${SI[power]}B`
 }
 
-/** Steps a second, or seconds a step for slow ones. */
-export function formatRate(rate) {
+/** Format steps per second, or the time per step of slow steps. */
+function formatRate(rate) {
   if (!Number.isFinite(rate) || rate <= 0) return '–'
   return rate >= 0.5 ? `${Number(rate.toPrecision(3))}/s` : `${formatDuration(1 / rate)}/step`
 }
 
-/** A value with a chart's unit. */
+/** Format a value with a chart's unit. */
 export function formatWithUnit(value, unit) {
   if (!Number.isFinite(value)) return '–'
   if (unit === 'ratio') return `${(value * 100).toFixed(value > 0.9995 || value === 0 ? 0 : 2)} %`
@@ -54,10 +54,10 @@ export function formatWithUnit(value, unit) {
   return unit ? `${formatNumber(value)} ${unit}` : formatNumber(value)
 }
 
-/** Formats by the name that Python gives ("auto" goes by the value). */
+/** Format a value as the `ValueFormat` of live_values.py says. */
 export function formatAs(value, format) {
   if (value === null || value === undefined) return '–'
-  if (typeof value === 'string') return format === 'status' ? value.charAt(0).toUpperCase() + value.slice(1) : value
+  if (typeof value === 'string') return value
   switch (format) {
     case 'integer':
       return formatInteger(value)
@@ -67,8 +67,6 @@ export function formatAs(value, format) {
       return formatDuration(value)
     case 'rate':
       return formatRate(value)
-    case 'bytes':
-      return formatBytes(value)
     default:
       return formatNumber(value)
   }

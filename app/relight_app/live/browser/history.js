@@ -1,6 +1,6 @@
-// Reads the history of a chart's curves: the binary body that relight_app/server/history_route.py describes.
+// Reads the history of a chart's curves. relight_app/server/history_route.py describes the binary body.
 
-/** A failed read; `gone` when the run is not there. */
+/** A failed read. `gone` means that the run does not exist. */
 export class HistoryError extends Error {
   constructor(status) {
     super(`history: ${status}`)
@@ -8,7 +8,7 @@ export class HistoryError extends Error {
   }
 }
 
-/** {positions, series: {name: what Curve.fill takes}} of the named metrics of one run. */
+/** Read metrics of one run. Returns {positions, series: {name: the argument of Curve.fill}}. */
 export async function readHistory(run, { names, smooth, axis, points, window: range, signal }) {
   const query = new URLSearchParams({ run, x: axis, points })
   names.forEach((name) => query.append('name', name))

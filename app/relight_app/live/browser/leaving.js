@@ -1,17 +1,17 @@
-// Whether the page is being left. Streamlit (1.67) shows the page that asked for a rerun last: what a live value asks
-// for between a click on a link and the first word of the new page would take that click back.
+// Knows whether the person is leaving the page. Streamlit (1.67) shows the page that requested a rerun last, so a rerun
+// requested by a live value between a click on a link and the start of the new page would undo that click.
 
-const LONGEST_MS = 10_000 // a page that is still here after so long was not left
-const LONGEST_BACK_MS = 2_000 // the browser's "back" often stays on the page
+const LONGEST_MS = 10_000 // after this time, assume that the click led nowhere
+const LONGEST_BACK_MS = 2_000 // the Back button often stays on the page
 
 let until = 0
 
-/** How long no rerun may be asked for, in ms; 0 while the page stays. */
+/** Return for how many ms no rerun may be requested; 0 while nobody is leaving. */
 export function leavingMs() {
   return Math.max(0, until - performance.now())
 }
 
-/** Another page is here, or this one with another run. */
+/** Note that another page, or this one with another run, has arrived. */
 export function arrived() {
   until = 0
 }

@@ -1,8 +1,8 @@
-// The one event stream of this tab: every chart and value subscribes here. Closed while the tab is hidden, so that a
-// forgotten tab costs nothing; what it missed is read from the history when it is looked at again.
+// The event stream of this tab, shared by all charts and values. It is closed while the tab is hidden, so that a
+// forgotten tab costs nothing; charts read what they missed from the history when the tab is shown again.
 
-const SETTLE_MS = 20 // components of one page appear together: one stream for all of them
-const SHRINK_MS = 5000 // a page that is left may be back in a moment
+const SETTLE_MS = 20 // the components of a page appear within this time and get one stream
+const SHRINK_MS = 5000 // people often return to a page that they have just left
 const LONGEST_RETRY_MS = 5000
 
 const subscribers = new Set()
@@ -16,9 +16,9 @@ let retryMs = 500
 let connection = 'connecting'
 
 /**
- * Subscribe. `watch`: {run: [stream, …]}; `machine`: true for the machine's figures. Handlers, all optional:
+ * Subscribe to runs, `watch`: {run: [stream, …]}, and with `machine` to the machine's figures. Handlers, all optional:
  * onHello({run, positions}), onRows(rows), onReset({run}), onState(state), onGone({run}), onMachine(report),
- * onConnection('connecting' | 'open' | 'lost'). Returns a function that ends it.
+ * onConnection('connecting' | 'open' | 'lost'). Returns a function that ends the subscription.
  */
 export function subscribe({ watch = {}, machine = false, ...handlers }) {
   const subscriber = { watch, machine, ...handlers }
@@ -39,7 +39,7 @@ function schedule() {
   opening = setTimeout(settle, SETTLE_MS)
 }
 
-/** Open, reopen or close the stream, whichever the subscribers and the tab's visibility ask for. */
+/** Open, reopen or close the stream to match the subscribers and the tab's visibility. */
 function settle() {
   const wanted = collect()
   if (document.hidden || (!wanted.runs.size && !wanted.machine)) {
@@ -99,7 +99,7 @@ function open(wanted) {
   opened.onerror = () => {
     if (source !== opened) return
     setConnection('lost')
-    // The browser itself tries again after a broken connection, but not after an answer that is no stream.
+    // The browser reconnects after a broken connection, but not after a response that is not an event stream.
     if (opened.readyState === EventSource.CLOSED) {
       close()
       retry = setTimeout(settle, retryMs)

@@ -1,8 +1,8 @@
-// The page's colours and fonts, from the variables that Streamlit sets on every component.
+// The page's colors and fonts, from the CSS variables that Streamlit sets on every component.
 
 const NAMED = ['red', 'orange', 'yellow', 'blue', 'green', 'violet', 'gray']
 
-/** Read the theme as it is now at `element`. `signature` changes when anything of it does. */
+/** Read the current theme at `element`. Its `signature` changes whenever the theme does. */
 export function readTheme(element) {
   const style = getComputedStyle(element)
   const read = (name, otherwise) => {
@@ -25,7 +25,7 @@ export function readTheme(element) {
   return theme
 }
 
-/** The colour that a token of `LiveSeries.color` means. */
+/** Return the color for a value of `LiveSeries.color` in chart.py. */
 export function pickColor(theme, token) {
   const numbered = /^chart(\d+)$/.exec(token)
   if (numbered) return theme.chart[(Number(numbered[1]) - 1) % theme.chart.length]
@@ -33,7 +33,7 @@ export function pickColor(theme, token) {
   return theme.named[token] ?? token
 }
 
-/** `color` with another opacity, for fills and ghosts. */
+/** Return `color` with another opacity. */
 export function withOpacity(color, opacity) {
   const hex = /^#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})$/i.exec(color)
   if (!hex) return color

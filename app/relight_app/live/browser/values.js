@@ -1,4 +1,4 @@
-// Live values: figures of a run that tick without a rerun, and the rerun itself when something changed that the page shows.
+// Live values: figures of a run that tick without a rerun, and a rerun when something else on the page is out of date.
 
 import { formatAs } from './format.js'
 import { arrived, leavingMs } from './leaving.js'
@@ -16,7 +16,7 @@ export function show(component) {
   strip.update(data, component.setTriggerValue)
 }
 
-/** Take them away. */
+/** Remove the values. */
 export function remove({ parentElement }) {
   strips.get(parentElement)?.remove()
   strips.delete(parentElement)
@@ -36,7 +36,7 @@ class Strip {
     const before = this.data
     this.data = data
     this.setTriggerValue = setTriggerValue
-    if (JSON.stringify([before?.values, before?.layout, before?.progress_bar]) !== JSON.stringify([data.values, data.layout, data.progress_bar])) this.build()
+    if (JSON.stringify(before?.values) !== JSON.stringify(data.values)) this.build()
     if (before?.run !== data.run) {
       arrived()
       this.state = null
@@ -49,7 +49,7 @@ class Strip {
         onConnection: (connection) => (this.element.dataset.connection = connection),
       })
     }
-    // What Python rendered with is newest now, unless the stream has told more since.
+    // The stream's state, once there is one, is newer than the one that Python drew the page with.
     if (!this.state) this.state = data.state
     this.draw()
     this.consider()
@@ -66,7 +66,7 @@ class Strip {
     this.consider()
   }
 
-  /** Ask for one rerun when a field that the page depends on is no longer what it was rendered with. */
+  /** Ask for one rerun when a field that the page depends on differs from the value that it was drawn with. */
   consider() {
     const { rendered } = this.data
     const now = Object.fromEntries(Object.keys(rendered).map((field) => [field, read(this.state, field)]))
@@ -87,7 +87,6 @@ class Strip {
   build() {
     const { data } = this
     this.element.replaceChildren()
-    this.element.dataset.layout = data.layout
     const list = document.createElement('dl')
     this.cells = data.values.map((value) => {
       const cell = document.createElement('div')
@@ -101,15 +100,12 @@ class Strip {
       return { value, cell, figure, detail }
     })
     this.element.append(list)
-    this.bar = null
-    if (data.progress_bar) {
-      this.bar = document.createElement('div')
-      this.bar.className = 'relight-progress'
-      this.bar.setAttribute('role', 'progressbar')
-      this.bar.setAttribute('aria-label', 'Progress')
-      this.bar.append(document.createElement('i'))
-      this.element.append(this.bar)
-    }
+    this.bar = document.createElement('div')
+    this.bar.className = 'relight-progress'
+    this.bar.setAttribute('role', 'progressbar')
+    this.bar.setAttribute('aria-label', 'Progress')
+    this.bar.append(document.createElement('i'))
+    this.element.append(this.bar)
   }
 
   draw() {
@@ -123,13 +119,10 @@ class Strip {
       setText(detail, line)
       detail.hidden = !value.detail
       cell.classList.toggle('relight-warn', value.warn_above !== null && typeof current === 'number' && current > value.warn_above)
-      if (value.format === 'status') figure.dataset.status = current
     }
-    if (this.bar) {
-      const share = typeof state.progress === 'number' ? state.progress : 0
-      this.bar.firstChild.style.transform = `scaleX(${share})`
-      this.bar.setAttribute('aria-valuenow', String(Math.round(share * 100)))
-    }
+    const share = typeof state.progress === 'number' ? state.progress : 0
+    this.bar.firstChild.style.transform = `scaleX(${share})`
+    this.bar.setAttribute('aria-valuenow', String(Math.round(share * 100)))
   }
 }
 
@@ -140,7 +133,7 @@ function read(state, field) {
 
 const DETAIL_FORMATS = { eta_s: 'duration', elapsed_s: 'duration', work_s: 'duration', work_at_risk_s: 'duration', steps_per_s: 'rate' }
 
-/** "of {steps_total}" with the state's figures; empty when one of them is not known. */
+/** Fill the fields of "of {steps_total}" in from the state; return "" when one of them is unknown. */
 function fillIn(template, state) {
   let known = true
   const line = template.replace(/\{([^}]+)\}/g, (_, field) => {
