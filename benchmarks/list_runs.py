@@ -110,7 +110,7 @@ def _make_run(folder: Path, number: int, *, checkpoints: int) -> None:
     from relight.tasks.reference import resolve_task, validate_config
 
     task = validate_config(resolve_task("digits"), [f"seed={number}"])
-    layout = create_run(folder, task=task.reference, config=task.config, best_metric=task.best_metric).layout
+    layout = create_run(folder, task).layout
     attempt, now = layout.attempt(1), time.time()
     write_record(attempt.start, AttemptStart(attempt=1, time_s=now, reason="launch"), durable=False)
     me = current_process()

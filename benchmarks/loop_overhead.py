@@ -148,14 +148,14 @@ def _be_loop(options: argparse.Namespace) -> None:
 def _run_relight(class_name: str, config: dict[str, Any], folder: Path) -> None:
     from relight.runs.catalog import create_run
     from relight.runs.record_file import read_record
-    from relight.runs.records import AttemptStart, RunRecord
+    from relight.runs.records import AttemptStart, Objective, PreparedTask, RunRecord
     from relight.supervision.attempt_start import begin_attempt
     from relight.tasks.reference import resolve_task
     from relight.training.assembly import build_trainer
     from relight.training.stopping import Stopping
 
     reference = resolve_task(f"{Path(__file__).parent / 'measuring' / 'workloads.py'}:{class_name}")
-    layout = create_run(folder, task=reference, config=config, best_metric="validation/loss").layout
+    layout = create_run(folder, PreparedTask(reference, config, Objective("validation/loss"))).layout
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch")
     begin_attempt(layout, start)
     stopping = Stopping(layout, 1)

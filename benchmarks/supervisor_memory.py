@@ -81,10 +81,7 @@ def _watch_run(folder: Path, others: dict[str, int | None], samples: Samples, *,
 
     config = ["epochs=1000", "threads=1", "device=cpu", "checkpoint_every_s=2"]
     task = validate_config(resolve_task("stdlib-gpt"), config)
-    layout = launch_run(
-        folder, task=task.reference, config=task.config, best_metric=task.best_metric,
-        higher_is_better=task.higher_is_better,
-    ).layout  # fmt: skip
+    layout = launch_run(folder, task).layout
     try:
         deadline = time.monotonic() + FIRST_SAVE_WITHIN_S
         while not (summary := summarize_run(layout)).durable_step:

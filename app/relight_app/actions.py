@@ -13,12 +13,12 @@ from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, choose_relevant
 from relight.drill.rehearsal import run_drill
-from relight.runs.records import TaskReference
+from relight.runs.records import PreparedTask, TaskReference
 from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
-from relight.tasks.reference import PreparedTask, launch_script, resolve_task, validate_config
+from relight.tasks.reference import launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
 from relight_app.jobs import Job, Work
 from relight_app.problems import Problem, explain
@@ -82,10 +82,7 @@ def launch(engine: Engine, request: LaunchRequest) -> Outcome:
         prepared = _prepare(request.task, request.config, request.arguments)
         launched = launch_run(
             engine.folder,
-            task=prepared.reference,
-            config=prepared.config,
-            best_metric=prepared.best_metric,
-            higher_is_better=prepared.higher_is_better,
+            prepared,
             name=request.name or None,
             token=request.token,
             max_restarts=request.max_restarts,
@@ -217,7 +214,7 @@ def _prepare(task: TaskReference | str, config: Mapping[str, Any], arguments: tu
 
 def _find_checkpoint(engine: Engine, run: str, which: str | int) -> tuple[CheckpointStore, CheckpointInfo]:
     record, store = engine.read_record(run), engine.open_store(run)
-    info = store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+    info = store.find(which, objective=record.objective)
     return store, info
 
 

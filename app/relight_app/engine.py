@@ -23,7 +23,7 @@ from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
 from relight.runs.record_file import read_record
-from relight.runs.records import RunRecord, StopRequest
+from relight.runs.records import Objective, RunRecord, StopRequest
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import read_stop_request
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
@@ -171,7 +171,7 @@ class Engine:
         reference = resolve_task(text)
         if reference.kind == "script":
             return TaskDescription(
-                name=str(reference.path), title=reference.name, fields=(), best_metric="", higher_is_better=True,
+                name=str(reference.path), title=reference.name, fields=(), objective=Objective(),
                 summary="Your own training script. Its options are its own arguments.",
             )  # fmt: skip
         return self.memo.unchanged(("task", text), reference.code_digest, lambda: describe_task(reference))

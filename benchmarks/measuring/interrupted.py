@@ -237,7 +237,7 @@ def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
     from relight.runs.catalog import create_run, list_layouts
     from relight.runs.lock import RunLock
     from relight.runs.record_file import read_record
-    from relight.runs.records import AttemptStart, RunRecord
+    from relight.runs.records import AttemptStart, Objective, PreparedTask, RunRecord
     from relight.supervision.attempt_start import begin_attempt
     from relight.tasks.reference import resolve_task
     from relight.training.assembly import build_trainer
@@ -260,7 +260,7 @@ def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
             "checkpoint_every_s": 0.0, "checkpoint_every_steps": SAVE_EVERY,
         }  # fmt: skip
         reference = resolve_task(f"{__file__}:Interrupted")
-        layout = create_run(folder / "runs", task=reference, config=config, best_metric="validation/loss").layout
+        layout = create_run(folder / "runs", PreparedTask(reference, config, Objective("validation/loss"))).layout
     lock = RunLock.acquire(layout, timeout_s=_DURABLE_S)
     begin_attempt(layout, start)
     record = read_record(layout.record, RunRecord)

@@ -24,6 +24,7 @@ from relight.runs.records import (
     AttemptProcesses,
     AttemptStart,
     Parent,
+    PreparedTask,
     ProcessIdentity,
     RunRecord,
     SavingState,
@@ -81,10 +82,9 @@ def make_run(folder: Path, sample: SampleRun) -> RunLayout:
     )
     layout = create_run(
         folder,
-        task=TaskReference(kind="builtin", name=sample.task),
-        config=config | {"lr": 0.002, "batch_size": 128},
-        best_metric=task.full_best_metric,
-        higher_is_better=task.higher_is_better,
+        PreparedTask(
+            TaskReference(kind="builtin", name=sample.task), config | {"lr": 0.002, "batch_size": 128}, task.objective
+        ),
         name=sample.name,
         parent=sample.parent,
     ).layout
@@ -234,7 +234,7 @@ def _rate(step: int, sample: SampleRun) -> float:
 def _progress(sample: SampleRun, *, step: int, first: int, started_s: float, time_s: float) -> Progress:
     every = max(1, sample.steps_total // sample.epochs)
     best = step // every * every
-    higher = BUILTIN_TASKS[sample.task].higher_is_better
+    higher = BUILTIN_TASKS[sample.task].objective.higher_is_better
     return Progress(
         step=step,
         steps_total=sample.steps_total,
@@ -274,7 +274,7 @@ def _write_checkpoints(layout: RunLayout, sample: SampleRun, created_s: float) -
     store = CheckpointStore(layout.checkpoints)
     noise = random.Random(sample.seed)
     end = sample.step if sample.status in ("finished", "stopped") else max(1, sample.step - sample.durable_lag)
-    higher = BUILTIN_TASKS[sample.task].higher_is_better
+    higher = BUILTIN_TASKS[sample.task].objective.higher_is_better
     for index in range(sample.checkpoints):
         step = max(1, round(end * (index + 1) / sample.checkpoints))
         accuracy = accuracy_at(step, total=sample.steps_total, noise=noise)

@@ -24,6 +24,7 @@ from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError, UnsupportedState
+from relight.runs.records import Objective
 from tests.checkpoints.snapshots import make_snapshot, make_tensor
 
 
@@ -125,9 +126,9 @@ def test_find_gives_latest_best_or_a_step_and_else_says_what_there_is(store: Che
     for step, score in ((1, None), (2, 0.9), (3, float("nan")), (4, 0.9), (5, 0.1)):
         store.commit(*make_snapshot(step, score=score))
     assert store.find("latest").step == 5
-    assert store.find("best", higher_is_better=True).step == 2
-    assert store.find("best", higher_is_better=False).step == 5
-    assert "best" in store.find("best", higher_is_better=True).labels
+    assert store.find("best", objective=Objective(higher_is_better=True)).step == 2
+    assert store.find("best", objective=Objective(higher_is_better=False)).step == 5
+    assert "best" in store.find("best", objective=Objective(higher_is_better=True)).labels
     assert store.find(3).step == store.find("3").step == 3
     for wanted, words in ((7, "no checkpoint at step 7.* 1, 2, 3, 4, 5"), ("newest", "'newest'")):
         with pytest.raises(CheckpointNotFound, match=words):
@@ -137,7 +138,7 @@ def test_find_gives_latest_best_or_a_step_and_else_says_what_there_is(store: Che
 def test_best_without_a_score_is_a_clear_refusal(store: CheckpointStore) -> None:
     store.commit(*make_snapshot(1, score=float("nan")))
     with pytest.raises(CheckpointNotFound, match="'validation/accuracy' was not measured"):
-        store.find("best", best_metric="validation/accuracy")
+        store.find("best", objective=Objective("validation/accuracy"))
 
 
 def test_unchanged_tensors_are_shared_with_the_parent(store: CheckpointStore) -> None:

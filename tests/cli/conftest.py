@@ -28,7 +28,9 @@ from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
     AttemptStart,
+    Objective,
     Outcome,
+    PreparedTask,
     SavingState,
     TaskReference,
 )
@@ -72,10 +74,7 @@ class RunMaker:
         task = TaskReference(kind="builtin", name="digits")
         layout = create_run(
             self.folder,
-            task=task,
-            config={"epochs": 2, "lr": 0.003},
-            best_metric="validation/accuracy",
-            higher_is_better=True,
+            PreparedTask(task, {"epochs": 2, "lr": 0.003}, Objective("validation/accuracy")),
             name=name,
         ).layout
         attempt = layout.attempt(1)

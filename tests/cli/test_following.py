@@ -20,7 +20,7 @@ import pytest
 
 from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
-from relight.runs.records import TaskReference
+from relight.runs.records import PreparedTask, TaskReference
 from relight.runs.status import RunStatus
 from relight.supervision.launch import launch_run
 
@@ -78,10 +78,7 @@ def launch(runs: Path, *options: str, max_restarts: int = 0) -> RunLayout:
     """Start a run of the fake trainer."""
     return launch_run(
         runs,
-        task=TaskReference(kind="script", name="fake", path=str(TRAINER), arguments=options),
-        config={},
-        best_metric="validation/accuracy",
-        higher_is_better=True,
+        PreparedTask(TaskReference(kind="script", name="fake", path=str(TRAINER), arguments=options)),
         name="fake",
         max_restarts=max_restarts,
     ).layout

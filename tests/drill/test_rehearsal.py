@@ -11,8 +11,7 @@ import pytest
 from relight.drill.proof import DrillProof, find_proof, judge_proof
 from relight.drill.rehearsal import run_drill
 from relight.drill.trainings import DrillFailed
-from relight.runs.records import TaskReference
-from relight.tasks.reference import PreparedTask
+from relight.runs.records import Objective, PreparedTask, TaskReference
 
 TASK = '''
 import time
@@ -77,9 +76,7 @@ def drill(folder: Path, name: str, **changes: Any) -> DrillProof:
     )
     runs = folder / "runs"
     config = CONFIG | changes
-    task = PreparedTask(
-        reference=reference, config=config, best_metric="validation/loss", higher_is_better=False, title=name
-    )
+    task = PreparedTask(reference, config, Objective("validation/loss", higher_is_better=False))
     try:
         proof = run_drill(runs, task, timeout_s=200, tell=print)
         kept = find_proof(runs, reference, config)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from relight.drill.trainings import DrillPlan, plan_drill
-from relight.runs.records import TaskReference
-from relight.tasks.reference import PreparedTask
+from relight.runs.records import PreparedTask, TaskReference
 
 
 def plan(config: dict[str, Any], *, steps: int, kind: Literal["builtin", "script"] = "builtin") -> DrillPlan:
-    task = PreparedTask(
-        reference=TaskReference(kind=kind, name="x"), config=config, best_metric=None, higher_is_better=True, title="x"
-    )
-    return plan_drill(task, steps=steps, timeout_s=1.0)
+    return plan_drill(PreparedTask(TaskReference(kind=kind, name="x"), config), steps=steps, timeout_s=1.0)
 
 
 def test_the_plan_trains_little_saves_often_and_keeps_all() -> None:

@@ -17,7 +17,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.runs.catalog import create_run, find_run, list_layouts
 from relight.runs.lock import RunLock, is_locked
-from relight.runs.records import TaskReference
+from relight.runs.records import PreparedTask, TaskReference
 from tests.durability.lives import assert_right
 from tests.durability.saver import snapshot_at
 
@@ -26,8 +26,8 @@ DIGITS = TaskReference(kind="builtin", name="digits")
 
 def try_folder(folder: Path) -> None:
     """An AssertionError, or an error of the file system, says what does not hold."""
-    layout = create_run(folder / "runs", task=DIGITS, config={}, name="Trial").layout
-    other = create_run(folder / "runs", task=DIGITS, config={}, name="trial").layout
+    layout = create_run(folder / "runs", PreparedTask(DIGITS), name="Trial").layout
+    other = create_run(folder / "runs", PreparedTask(DIGITS), name="trial").layout
     assert {found.run_id for found in list_layouts(folder / "runs")} == {layout.run_id, other.run_id}
     assert find_run(folder / "runs", layout.run_id).folder == layout.folder
     with RunLock.acquire(layout):

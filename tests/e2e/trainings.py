@@ -7,10 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
+from relight.runs.records import PreparedTask
 from relight.supervision.launch import launch_run
-from relight.tasks.reference import PreparedTask, resolve_task, validate_config
+from relight.tasks.reference import resolve_task, validate_config
 from tests.e2e.conftest import wait_until
 
 TINY_TASK = f"{Path(__file__).parents[1] / 'integration' / 'tiny_task.py'}:Tiny"
@@ -31,14 +34,8 @@ START_S = 120.0
 def launch_endless(runs: Path, **changes: Any) -> RunLayout:
     """Start a training that goes on until somebody ends it."""
     prepared = _prepare()
-    return launch_run(
-        runs,
-        task=prepared.reference,
-        config={**prepared.config, **changes},
-        best_metric=prepared.best_metric,
-        higher_is_better=prepared.higher_is_better,
-        name="endless",
-    ).layout
+    changed = msgspec.structs.replace(prepared, config={**prepared.config, **changes})
+    return launch_run(runs, changed, name="endless").layout
 
 
 @cache

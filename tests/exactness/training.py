@@ -19,7 +19,7 @@ from exactness.cells import BATCHES, Cell, Kill
 from relight.checkpoints.writer_client import WriterClient
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.records import AttemptStart
+from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.adopted_loader import adopt_loader
@@ -89,7 +89,7 @@ def train(layout: RunLayout, start: AttemptStart, cell: Cell, kill: Kill | None)
         start,
         cutter=cutter,
         stopping=Stopping(layout, start.attempt),
-        best=BestMetric("validation/loss", higher_is_better=False),
+        best=BestMetric(Objective("validation/loss", higher_is_better=False)),
         environment={},
     )
     _Loop(session, cutter, cell, kill).run()

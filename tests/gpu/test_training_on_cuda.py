@@ -17,7 +17,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.metrics.series import read_series
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart
+from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.environment import prepare_determinism
@@ -63,7 +63,7 @@ def train(folder: Path, task: Task, *, device: torch.device, attempt: int = 1, *
         AttemptStart(attempt=attempt, time_s=0.0, reason="resume" if attempt > 1 else "launch", **start),
         cutter=CheckpointCutter(layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=writer),
         stopping=Stopping(layout, attempt),
-        best=BestMetric("validation/loss", higher_is_better=False),
+        best=BestMetric(Objective("validation/loss", higher_is_better=False)),
         environment={},
     )
     try:

@@ -43,10 +43,7 @@ class Workshop:
         prepared = validate_config(resolve_task(task, working_folder=working_folder), config)
         return launch_run(
             self.folder,
-            task=prepared.reference,
-            config=prepared.config,
-            best_metric=prepared.best_metric,
-            higher_is_better=prepared.higher_is_better,
+            prepared,
             **more,
         ).layout
 

@@ -120,10 +120,7 @@ def launch(folder: Path, config: dict[str, Any], *, name: str) -> RunLayout:
     prepared = validate_config(resolve_task(TASK), config)
     return launch_run(
         folder,
-        task=prepared.reference,
-        config=prepared.config,
-        best_metric=prepared.best_metric,
-        higher_is_better=prepared.higher_is_better,
+        prepared,
         name=name,
     ).layout
 

@@ -19,7 +19,9 @@ from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
     AttemptStart,
+    Objective,
     Outcome,
+    PreparedTask,
     ProcessIdentity,
     SavingState,
     TaskReference,
@@ -44,8 +46,8 @@ class RunBuilder:
     @classmethod
     def create(cls, folder: Path, **fields: Any) -> RunBuilder:
         """A run without attempts."""
-        given: dict[str, Any] = {"task": DIGITS, "config": {"lr": 0.1}, "best_metric": "validation/accuracy"}
-        return cls(create_run(folder, **(given | fields)).layout)
+        prepared = PreparedTask(DIGITS, {"lr": 0.1}, Objective("validation/accuracy"))
+        return cls(create_run(folder, prepared, **fields).layout)
 
     @property
     def files(self) -> AttemptLayout:

@@ -22,30 +22,27 @@ from relight.runs import durable_file
 from relight.runs.catalog import create_run, find_run, list_layouts, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, Objective, PreparedTask, RunRecord, TaskReference
 from tests.runs.run_builder import DIGITS
 
 CREATE = """
 import sys, time; from pathlib import Path
-from relight.runs.catalog import create_run; from relight.runs.records import TaskReference
+from relight.runs.catalog import create_run; from relight.runs.records import PreparedTask, TaskReference
 print("up", flush=True); sys.stdin.readline()
 task = TaskReference(kind="builtin", name="digits")
-made = create_run(Path(sys.argv[1]), task=task, config={}, token="click")
+made = create_run(Path(sys.argv[1]), PreparedTask(task), token="click")
 print(made.layout.run_id, made.created, flush=True)
 """
 
 
-def _create(folder: Path, **fields: Any) -> RunLayout:
-    return create_run(folder, **({"task": DIGITS, "config": {}} | fields)).layout
+def _create(folder: Path, task: PreparedTask = PreparedTask(DIGITS), **more: Any) -> RunLayout:  # noqa: B008  frozen
+    return create_run(folder, task, **more).layout
 
 
 def test_a_created_run_says_what_it_is(tmp_path: Path) -> None:
     made = create_run(
         tmp_path / "runs",
-        task=DIGITS,
-        config={"lr": 0.1},
-        best_metric="validation/accuracy",
-        higher_is_better=True,
+        PreparedTask(DIGITS, {"lr": 0.1}, Objective("validation/accuracy")),
         name="my first",
     )
     assert made.created
@@ -83,9 +80,9 @@ def test_it_is_all_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: 
 def test_a_launcher_killed_in_the_middle_leaves_no_run(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from relight.runs.catalog import create_run\n"
-        "from relight.runs.records import TaskReference\n"
+        "from relight.runs.records import PreparedTask, TaskReference\n"
         "Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "create_run(Path(sys.argv[1]), task=TaskReference(kind='builtin', name='digits'), config={})"
+        "create_run(Path(sys.argv[1]), PreparedTask(TaskReference(kind='builtin', name='digits')))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -101,12 +98,12 @@ def test_a_launcher_killed_in_the_middle_leaves_no_run(tmp_path: Path) -> None:
 
 
 def test_the_same_token_gives_the_same_run(tmp_path: Path) -> None:
-    first = create_run(tmp_path, task=DIGITS, config={}, token="click")
-    again = create_run(tmp_path, task=DIGITS, config={}, token="click", name="another name")
+    first = create_run(tmp_path, PreparedTask(DIGITS), token="click")
+    again = create_run(tmp_path, PreparedTask(DIGITS), token="click", name="another name")
     assert first.created
     assert not again.created
     assert again.layout == first.layout
-    assert create_run(tmp_path, task=DIGITS, config={}, token="another click").created
+    assert create_run(tmp_path, PreparedTask(DIGITS), token="another click").created
 
 
 def test_of_threads_with_one_token_at_once_one_creates(tmp_path: Path) -> None:
@@ -115,7 +112,7 @@ def test_of_threads_with_one_token_at_once_one_creates(tmp_path: Path) -> None:
 
     def create() -> None:
         barrier.wait()
-        run = create_run(tmp_path, task=DIGITS, config={}, token="click")
+        run = create_run(tmp_path, PreparedTask(DIGITS), token="click")
         made.append((run.layout.run_id, run.created))
 
     threads = [threading.Thread(target=create) for _ in range(8)]
@@ -151,7 +148,7 @@ def test_an_id_that_another_run_has_is_passed_over(tmp_path: Path) -> None:
     record["token"] = "somebody else's"
     del record["digest"]
     first.record.write_text(json.dumps(record))
-    second = create_run(tmp_path, task=DIGITS, config={}, token="click")
+    second = create_run(tmp_path, PreparedTask(DIGITS), token="click")
     assert second.created
     assert second.layout != first
 
@@ -187,7 +184,7 @@ def test_a_folder_without_permission_gets_the_same_sentence(tmp_path: Path) -> N
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_config_that_json_would_change_is_refused_by_key(tmp_path: Path, value: float) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.lr ="):
-        _create(tmp_path, config={"schedule": {"lr": [1.0, value]}})
+        _create(tmp_path, PreparedTask(DIGITS, {"schedule": {"lr": [1.0, value]}}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,7 +203,7 @@ def test_a_name_without_end_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_id_name_and_unique_prefix(tmp_path: Path) -> None:
     digits = _create(tmp_path)
-    spiral = _create(tmp_path, task=TaskReference(kind="file", name="spiral.py:Spiral"), name="turns")
+    spiral = _create(tmp_path, PreparedTask(TaskReference(kind="file", name="spiral.py:Spiral")), name="turns")
     assert find_run(tmp_path, digits.run_id) == digits
     assert find_run(tmp_path, "turns") == spiral
     assert find_run(tmp_path, "digi") == digits

@@ -21,7 +21,7 @@ from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import read_progress
 from relight.runs.record_file import read_record, read_record_if_there
-from relight.runs.records import AttemptExit, AttemptProcesses, ProcessIdentity, TaskReference
+from relight.runs.records import AttemptExit, AttemptProcesses, PreparedTask, ProcessIdentity, TaskReference
 from relight.supervision.attempt_start import Launched
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
@@ -43,9 +43,10 @@ def wait_for(what: Callable[[], T | None], *, timeout_s: float = TIMEOUT_S, why:
         time.sleep(0.01)
 
 
-def stand_in(*behavior: str, **more: Any) -> TaskReference:
+def stand_in(*behavior: str, **more: Any) -> PreparedTask:
     """A training script that behaves as told, without torch."""
-    return TaskReference(kind="script", name=STAND_IN.name, path=str(STAND_IN), arguments=behavior, **more)
+    task = TaskReference(kind="script", name=STAND_IN.name, path=str(STAND_IN), arguments=behavior, **more)
+    return PreparedTask(task)
 
 
 class Lab:
@@ -54,10 +55,9 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def launch(self, *behavior: str, task: TaskReference | None = None, **more: Any) -> Launched:
+    def launch(self, *behavior: str, task: PreparedTask | None = None, **more: Any) -> Launched:
         """Launch the stand-in."""
-        task = task or stand_in(*behavior)
-        return launch_run(self.folder, task=task, config={}, best_metric=None, higher_is_better=True, **more)
+        return launch_run(self.folder, task or stand_in(*behavior), **more)
 
     def resume(self, layout: RunLayout, *behavior: str, **more: Any) -> Launched:
         """Resume a run of the stand-in, which behaves like this from now on."""

@@ -16,7 +16,7 @@ from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, R
 from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import AttemptStart, RunRecord, ScriptRecord, TaskReference
+from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord, TaskReference
 from relight.supervision.attempt_start import Launched, begin_attempt
 from relight.supervision.branch import branch_run, name_branch
 from relight.supervision.checkpoint_choice import choose_checkpoint
@@ -41,7 +41,7 @@ def commit(layout: RunLayout, step: int, *, score: float | None = None) -> Check
 @pytest.fixture
 def parent(lab: Lab) -> RunLayout:
     """A run of the stand-in with checkpoints of steps 10, 20 (the best) and 30."""
-    layout = create_run(lab.folder, task=stand_in("train", "10000"), config={}, name="Parent").layout
+    layout = create_run(lab.folder, stand_in("train", "10000"), name="Parent").layout
     attempt = begin_attempt(layout, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
     write_record(attempt.script, ScriptRecord(config={"lr": 0.1, "epochs": 3}, best_metric="validation/accuracy"))
     for step, score in ((10, 0.5), (20, 0.9), (30, 0.7)):
@@ -179,7 +179,7 @@ def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent
 
 
 def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
-    layout = create_run(lab.folder, task=stand_in("train"), config={}).layout
+    layout = create_run(lab.folder, stand_in("train")).layout
     assert choose_checkpoint(layout, None).sequence is None
     with pytest.raises(CheckpointNotFound):
         choose_checkpoint(layout, "best")
@@ -193,7 +193,7 @@ def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
 
     def inspect(task: TaskReference, *, config: Mapping[str, Any], fits: tuple[Any, int]) -> Inspection:
         questions.append((task.name, config["width"], fits))
-        return Inspection(schema={}, best_metric="", higher_is_better=True, title="", summary="", misfit="1 of another")
+        return Inspection(schema={}, objective=Objective(), title="", summary="", misfit="1 of another")
 
     def refuse_to_start(layout: RunLayout, prepare: Any) -> NoReturn:
         raise RunBusy("It would start here.")
@@ -201,7 +201,7 @@ def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
     monkeypatch.setattr(inspection, "inspect_task", inspect)
     monkeypatch.setattr("relight.supervision.branch.start_first_attempt", refuse_to_start)
     digits = TaskReference(kind="builtin", name="digits")
-    layout = create_run(lab.folder, task=digits, config=validate_config(digits).config).layout
+    layout = create_run(lab.folder, validate_config(digits)).layout
     commit(layout, 20)
     if asked:
         with pytest.raises(RelightError, match=r"No branch with width=64: its model .* at step 20 .*1 of another\."):

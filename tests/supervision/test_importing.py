@@ -18,7 +18,7 @@ from relight.errors import RelightError, TaskError
 from relight.overview.summary import summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.record_file import read_record
-from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, Objective, PreparedTask, RunRecord, TaskReference
 from relight.runs.status import RunStatus
 from relight.supervision import importing
 from relight.supervision.importing import ImportedRun, convert_weights, import_run
@@ -65,10 +65,7 @@ def ask(folder: Path, source: Path = Path("x.pth")) -> ImportedRun:
     return import_run(
         folder,
         source,
-        task=TaskReference(kind="builtin", name="digits"),
-        config={"epochs": 2},
-        best_metric="validation/accuracy",
-        higher_is_better=True,
+        PreparedTask(TaskReference(kind="builtin", name="digits"), {"epochs": 2}, Objective("validation/accuracy")),
         name="fine",
     )
 

@@ -27,11 +27,11 @@ pytestmark = pytest.mark.processes
 _LAUNCH = """
 import sys, time
 from pathlib import Path
-from relight.runs.records import TaskReference
+from relight.runs.records import PreparedTask, TaskReference
 from relight.supervision.launch import launch_run
 folder, token, nap, script, *behavior = sys.argv[1:]
 task = TaskReference(kind="script", name="stand_in.py", path=script, arguments=tuple(behavior))
-launched = launch_run(Path(folder), task=task, config={}, best_metric=None, higher_is_better=True, token=token)
+launched = launch_run(Path(folder), PreparedTask(task), token=token)
 print(launched.layout.run_id, launched.created)
 time.sleep(float(nap))
 """
@@ -90,7 +90,7 @@ def test_without_a_token_two_launches_are_two_runs(lab: Lab) -> None:
 
 
 def test_a_launch_whose_launcher_died_halfway_is_finished_by_the_next_with_that_token(lab: Lab) -> None:
-    create_run(lab.folder, task=stand_in("train", "10000"), config={}, token="click")
+    create_run(lab.folder, stand_in("train", "10000"), token="click")
     launched = lab.launch("train", "10000", token="click")
     assert launched.created
     lab.wait_for_step(launched.layout, 1)

@@ -194,7 +194,7 @@ def test_temporary_files_that_a_kill_left_are_cleared_when_they_are_old(lab: Lab
 
 
 def test_a_run_that_was_created_but_never_started_can_be_resumed(lab: Lab) -> None:
-    layout = create_run(lab.folder, task=stand_in("train"), config={}).layout
+    layout = create_run(lab.folder, stand_in("train")).layout
     assert lab.resume(layout, "train", "2").attempt == 1
     assert lab.wait_for_exit(layout).outcome == "finished"
 

@@ -19,13 +19,15 @@ from relight.tasks.stdlib_gpt_config import StdlibGptConfig
 def test_the_catalog_and_the_implementations_agree() -> None:
     compare = """
 import importlib
+from relight.runs.records import Objective
 from relight.tasks.built_in import BUILTIN_TASKS
+from relight.tasks.config import full_metric_name
 for task in BUILTIN_TASKS.values():
     module, _, name = task.implementation.partition(":")
     implementation = getattr(importlib.import_module(module), name)
     assert implementation.Config is task.config_class, task.name
-    assert implementation.best_metric == task.best_metric, task.name
-    assert implementation.higher_wins() == task.higher_is_better, task.name
+    stated = Objective(full_metric_name(implementation.best_metric), implementation.higher_wins())
+    assert stated == task.objective, task.name
 """
     result = subprocess.run([sys.executable, "-c", compare], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr

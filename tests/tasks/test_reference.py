@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError, UsageError
+from relight.runs.records import Objective
 from relight.tasks.inspection import inspect_task
 from relight.tasks.reference import describe_task, list_tasks, resolve_task, validate_config
 
@@ -113,8 +114,8 @@ def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
 def test_a_built_in_task_is_prepared_with_a_whole_config() -> None:
     prepared = validate_config(resolve_task("digits"), ["epochs=3", "lr=0.01"])
     assert prepared.config["epochs"] == 3 and prepared.config["batch_size"] == 64
-    assert (prepared.best_metric, prepared.higher_is_better, prepared.title) == ("validation/accuracy", True, "Digits")
-    assert validate_config(resolve_task("stdlib-gpt"), {"size": "mini"}).best_metric == "validation/loss"
+    assert prepared.objective == Objective("validation/accuracy", higher_is_better=True)
+    assert validate_config(resolve_task("stdlib-gpt"), {"size": "mini"}).objective.metric == "validation/loss"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_person_s_task_is_described_and_prepared(file: Path) -> None:
     assert described.fields[0].maximum == 64
     prepared = validate_config(resolve_task(described.name), ["hidden=9"])
     assert prepared.config["hidden"] == 9 and prepared.config["epochs"] == 10
-    assert (prepared.best_metric, prepared.higher_is_better) == ("validation/accuracy", True)
+    assert prepared.objective == Objective("validation/accuracy", higher_is_better=True)
 
 
 def test_a_person_s_config_is_refused_in_the_person_s_words(file: Path) -> None:
@@ -202,8 +203,8 @@ def test_threads_that_the_file_starts_do_not_keep_the_answer_waiting(file: Path)
 def test_the_launch_form_lists_the_built_in_tasks_in_order() -> None:
     listed = list_tasks()
     assert [task.name for task in listed] == ["digits", "stdlib-gpt", "images"]
-    assert listed[0].best_metric == "validation/accuracy" and listed[0].higher_is_better
-    assert not listed[1].higher_is_better
+    assert listed[0].objective == Objective("validation/accuracy", higher_is_better=True)
+    assert not listed[1].objective.higher_is_better
     assert all(task.summary and task.fields for task in listed)
 
 

@@ -12,7 +12,7 @@ from relight.errors import ConfigError, UsageError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
-from relight.runs.records import ScriptRecord, TaskReference
+from relight.runs.records import Objective, PreparedTask, ScriptRecord, TaskReference
 from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import parse_config
 from relight.tasks.retention_options import plan_run_retention, read_retention
@@ -51,10 +51,7 @@ def test_a_rule_that_cannot_be_read_is_refused_with_an_example(text: str) -> Non
 def make_run(folder: Path, *, kind: str, config: dict[str, object]) -> RunLayout:
     layout = create_run(
         folder,
-        task=TaskReference(kind=kind, name="x"),
-        config=config,
-        best_metric=None,
-        higher_is_better=False,  # type: ignore[arg-type]
+        PreparedTask(TaskReference(kind=kind, name="x"), config, Objective(higher_is_better=False)),  # type: ignore[arg-type]
     ).layout
     store = CheckpointStore(layout.checkpoints)
     for step in range(1, 7):

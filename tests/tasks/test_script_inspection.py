@@ -39,7 +39,7 @@ def test_a_script_that_joins_is_found_to(tmp_path: Path, files: dict[str, str]) 
     assert reference.working_folder == str(tmp_path)
     prepared = validate_config(launch_script(reference, arguments=["--lr", "3"]), ["a=b"])
     assert prepared.reference.arguments == ("--lr", "3")
-    assert (prepared.config, prepared.best_metric) == ({"a": "b"}, None)
+    assert (prepared.config, prepared.objective.metric) == ({"a": "b"}, None)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from relight.runs.records import Objective
 from relight.training.best_metric import BestMetric
 
 
@@ -22,19 +23,19 @@ from relight.training.best_metric import BestMetric
     ],
 )
 def test_the_best_is_the_first_of_the_extreme_finite_values(higher: bool, values: list, best: tuple) -> None:
-    metric = BestMetric("validation/x", higher_is_better=higher)
+    metric = BestMetric(Objective("validation/x", higher_is_better=higher))
     improved = [metric.offer(value, step=step) for step, value in enumerate(values, 1)]
     assert (metric.value, metric.step) == best
     assert [step for step, yes in enumerate(improved, 1) if yes][-1:] == ([best[1]] if best[1] else [])
 
-    again = BestMetric("validation/x", higher_is_better=higher)
+    again = BestMetric(Objective("validation/x", higher_is_better=higher))
     again.restore(metric.state())
     assert (again.value, again.step) == best
 
 
 def test_the_best_of_another_metric_is_forgotten() -> None:
-    metric = BestMetric("validation/x", higher_is_better=True)
+    metric = BestMetric(Objective("validation/x", higher_is_better=True))
     metric.offer(3.0, step=1)
-    other = BestMetric("validation/y", higher_is_better=True)
+    other = BestMetric(Objective("validation/y", higher_is_better=True))
     other.restore(metric.state())
     assert other.value is None

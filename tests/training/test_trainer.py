@@ -24,7 +24,7 @@ from relight.errors import TaskError
 from relight.metrics.series import read_series
 from relight.runs.layout import RunLayout
 from relight.runs.progress import read_progress
-from relight.runs.records import AttemptStart
+from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.sampler import Sampler
@@ -66,7 +66,7 @@ class Here:
             AttemptStart(attempt=attempt, time_s=0.0, **{"reason": reason, **start}),
             cutter=CheckpointCutter(self.layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=self.writer),
             stopping=Stopping(self.layout, attempt),
-            best=BestMetric("validation/loss", higher_is_better=False),
+            best=BestMetric(Objective("validation/loss", higher_is_better=False)),
             environment={},
         )
         self.trainer: Trainer | None = None
@@ -193,7 +193,7 @@ def test_the_best_checkpoint_has_the_score_that_was_measured_on_it(here: Callabl
     run = here()
     run.train(Line(TaskConfig(epochs=6, batch_size=8, lr=0.05, schedule="constant")))
     losses = run.values("validation/loss")
-    best = CheckpointStore(run.layout.checkpoints).find("best", higher_is_better=False)
+    best = CheckpointStore(run.layout.checkpoints).find("best", objective=Objective(higher_is_better=False))
     assert best.score == min(losses)
     assert best.step == 6 * (losses.index(min(losses)) + 1)
     assert best.metrics["validation/loss"] == best.score

@@ -36,7 +36,8 @@ def render() -> None:
     task = _choose_task(engine)
     if task is None:
         return
-    decided = f" {title_metric(task.best_metric)} decides which checkpoint is the best." if task.fields else ""
+    metric = task.objective.metric
+    decided = f" {title_metric(metric)} decides which checkpoint is the best." if metric else ""
     st.caption(task.summary + decided)
     given = _repeated_config(engine)
     values = show_config_form(task, given)

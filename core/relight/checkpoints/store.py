@@ -48,6 +48,7 @@ from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
+from relight.runs.records import Objective
 
 FORMAT_VERSION = 1
 FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
@@ -104,9 +105,7 @@ class CheckpointStore:
             checkpoints = with_best_label(checkpoints, higher_is_better=higher_is_better)
         return CheckpointListing(checkpoints, damaged)
 
-    def find(
-        self, which: str | int, *, best_metric: str | None = None, higher_is_better: bool = True
-    ) -> CheckpointInfo:
+    def find(self, which: str | int, *, objective: Objective | None = None) -> CheckpointInfo:
         """The checkpoint "latest", "best" or at a step; `CheckpointNotFound` says what there is instead."""
         checkpoints = self.list().checkpoints
         if not checkpoints:
@@ -114,9 +113,10 @@ class CheckpointStore:
         if which == "latest":
             return checkpoints[-1]
         if which == BEST:
-            best = find_best(checkpoints, higher_is_better=higher_is_better)
+            objective = objective or Objective()
+            best = find_best(checkpoints, higher_is_better=objective.higher_is_better)
             if best is None:
-                measured = f"'{best_metric}' was" if best_metric else "the best metric was"
+                measured = f"'{objective.metric}' was" if objective.metric else "the best metric was"
                 raise CheckpointNotFound(
                     f"No checkpoint is the best one: {measured} not measured at any. Use 'latest'."
                 )

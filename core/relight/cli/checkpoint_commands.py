@@ -343,7 +343,7 @@ def _find(layout: RunLayout, store: CheckpointStore, which: str) -> CheckpointIn
     # What is damaged cannot be the answer, though it may have been the one that was meant.
     for entry in store.list().damaged:
         say_error(f"{entry.path} is damaged and was passed over: {entry.reason}")
-    return store.find(which, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+    return store.find(which, objective=record.objective)
 
 
 def _facts(info: CheckpointInfo) -> dict[str, Any]:

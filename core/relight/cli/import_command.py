@@ -81,16 +81,7 @@ def import_weights(
 
     assert task is not None
     prepared = prepare_task(task, assignments or ())
-    imported = import_run(
-        runs_folder(runs),
-        source,
-        task=prepared.reference,
-        config=prepared.config,
-        best_metric=prepared.best_metric,
-        higher_is_better=prepared.higher_is_better,
-        name=name,
-        part=part,
-    )
+    imported = import_run(runs_folder(runs), source, prepared, name=name, part=part)
     run_id, report = imported.layout.run_id, imported.report
     if json:
         say_json({"run": run_id, "path": str(imported.layout.folder), **_facts(report), "digest": report.digest})

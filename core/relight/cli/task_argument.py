@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relight.errors import UsageError
-from relight.runs.records import TaskReference
-from relight.tasks.reference import PreparedTask, launch_script, resolve_task, validate_config
+from relight.runs.records import PreparedTask, TaskReference
+from relight.tasks.reference import launch_script, resolve_task, validate_config
 
 
 def prepare_task(

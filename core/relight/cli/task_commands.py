@@ -58,15 +58,15 @@ def _facts(task: TaskDescription) -> dict[str, Any]:
         "name": task.name,
         "title": task.title,
         "summary": task.summary,
-        "best_metric": task.best_metric,
-        "higher_is_better": task.higher_is_better,
+        "best_metric": task.objective.metric,
+        "higher_is_better": task.objective.higher_is_better,
     }
 
 
 def _say_options(task: TaskDescription) -> None:
-    better = "highest" if task.higher_is_better else "lowest"
+    better = "highest" if task.objective.higher_is_better else "lowest"
     say(f"{task.title}: {task.summary}" if task.summary else task.title)
-    say(f"Best is the {better} {task.best_metric}.")
+    say(f"Best is the {better} {task.objective.metric}.")
     width = max((len(_word_assignment(option)) for option in task.fields), default=0)
     group = None
     for option in sorted(task.fields, key=lambda option: option.group != "Task"):

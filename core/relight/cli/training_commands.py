@@ -103,15 +103,7 @@ def run(
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
-        launched = launch_run(
-            runs_folder(runs),
-            task=prepared.reference,
-            config=prepared.config,
-            best_metric=prepared.best_metric,
-            higher_is_better=prepared.higher_is_better,
-            name=name,
-            max_restarts=restarts,
-        )
+        launched = launch_run(runs_folder(runs), prepared, name=name, max_restarts=restarts)
         _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 

@@ -18,8 +18,8 @@ from relight.runs.durable_file import make_folder
 from relight.runs.fingerprint import read_environment, take_fingerprint
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
+from relight.runs.records import PreparedTask
 from relight.runs.run_record import read_run_record
-from relight.tasks.reference import PreparedTask
 
 _LOG_BYTES = 1 << 20
 _TRIES = 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from relight.checkpoints.listing import newest_durable
 from relight.drill.temporary_runs import read_trainer, send_signal
@@ -18,10 +19,9 @@ from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import Progress, read_progress
 from relight.runs.record_file import read_record, read_record_if_there
-from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
+from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, PreparedTask
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
-from relight.tasks.reference import PreparedTask
 
 _SAVE_EVERY_STEPS = 11
 """A prime, so rarely a whole number of epochs: the kill should come in the middle of one."""
@@ -94,7 +94,7 @@ def plan_drill(task: PreparedTask, *, steps: int, timeout_s: float) -> DrillPlan
         config = {**{f"relight.{key}": value for key, value in settings.items()}, **task.config}
     else:
         config = {**task.config, **settings}
-    return DrillPlan(dataclasses.replace(task, config=config), steps, every, timeout_s)
+    return DrillPlan(msgspec.structs.replace(task, config=config), steps, every, timeout_s)
 
 
 def train_both(runs: Path, plan: DrillPlan, *, tell: Tell) -> tuple[ResumedRun, RunLayout] | None:
@@ -122,14 +122,7 @@ def is_on_cpu(layout: RunLayout) -> bool:
 
 
 def _launch(runs: Path, plan: DrillPlan, name: str) -> RunLayout:
-    return launch_run(
-        runs,
-        task=plan.task.reference,
-        config=plan.task.config,
-        best_metric=plan.task.best_metric,
-        higher_is_better=plan.task.higher_is_better,
-        name=name,
-    ).layout
+    return launch_run(runs, plan.task, name=name).layout
 
 
 def _resume(layout: RunLayout, killed_at_step: int, plan: DrillPlan, *, tell: Tell) -> ResumedRun:

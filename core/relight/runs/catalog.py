@@ -18,7 +18,7 @@ from relight.runs.durable_file import make_folder, sync_folder
 from relight.runs.ids import new_run_ids
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import ImportedFrom, Parent, RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, Parent, PreparedTask, RunRecord
 from relight.version import __version__
 
 RUNS_VARIABLE = "RELIGHT_RUNS"
@@ -48,11 +48,8 @@ def runs_folder(given: Path | str | None = None) -> Path:
 
 def create_run(
     folder: Path,
+    prepared: PreparedTask,
     *,
-    task: TaskReference,
-    config: Mapping[str, Any],
-    best_metric: str | None = None,
-    higher_is_better: bool = True,
     name: str | None = None,
     token: str | None = None,
     parent: Parent | None = None,
@@ -65,16 +62,16 @@ def create_run(
     is in the run from its first moment; when it raises, there is no run. A runs folder that cannot be written gives one
     `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
     """
-    name = _clean_name(name) or task.name
-    _check_config(config)
+    name = _clean_name(name) or prepared.reference.name
+    _check_config(prepared.config)
     record = RunRecord(
         run="",
         name=name,
         created_s=time.time(),
-        task=task,
-        config=dict(config),
-        best_metric=best_metric,
-        higher_is_better=higher_is_better,
+        task=prepared.reference,
+        config=prepared.config,
+        best_metric=prepared.objective.metric,
+        higher_is_better=prepared.objective.higher_is_better,
         parent=parent,
         token=token,
         relight=__version__,

@@ -47,6 +47,25 @@ class TaskReference(Record, frozen=True, kw_only=True):
     """Dotted name of a script that was started with `python -m`."""
 
 
+class Objective(msgspec.Struct, frozen=True):
+    """What `best` means: a metric by its full name ("validation/accuracy"), and which of two values is better."""
+
+    metric: str | None = None
+    """None until a script has said or measured it."""
+    higher_is_better: bool = True
+
+
+class PreparedTask(msgspec.Struct, frozen=True):
+    """A task that can be launched: its config is complete, valid and JSON.
+
+    For a script, `config` holds only what the launch sets, and the script says its objective when it runs.
+    """
+
+    reference: TaskReference
+    config: dict[str, Any] = {}
+    objective: Objective = Objective()
+
+
 class Parent(Record, frozen=True, kw_only=True):
     """The checkpoint that a branch started from."""
 
@@ -104,6 +123,11 @@ class RunRecord(Record, frozen=True, kw_only=True):
     relight: str = ""
     """Version of Relight that created the run."""
 
+    @property
+    def objective(self) -> Objective:
+        """What `best` means for this run."""
+        return Objective(self.best_metric, self.higher_is_better)
+
 
 class AttemptStart(Record, frozen=True, kw_only=True):
     """Why an attempt began, and from which checkpoint (None: from the beginning)."""
@@ -130,6 +154,11 @@ class ScriptRecord(Record, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     """Options of `relight.init` as they are in force: seed, checkpoint_every_s, …"""
     pid: int = 0
+
+    @property
+    def objective(self) -> Objective:
+        """What `best` means for this script."""
+        return Objective(self.best_metric, self.higher_is_better)
 
 
 class AttemptProcesses(Record, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from relight.errors import RelightError, UsageError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, Parent, RunRecord, TaskReference
+from relight.runs.records import AttemptStart, Parent, PreparedTask, RunRecord, TaskReference
 from relight.runs.run_record import Changes, compare_configs, read_run_record, read_script_record
 from relight.supervision.attempt_start import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
@@ -69,10 +69,7 @@ def branch_run(
     )
     child, created = create_run(
         layout.folder.parent,
-        task=plan.task,
-        config=plan.config,
-        best_metric=record.best_metric,
-        higher_is_better=record.higher_is_better,
+        PreparedTask(plan.task, plan.config, record.objective),
         name=name or name_branch(record.name, info.step),
         token=token,
         parent=parent,
@@ -110,7 +107,7 @@ class _Plan:
     """What the child trains, and how that differs from what its parent trains."""
 
     task: TaskReference
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     changes: Changes
     parent_config: dict[str, Any] | None = None
 

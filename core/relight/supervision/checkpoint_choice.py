@@ -59,7 +59,7 @@ def _find_whole(layout: RunLayout, wanted: str | int) -> CheckpointInfo:
     record = read_run_record(layout)
     store = CheckpointStore(layout.checkpoints)
     try:
-        info = store.find(wanted, best_metric=record.best_metric, higher_is_better=record.higher_is_better)
+        info = store.find(wanted, objective=record.objective)
     except CheckpointNotFound:
         for entry in store.list().damaged:
             name = parse_manifest_name(entry.path.name)

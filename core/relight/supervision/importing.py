@@ -13,7 +13,7 @@ import msgspec
 from relight.errors import RelightError, TaskError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.records import ImportedFrom, RunRecord, TaskReference
+from relight.runs.records import ImportedFrom, PreparedTask
 
 _READER = (sys.executable, "-P", "-m", "relight.training.weights.weight_import")
 """Command of the process that reads the weights. It loads torch; this one does not."""
@@ -44,11 +44,8 @@ class ImportedRun(msgspec.Struct, frozen=True, kw_only=True):
 def import_run(
     folder: Path,
     source: Path,
+    prepared: PreparedTask,
     *,
-    task: TaskReference,
-    config: dict[str, Any],
-    best_metric: str | None,
-    higher_is_better: bool,
     name: str | None = None,
     part: str | None = None,
 ) -> ImportedRun:
@@ -61,28 +58,11 @@ def import_run(
     reports: list[ImportReport] = []
 
     def fill(building: RunLayout) -> ImportedFrom:
-        record = RunRecord(
-            run="",
-            name=name or task.name,
-            created_s=0.0,
-            task=task,
-            config=config,
-            best_metric=best_metric,
-            higher_is_better=higher_is_better,
-        )
-        order = {"checkpoints": str(building.checkpoints), "record": record}
-        reports.append(_ask(source, part, order, working_folder=task.working_folder))
+        order = {"checkpoints": str(building.checkpoints), "prepared": prepared}
+        reports.append(_ask(source, part, order, working_folder=prepared.reference.working_folder))
         return reports[0].imported_from
 
-    layout, _ = create_run(
-        folder,
-        task=task,
-        config=config,
-        best_metric=best_metric,
-        higher_is_better=higher_is_better,
-        name=name,
-        fill=fill,
-    )
+    layout, _ = create_run(folder, prepared, name=name, fill=fill)
     return ImportedRun(layout=layout, report=reports[0])
 
 

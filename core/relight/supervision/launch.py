@@ -5,21 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from relight.errors import RelightError, RunBusy
 from relight.runs.catalog import create_run
-from relight.runs.records import AttemptStart, TaskReference
+from relight.runs.records import AttemptStart, PreparedTask
 from relight.supervision.attempt_start import Launched, start_first_attempt
 
 
 def launch_run(
     folder: Path,
+    prepared: PreparedTask,
     *,
-    task: TaskReference,
-    config: dict[str, Any],
-    best_metric: str | None,
-    higher_is_better: bool,
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
@@ -30,15 +26,7 @@ def launch_run(
     crash the run is restarted by itself up to `max_restarts` times.
     Raises RelightError when the folder cannot be written or no supervisor can be started.
     """
-    layout, created = create_run(
-        folder,
-        task=task,
-        config=config,
-        best_metric=best_metric,
-        higher_is_better=higher_is_better,
-        name=name,
-        token=token,
-    )
+    layout, created = create_run(folder, prepared, name=name, token=token)
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
     try:
         return start_first_attempt(layout, lambda: start)

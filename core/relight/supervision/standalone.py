@@ -12,7 +12,7 @@ from pathlib import Path
 from relight.runs.catalog import create_run, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.records import AttemptStart, TaskReference
+from relight.runs.records import AttemptStart, PreparedTask, TaskReference
 from relight.supervision.attempt_start import Adoption, start_attempt
 
 
@@ -42,17 +42,18 @@ def begin_standalone(
     script = script.absolute()
     layout, _ = create_run(
         runs_folder(runs),
-        task=TaskReference(
-            kind="script",
-            name=script.name,
-            path=str(script),
-            arguments=tuple(arguments),
-            python=sys.executable,
-            working_folder=str(Path.cwd()),
-            code_digest=_digest(script),
-            module=module,
+        PreparedTask(
+            TaskReference(
+                kind="script",
+                name=script.name,
+                path=str(script),
+                arguments=tuple(arguments),
+                python=sys.executable,
+                working_folder=str(Path.cwd()),
+                code_digest=_digest(script),
+                module=module,
+            )
         ),
-        config={},
         name=name or script.stem,
     )
     lock = RunLock.acquire(layout)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from relight.errors import UsageError
+from relight.runs.records import Objective
 from relight.tasks import digits_config, images_config, stdlib_gpt_config
-from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.config import TaskConfig
 from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
 from relight.tasks.parsing import nearest_name, parse_config
 
@@ -36,14 +37,8 @@ class BuiltinTask:
     summary: str
     config_class: type[TaskConfig]
     implementation: str
-    best_metric: str
-    higher_is_better: bool
+    objective: Objective
     check: Callable[[Any], None]
-
-    @property
-    def full_best_metric(self) -> str:
-        """The full name of the metric that `best` means."""
-        return full_metric_name(self.best_metric)
 
 
 BUILTIN_TASKS: dict[str, BuiltinTask] = {
@@ -55,8 +50,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
             summary="A small convolutional network reads 1,797 scanned handwritten digits; done in seconds.",
             config_class=digits_config.DigitsConfig,
             implementation="relight.training.tasks.digits:Digits",
-            best_metric="accuracy",
-            higher_is_better=True,
+            objective=Objective("validation/accuracy", higher_is_better=True),
             check=digits_config.check,
         ),
         BuiltinTask(
@@ -65,8 +59,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
             summary="A byte-level GPT, 0.9M to 124M parameters, learns to write Python from the standard library.",
             config_class=stdlib_gpt_config.StdlibGptConfig,
             implementation="relight.training.tasks.stdlib_gpt:StdlibGpt",
-            best_metric="loss",
-            higher_is_better=False,
+            objective=Objective("validation/loss", higher_is_better=False),
             check=stdlib_gpt_config.check,
         ),
         BuiltinTask(
@@ -75,8 +68,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
             summary="A ResNet, trained from scratch, sorts your own pictures: one folder for each class.",
             config_class=images_config.ImagesConfig,
             implementation="relight.training.tasks.images:Images",
-            best_metric="accuracy",
-            higher_is_better=True,
+            objective=Objective("validation/accuracy", higher_is_better=True),
             check=images_config.check,
         ),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
-from relight.runs.records import TaskReference
+from relight.runs.records import Objective, TaskReference
 
 IMPORT_WITHIN_S = 60.0  # the person's file alone
 TORCH_WITHIN_S = 120.0  # and torch before it: seconds, on a cold or busy machine many
@@ -29,8 +29,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: dict[str, Any]
-    best_metric: str
-    higher_is_better: bool
+    objective: Objective
     title: str
     summary: str
     config: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ import msgspec
 import xxhash
 
 from relight.errors import TaskError, UsageError
-from relight.runs.records import TaskReference
+from relight.runs.records import Objective, PreparedTask, TaskReference
 from relight.tasks.built_in import BUILTIN_TASKS, BuiltinTask, find_builtin
 from relight.tasks.fields import ConfigField, describe_config, describe_schema
 from relight.tasks.inspection import inspect_task
@@ -26,20 +26,6 @@ _NEEDS_NO_TORCH = ("auto", "cpu")
 
 
 @dataclass(frozen=True)
-class PreparedTask:
-    """A task that can be launched: `config` is complete and JSON, `best_metric` a full name ("validation/accuracy").
-
-    Of a script, `config` is what the launch sets, and `best_metric` is None: the rest it says when it runs.
-    """
-
-    reference: TaskReference
-    config: dict[str, Any]
-    best_metric: str | None
-    higher_is_better: bool
-    title: str
-
-
-@dataclass(frozen=True)
 class TaskDescription:
     """A task as a launch form shows it. `name` is what `resolve_task` takes."""
 
@@ -47,8 +33,7 @@ class TaskDescription:
     title: str
     summary: str
     fields: tuple[ConfigField, ...]
-    best_metric: str
-    higher_is_better: bool
+    objective: Objective
 
 
 def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskReference:
@@ -107,25 +92,17 @@ def validate_config(reference: TaskReference, assignments: Iterable[str] | Mappi
     """
     given = dict(assignments) if isinstance(assignments, Mapping) else split_assignments(assignments)
     if reference.kind == "script":
-        return PreparedTask(
-            reference=reference, config=given, best_metric=None, higher_is_better=True, title=reference.name
-        )
+        return PreparedTask(reference, given)
     if reference.kind != "builtin":
         answer = inspect_task(reference, config=given, check=True)
-        return PreparedTask(
-            reference=reference, config=answer.config or {}, best_metric=answer.best_metric,
-            higher_is_better=answer.higher_is_better, title=answer.title,
-        )  # fmt: skip
+        return PreparedTask(reference, answer.config or {}, answer.objective)
     task = find_builtin(reference.name)
     config = parse_config(task.config_class, given)
     task.check(config)
     written = config.model_dump(mode="json")
     if config.device not in _NEEDS_NO_TORCH or config.precision == "fp16":
         inspect_task(reference, config=written, check=True)
-    return PreparedTask(
-        reference=reference, config=written, best_metric=task.full_best_metric,
-        higher_is_better=task.higher_is_better, title=task.title,
-    )  # fmt: skip
+    return PreparedTask(reference, written, task.objective)
 
 
 def describe_task(reference: TaskReference) -> TaskDescription:
@@ -139,8 +116,7 @@ def describe_task(reference: TaskReference) -> TaskDescription:
     answer = inspect_task(reference)
     return TaskDescription(
         name=f"{reference.path}:{reference.class_name}", title=answer.title, summary=answer.summary,
-        fields=tuple(describe_schema(answer.schema)), best_metric=answer.best_metric,
-        higher_is_better=answer.higher_is_better,
+        fields=tuple(describe_schema(answer.schema)), objective=answer.objective,
     )  # fmt: skip
 
 
@@ -166,7 +142,7 @@ def _digest(path: Path) -> str:
 def _describe_builtin(task: BuiltinTask) -> TaskDescription:
     return TaskDescription(
         name=task.name, title=task.title, summary=task.summary, fields=tuple(describe_config(task.config_class)),
-        best_metric=task.full_best_metric, higher_is_better=task.higher_is_better,
+        objective=task.objective,
     )  # fmt: skip
 
 

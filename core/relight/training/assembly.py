@@ -38,7 +38,7 @@ def build_trainer(
     prepare_determinism(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    best = BestMetric(record.best_metric, higher_is_better=record.higher_is_better)
+    best = BestMetric(record.objective)
     parts = make_session_parts(
         layout, start, task=record.task, device=device, options=config, best=best, inherit_fds=inherit_fds
     )

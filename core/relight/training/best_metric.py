@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from relight.runs.records import Objective
+
 
 class BestMetric:
-    """Tracks one metric by its full name."""
+    """Tracks the metric of an objective."""
 
-    def __init__(self, name: str | None, *, higher_is_better: bool) -> None:
-        self.name = name
-        self.higher_is_better = higher_is_better
+    def __init__(self, objective: Objective) -> None:
+        self.name = objective.metric
+        self.higher_is_better = objective.higher_is_better
         self.value: float | None = None
         self.step: int | None = None
-        self._state: dict[str, Any] = {"metric": name, "value": None, "step": None}
+        self._state: dict[str, Any] = {"metric": self.name, "value": None, "step": None}
 
     def offer(self, value: float | None, *, step: int) -> bool:
         """Take a new value; return whether it is the best so far."""

@@ -7,7 +7,7 @@ TASK may be a built-in name as well. `--config -` reads the JSON from stdin. Wit
 is in the answer; `--check` also looks whether its device is there, and `--fits` whether that checkpoint fits its model:
 "misfit" then says what does not, "" when all does, null when it cannot be told. The answer is one of
 
-    {"ok": true, "schema": …, "best_metric": "validation/accuracy", "higher_is_better": true, "title": …, "summary": …}
+    {"ok": true, "schema": …, "objective": {"metric": …, "higher_is_better": …}, "title": …, "summary": …}
     {"ok": false, "kind": "task" | "config" | "device", "error": SENTENCE, "traceback": WHOLE or null}
 
 and the last line on stdout; what the task itself prints goes to stderr.
@@ -59,8 +59,7 @@ def describe_class(task: type[Task], *, builtin: str | None = None) -> dict[str,
     summary = BUILTIN_TASKS[builtin].summary if builtin else (task.__dict__.get("__doc__") or "")
     return {
         "schema": task.Config.model_json_schema(),
-        "best_metric": full_metric_name(task.best_metric),
-        "higher_is_better": task.higher_wins(),
+        "objective": {"metric": full_metric_name(task.best_metric), "higher_is_better": task.higher_wins()},
         "title": title,
         "summary": inspect.cleandoc(summary).split("\n\n", 1)[0].replace("\n", " "),
     }

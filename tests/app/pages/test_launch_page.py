@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from relight.runs.catalog import create_run
+from relight.runs.records import PreparedTask
 from relight.supervision.attempt_start import Launched
 from relight_app import actions
 from tests.app.pages.page_test import open_page, view_texts
@@ -22,10 +23,9 @@ class Launches:
 
     asked: list[dict[str, Any]] = field(default_factory=list)
 
-    def launch(self, folder: Path, **asked: Any) -> Launched:
-        self.asked.append(asked)
-        about = {key: asked[key] for key in ("task", "config", "name", "token")}
-        created = create_run(folder, **about)
+    def launch(self, folder: Path, prepared: PreparedTask, **asked: Any) -> Launched:
+        self.asked.append({"prepared": prepared, **asked})
+        created = create_run(folder, prepared, name=asked["name"], token=asked["token"])
         return Launched(created.layout, 1, created.created)
 
 
@@ -86,7 +86,7 @@ def test_a_launch_leads_to_the_page_of_its_run_with_a_fresh_token_for_the_next(r
     page.number_input(key="config-digits-epochs").set_value(3).run()
     _press_launch(page)
     (asked,) = launches.asked
-    assert asked["config"]["epochs"] == 3
+    assert asked["prepared"].config["epochs"] == 3
     assert asked["token"] == before
     assert page.session_state["remembered"].get("launch-token") != before
 
@@ -119,7 +119,8 @@ def test_a_training_script_is_launched_with_its_arguments(runs: Path, launches: 
     assert [code.value for code in page.code] == [f"relight run {script} -- --lr 3e-4 --name 'a b'"]
     _press_launch(page)
     (asked,) = launches.asked
-    assert (asked["task"].kind, asked["task"].arguments) == ("script", ("--lr", "3e-4", "--name", "a b"))
+    task = asked["prepared"].reference
+    assert (task.kind, task.arguments) == ("script", ("--lr", "3e-4", "--name", "a b"))
 
 
 def test_arguments_that_are_no_command_line_are_refused(runs: Path, launches: Launches, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import write_record
-from relight.runs.records import AttemptProcesses, AttemptStart, TaskReference
+from relight.runs.records import AttemptProcesses, AttemptStart, PreparedTask, TaskReference
 
 
 def make_run(folder: Path, name: str = "digits") -> RunLayout:
     """A run without an attempt."""
-    return create_run(folder, task=TaskReference(kind="builtin", name="digits"), config={}, name=name).layout
+    return create_run(folder, PreparedTask(TaskReference(kind="builtin", name="digits")), name=name).layout
 
 
 def begin_attempt(layout: RunLayout, number: int, *, from_step: int = 0, time_s: float) -> None:

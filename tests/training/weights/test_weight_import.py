@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from relight.checkpoints import weights_file
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import ExportError, RelightError, UsageError
-from relight.runs.records import RunRecord, TaskReference
+from relight.runs.records import Objective, PreparedTask, TaskReference
 from relight.training.weights.weight_errors import WeightsRefused
 from relight.training.weights.weight_import import convert
 from tests.training.foreign_files import harmful_calls, lightning_checkpoint, make_net, usual_checkpoint
@@ -55,11 +55,9 @@ def ask(folder: Path, source: Path, *, width: int = 3, **order: Any) -> tuple[in
     """Run the process with an order for a run's checkpoint; returns its exit code and answer."""
     task = folder / "line.py"
     task.write_text(TASK)
-    record = RunRecord(
-        run="", name="line", created_s=0.0, config={"width": width}, best_metric="validation/loss",
-        task=TaskReference(kind="file", name="line.py:Line", path=str(task), class_name="Line"),
-    )  # fmt: skip
-    whole = {"source": str(source), "checkpoints": str(folder / "checkpoints"), "record": record, **order}
+    reference = TaskReference(kind="file", name="line.py:Line", path=str(task), class_name="Line")
+    prepared = PreparedTask(reference, {"width": width}, Objective("validation/loss"))
+    whole = {"source": str(source), "checkpoints": str(folder / "checkpoints"), "prepared": prepared, **order}
     command = [sys.executable, "-P", "-m", "relight.training.weights.weight_import"]
     done = subprocess.run(command, input=msgspec.json.encode(whole), capture_output=True, timeout=240, check=False)
     assert done.stdout.count(b"\n") == 1, (done.stdout, done.stderr)

@@ -228,8 +228,7 @@ class ScriptRun:
         if self.loops.replaying or not measured:
             return False
         if session.best.name is None:
-            name, higher = self._attempt.choose_best(next(iter(measured)))
-            session.set_best(name, higher_is_better=higher)
+            session.set_best(self._attempt.choose_best(next(iter(measured))))
         return session.evaluated(measured)
 
     def finish(self) -> None:

@@ -25,7 +25,7 @@ import torch
 from relight.errors import RelightError, UsageError
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
-from relight.runs.records import AttemptStart, ScriptRecord, TaskReference
+from relight.runs.records import AttemptStart, Objective, ScriptRecord, TaskReference
 from relight.tasks.config import TaskConfig, full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.attempt_ending import AttemptEnding, is_worker_death
@@ -166,7 +166,7 @@ class ScriptAttempt:
         """Make the session, once it is known what trains and where."""
         if restoration is not None and self._said.best_metric is None and not restoration.weights_only:
             self._say_best(restoration.counters.get("best", {}).get("metric"))
-        best = BestMetric(self._said.best_metric, higher_is_better=self._said.higher_is_better)
+        best = BestMetric(self._said.objective)
         parts = make_session_parts(
             self.layout, self.start, task=self._task, device=device, options=self.options, best=best,
             inherit_fds=(self._launch.lock_fd,),
@@ -194,16 +194,15 @@ class ScriptAttempt:
         self._stopping.interruptible = False
         raise ScriptDone(0)
 
-    def choose_best(self, name: str) -> tuple[str, bool]:
+    def choose_best(self, name: str) -> Objective:
         """Decide what `best` means by the first name that is measured, and write that down."""
         self._say_best(full_metric_name(name))
-        said = self._said
-        assert said.best_metric is not None
+        objective = self._said.objective
         _log.info(
             "The best checkpoint is the one with the %s %s; relight.init(best=…, higher_is_better=…) says otherwise.",
-            "highest" if said.higher_is_better else "lowest", said.best_metric,
+            "highest" if objective.higher_is_better else "lowest", objective.metric,
         )  # fmt: skip
-        return said.best_metric, said.higher_is_better
+        return objective
 
     def finish(self) -> None:
         """Save the final state, wait until it is durable, and say that the run is done."""

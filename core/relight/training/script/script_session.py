@@ -11,7 +11,7 @@ from typing import Any
 from relight.checkpoints.snapshot_header import Reason
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart
+from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter
 from relight.training.progress_meter import Totals
@@ -145,10 +145,10 @@ class ScriptSession(TrainingSession):
         self._best_owed = self._best_owed or improved
         return improved
 
-    def set_best(self, name: str, *, higher_is_better: bool) -> None:
+    def set_best(self, objective: Objective) -> None:
         """From now on this metric says which checkpoint is the best."""
-        self.best = BestMetric(name, higher_is_better=higher_is_better)
-        self._cutter.set_best(higher_is_better=higher_is_better)
+        self.best = BestMetric(objective)
+        self._cutter.set_best(higher_is_better=objective.higher_is_better)
 
     def finish(self) -> None:
         """Save the final state, unless the end of the last loop has, and wait until it is durable."""

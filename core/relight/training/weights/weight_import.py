@@ -2,7 +2,7 @@
 
 One JSON object on stdin says what to do:
 
-    {"source": PATH, "part": NAME or null, "checkpoints": FOLDER, "record": RunRecord}     a run's first checkpoint
+    {"source": PATH, "part": NAME or null, "checkpoints": FOLDER, "prepared": PreparedTask}    a run's first checkpoint
     {"source": PATH, "part": NAME or null, "out": PATH}                                    a safetensors file
 
 The last line on stdout is one of
@@ -31,7 +31,7 @@ from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.weights_file import write_weights
 from relight.errors import DamagedCheckpoint, RelightError, TaskError
-from relight.runs.records import ImportedFrom, RunRecord
+from relight.runs.records import ImportedFrom, PreparedTask
 from relight.tasks.parsing import parse_config
 from relight.training.best_metric import BestMetric
 from relight.training.device import choose_device
@@ -50,13 +50,13 @@ _CHUNK_BYTES = 8 << 20
 
 
 class ImportOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parent process asks for: a checkpoint in `checkpoints` for the run `record`, or the file `out`."""
+    """What the parent process asks for: a first checkpoint in `checkpoints` for a task, or the file `out`."""
 
     source: str
     part: str | None = None
     out: str | None = None
     checkpoints: str | None = None
-    record: RunRecord | None = None
+    prepared: PreparedTask | None = None
 
 
 def main() -> int:
@@ -71,8 +71,8 @@ def main() -> int:
     os._exit(0 if result["ok"] else 1)  # whatever threads the task's file started end here
 
 
-def import_checkpoint(source: Path, folder: Path, record: RunRecord, *, part: str | None = None) -> dict[str, Any]:
-    """Commit the first checkpoint of the run `record` to the store in `folder`: the task at step 0 with these weights.
+def import_checkpoint(source: Path, folder: Path, prepared: PreparedTask, *, part: str | None = None) -> dict[str, Any]:
+    """Commit the task at step 0 with these weights to the store in `folder`, as the first checkpoint of a run.
 
     Everything but the weights is as a fresh start has it, so a resume trains from them exactly as from any other
     checkpoint. Every byte is read back. Raises `WeightsRefused` when the weights do not fit the task's model.
@@ -80,15 +80,16 @@ def import_checkpoint(source: Path, folder: Path, record: RunRecord, *, part: st
     opened = open_weights(source)
     found = find_weights(opened, part=part)
     start = _Start()
-    device = _build(record, start)
+    device = _build(prepared, start)
     model = start.models[MODEL]
-    fit = load_into(model, found.tensors, file=opened.path.name, task=record.task.name)
+    fit = load_into(model, found.tensors, file=opened.path.name, task=prepared.reference.name)
     imported = _describe_source(opened, found)
-    best = BestMetric(record.best_metric, higher_is_better=record.higher_is_better)
+    best = BestMetric(prepared.objective)
     start.state.record_edge({"step": 0, "evaluated_step": None, "best": best.state()})
     captured = start.state.capture(at_edge=True)
     assert captured is not None
-    code_folder = Path(record.task.path).parent if record.task.path else None
+    path = prepared.reference.path
+    code_folder = Path(path).parent if path else None
     environment = describe_environment(device, code_folder=code_folder)
     header = SnapshotHeader(
         step=0,
@@ -163,10 +164,10 @@ class _Start:
         return 0, {}
 
 
-def _build(record: RunRecord, start: _Start) -> torch.device:
+def _build(prepared: PreparedTask, start: _Start) -> torch.device:
     """Build model, data, optimizer and schedule as an attempt of the run would, on its device."""
-    task_class = load_task_class(record.task)
-    config = parse_config(task_class.Config, record.config)
+    task_class = load_task_class(prepared.reference)
+    config = parse_config(task_class.Config, prepared.config)
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -237,8 +238,8 @@ def _answer(order: ImportOrder) -> dict[str, Any]:
     try:
         if order.out is not None:
             return {"ok": True, **convert(source, Path(order.out), part=order.part)}
-        assert order.checkpoints is not None and order.record is not None
-        return {"ok": True, **import_checkpoint(source, Path(order.checkpoints), order.record, part=order.part)}
+        assert order.checkpoints is not None and order.prepared is not None
+        return {"ok": True, **import_checkpoint(source, Path(order.checkpoints), order.prepared, part=order.part)}
     except RelightError as error:
         return {
             "ok": False,
