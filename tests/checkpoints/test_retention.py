@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from relight.checkpoints.file_names import CheckpointName
 from relight.checkpoints.listing import CheckpointInfo, find_best
@@ -32,7 +32,20 @@ def make_info(
 ) -> CheckpointInfo:
     name = CheckpointName(sequence, sequence * 10 if step is None else step, "00000000")
     return CheckpointInfo(
-        name, Path(name.manifest), 0, "periodic", 1, time_s, metrics or {}, score, 8, 8, (name.pack,), verified, labels
+        step=name.step,
+        epoch=0,
+        attempt=1,
+        reason="periodic",
+        time_s=time_s,
+        score=score,
+        name=name,
+        path=Path(name.manifest),
+        metrics=metrics or {},
+        bytes=8,
+        new_bytes=8,
+        packs=(name.pack,),
+        verified=verified,
+        labels=labels,
     )
 
 

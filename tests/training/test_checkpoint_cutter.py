@@ -18,10 +18,10 @@ from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record
 from relight.runs.records import ProcessIdentity, SavingState
 from relight.training import checkpoint_cutter as module
-from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, SnapshotFacts
-from relight.training.state.training_state import CapturedState
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.state.snapshot import describe_tensors
 
-CAPTURED = CapturedState({"a": 1}, {"w": torch.arange(3.0)})
+TENSORS = {"w": torch.arange(3.0)}
 
 
 class Writer:
@@ -90,12 +90,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
     logger.propagate = earlier
 
 
-def facts(step: int, **more: Any) -> SnapshotFacts:
-    return SnapshotFacts(
-        **{"step": step, "epoch": 0, "reason": "periodic", "time_s": 5.0, "metrics": {}, "score": None}
-        | {"environment": {}}
-        | more
-    )
+def describe(step: int, **more: Any) -> SnapshotHeader:
+    facts = {"step": step, "epoch": 0, "attempt": 2, "reason": "periodic", "time_s": 5.0}
+    return SnapshotHeader(**facts | {"tensors": describe_tensors(TENSORS), "state": {"a": 1}} | more)
 
 
 def durable(step: int) -> Durable:
@@ -108,7 +105,7 @@ def test_the_clock_and_the_step_count_each_make_a_checkpoint_due(
     cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=30.0, every_steps=10), writer=writer)  # type: ignore[arg-type]
     assert [step for step in range(1, 10) if cutter.is_due(step)] == []
     assert cutter.is_due(10)
-    cutter.cut(CAPTURED, facts(10))
+    cutter.cut(describe(10), TENSORS)
     writer.events.append(durable(10))
     assert not cutter.is_due(10), "the same step is not due twice"
     clock.now += 29.9
@@ -128,7 +125,7 @@ def test_while_both_slots_are_busy_a_checkpoint_stays_due_until_one_is_free(
     cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=0.0, every_steps=5), writer=writer)  # type: ignore[arg-type]
     for step in (5, 10):
         assert cutter.is_due(step)
-        cutter.cut(CAPTURED, facts(step))
+        cutter.cut(describe(step), TENSORS)
     assert not cutter.is_due(15)
     writer.events.append(durable(5))
     assert cutter.is_due(16)
@@ -136,7 +133,7 @@ def test_while_both_slots_are_busy_a_checkpoint_stays_due_until_one_is_free(
 
 def test_a_snapshot_carries_what_was_measured_and_the_bytes(layout: AttemptLayout, writer: Writer) -> None:
     cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
-    cutter.cut(CAPTURED, facts(7, reason="best", score=0.5, metrics={"validation/loss": 0.5}))
+    cutter.cut(describe(7, reason="best", score=0.5, metrics={"validation/loss": 0.5}), TENSORS)
     header = writer.staged[0]
     assert (header.step, header.reason, header.score, header.attempt) == (7, "best", 0.5, 2)
     assert [(one.name, one.dtype, one.shape) for one in header.tensors] == [("w", "F32", (3,))]
@@ -150,7 +147,7 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
     cutter = CheckpointCutter(layout, policy=CutPolicy(every_s=0.0, every_steps=1), writer=writer)  # type: ignore[arg-type]
     for step in (1, 2):
         assert cutter.is_due(step)
-        cutter.cut(CAPTURED, facts(step))
+        cutter.cut(describe(step), TENSORS)
         writer.events.append(SaveFailed(0, step, "The disk is full."))
         cutter.poll()
     state = read_record(layout.saving, SavingState)
@@ -160,7 +157,7 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
     assert not cutter.drain(1.0)
 
     assert cutter.is_due(3)
-    cutter.cut(CAPTURED, facts(3))
+    cutter.cut(describe(3), TENSORS)
     writer.events.append(durable(3))
     assert cutter.drain(1.0)
     state = read_record(layout.saving, SavingState)
@@ -170,8 +167,8 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
 
 def test_draining_waits_for_each_of_two_snapshots_of_one_step(layout: AttemptLayout, writer: Writer) -> None:
     cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
-    cutter.cut(CAPTURED, facts(4))
-    cutter.cut(CAPTURED, facts(4, reason="final"))
+    cutter.cut(describe(4), TENSORS)
+    cutter.cut(describe(4, reason="final"), TENSORS)
     writer.events.append(durable(4))
     assert not cutter.drain(1.0)
     assert cutter.has_work
@@ -183,7 +180,7 @@ def test_draining_waits_for_each_of_two_snapshots_of_one_step(layout: AttemptLay
 def test_no_memory_for_a_snapshot_is_a_failure_to_save_not_to_train(layout: AttemptLayout, writer: Writer) -> None:
     cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
     writer.refuse = SaveError("There is no memory.")
-    cutter.cut(CAPTURED, facts(1))
+    cutter.cut(describe(1), TENSORS)
     assert cutter.failure == "There is no memory."
     assert cutter.last_cut_step is None
 
@@ -191,7 +188,7 @@ def test_no_memory_for_a_snapshot_is_a_failure_to_save_not_to_train(layout: Atte
 def test_a_state_that_cannot_be_saved_is_known_before_the_first_save(layout: AttemptLayout, writer: Writer) -> None:
     cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedState, match=r"\['scheduler'\]\['fn'\]"):
-        cutter.check(CapturedState({"scheduler": {"fn": lambda: 1}}, {}), facts(1))
+        cutter.check(describe(1, state={"scheduler": {"fn": lambda: 1}}))
 
 
 def test_a_writer_that_died_and_was_replaced_is_on_record(layout: AttemptLayout, writer: Writer) -> None:

@@ -18,6 +18,7 @@ from relight.checkpoints.file_names import StoreLayout
 from relight.checkpoints.manifest import Manifest, encode_manifest
 from relight.checkpoints.pack_writer import Target
 from relight.checkpoints.receipt import Receipt, merge_receipts
+from relight.checkpoints.snapshot_header import facts_of
 from relight.errors import SaveError
 from relight.wording import describe_bytes
 
@@ -30,16 +31,11 @@ def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, t
     """
     packs, tensors = merge_receipts(receipts)
     manifest = Manifest(
+        **facts_of(snapshot),
         name=target.name.stem,
         sequence=target.name.sequence,
-        step=snapshot.step,
-        epoch=snapshot.epoch,
-        attempt=snapshot.attempt,
-        reason=snapshot.reason,
-        time_s=snapshot.time_s,
         parent=None if target.parent is None else target.parent.name,
         metrics=snapshot.metrics,
-        score=snapshot.score,
         tensor_bytes=sum(entry.bytes for entry in tensors),
         packs=packs,
         environment=snapshot.environment,

@@ -5,29 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from relight.checkpoints.file_names import CheckpointName, StoreLayout, parse_manifest_name
+from relight.checkpoints.snapshot_header import SnapshotFacts
 
 BEST = "best"
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
+class CheckpointInfo(SnapshotFacts, frozen=True, kw_only=True):
     """One checkpoint as its manifest describes it."""
 
     name: CheckpointName
     path: Path
     """The manifest."""
-    epoch: int
-    reason: str
-    attempt: int
-    time_s: float
-    """When the step edge was, in seconds since 1970."""
     metrics: dict[str, float]
-    score: float | None
-    """Value of the run's best metric, measured on exactly this state; never NaN or infinite."""
     bytes: int
     """All tensors of the checkpoint, shared ones included."""
     new_bytes: int
@@ -41,11 +36,6 @@ class CheckpointInfo:
     def sequence(self) -> int:
         """Its place in the order in which the run's checkpoints were made."""
         return self.name.sequence
-
-    @property
-    def step(self) -> int:
-        """The step edge at which it was cut."""
-        return self.name.step
 
 
 @dataclass(frozen=True)

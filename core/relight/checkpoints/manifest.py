@@ -9,6 +9,7 @@ import xxhash
 
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.file_names import CheckpointName, parse_pack_name
+from relight.checkpoints.snapshot_header import SnapshotFacts
 from relight.checkpoints.typed_json import decode_state, to_plain
 from relight.errors import DamagedCheckpoint, DamagedFile
 
@@ -45,22 +46,16 @@ class TensorEntry(msgspec.Struct, frozen=True):
     digest: str
 
 
-class _Head(msgspec.Struct, frozen=True, kw_only=True):
+class _Head(SnapshotFacts, frozen=True, kw_only=True):
     """What a listing needs; the rest of the file is checked by its digest, and skipped."""
 
     format: Literal["relight-checkpoint"] = "relight-checkpoint"
     version: int = VERSION
     name: str
     sequence: int
-    step: int
-    epoch: int
-    attempt: int
-    reason: str
-    time_s: float
     parent: str | None
     """Stem of the checkpoint before this one, with which tensors may be shared."""
     metrics: msgspec.Raw
-    score: float | None
     tensor_bytes: int
     packs: tuple[PackEntry, ...]
 
@@ -89,6 +84,11 @@ class Manifest(_Head, frozen=True, kw_only=True):
     state: msgspec.Raw
 
 
+_LINES = (
+    *("format", "version", "name", "sequence", "step", "epoch", "attempt", "reason", "time_s", "parent"),
+    *("metrics", "score", "tensor_bytes", "packs", "environment", "tensors", "state"),
+)
+"""The fields in the order of the file."""
 _encoder = msgspec.json.Encoder()
 _head_decoder = msgspec.json.Decoder(ManifestHead)
 _decoder = msgspec.json.Decoder(Manifest)
@@ -97,7 +97,7 @@ _decoder = msgspec.json.Decoder(Manifest)
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of the file: one field a line, one tensor a line, and the digest of all that last."""
     lines: list[bytes] = []
-    for field in manifest.__struct_fields__:
+    for field in _LINES:
         value = getattr(manifest, field)
         if field in ("packs", "tensors") and value:
             encoded = b"[\n" + _encoder.encode_lines(value)[:-1].replace(b"\n", b",\n") + b"\n]"

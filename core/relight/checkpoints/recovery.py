@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from relight.checkpoints.listing import CheckpointInfo, DamagedEntry
 from relight.checkpoints.quarantine import quarantine_checkpoint

@@ -1,11 +1,13 @@
-"""A snapshot as the store takes it: what it says of itself, and what its tensors look like. Their bytes come apart."""
+"""A snapshot without its bytes: the facts about it, its state tree, and what its tensors look like."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.errors import UnsupportedState
@@ -15,14 +17,14 @@ Reason = Literal["periodic", "best", "stop", "signal", "exception", "manual", "f
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A leaf of the state tree that stands for the checkpoint's tensor `name`."""
+    """A leaf of the state tree that stands for the tensor `name` of the checkpoint."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: contiguous, little-endian, row-major. `dtype` is safetensors' name ("F32", "BF16", "BOOL", ...)."""
+    """One tensor: contiguous, row-major, little-endian. `dtype` is the name that safetensors uses ("F32", "BOOL")."""
 
     name: str
     dtype: str
@@ -30,41 +32,58 @@ class TensorSpec:
     nbytes: int
 
 
-def new_token() -> str:
-    """Eight hexadecimal characters that tell one snapshot from every other of its run."""
-    return secrets.token_hex(4)
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a snapshot at its step edge, and stays the same from the trainer to the list of checkpoints.
 
-
-@dataclass(frozen=True)
-class SnapshotHeader:
-    """Everything of a snapshot but the tensors' bytes.
-
-    `state` is any tree that typed JSON can hold, with `TensorRef` leaves. It must be the same for two runs that
-    computed the same: no clock, host, path or attempt in it (those go to `environment`). `metrics` has full names;
-    `score` is the value of the run's best metric, only when it was measured on exactly this state. `time_s` is when
-    the step edge was, in seconds since 1970.
+    Every class that describes a snapshot or a checkpoint extends it; `facts_of` passes the facts on.
     """
 
     step: int
     epoch: int
-    reason: Reason
+    attempt: int
+    reason: str
+    """Why it was cut: a `Reason`, or a word that a later version of Relight has added."""
     time_s: float
+    """Time of the step edge, in seconds since 1970."""
+    score: float | None
+    """Value of the run's best metric, if it was measured on exactly this state. In a checkpoint it is finite."""
+
+
+def facts_of(described: SnapshotFacts) -> dict[str, Any]:
+    """Return the facts as keyword arguments for another class that has them."""
+    return {name: getattr(described, name) for name in SnapshotFacts.__struct_fields__}
+
+
+def new_token() -> str:
+    """Return eight hexadecimal characters that tell this snapshot from the others of its run."""
+    return secrets.token_hex(4)
+
+
+class SnapshotHeader(SnapshotFacts, frozen=True, kw_only=True):
+    """Everything about a snapshot except the bytes of its tensors."""
+
+    attempt: int = 1
+    score: float | None = None
     tensors: list[TensorSpec]
     state: Any = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    score: float | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    attempt: int = 1
-    token: str = field(default_factory=new_token)
+    """A tree that typed JSON can hold, with `TensorRef` leaves.
+
+    It must be the same for two runs that computed the same, so clock, host, path and attempt do not belong in it.
+    """
+    metrics: dict[str, float] = {}
+    """Latest values by full name, such as `train/loss`."""
+    environment: dict[str, Any] = {}
+    """Versions, device, flags, and other things that may differ between runs that computed the same."""
+    token: str = msgspec.field(default_factory=new_token)
 
 
 def check_tensors(tensors: Iterable[TensorSpec]) -> None:
-    """Refuse tensors that no pack can hold, each by its name."""
+    """Raise `UnsupportedState`, with the tensor's name, for the first tensor that a pack cannot hold."""
     seen = {"__metadata__"}
     for tensor in tensors:
         if tensor.name in seen:
             raise UnsupportedState(
-                "A tensor is named '__metadata__', which safetensors keeps for itself. Rename it."
+                "A tensor is named '__metadata__', a name that safetensors reserves. Rename it."
                 if tensor.name == "__metadata__"
                 else f"Two tensors of the checkpoint are named '{tensor.name}'. Give each its own name."
             )

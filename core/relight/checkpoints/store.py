@@ -7,11 +7,11 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
@@ -46,7 +46,7 @@ from relight.checkpoints.manifest import (
 )
 from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
 from relight.checkpoints.retention import PINNED
-from relight.checkpoints.snapshot_header import SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader, facts_of
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
 from relight.runs.records import Objective
 
@@ -368,14 +368,10 @@ def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) 
 def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, said: frozenset[str]) -> CheckpointInfo:
     name = head.checkpoint_name
     return CheckpointInfo(
+        **facts_of(head),
         name=name,
         path=path,
-        epoch=head.epoch,
-        reason=head.reason,
-        attempt=head.attempt,
-        time_s=head.time_s,
         metrics=head.read_metrics(),
-        score=head.score,
         bytes=head.tensor_bytes,
         new_bytes=manifest_bytes
         + sum(pack.bytes for pack in head.packs if parse_pack_name(pack.file) == head.checkpoint_name),

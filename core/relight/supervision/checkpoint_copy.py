@@ -24,18 +24,14 @@ def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: Check
     disk is full.
     """
     from relight.checkpoints.encoded_snapshot import EncodedSnapshot
+    from relight.checkpoints.snapshot_header import facts_of
 
     with ExitStack() as opened, source.open(info) as reader:
         manifest = reader.manifest
         buffers = list(_map_tensors(source, manifest, opened).values())
         snapshot = EncodedSnapshot(
-            step=manifest.step,
-            epoch=manifest.epoch,
-            attempt=BEFORE_ANY_ATTEMPT,
-            reason=manifest.reason,
-            time_s=manifest.time_s,
+            **facts_of(manifest) | {"attempt": BEFORE_ANY_ATTEMPT},
             token=manifest.checkpoint_name.token,
-            score=manifest.score,
             metrics=manifest.metrics,
             environment=manifest.environment,
             state=manifest.state,

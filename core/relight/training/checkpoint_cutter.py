@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from relight.checkpoints.encoded_snapshot import encode_snapshot
-from relight.checkpoints.snapshot_header import Reason, SnapshotHeader
+from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.writer_channel import (
     Durable,
     SaveFailed,
@@ -26,8 +27,7 @@ from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import SavingState
 from relight.runs.reserved_file import ReservedFile
-from relight.training.state.snapshot import copy_tensors, describe_tensors
-from relight.training.state.training_state import CapturedState
+from relight.training.state.snapshot import copy_tensors
 
 _SLOTS = 2
 _log = logging.getLogger("relight")
@@ -39,19 +39,6 @@ class CutPolicy:
 
     every_s: float = 30.0
     every_steps: int = 0
-
-
-@dataclass(frozen=True)
-class SnapshotFacts:
-    """What a checkpoint says of itself beside its state."""
-
-    step: int
-    epoch: int
-    reason: Reason
-    time_s: float
-    metrics: dict[str, float]
-    score: float | None
-    environment: dict[str, Any]
 
 
 class CheckpointCutter:
@@ -82,23 +69,23 @@ class CheckpointCutter:
         self.poll()
         return self._writer.pending < _SLOTS
 
-    def check(self, captured: CapturedState, facts: SnapshotFacts) -> None:
+    def check(self, header: SnapshotHeader) -> None:
         """Raise `UnsupportedState` if such a snapshot could not be saved: known after one step instead of an hour."""
-        encode_snapshot(self._header(captured, facts))
+        encode_snapshot(header)
 
-    def cut(self, captured: CapturedState, facts: SnapshotFacts) -> None:
+    def cut(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
         """Copy the snapshot into staging memory; from then on the writer makes it durable, even if we are killed."""
         begun = time.perf_counter()
         self._owed = False
         self._last_cut_s = time.monotonic()
         try:
-            memory = self._writer.stage(self._header(captured, facts))
+            memory = self._writer.stage(header)
         except SaveError as error:
             self._note_failure(str(error))
             return
-        copy_tensors(captured.tensors, memory, on_copied=self._writer.note_copied)
+        copy_tensors(tensors, memory, on_copied=self._writer.note_copied)
         self._writer.submit()
-        self.last_cut_step = facts.step
+        self.last_cut_step = header.step
         self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)
 
     def set_best(self, *, higher_is_better: bool) -> None:
@@ -130,20 +117,6 @@ class CheckpointCutter:
         """Let the writer finish by itself, and part from it."""
         self._writer.close()
         self._saving_file.release()
-
-    def _header(self, captured: CapturedState, facts: SnapshotFacts) -> SnapshotHeader:
-        return SnapshotHeader(
-            step=facts.step,
-            epoch=facts.epoch,
-            reason=facts.reason,
-            time_s=facts.time_s,
-            tensors=describe_tensors(captured.tensors),
-            state=captured.tree,
-            metrics=facts.metrics,
-            score=facts.score,
-            environment=facts.environment,
-            attempt=self._layout.number,
-        )
 
     def _note(self, event: WriterEvent) -> None:
         now = time.time()

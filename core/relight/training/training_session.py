@@ -23,16 +23,17 @@ from typing import Any, Protocol
 import torch
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot_header import Reason
+from relight.checkpoints.snapshot_header import Reason, SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.best_metric import BestMetric
-from relight.training.checkpoint_cutter import CheckpointCutter, SnapshotFacts
+from relight.training.checkpoint_cutter import CheckpointCutter
 from relight.training.progress_meter import ProgressMeter, Totals
 from relight.training.starting_point import find_starting_checkpoint
+from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
 from relight.training.step_metrics import StepMetrics, Values, to_number
@@ -357,14 +358,14 @@ class TrainingSession:
         self._checked = True
         captured = self.state.capture(at_edge=True)
         assert captured is not None
-        self._cutter.check(captured, self._facts("periodic"))
+        self._cutter.check(self._describe(captured, "periodic"))
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
         captured = self.state.capture(at_edge=at_edge)
         if captured is None:
             return False
         self._train.flush()
-        self._cutter.cut(captured, self._facts(reason, captured))
+        self._cutter.cut(self._describe(captured, reason), captured.tensors)
         return True
 
     def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
@@ -376,12 +377,12 @@ class TrainingSession:
             _log.warning("The state of step %d could not be saved: %s", self.steps_done, error)
             return False
 
-    def _facts(self, reason: Reason, captured: CapturedState | None = None) -> SnapshotFacts:
+    def _describe(self, captured: CapturedState, reason: Reason) -> SnapshotHeader:
         assert self._meter is not None
         metrics = {f"train/{name}": value for name, value in self._train.latest.items()}
         if self.evaluated_step == self.steps_done:
             metrics.update(self._evaluation)
-        return SnapshotFacts(
+        return SnapshotHeader(
             step=self.steps_done,
             epoch=_epoch_of(captured),
             reason=reason,
@@ -389,6 +390,9 @@ class TrainingSession:
             metrics=metrics,
             score=self._score,
             environment={**self._environment, "work_s": self._meter.work_s(self._edge_s)},
+            attempt=self._start.attempt,
+            tensors=describe_tensors(captured.tensors),
+            state=captured.tree,
         )
 
     def _open_position(self) -> None:
@@ -428,6 +432,6 @@ class TrainingSession:
             self._evaluation = {k: v for k, v in info.metrics.items() if k.startswith("validation/")}
 
 
-def _epoch_of(captured: CapturedState | None) -> int:
-    position = {} if captured is None else captured.tree["parts"].get("loader", {}).get("state", {})
+def _epoch_of(captured: CapturedState) -> int:
+    position = captured.tree["parts"].get("loader", {}).get("state", {})
     return int(position.get("epochs_done", 0))
