@@ -146,7 +146,7 @@ def test_a_script_lives_as_long_as_a_task_would(workshop: Workshop, project: Pat
         lambda: found if not (found := summarize_run(alone)).status.is_live else None, timeout_s=2.0, why="its end"
     )
     assert dead.status is RunStatus.CRASHED
-    assert "without a word" in workshop.wait_for_end(alone).reason
+    assert "without reporting why" in workshop.wait_for_end(alone).reason
     (project / "fast").touch()
     resume_run(alone)
     workshop.finish(alone)

@@ -204,7 +204,7 @@ def test_a_config_whose_model_does_not_fit_is_refused_and_leaves_nothing_behind(
     layout = create_run(lab.folder, validate_config(digits)).layout
     commit(layout, 20)
     if asked:
-        with pytest.raises(RelightError, match=r"No branch with width=64: its model .* at step 20 .*1 of another\."):
+        with pytest.raises(RelightError, match=r"branch with width=64: the model .* at step 20 .*1 of another\."):
             branch(layout, 20, config_changes=changes)
         assert questions == [("digits", 64, (layout.checkpoints, 1))]
         assert [layout.run_id for layout in list_layouts(lab.folder)] == [layout.run_id]

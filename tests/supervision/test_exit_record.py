@@ -22,7 +22,7 @@ def describe(
     stop: StopAsked | None = None,
     out_of_memory: OutOfMemory | None = None,
 ) -> AttemptExit:
-    return describe_exit(2, end, outcome=outcome, progress=progress, stop=stop, out_of_memory=out_of_memory, time_s=1.0)
+    return describe_exit(2, end, outcome=outcome, progress=progress, stop=stop, out_of_memory=out_of_memory)
 
 
 def told(outcome: Outcome, *, step: int = 5, reason: str = "", error: str | None = None) -> TrainerOutcome:
@@ -45,20 +45,19 @@ def test_killed_without_evidence_says_who_may_have_done_it() -> None:
     assert record.outcome == "crashed"
     assert record.signal == "SIGKILL"
     assert record.step == 7
-    assert (
-        record.reason
-        == "Killed by SIGKILL; if nobody sent it, the kernel's out-of-memory killer may have: see `dmesg`."
+    assert record.reason == (
+        "Killed with SIGKILL. If you did not send it, the kernel's out-of-memory killer may have: run dmesg to check."
     )
 
 
 def test_killed_for_memory_names_limit_and_peak() -> None:
     record = describe(ProcessEnd(signal="SIGKILL", peak_memory_bytes=3 * GIB), out_of_memory="group")
     assert "reached its memory limit" in record.reason
-    assert record.reason.endswith("It had used 3.22 GB at its peak.")
+    assert record.reason.endswith("Its memory use had peaked at 3.22 GB.")
 
 
 def test_memory_running_out_elsewhere_on_the_machine_is_only_likely() -> None:
-    assert "most likely" in describe(ProcessEnd(signal="SIGKILL"), out_of_memory="machine").reason
+    assert "probably" in describe(ProcessEnd(signal="SIGKILL"), out_of_memory="machine").reason
 
 
 def test_an_exception_while_memory_ran_out_mentions_that() -> None:
@@ -124,7 +123,7 @@ def test_finishing_beats_a_stop_that_came_too_late() -> None:
 def test_a_signal_while_closing_down_does_not_undo_the_outcome() -> None:
     record = describe(ProcessEnd(signal="SIGSEGV"), outcome=told("finished"))
     assert record.outcome == "finished"
-    assert record.reason == "While closing down it was ended by SIGSEGV."
+    assert record.reason == "It was ended by SIGSEGV while it was closing down."
 
 
 def test_the_step_is_the_furthest_that_anybody_told() -> None:
@@ -133,7 +132,7 @@ def test_the_step_is_the_furthest_that_anybody_told() -> None:
 
 def describe_script(end: ProcessEnd, *, outcome: TrainerOutcome | None = None, joined: bool = True) -> AttemptExit:
     progress = Progress(step=3, steps_total=8)
-    return describe_exit(1, end, outcome=outcome, progress=progress, is_script=True, joined=joined, time_s=1.0)
+    return describe_exit(1, end, outcome=outcome, progress=progress, is_script=True, joined=joined)
 
 
 def test_a_scripts_exit_code_counts_where_it_thought_that_it_was_done() -> None:
@@ -153,6 +152,7 @@ def test_of_a_process_that_is_no_child_only_its_own_words_are_known() -> None:
     record = describe_script(ProcessEnd())
     assert (record.outcome, record.exit_code, record.signal) == ("crashed", None, None)
     assert record.reason == (
-        "It ended at step 3 of 8 without a word: by kill -9, a crash in native code, or os._exit()."
+        "The process ended at step 3 of 8 without reporting why: possible causes are kill -9, a crash in native code "
+        "and os._exit()."
     )
     assert describe_script(ProcessEnd(), outcome=told("finished", reason="Done.")).reason == "Done."

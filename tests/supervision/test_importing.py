@@ -88,9 +88,9 @@ def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path,
     ("code", "said"),
     [
         ("print(json.dumps({'ok': False, 'error': 'It does not fit.', 'traceback': None}))", r"^It does not fit\.$"),
-        ("os.kill(os.getpid(), 9)", "most likely because memory ran out"),
-        ("sys.exit(5)", "ended with code 5"),
-        ("print('no json'); sys.exit(1)", "ended with code 1"),
+        ("os.kill(os.getpid(), 9)", "probably because memory ran out"),
+        ("sys.exit(5)", "ended with exit code 5"),
+        ("print('no json'); sys.exit(1)", "ended with exit code 1"),
     ],
 )
 def test_an_import_that_fails_leaves_nothing(tmp_path: Path, child: Any, code: str, said: str) -> None:

@@ -1,1 +1,1 @@
-"""Launching, watching, stopping and resuming a run's processes. No torch, and small: it outlives the browser."""
+"""Launching, watching, stopping and resuming a run's processes. No torch: the supervisor stays small."""

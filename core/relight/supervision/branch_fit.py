@@ -1,4 +1,4 @@
-"""Whether a branch's changed config can go on from its parent's checkpoint: a misfit is refused before a run exists."""
+"""Refusing a branch whose changed config makes a model that does not fit the parent's checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from relight.runs.records import RunRecord, TaskReference
 
 
 def refuse_misfit(layout: RunLayout, record: RunRecord, config: Mapping[str, Any], info: CheckpointInfo) -> None:
-    """Raise `RelightError` with the tensors' names when the config's model does not fit checkpoint `info`.
+    """Raise `RelightError` with the names of the tensors when the config's model does not fit checkpoint `info`.
 
-    Only a change of the task's own options, or of its code, can change the model; what every task has (learning rate,
-    batch size, epochs, …) needs no check, which costs a process that loads torch.
+    Only a change of the task's own options, or of its code, can change the model. A change of an option that every task
+    has (learning rate, batch size, epochs, …) is not checked: the check costs a process that loads torch.
     """
     changed = [key for key in sorted({*record.config, *config}) if record.config.get(key) != config.get(key)]
     own = [key for key in changed if key not in _common_options()]
@@ -31,12 +31,12 @@ def refuse_misfit(layout: RunLayout, record: RunRecord, config: Mapping[str, Any
     where = f"the checkpoint at step {info.step} of {layout.run_id}"
     if changes:
         raise RelightError(
-            f"No branch with {changes}: its model would not fit {where}. {answer.misfit}. Leave that as it "
-            "is, or launch a new run with it."
+            f"You cannot branch with {changes}: the model would not fit {where}. {answer.misfit}. Keep the old "
+            "value, or launch a new run."
         )
     raise RelightError(
-        f"No branch: {record.task.name} has changed, and its model does not fit {where} any more. {answer.misfit}. "
-        "Put the code back that saved it, or launch a new run."
+        f"You cannot branch: the code of {record.task.name} has changed, and its model no longer fits {where}. "
+        f"{answer.misfit}. Restore the code that saved the checkpoint, or launch a new run."
     )
 
 
@@ -47,7 +47,7 @@ def _common_options() -> frozenset[str]:
 
 
 def _code_has_changed(task: TaskReference) -> bool:
-    """Whether the task's file is not what it was when the run was created."""
+    """Return whether the task's file has changed since the run was created."""
     if task.kind != "file" or task.path is None or task.code_digest is None:
         return False
     import xxhash
@@ -55,4 +55,4 @@ def _code_has_changed(task: TaskReference) -> bool:
     try:
         return xxhash.xxh3_128_hexdigest(Path(task.path).read_bytes()) != task.code_digest
     except OSError:
-        return False  # the check of the config says it better
+        return False  # checking the config gives a better message

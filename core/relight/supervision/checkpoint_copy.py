@@ -1,4 +1,4 @@
-"""Copying a checkpoint, or its weights alone, into another run's store: durably, and without holding it in memory."""
+"""Copying a checkpoint, or only its weights, to another run's store without holding it in memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BEFORE_ANY_ATTEMPT = 0
 
 
 def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: CheckpointStore) -> CheckpointInfo:
-    """Commit `info` of `source` to `target`; every tensor is checked against its digest on the way.
+    """Commit checkpoint `info` of `source` to `target` and check every tensor against its digest on the way.
 
-    The training state is the same to the last bit, and so is its digest. Raises DamagedCheckpoint, SaveError when the
-    disk is full.
+    The copy's training state and state digest equal the original's bit for bit. Raises DamagedCheckpoint, and SaveError
+    when the disk is full.
     """
     from relight.checkpoints.encoded_snapshot import EncodedSnapshot
     from relight.checkpoints.snapshot_header import facts_of
@@ -42,10 +42,10 @@ def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: Check
 
 
 def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: CheckpointStore) -> CheckpointInfo:
-    """Commit the modules of `info` to `target`, as a checkpoint of step 0 that says that it has nothing else.
+    """Commit the modules of checkpoint `info` to `target`, as a weights-only checkpoint of step 0.
 
-    A training that starts from it, or is resumed from it, starts anew with these weights. Raises as `copy_checkpoint`
-    does, and RelightError when there are no modules.
+    A training that starts or resumes from it starts at step 0 with these weights and a fresh optimizer. Raises
+    RelightError when the checkpoint has no modules, and the errors of `copy_checkpoint`.
     """
     from relight.checkpoints.snapshot_header import SnapshotHeader
 
@@ -54,7 +54,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
         parts = reader.state.get("parts", {}) if isinstance(reader.state, dict) else {}
         modules = {name: part for name, part in parts.items() if part.get("kind") == "module"}
         if not modules:
-            raise RelightError(f"The checkpoint at step {info.step} has no model whose weights could be taken.")
+            raise RelightError(f"The checkpoint at step {info.step} contains no model, so it has no weights to take.")
         names = _list_tensors(modules)
         views = _map_tensors(source, manifest, opened)
         kept = [entry for entry in manifest.tensors if entry.name in names]
@@ -82,7 +82,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
 
 
 def _list_tensors(tree: Any) -> set[str]:
-    """The names of all tensors that a state tree refers to."""
+    """Return the names of all tensors that a state tree refers to."""
     from relight.checkpoints.snapshot_header import TensorRef
 
     if isinstance(tree, TensorRef):
@@ -92,7 +92,7 @@ def _list_tensors(tree: Any) -> set[str]:
 
 
 def _map_tensors(source: CheckpointStore, manifest: Manifest, opened: ExitStack) -> dict[str, memoryview]:
-    """A read-only view of each tensor in the file that holds it; the kernel reads the pages as they are copied."""
+    """Map each tensor in its pack file, read-only. The kernel reads the pages while they are copied."""
     packs: list[memoryview] = []
     for pack in manifest.packs:
         with (source.layout.packs / pack.file).open("rb") as file:

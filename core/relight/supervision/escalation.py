@@ -1,4 +1,4 @@
-"""How a stop request grows teeth: which signal is due, and when. Pure: time comes in as an argument."""
+"""How a stop escalates: which signal is due, and when. Pure: time comes in as an argument."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import signal
 from relight.runs.records import StopRequest
 
 TERMINATE_TO_KILL_S = 10.0
-"""From SIGTERM, which still lets the trainer save at its next step edge, to SIGKILL."""
+"""Between SIGTERM, after which the trainer can still save at its next step edge, and SIGKILL."""
 NOW_TO_KILL_S = 5.0
-"""The same when the person asked to stop now."""
+"""The same after a request to stop now."""
 
 
 class StopEscalation:
-    """Follows the stop requests of one attempt. Times are monotonic seconds; each signal is handed out once.
+    """The stop requests of one attempt and the signals that enforce them. Times are monotonic seconds.
 
-    A trainer reads the request itself and ends at its next step edge. SIGTERM comes when the grace time is over (at
-    once, when asked to stop now), SIGKILL some seconds later: a stop always ends.
+    A trainer reads the request itself and ends at its next step edge. SIGTERM is due when the grace time is over, or at
+    once after a request to stop now; SIGKILL is due some seconds later. So every stop ends.
     """
 
     def __init__(self) -> None:
@@ -25,22 +25,22 @@ class StopEscalation:
 
     @property
     def requested(self) -> bool:
-        """Whether anybody asked at all."""
+        """Whether a stop was requested."""
         return bool(self._due)
 
     def request(self, request: StopRequest, *, at: float) -> None:
-        """Take in a request. The same one again changes nothing, and another one only ever hastens."""
+        """Add a request. The same request again changes nothing, and another one can only make signals due sooner."""
         if request.now:
             self.end(at=at, patience_s=NOW_TO_KILL_S)
         else:
             self._hasten(at + max(0.0, request.grace_s), patience_s=TERMINATE_TO_KILL_S)
 
     def end(self, *, at: float, patience_s: float) -> None:
-        """SIGTERM at once, SIGKILL after `patience_s` seconds more."""
+        """Make SIGTERM due at once and SIGKILL `patience_s` seconds later."""
         self._hasten(at, patience_s=patience_s)
 
     def next_signal(self, *, at: float) -> signal.Signals | None:
-        """The strongest signal that is due and has not been handed out; None when there is none."""
+        """Return the strongest signal that is due, or None. Each signal is returned once."""
         for which in (signal.SIGKILL, signal.SIGTERM):
             if which in self._due and at >= self._due[which]:
                 if which in self.sent:

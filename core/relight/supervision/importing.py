@@ -1,4 +1,4 @@
-"""Importing weights that were made elsewhere, into a new run or a safetensors file. A child process reads them."""
+"""Importing weights from other programs into a new run or a safetensors file. A child process reads them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _READER = (sys.executable, "-P", "-m", "relight.training.weights.weight_import")
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was taken from where. `notes` are sentences for a person."""
+    """What was imported, and from where. `notes` are messages for the user."""
 
     imported_from: ImportedFrom
     tensors: int
     parameters: int
-    """Numbers in the model's parameters; of a converted file, in all tensors."""
+    """Number of values in the model's parameters; for a converted file, in all tensors."""
     notes: tuple[str, ...] = ()
     digest: str | None = None
-    """State digest of the run's first checkpoint."""
+    """State digest of the run's first checkpoint; None for a converted file."""
     sha256: str | None = None
-    """Of the converted file."""
+    """Digest of the converted file."""
     bytes: int | None = None
 
 
@@ -49,11 +49,11 @@ def import_run(
     name: str | None = None,
     part: str | None = None,
 ) -> ImportedRun:
-    """Create a run with the weights in `source`, a file or a Hugging Face folder; nothing is started.
+    """Create a run with the weights in `source`, a file or a Hugging Face folder, without starting it.
 
-    The run appears when its first checkpoint is durable and verified, or not at all. A resume trains from it as from
-    any checkpoint: step 0, a fresh optimizer. No code from `source` is run. Raises
-    `RelightError` when the weights are damaged, would run code, or do not fit the task's model.
+    The run appears when its first checkpoint is durable and verified, or not at all. A resume starts from that
+    checkpoint: at step 0, with a fresh optimizer. No code from `source` is run. Raises `RelightError` when the weights
+    are damaged, would run code when loaded, or do not fit the task's model.
     """
     reports: list[ImportReport] = []
 
@@ -67,7 +67,7 @@ def import_run(
 
 
 def convert_weights(source: Path, out: Path, *, part: str | None = None) -> ImportReport:
-    """Write the weights in `source` to the safetensors file `out`: whole, read back and compared, or not at all."""
+    """Write the weights in `source` to the safetensors file `out`, read it back and compare; or leave no file."""
     return _ask(source, part, {"out": str(out.absolute())})
 
 
@@ -78,7 +78,7 @@ def _ask(
     *,
     working_folder: str | None = None,
 ) -> ImportReport:
-    """Have a child with torch do it; what it says last is the answer."""
+    """Let a child process with torch do `order`; its last line of output is the answer."""
     whole = {"source": str(source.expanduser().absolute()), "part": part, **order}
     folder = working_folder if working_folder and Path(working_folder).is_dir() else None
     with subprocess.Popen(
@@ -90,7 +90,7 @@ def _ask(
     ) as child:
         try:
             said, complaints = child.communicate(msgspec.json.encode(whole))
-        except BaseException:  # Ctrl-C: what was begun is removed by whoever began it
+        except BaseException:  # Ctrl-C: the caller removes the unfinished run
             child.kill()
             raise
     lines = said.splitlines()
@@ -111,6 +111,8 @@ def _explain_silence(source: Path, code: int, complaints: bytes) -> RelightError
     said = complaints.decode(errors="backslashreplace").strip()
     if code == -9:
         return RelightError(
-            f"{source.name} was not imported: its process was killed, most likely because memory ran out."
+            f"{source.name} was not imported: the importing process was killed, probably because memory ran out."
         )
-    return TaskError(f"{source.name} was not imported: its process ended with code {code}.", traceback=said or None)
+    return TaskError(
+        f"{source.name} was not imported: the importing process ended with exit code {code}.", traceback=said or None
+    )

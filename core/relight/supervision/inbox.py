@@ -1,4 +1,4 @@
-"""Signals as data: the death of a child and requests to end arrive in one place, without polling."""
+"""Signals as data: a wait that the death of a child or a request to end cuts short, without polling."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalInbox:
-    """Turns signals into entries that `wait` returns. One for a process, made in its main thread.
+    """Collects signals, which `wait` returns. Create one per process, in its main thread.
 
-    SIGCHLD only ends the wait. SIGHUP is ignored, and so it is in every process that is started from here: closing a
-    terminal or a session ends nothing.
+    SIGCHLD only ends a wait. SIGHUP is ignored here and, by inheritance, in every process started from here, so that
+    closing a terminal or a session ends nothing.
     """
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started this may have blocked some
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent process may have blocked some
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, *_ENDING):
             signal.signal(number, _note)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def wait(self, timeout_s: float) -> list[signal.Signals]:
-        """Requests to end (SIGTERM, SIGINT) that came since the last call; returns early when anything happens."""
+        """Wait for a signal, at most `timeout_s`; return the SIGTERM and SIGINT that came since the last call."""
         poller = select.poll()
         poller.register(self._reading, select.POLLIN)
         poller.poll(max(0.0, timeout_s) * 1000)
@@ -40,4 +40,4 @@ class SignalInbox:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    """The wake-up descriptor has told already; a handler must be there for that."""
+    """Do nothing: Python writes to the wake-up descriptor only for signals that have a handler."""

@@ -1,4 +1,4 @@
-"""Starting a new run, once per token however often it is asked for."""
+"""Starting a new run, once per token."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def launch_run(
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
-    The same `token` again, even at the same moment from another process, gives the same run, started once. After a
-    crash the run is restarted by itself up to `max_restarts` times.
-    Raises RelightError when the folder cannot be written or no supervisor can be started.
+    A second call with the same `token` returns the same run, which starts only once, even when both calls come at the
+    same moment from two processes. After a crash the run restarts automatically, up to `max_restarts` times. Raises
+    RelightError when the folder cannot be written or no supervisor can be started.
     """
     layout, created = create_run(folder, prepared, name=name, token=token)
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
@@ -33,6 +33,6 @@ def launch_run(
     except RunBusy:
         raise
     except RelightError:
-        if created and not layout.latest_attempt():  # a full disk, say: then there is no run either
+        if created and not layout.latest_attempt():  # for example a full disk: leave no run behind
             shutil.rmtree(layout.folder, ignore_errors=True)
         raise

@@ -1,4 +1,4 @@
-"""Evidence that the kernel's out-of-memory killer was at work, from counters that cost next to nothing to read."""
+"""Evidence that the kernel's out-of-memory killer was active, from counters that are cheap to read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Counts = tuple[int | None, int | None]
 
 
 class OutOfMemoryWatch:
-    """Compares the kernel's counts of killed processes now with those of a while ago.
+    """Compares the kernel's counts of killed processes with those of a short while ago.
 
-    A process elsewhere on the machine may have been killed at any time in a long training, so `refresh` moves the
-    "while ago" along: evidence covers one to two of its intervals. The trainer shares the supervisor's control group.
-    Anywhere but on Linux nothing is known and nothing is claimed.
+    In a long training, some unrelated process may have been killed hours ago. So `refresh` moves the reference point
+    along, and evidence covers the last one to two intervals between its calls. The trainer is in the supervisor's
+    control group. On systems other than Linux there is never any evidence.
     """
 
     def __init__(self, *, group: CgroupLimits | None = None, vmstat: Path = _VMSTAT) -> None:
@@ -25,11 +25,11 @@ class OutOfMemoryWatch:
         self._recent = self._earlier = self._count()
 
     def refresh(self) -> None:
-        """Call this every few seconds."""
+        """Move the reference point along. Call this every few seconds."""
         self._earlier, self._recent = self._recent, self._count()
 
     def evidence(self) -> OutOfMemory | None:
-        """Who ran out of memory lately; None when nobody did, or nobody can tell."""
+        """Return what ran out of memory recently; None when nothing did or when that is unknown."""
         (group, machine), (group_before, machine_before) = self._count(), self._earlier
         if group is not None and group_before is not None and group > group_before:
             return "group"

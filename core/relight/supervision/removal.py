@@ -1,4 +1,4 @@
-"""Whether the folder of a run was removed or moved while it trains: nobody could look at it then, or stop it."""
+"""Noticing that a run's folder was removed or moved during training: such a run can no longer be seen or stopped."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from relight.runs.layout import AttemptLayout, RunLayout
 
 
 class RemovalWatch:
-    """Tells that the folder has been gone for some time. `at` is in monotonic seconds.
+    """Watches one run's folder. Times are monotonic seconds.
 
-    Gone is a folder that is not there, or is another one, and one from which all that identifies the run was deleted: a
-    `rm -r` beside a training that writes often leaves the folder itself. A single file that is missing is damage.
+    The folder counts as gone when it is missing, when another folder has taken its place, or when all files that
+    identify the run were deleted: `rm -r` often leaves the folder itself while a training writes to it. One missing
+    file is damage, not removal.
     """
 
     PATIENCE_S = 1.0
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
-        # Held open, so that no other folder can get its number.
+        # Held open, so that no other folder can get its inode number.
         self._descriptor = os.open(layout.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._gone_since: float | None = None
 
     def is_gone(self, attempt: AttemptLayout, *, at: float) -> bool:
-        """Whether the folder has been gone for `PATIENCE_S`."""
+        """Return whether the folder has been gone for `PATIENCE_S`."""
         if self._is_there(attempt):
             self._gone_since = None
             return False
@@ -33,7 +34,7 @@ class RemovalWatch:
         return at - self._gone_since >= self.PATIENCE_S
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the descriptor of the folder."""
         os.close(self._descriptor)
 
     def _is_there(self, attempt: AttemptLayout) -> bool:
@@ -44,7 +45,7 @@ class RemovalWatch:
         except FileNotFoundError:
             return False
         except OSError:
-            return True  # a network share that does not answer has not lost anything
+            return True  # a network share that does not answer has not removed anything
         return not all(_is_missing(path) for path in (self._layout.record, self._layout.lock, attempt.processes))
 
 

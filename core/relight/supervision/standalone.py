@@ -1,4 +1,4 @@
-"""A script that was started without the launcher: it gets a run, and a supervisor that watches it from the outside."""
+"""A run for a script that you started yourself with `python`, with a supervisor that watches its process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relight.supervision.attempt_start import Adoption, start_attempt
 
 @dataclass(frozen=True)
 class Standalone:
-    """The run of this process. `lifeline` is the pipe whose end tells that the supervisor is dead."""
+    """The run of this process. `lifeline` is the reading end of a pipe that closes when the supervisor dies."""
 
     layout: RunLayout
     attempt: int
@@ -34,10 +34,10 @@ def begin_standalone(
     name: str | None = None,
     runs: Path | str | None = None,
 ) -> Standalone:
-    """Create a run for this very process, and start a supervisor that watches it.
+    """Create a run for this process and start a supervisor that watches it.
 
-    A resume starts the same script with the same arguments, in the same folder, by the same interpreter. Raises
-    `RelightError` when the runs folder cannot be written or no supervisor can be started.
+    A resume starts the same script with the same arguments, folder and interpreter. Raises `RelightError` when the runs
+    folder cannot be written or no supervisor can be started.
     """
     script = script.absolute()
     layout, _ = create_run(

@@ -1,4 +1,4 @@
-"""The stream "system": what machine, processes and GPUs did while an attempt ran, one row a second."""
+"""The stream "system": samples of the machine, the processes and the GPUs during an attempt, one row per second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class SystemMetrics:
-    """Samples the machine in the background. Telemetry: whatever fails here is said once and stops nothing."""
+    """Samples the machine in the background. A failure here is logged once and never stops a training."""
 
     def __init__(self, layout: RunLayout, attempt: AttemptLayout, *, interval_s: float = 1.0) -> None:
         self._folder = layout.folder
@@ -28,16 +28,16 @@ class SystemMetrics:
         self._sampler: MachineSampler | None = None
 
     def start(self, trainer_pid: int) -> None:
-        """Sample the trainer and its descendants from now on; returns at once."""
+        """Start sampling the trainer and its descendants in the background."""
         try:
-            # Imported while the trainer loads torch, so that it need not wait for this.
+            # Imported while the trainer loads torch, so that the trainer does not wait for this import.
             from relight.machine.machine_sampler import MachineSampler
 
             self._sampler = MachineSampler(self._folder, on_sample=self._log, interval_s=self._interval_s)
             self._sampler.set_pids(trainer_pid)
             self._sampler.start()
         except Exception:
-            _log.warning("The machine cannot be sampled; training goes on without its curves.", exc_info=True)
+            _log.warning("The machine cannot be sampled. Training continues without its curves.", exc_info=True)
 
     def close(self) -> None:
         """Stop sampling and close the file."""
