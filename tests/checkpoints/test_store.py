@@ -108,6 +108,14 @@ def test_sequence_numbers_are_never_used_twice(store: CheckpointStore) -> None:
     assert store.commit(*make_snapshot(4)).sequence == 4
 
 
+def test_a_checkpoint_is_found_by_its_sequence_or_said_to_be_gone(store: CheckpointStore) -> None:
+    infos = [store.commit(*make_snapshot(5)) for _ in range(3)]
+    assert store.find_sequence(2) == infos[1]
+    quarantine_checkpoint(store, infos[1].name)
+    with pytest.raises(CheckpointNotFound, match=r"Checkpoint 2 .* no longer exists"):
+        store.find_sequence(2)
+
+
 def test_the_same_snapshot_twice_is_one_checkpoint(store: CheckpointStore) -> None:
     header, buffers = make_snapshot(1)
     assert store.commit(header, buffers) == store.commit(header, buffers)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from relight.cli.ending import choose_exit_code, has_ended, word_ending
+from relight.cli.ending import choose_exit_code, word_ending
 from relight.overview.story import RunStory
 from relight.overview.summary import summarize_run
 from relight.runs.process_identity import current_process
@@ -94,7 +94,7 @@ def test_the_end_says_what_to_do_next(make_run: RunMaker) -> None:
     assert word_ending(crashed)[2].startswith("The last checkpoint is at step 20: 3 steps (")
     assert word_ending(crashed)[-1] == f"Resume: relight resume {crashed.run}"
     unsaved = summarize_run(make_run("c", outcome="crashed", step=5))
-    assert "There is no checkpoint: a resume starts from the beginning." in word_ending(unsaved)
+    assert "There is no checkpoint, so a resume starts from the beginning." in word_ending(unsaved)
 
 
 def test_exit_codes_are_those_of_the_contract(make_run: RunMaker) -> None:
@@ -109,13 +109,6 @@ def test_exit_codes_are_those_of_the_contract(make_run: RunMaker) -> None:
     write_record(interrupted.attempt(1).processes, AttemptProcesses(supervisor=gone, trainer=gone))
     assert summarize_run(interrupted).status is RunStatus.INTERRUPTED
     assert choose_exit_code(summarize_run(interrupted)) == 3
-
-
-def test_a_crash_has_not_ended_while_its_supervisor_may_restart_it(make_run: RunMaker) -> None:
-    summary = summarize_run(make_run(outcome="crashed"))
-    assert summary.pids.supervisor is not None
-    assert not has_ended(summary)
-    assert has_ended(msgspec.structs.replace(summary, pids=msgspec.structs.replace(summary.pids, supervisor=None)))
 
 
 _STEPS: list[tuple[int, int, Phase]] = [

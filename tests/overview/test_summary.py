@@ -18,6 +18,7 @@ from relight.overview.summary import list_runs, summarize_run
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import Parent, RunRecord
+from tests.opened_files import count_reads
 from tests.runs.run_builder import RunBuilder, dead_process
 
 KEYS_OF_THE_DESIGN = [
@@ -56,6 +57,15 @@ def test_its_json_begins_with_the_keys_that_were_promised(tmp_path: Path) -> Non
     assert list(shown)[: len(KEYS_OF_THE_DESIGN)] == KEYS_OF_THE_DESIGN
     assert shown["pids"] == {"supervisor": None, "trainer": None, "writer": None}
     assert shown["status"] == "finished"
+
+
+def test_a_summary_reads_each_file_once(tmp_path: Path) -> None:
+    run = RunBuilder.create(tmp_path).finished(50).start(from_step=50).processes(dead_process(), dead_process())
+    run.progress(60).saving(durable_step=50).outcome("crashed")
+    with count_reads(run.layout.folder) as reads:
+        summarize_run(run.layout)
+    assert {"run.json", *(f"attempts/0002/{name}.json" for name in ("start", "processes", "outcome"))} <= set(reads)
+    assert max(reads.values()) == 1, reads
 
 
 def test_a_running_run_has_pids_rate_eta_and_work_at_risk(tmp_path: Path) -> None:

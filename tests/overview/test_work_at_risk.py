@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relight.overview.work_at_risk import WorkAtRisk, measure_work_at_risk
+from relight.runs.evidence import Evidence
+from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress
-from relight.runs.records import SavingState
+from relight.runs.records import AttemptStart, SavingState
 
 NOW = 1000.0
 
@@ -25,7 +29,15 @@ def _measure(
     from_step: int = 0,
     live: bool = True,
 ) -> WorkAtRisk:
-    return measure_work_at_risk(progress, saving, newest_step=newest, from_step=from_step, live=live, now_s=NOW)
+    evidence = Evidence(
+        layout=RunLayout(Path("run")),
+        now_s=NOW,
+        launched_s=0.0,
+        start=AttemptStart(attempt=1, time_s=0.0, reason="launch", from_step=from_step),
+        progress=progress,
+        saving=saving,
+    )
+    return measure_work_at_risk(evidence, newest_step=newest, live=live)
 
 
 def _saved(step: int, time_s: float) -> SavingState:

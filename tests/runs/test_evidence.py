@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relight.runs.evidence import gather_evidence, read_status
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.process_identity import current_process, identify_process
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit, AttemptProcesses
 from relight.runs.run_record import read_run_record
-from relight.runs.status import RunStatus
+from relight.runs.status import RunStatus, StatusReport, derive_status
 from relight.runs.stop_request import request_stop
 from tests.runs.run_builder import RunBuilder, dead_process
 
@@ -28,8 +28,12 @@ LIVE = "import sys; print('up', flush=True); sys.stdin.read()"
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def _report(layout: RunLayout, *, now_s: float | None = None) -> StatusReport:
+    return derive_status(gather_evidence(layout, now_s=now_s))
+
+
 def _status(layout: RunLayout) -> RunStatus:
-    return read_status(layout, read_run_record(layout), now_s=time.time()).status
+    return _report(layout).status
 
 
 def _expect(layout: RunLayout, status: RunStatus, *, within_s: float = 2.0) -> None:
@@ -101,8 +105,8 @@ def test_a_supervisor_that_ends_right_after_its_exit_record_never_shows_as_inter
 def test_a_run_without_an_attempt_is_queued_at_first(tmp_path: Path) -> None:
     run = RunBuilder.create(tmp_path)
     record = read_run_record(run.layout)
-    assert read_status(run.layout, record, now_s=record.created_s + 1).status is RunStatus.QUEUED
-    assert read_status(run.layout, record, now_s=record.created_s + 11).status is RunStatus.INTERRUPTED
+    assert _report(run.layout, now_s=record.created_s + 1).status is RunStatus.QUEUED
+    assert _report(run.layout, now_s=record.created_s + 11).status is RunStatus.INTERRUPTED
 
 
 def test_a_launcher_that_was_killed_before_its_supervisor_came_shows_as_interrupted(tmp_path: Path) -> None:
@@ -115,7 +119,7 @@ def test_a_launcher_that_was_killed_before_its_supervisor_came_shows_as_interrup
 def test_an_attempt_folder_without_a_start_record_counts_from_its_own_time(tmp_path: Path) -> None:
     run = RunBuilder.create(tmp_path)
     run.layout.attempt(1).folder.mkdir()
-    evidence = gather_evidence(run.layout, None, now_s=time.time())
+    evidence = gather_evidence(run.layout)
     assert abs(evidence.launched_s - time.time()) < 5
 
 
@@ -123,21 +127,21 @@ def test_a_restarted_machine_and_another_machine_are_told_apart(tmp_path: Path) 
     run = RunBuilder.create(tmp_path).start()
     before = msgspec.structs.replace(current_process(), boot_id="the boot before")
     run.processes(before, before).progress(3)
-    report = read_status(run.layout, None, now_s=time.time())
+    report = _report(run.layout)
     assert (report.status, "restarted" in report.reason) == (RunStatus.INTERRUPTED, True)
     elsewhere = msgspec.structs.replace(before, host="node-7")
     run.processes(elsewhere, elsewhere)
-    assert read_status(run.layout, None, now_s=time.time()).reason == "It runs on the machine 'node-7'."
-    late = read_status(run.layout, None, now_s=time.time() + 60)
+    assert _report(run.layout).reason == "It runs on the machine 'node-7'."
+    late = _report(run.layout, now_s=time.time() + 60)
     assert (late.status, "node-7" in late.reason) == (RunStatus.INTERRUPTED, True)
 
 
 def test_a_stop_request_counts_only_for_its_attempt(tmp_path: Path) -> None:
     run = RunBuilder.create(tmp_path).start()
     request_stop(run.layout)
-    assert gather_evidence(run.layout, None, now_s=time.time()).stop is not None
+    assert gather_evidence(run.layout).stop is not None
     run.start()
-    assert gather_evidence(run.layout, None, now_s=time.time()).stop is None
+    assert gather_evidence(run.layout).stop is None
 
 
 @pytest.mark.parametrize("data", [b"", b'{"version": 1, "supervisor": {"pid"', b"\x00\xffgarbage"])
@@ -145,8 +149,8 @@ def test_a_stop_request_counts_only_for_its_attempt(tmp_path: Path) -> None:
 def test_a_damaged_record_is_noted_and_the_rest_still_counts(tmp_path: Path, name: str, data: bytes) -> None:
     run = RunBuilder.create(tmp_path).start().processes(dead_process(), dead_process())
     (run.files.folder / name).write_bytes(data)
-    evidence = gather_evidence(run.layout, None, now_s=time.time())
-    assert evidence.damaged == (name,)
+    evidence = gather_evidence(run.layout)
+    assert list(evidence.damage) == [name]
     assert _status(run.layout) is RunStatus.INTERRUPTED
     run.processes(current_process(), current_process())
     assert _status(run.layout) is RunStatus.RUNNING, "who lives is believed more than a damaged file"

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relight.runs.evidence import Evidence
+from relight.runs.layout import RunLayout
 from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
     AttemptStart,
+    ImportedFrom,
     ProcessIdentity,
+    RunRecord,
     StopRequest,
+    TaskReference,
     TrainerOutcome,
 )
-from relight.runs.status import FOREIGN_SILENCE_S, HANDOVER_S, STARTING_S, Evidence, RunStatus, derive_status
+from relight.runs.status import FOREIGN_SILENCE_S, HANDOVER_S, STARTING_S, RunStatus, derive_status
 
 NOW = 1_000_000.0
 SUPERVISOR = ProcessIdentity(pid=11, start_ticks=1, boot_id="b", host="h")
 TRAINER = ProcessIdentity(pid=22, start_ticks=1, boot_id="b", host="h")
 BOTH = AttemptProcesses(supervisor=SUPERVISOR, trainer=TRAINER)
 START = AttemptStart(attempt=1, time_s=NOW - 60, reason="launch")
+LAYOUT = RunLayout(Path("runs/a"))
+IMPORTED = RunRecord(
+    run="a",
+    name="a",
+    created_s=NOW,
+    task=TaskReference(kind="builtin", name="digits"),
+    imported_from=ImportedFrom(name="a.pth", path="/a.pth", kind="PyTorch checkpoint", sha256="0"),
+)
 STOP = StopRequest(attempt=1, time_s=NOW)
 
 
 def _evidence(**changes: Any) -> Evidence:
     given: dict[str, Any] = {
+        "layout": LAYOUT,
+        "now_s": NOW,
         "launched_s": NOW - 60,
-        "attempt": 1,
+        "attempts": (1,),
         "start": START,
         "processes": BOTH,
         "supervisor_alive": True,
@@ -39,7 +55,7 @@ def _evidence(**changes: Any) -> Evidence:
 
 
 def _status(**changes: Any) -> tuple[str, str]:
-    report = derive_status(_evidence(**changes), now_s=NOW)
+    report = derive_status(_evidence(**changes))
     return report.status.value, report.reason
 
 
@@ -117,23 +133,22 @@ def test_until_the_trainer_is_started_it_is_queued() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "age_s", "locked", "status"),
+    ("attempts", "age_s", "locked", "status"),
     [
-        (0, 1.0, False, "queued"),
-        (0, STARTING_S + 1, False, "interrupted"),
-        (0, STARTING_S + 1, True, "queued"),
-        (0, -1.0, False, "queued"),
-        (0, -3600.0, False, "interrupted"),
-        (1, 0.5, False, "queued"),
-        (1, HANDOVER_S + 0.1, False, "interrupted"),
-        (1, 600.0, True, "queued"),
+        ((), 1.0, False, "queued"),
+        ((), STARTING_S + 1, False, "interrupted"),
+        ((), STARTING_S + 1, True, "queued"),
+        ((), -1.0, False, "queued"),
+        ((), -3600.0, False, "interrupted"),
+        ((1,), 0.5, False, "queued"),
+        ((1,), HANDOVER_S + 0.1, False, "interrupted"),
+        ((1,), 600.0, True, "queued"),
     ],
 )
 def test_a_launch_is_queued_until_it_is_clear_that_nobody_comes(
-    attempt: int, age_s: float, locked: bool, status: str
+    attempts: tuple[int, ...], age_s: float, locked: bool, status: str
 ) -> None:
-    evidence = Evidence(launched_s=NOW - age_s, attempt=attempt, locked=locked)
-    report = derive_status(evidence, now_s=NOW)
+    report = derive_status(Evidence(layout=LAYOUT, now_s=NOW, launched_s=NOW - age_s, attempts=attempts, locked=locked))
     assert report.status == status
     assert report.reason or status == "queued"
 
@@ -148,13 +163,13 @@ def test_another_machines_run_is_judged_by_its_signs_of_life() -> None:
 
 
 def test_a_damaged_record_of_processes_falls_back_to_the_lock() -> None:
-    damaged: dict[str, Any] = {"processes": None, "damaged": ("processes.json",)}
+    damaged: dict[str, Any] = {"processes": None, "damage": {"processes.json": "…"}}
     assert _status(**damaged, locked=True)[0] == "running"
     assert _status(**damaged, locked=False)[0] == "interrupted"
 
 
 def test_a_damaged_exit_record_is_named() -> None:
-    status, reason = _status(supervisor_alive=False, trainer_alive=False, damaged=("exit.json",))
+    status, reason = _status(supervisor_alive=False, trainer_alive=False, damage={"exit.json": "…"})
     assert status == "interrupted"
     assert "exit record is damaged" in reason
 
@@ -162,8 +177,10 @@ def test_a_damaged_exit_record_is_named() -> None:
 OUTCOMES = st.sampled_from(["finished", "stopped", "crashed"])
 EVIDENCE = st.builds(
     Evidence,
+    layout=st.just(LAYOUT),
+    now_s=st.just(NOW),
     launched_s=st.floats(NOW - 1000, NOW + 1000),
-    attempt=st.integers(0, 3),
+    attempts=st.sampled_from([(), (1,), (1, 2, 3)]),
     start=st.sampled_from([None, START]),
     processes=st.sampled_from([None, BOTH, AttemptProcesses(supervisor=SUPERVISOR)]),
     exit=st.none() | st.builds(_exit, OUTCOMES),
@@ -175,15 +192,15 @@ EVIDENCE = st.builds(
     locked=st.booleans(),
     foreign=st.booleans(),
     silent_s=st.floats(0, 100),
-    damaged=st.lists(st.sampled_from(["exit.json", "processes.json", "start.json"]), unique=True).map(tuple),
+    damage=st.dictionaries(st.sampled_from(["exit.json", "processes.json", "start.json"]), st.just("…")),
 )
 
 
 @settings(max_examples=1000)
 @given(evidence=EVIDENCE)
 def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evidence) -> None:
-    report = derive_status(evidence, now_s=NOW)
-    assert report == derive_status(evidence, now_s=NOW), "the same evidence gives the same answer"
+    report = derive_status(evidence)
+    assert report == derive_status(evidence), "the same evidence gives the same answer"
     assert isinstance(report.status, RunStatus)
     if evidence.exit is not None:
         assert report.status == evidence.exit.outcome
@@ -193,7 +210,7 @@ def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evide
     if report.status is RunStatus.RUNNING:
         seen = recorded and evidence.supervisor_alive and evidence.trainer_alive
         heard = recorded and evidence.foreign and evidence.silent_s < FOREIGN_SILENCE_S
-        held = not recorded and evidence.locked and "processes.json" in evidence.damaged
+        held = not recorded and evidence.locked and "processes.json" in evidence.damage
         assert seen or heard or held
     if recorded and not evidence.foreign and not evidence.supervisor_alive:
         assert not report.status.is_live
@@ -209,8 +226,8 @@ def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evide
 
 
 def test_imported_weights_that_nobody_was_to_start_are_stopped_at_once() -> None:
-    nothing = {"attempt": 0, "start": None, "processes": None, "supervisor_alive": False, "trainer_alive": False}
-    status, reason = _status(**nothing, imported=True, launched_s=NOW)
+    nothing = {"attempts": (), "start": None, "processes": None, "supervisor_alive": False, "trainer_alive": False}
+    status, reason = _status(**nothing, record=IMPORTED, launched_s=NOW)
     assert status == "stopped" and "resume trains from them" in reason
-    assert _status(**nothing, imported=True, locked=True)[0] == "queued"
-    assert _status(imported=True)[0] == "running"
+    assert _status(**nothing, record=IMPORTED, locked=True)[0] == "queued"
+    assert _status(record=IMPORTED)[0] == "running"

@@ -14,6 +14,7 @@ from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, Tenso
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError, RunBusy
 from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord, TaskReference
@@ -24,6 +25,7 @@ from relight.tasks import inspection
 from relight.tasks.inspection import Inspection
 from relight.tasks.reference import validate_config
 from supervision.conftest import Lab, stand_in
+from tests.opened_files import count_reads
 
 pytestmark = pytest.mark.processes
 
@@ -68,7 +70,7 @@ def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayou
     assert own.digest(copied) == store.digest(original)
     assert (copied.step, copied.score, copied.time_s, copied.reason) == (20, 0.9, 20.0, "periodic")
     assert not verify_store(own).damaged
-    assert choose_checkpoint(child, None).sequence == copied.sequence
+    assert choose_checkpoint(gather_evidence(child), None).sequence == copied.sequence
     shutil.rmtree(parent.folder)
     assert not verify_store(own).damaged
 
@@ -94,6 +96,15 @@ def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunL
     assert record.best_metric == "validation/accuracy"
     start = read_record(launched.layout.attempt(1).start, AttemptStart)
     assert (start.reason, start.from_sequence, start.from_step, start.max_restarts) == ("branch", 1, 10, 2)
+
+
+def test_a_branch_reads_its_parents_record_once(lab: Lab, parent: RunLayout) -> None:
+    with count_reads(parent.folder) as reads:
+        branch(parent)
+    assert {name: reads[name] for name in ("run.json", "attempts/0001/script.json")} == {
+        "run.json": 1,
+        "attempts/0001/script.json": 1,
+    }
 
 
 def test_the_parent_keeps_the_checkpoint_for_good(lab: Lab, parent: RunLayout) -> None:
@@ -146,7 +157,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_latest_passes_over_it(lab: 
 
 def test_a_resume_takes_the_newest_whole_checkpoint_and_tells_what_it_costs(lab: Lab, parent: RunLayout) -> None:
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
-    choice = choose_checkpoint(parent, "latest")
+    choice = choose_checkpoint(gather_evidence(parent), "latest")
     assert (choice.sequence, choice.step) == (2, 20)
     assert choice.notes[0].startswith("The checkpoint of step 30 was passed over: Tensor ")
     assert choice.notes[1] == "Training goes on from the checkpoint of step 20; that costs 10 steps."
@@ -156,7 +167,7 @@ def test_a_resume_takes_the_newest_whole_checkpoint_and_tells_what_it_costs(lab:
 def test_a_resume_without_any_whole_checkpoint_begins_anew_and_says_so(lab: Lab, parent: RunLayout) -> None:
     for pack in (parent.checkpoints / "packs").iterdir():
         pack.write_bytes(b"")
-    choice = choose_checkpoint(parent, None)
+    choice = choose_checkpoint(gather_evidence(parent), None)
     assert (choice.sequence, choice.step) == (None, 0)
     assert "from the beginning" in choice.notes[-1]
 
@@ -165,24 +176,24 @@ def test_a_resume_without_any_whole_checkpoint_begins_anew_and_says_so(lab: Lab,
 def test_each_way_to_name_a_checkpoint_finds_it(
     lab: Lab, parent: RunLayout, wanted: str | int | None, step: int
 ) -> None:
-    choice = choose_checkpoint(parent, wanted)
+    choice = choose_checkpoint(gather_evidence(parent), wanted)
     assert (choice.step, choice.notes) == (step, ())
 
 
 def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent: RunLayout) -> None:
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(20))
     with pytest.raises(DamagedCheckpoint, match=r"step 20 .* is damaged: Tensor "):
-        choose_checkpoint(parent, "best")
+        choose_checkpoint(gather_evidence(parent), "best")
     (parent.checkpoints / "packs" / CheckpointStore(parent.checkpoints).find(10).name.pack).unlink()
     with pytest.raises(DamagedCheckpoint, match=r"step 10 .* is missing"):
-        choose_checkpoint(parent, 10)
+        choose_checkpoint(gather_evidence(parent), 10)
 
 
 def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
     layout = create_run(lab.folder, stand_in("train")).layout
-    assert choose_checkpoint(layout, None).sequence is None
+    assert choose_checkpoint(gather_evidence(layout), None).sequence is None
     with pytest.raises(CheckpointNotFound):
-        choose_checkpoint(layout, "best")
+        choose_checkpoint(gather_evidence(layout), "best")
 
 
 @pytest.mark.parametrize(("changes", "asked"), [({"lr": 0.01, "epochs": 9, "seed": 4}, False), ({"width": 64}, True)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relight.runs.evidence import PastAttempt
 from relight.runs.records import AttemptExit, AttemptStart, Outcome, StartReason
-from relight.supervision.attempt_history import PastAttempt
 from relight.supervision.restart_policy import FIRST_DELAY_S, LONGEST_DELAY_S, decide_restart
 
 

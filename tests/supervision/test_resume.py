@@ -21,6 +21,7 @@ from relight.runs.status import RunStatus
 from relight.supervision import orphans, resume
 from relight.supervision.attempt_start import Launched, begin_attempt
 from supervision.conftest import Lab, kill, lives, stand_in, wait_for
+from tests.opened_files import count_reads
 
 pytestmark = pytest.mark.processes
 
@@ -87,9 +88,9 @@ def test_an_attempt_that_began_and_ended_while_this_resume_waited_is_not_followe
     layout = dead_run(lab)
     wait = resume._lock_when_free
 
-    def wait_while_another_resumes(layout: RunLayout, number: int) -> RunLock:
+    def wait_while_another_resumes(layout: RunLayout, number: int, *, token: str | None) -> RunLock:
         begin_attempt(layout, AttemptStart(attempt=2, time_s=0.0, reason="resume"))
-        return wait(layout, number)
+        return wait(layout, number, token=token)
 
     monkeypatch.setattr(resume, "_lock_when_free", wait_while_another_resumes)
     with pytest.raises(RunBusy, match="as attempt 2"):
@@ -197,6 +198,23 @@ def test_a_run_that_was_created_but_never_started_can_be_resumed(lab: Lab) -> No
     layout = create_run(lab.folder, stand_in("train")).layout
     assert lab.resume(layout, "train", "2").attempt == 1
     assert lab.wait_for_exit(layout).outcome == "finished"
+
+
+@pytest.mark.parametrize("token", [None, "press"])
+def test_a_resume_reads_each_record_once(lab: Lab, token: str | None) -> None:
+    layout = dead_run(lab)
+    lab.wait_until_free(layout)
+    with count_reads(layout.folder) as reads:
+        lab.resume(layout, "train", "1", token=token)
+    lab.wait_for_exit(layout, 2)
+    lab.wait_until_free(layout)
+    with count_reads(layout.folder) as later:
+        lab.resume(layout, "train", "1", token="another", from_="latest")
+    for number, counted in ((1, reads), (2, later)):
+        names = ["start.json", "processes.json", "exit.json", "progress.bin"]
+        expected = {"run.json", *(f"attempts/{number:04d}/{name}" for name in names)}
+        assert {path: counted[path] for path in expected} == dict.fromkeys(expected, 1)
+        assert max(counted.values()) == 1, counted
 
 
 @pytest.mark.parametrize("name", ["start", "processes", "exit", "outcome", "progress"])

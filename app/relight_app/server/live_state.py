@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 
 from relight.errors import DamagedFile
-from relight.overview.summary import RunSummary, summarize_run
+from relight.overview.summary import RunSummary, summarize_evidence
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 
 
@@ -43,9 +43,9 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_live_state(layout: RunLayout) -> LiveState:
     """The run's figures now. A run that cannot be read has the status "damaged", and the sentence as its reason."""
-    now_s = time.time()
+    evidence = gather_evidence(layout)
     try:
-        return make_live_state(summarize_run(layout, now_s=now_s, traceback=False), now_s=now_s)
+        return make_live_state(summarize_evidence(evidence, traceback=False), now_s=evidence.now_s)
     except DamagedFile as error:
         return LiveState(status="damaged", reason=str(error))
 

@@ -24,9 +24,7 @@ from relight.errors import DamagedFile, ExportError
 from relight.runs.durable_file import write_durably
 from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record_if_there
-from relight.runs.records import RunRecord
-from relight.runs.run_record import add_script_facts
+from relight.runs.run_record import read_run_record
 from relight.version import __version__
 
 Format = Literal["safetensors", "pth"]
@@ -164,12 +162,8 @@ def _describe(
         "relight": __version__,
     }
     try:
-        layout = RunLayout(store.layout.folder.parent)
-        record = read_record_if_there(layout.record, RunRecord)
-        record = None if record is None else add_script_facts(layout, record)
+        record = read_run_record(RunLayout(store.layout.folder.parent))
     except DamagedFile:
-        record = None
-    if record is None:
         return facts
     about: dict[str, Any] = {
         "run": record.run,

@@ -134,6 +134,15 @@ class CheckpointStore:
             )
         return found[-1]
 
+    def find_sequence(self, sequence: int) -> CheckpointInfo:
+        """Return the checkpoint with that sequence number; `CheckpointNotFound` when it no longer exists."""
+        for info in self.list().checkpoints:
+            if info.sequence == sequence:
+                return info
+        raise CheckpointNotFound(
+            f"Checkpoint {sequence} in {self.layout.folder} no longer exists. Resume from another one."
+        )
+
     def commit(
         self,
         header: SnapshotHeader | EncodedSnapshot,

@@ -90,17 +90,18 @@ def show(
     whole traceback after a crash.
     """
     from relight.drill.proof import judge_run
-    from relight.overview.summary import summarize_run
+    from relight.overview.summary import summarize_evidence
     from relight.runs.catalog import find_run, runs_folder
-    from relight.runs.run_record import read_run_record
+    from relight.runs.evidence import gather_evidence
 
     layout = find_run(runs_folder(runs), run_name)
-    summary = summarize_run(layout)
+    evidence = gather_evidence(layout)
+    summary = summarize_evidence(evidence)
     if follow and summary.status.is_live:
         from relight.cli.following import follow_run
 
         raise typer.Exit(follow_run(layout, attempt=summary.attempt, json=json, stop_on_interrupt=False))
-    proof = judge_run(layout, read_run_record(layout))
+    proof = judge_run(layout, evidence.require_record())
     if json:
         fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
         say_json({**fields, "proof": _list_proof_facts(proof)})

@@ -166,19 +166,18 @@ def resume(
 
     Says which checkpoint it is, which damaged ones were skipped and why, and how many steps will be trained again.
     """
-    from relight.overview.summary import summarize_run
     from relight.runs.catalog import find_run, runs_folder
     from relight.supervision.resume import resume_run
 
     layout = find_run(runs_folder(runs), run_name)
-    before = summarize_run(layout)
+    before = layout.latest_attempt()
     try:
         launched = resume_run(layout, from_=from_, max_restarts=restarts)
     except KeyboardInterrupt:
-        if layout.latest_attempt() > before.attempt:
+        if layout.latest_attempt() > before:
             say_error(f"{layout.run_id} has already been resumed and continues in the background.")
         raise
-    _tell(_word_start(layout, launched.attempt, reached=before.step), json=json)
+    _tell(_word_start(launched), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
 
 
@@ -259,8 +258,9 @@ def _tell(lines: Iterable[str], *, json: bool) -> None:
         sys.stdout.flush()
 
 
-def _word_start(layout: RunLayout, attempt: int, *, reached: int) -> list[str]:
-    """Say from which checkpoint an attempt resumes, which ones were skipped, and what will be trained again."""
+def _word_start(launched: Launched) -> list[str]:
+    """Say from which checkpoint a run resumes, which ones were skipped, and what will be trained again."""
+    layout, attempt, reached = launched.layout, launched.attempt, launched.reached_step
     start = _read_start(layout, attempt)
     if start.from_sequence is None:
         lines = [f"{layout.run_id} starts from the beginning (attempt {attempt})."]

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relight.errors import DamagedFile, RelightError
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.record_file import read_record_if_there, write_record
 from relight.runs.records import AttemptProcesses, ProcessIdentity
-from relight.supervision.orphans import Leftovers
+from relight.supervision.orphans import Orphans
 from relight.supervision.stop import stop_run
 
 _PREFIX = ".drill-"
@@ -80,8 +81,8 @@ def _end_run(layout: RunLayout) -> None:
             stop_run(layout, now=True)
         if trainer is not None:
             send_signal(trainer, signal.SIGKILL)
-    leftovers = Leftovers(layout, attempt)
+    orphans = Orphans(layout)
     deadline = time.monotonic() + _CLOSING_S
     while is_locked(layout) and time.monotonic() < deadline:
-        leftovers.end_orphans()
+        orphans.end(gather_evidence(layout))
         time.sleep(_POLL_S)

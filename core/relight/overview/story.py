@@ -8,10 +8,11 @@ from typing import Literal
 
 from relight.checkpoints.listing import newest_durable
 from relight.metrics.tail import MetricTail
-from relight.overview.summary import RunSummary, summarize_run
+from relight.overview.summary import RunSummary, summarize_evidence
 from relight.overview.summary_wording import word_checkpoint, word_risk
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
-from relight.runs.progress import Progress, read_progress
+from relight.runs.progress import Progress
 from relight.wording import describe_duration, describe_rate, describe_value
 
 LineKind = Literal["start", "epoch", "checkpoint", "trouble", "end"]
@@ -64,8 +65,9 @@ class RunStory:
 
     def poll(self) -> list[Line]:
         """Read the folder again; `summary` and `progress` are then fresh. Raises DamagedFile for a broken run.json."""
-        self._summary = summarize_run(self.layout)
-        self.progress = read_progress(self.layout.attempt(self.summary.attempt).progress) or Progress()
+        evidence = gather_evidence(self.layout)
+        self._summary = summarize_evidence(evidence)
+        self.progress = evidence.progress or Progress()
         told = (
             self._tell_attempt(),
             self._tell_caveat(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from relight.metrics.recent import read_recent
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.work_at_risk import measure_work_at_risk
 from relight.runs.catalog import list_layouts
-from relight.runs.evidence import DamageList, gather_evidence
+from relight.runs.evidence import Evidence, gather_evidence
 from relight.runs.fingerprint import FingerprintChange, read_changes, word_resume_caveat
-from relight.runs.layout import AttemptLayout, RunLayout
-from relight.runs.process_identity import is_alive
+from relight.runs.layout import RunLayout
 from relight.runs.progress import Phase, Progress, read_progress
-from relight.runs.records import ImportedFrom, Parent, ProcessIdentity, RunRecord, SavingState
-from relight.runs.run_record import read_run_record
-from relight.runs.status import Evidence, RunStatus, derive_status
+from relight.runs.records import ImportedFrom, Parent, RunRecord
+from relight.runs.status import RunStatus, derive_status
 
 
 class BestSoFar(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,14 +111,13 @@ class RunListing(msgspec.Struct, frozen=True, kw_only=True):
     damaged: list[DamagedRun]
 
 
-def list_runs(folder: Path, *, now_s: float | None = None) -> RunListing:
+def list_runs(folder: Path) -> RunListing:
     """Every run in `folder`. One that is damaged never hides another."""
-    now_s = time.time() if now_s is None else now_s
     runs: list[RunSummary] = []
     damaged: list[DamagedRun] = []
     for layout in list_layouts(folder):
         try:
-            runs.append(summarize_run(layout, now_s=now_s, traceback=False))
+            runs.append(summarize_run(layout, traceback=False))
         except DamagedFile as error:
             if layout.folder.is_dir():  # else somebody removed it this instant
                 damaged.append(DamagedRun(run=layout.run_id, path=str(layout.folder), reason=str(error)))
@@ -129,32 +125,25 @@ def list_runs(folder: Path, *, now_s: float | None = None) -> RunListing:
     return RunListing(runs=runs, damaged=damaged)
 
 
-def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: bool = True) -> RunSummary:
-    """The run in a few figures, as of `now_s`.
+def summarize_run(layout: RunLayout, *, traceback: bool = True) -> RunSummary:
+    """Return the run in a few figures, as of now: `summarize_evidence` of what is there."""
+    return summarize_evidence(gather_evidence(layout), traceback=traceback)
+
+
+def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSummary:
+    """Return the run in a few figures.
 
     `traceback=False` leaves out what lists have no room for: the traceback, the forecast of the disk, and what
     changed in the environment. Raises `DamagedFile` only for run.json; damage to any other file is told in `notes`.
     """
-    now_s = time.time() if now_s is None else now_s
-    record = read_run_record(layout)
-    damage = DamageList([], [])
-    evidence = gather_evidence(layout, record, now_s=now_s, damage=damage)
-    report = derive_status(evidence, now_s=now_s)
-    attempt = layout.attempt(evidence.attempt)
-    progress = read_progress(attempt.progress) if evidence.attempt else None
-    saving = damage.read(attempt.saving, SavingState) if evidence.attempt else None
-    known = progress or _earlier_progress(layout, evidence.attempt) or Progress()
-    newest_step = _newest_durable_step(layout)
+    layout, record = evidence.layout, evidence.require_record()
+    report = derive_status(evidence)
+    progress, saving = evidence.progress, evidence.saving
+    known = progress or _earlier_progress(evidence) or Progress()
     live = report.status.is_live
-    changes = read_changes(attempt.environment) if traceback and evidence.attempt else None
-    risk = measure_work_at_risk(
-        progress,
-        saving,
-        newest_step=newest_step,
-        from_step=evidence.start.from_step if evidence.start is not None else 0,
-        live=live,
-        now_s=now_s,
-    )
+    environment = layout.attempt(evidence.attempt).environment
+    changes = read_changes(environment) if traceback and evidence.attempt else None
+    risk = measure_work_at_risk(evidence, newest_step=_newest_durable_step(layout), live=live)
     training = progress if report.status is RunStatus.RUNNING else None
     metrics = latest_values(layout.metrics)
     best_missing = _explain_missing_best(record, metrics)
@@ -172,13 +161,13 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         work_at_risk_steps=risk.steps,
         best=_best(record, known),
         metrics=metrics,
-        pids=_live_pids(evidence, attempt, damage),
+        pids=RunPids(supervisor=evidence.supervisor_pid, trainer=evidence.trainer_pid, writer=evidence.writer_pid),
         path=str(layout.folder),
         task=record.task.name,
         config=record.config,
         created_s=record.created_s,
         started_s=evidence.start.time_s if evidence.start is not None else None,
-        updated_s=_updated(record, evidence, progress, saving),
+        updated_s=_updated(record, evidence),
         epochs=known.epochs or None,
         steps_per_s=(progress.rate or None) if progress is not None else None,
         eta_s=training.eta_s if training is not None else None,
@@ -187,7 +176,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         parent=record.parent,
         imported_from=record.imported_from,
         saving_failure=saving.failure if saving is not None and live else None,
-        disk=_forecast_disk(layout, evidence.attempt, progress, saving) if traceback and live else None,
+        disk=_forecast_disk(evidence) if traceback and live else None,
         environment_changes=changes,
         notes=(),
         best_missing=best_missing,
@@ -195,7 +184,7 @@ def summarize_run(layout: RunLayout, *, now_s: float | None = None, traceback: b
         traceback=_told(evidence, "traceback") if traceback else None,
     )
     began = evidence.start.notes if evidence.start is not None else ()
-    notes = (*began, *filter(None, [summary.environment_caveat, best_missing]), *damage.notes)
+    notes = (*began, *filter(None, [summary.environment_caveat, best_missing]), *evidence.damage.values())
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
 
@@ -207,22 +196,20 @@ def _newest_durable_step(layout: RunLayout) -> int | None:
     return newest[1] if newest is not None else None
 
 
-def _earlier_progress(layout: RunLayout, attempt: int) -> Progress | None:
-    """The newest progress of the attempts before: what is known while the newest attempt has not begun."""
-    for number in reversed(layout.list_attempts()):
-        if number < attempt:
-            progress = read_progress(layout.attempt(number).progress)
-            if progress is not None:
-                return progress
+def _earlier_progress(evidence: Evidence) -> Progress | None:
+    """Return the newest progress of the earlier attempts: what is known until the newest attempt trains."""
+    for number in reversed(evidence.attempts[:-1]):
+        progress = read_progress(evidence.layout.attempt(number).progress)
+        if progress is not None:
+            return progress
     return None
 
 
-def _forecast_disk(
-    layout: RunLayout, attempt: int, progress: Progress | None, saving: SavingState | None
-) -> DiskForecast | None:
+def _forecast_disk(evidence: Evidence) -> DiskForecast | None:
+    progress, saving = evidence.progress, evidence.saving
     began_s = progress.started_s if progress is not None else 0.0
     return forecast_disk(
-        read_recent(layout.metrics, "system/disk_free_bytes", attempt=attempt),
+        read_recent(evidence.layout.metrics, "system/disk_free_bytes", attempt=evidence.attempt),
         written_bytes=saving.bytes_written if saving is not None else 0,
         writing_s=saving.time_s - began_s if saving is not None and began_s > 0 else 0.0,
     )
@@ -249,23 +236,9 @@ def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str |
     )
 
 
-def _live_pids(evidence: Evidence, attempt: AttemptLayout, damage: DamageList) -> RunPids:
-    """The writer outlives the trainer while it finishes a checkpoint, so it is asked about even then."""
-    processes = evidence.processes
-    writer = damage.read(attempt.writer, ProcessIdentity) if evidence.attempt else None
-    return RunPids(
-        supervisor=processes.supervisor.pid if processes is not None and evidence.supervisor_alive else None,
-        trainer=processes.trainer.pid
-        if processes is not None and processes.trainer and evidence.trainer_alive
-        else None,
-        writer=writer.pid if writer is not None and is_alive(writer) else None,
-    )
-
-
-def _updated(record: RunRecord, evidence: Evidence, progress: Progress | None, saving: SavingState | None) -> float:
-    times = [record.created_s]
-    times += [part.time_s for part in (evidence.start, evidence.exit, progress, saving) if part is not None]
-    return max(times)
+def _updated(record: RunRecord, evidence: Evidence) -> float:
+    parts = (evidence.start, evidence.exit, evidence.progress, evidence.saving)
+    return max([record.created_s, *(part.time_s for part in parts if part is not None)])
 
 
 def _told(evidence: Evidence, field: str) -> str | None:

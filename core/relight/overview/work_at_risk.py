@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relight.runs.evidence import Evidence
 from relight.runs.progress import Progress
 from relight.runs.records import SavingState
 
@@ -18,24 +19,27 @@ class WorkAtRisk:
     seconds: float
 
 
-def measure_work_at_risk(
-    progress: Progress | None,
-    saving: SavingState | None,
-    *,
-    newest_step: int | None,
-    from_step: int,
-    live: bool,
-    now_s: float,
-) -> WorkAtRisk:
-    """Seconds and steps since the last durable step edge.
+def find_last_step(evidence: Evidence, *, newest_step: int | None) -> int:
+    """Return the last step edge that the newest attempt is known to have reached.
 
-    `newest_step` is that of the newest checkpoint on disk, `from_step` where the attempt began. Seconds run on until
-    `now_s` while the run lives, and end with its last step edge otherwise.
+    `newest_step` is the step of the newest checkpoint on disk; None when there is none.
     """
-    saved_here = saving is not None and saving.durable_step is not None
-    step = progress.step if progress is not None else from_step
-    if saved_here and newest_step is not None:
-        step = max(step, newest_step)  # after a power cut the checkpoint is there and the newest progress may not be
+    progress, saving = evidence.progress, evidence.saving
+    step = progress.step if progress is not None else _from_step(evidence)
+    if newest_step is not None and saving is not None and saving.durable_step is not None:
+        # After a power cut the attempt's checkpoint may be there and its newest progress not.
+        return max(step, newest_step)
+    return step
+
+
+def measure_work_at_risk(evidence: Evidence, *, newest_step: int | None, live: bool) -> WorkAtRisk:
+    """Measure the seconds and steps since the last durable step edge.
+
+    `newest_step` is the step of the newest checkpoint on disk; None when there is none. For a live run the seconds
+    count until now, for a dead one until its last step edge.
+    """
+    progress, saving, from_step = evidence.progress, evidence.saving, _from_step(evidence)
+    step = find_last_step(evidence, newest_step=newest_step)
     durable = newest_step
     if durable is not None and durable > step:
         durable = from_step  # resumed from an older checkpoint, and nothing saved since
@@ -45,8 +49,12 @@ def measure_work_at_risk(
     edge_s = _durable_edge_time(progress, saving, durable=durable or 0, from_step=from_step)
     if edge_s <= 0:
         return WorkAtRisk(step, durable, steps, 0.0)
-    end_s = now_s if live else progress.time_s
+    end_s = evidence.now_s if live else progress.time_s
     return WorkAtRisk(step, durable, steps, max(0.0, end_s - edge_s))
+
+
+def _from_step(evidence: Evidence) -> int:
+    return evidence.start.from_step if evidence.start is not None else 0
 
 
 def _durable_edge_time(progress: Progress, saving: SavingState | None, *, durable: int, from_step: int) -> float:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from relight.errors import ConfigError, DamagedFile, RelightError, RunNotFound, UsageError
+from relight.errors import ConfigError, RelightError, RunNotFound, UsageError
 from relight.runs.durable_file import make_folder, sync_folder
 from relight.runs.ids import new_run_ids
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record, write_record
+from relight.runs.record_file import read_record_or_none, write_record
 from relight.runs.records import ImportedFrom, Parent, PreparedTask, RunRecord
 from relight.version import __version__
 
@@ -145,7 +145,7 @@ def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise
-                if record.token is not None and _token_of(layout) == record.token:
+                if record.token is not None and _has_token(layout, record.token):
                     return CreatedRun(layout, False)
                 continue  # that id is taken by another run
             sync_folder(folder)
@@ -187,16 +187,14 @@ def _run_with_token(folder: Path, token: str) -> RunLayout | None:
     endings = tuple(run_id[1:] for run_id in new_run_ids("-", token=token))
     endings = tuple("-" + ending.rpartition("-")[2] for ending in endings)
     for layout in list_layouts(folder):
-        if layout.run_id.endswith(endings) and _token_of(layout) == token:
+        if layout.run_id.endswith(endings) and _has_token(layout, token):
             return layout
     return None
 
 
-def _token_of(layout: RunLayout) -> str | None:
-    try:
-        return read_record(layout.record, RunRecord).token
-    except (FileNotFoundError, DamagedFile):
-        return None
+def _has_token(layout: RunLayout, token: str) -> bool:
+    record = read_record_or_none(layout.record, RunRecord)
+    return record is not None and record.token == token
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -216,10 +214,8 @@ def _refuse(folder: Path, error: OSError) -> NoReturn:
 
 def _names_of(layouts: list[RunLayout]) -> Iterator[tuple[str, str]]:
     for layout in layouts:
-        try:
-            yield layout.run_id, read_record(layout.record, RunRecord).name
-        except (FileNotFoundError, DamagedFile):
-            yield layout.run_id, layout.run_id
+        record = read_record_or_none(layout.record, RunRecord)
+        yield layout.run_id, layout.run_id if record is None else record.name
 
 
 def _not_found(folder: Path, wanted: str, names: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
-"""Gathering what a run's status is derived from: the newest attempt's records, and whether its processes live."""
+"""What the folder of a run and its processes say at one moment: gathered once, then passed on."""
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +14,8 @@ from relight.errors import DamagedFile
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import boot_id, host_name, is_alive
-from relight.runs.record_file import read_record_if_there
+from relight.runs.progress import Progress, read_progress
+from relight.runs.record_file import read_record_if_there, read_record_or_none
 from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
@@ -20,92 +23,198 @@ from relight.runs.records import (
     ProcessIdentity,
     Record,
     RunRecord,
+    SavingState,
+    StopRequest,
     TrainerOutcome,
 )
-from relight.runs.status import Evidence, StatusReport, derive_status
+from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import read_stop_request
 
 R = TypeVar("R", bound=Record)
 
 
-@dataclass
-class DamageList:
-    """The files that could not be read, by name, and the sentences that say so."""
+@dataclass(frozen=True)
+class PastAttempt:
+    """How one attempt began and ended. `exit` is None when its end was never recorded or the record is damaged."""
 
-    files: list[str]
-    notes: list[str]
+    start: AttemptStart
+    exit: AttemptExit | None
 
-    def read(self, path: Path, kind: type[R]) -> R | None:
-        """The record, or None when it is missing or damaged; damage is noted."""
-        try:
-            return read_record_if_there(path, kind)
-        except DamagedFile as error:
-            self.files.append(path.name)
-            self.notes.append(str(error))
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A run as of `now_s`: its record, the records of its newest attempt, and whether its processes live.
+
+    A missing record is None. A damaged one is None too, and `damage` says what is wrong with it.
+    """
+
+    layout: RunLayout
+    now_s: float
+    launched_s: float
+    """When the newest attempt was asked for; without an attempt, when the run was created."""
+    attempts: tuple[int, ...] = ()
+    """Numbers of all attempts, oldest first."""
+    record: RunRecord | None = None
+    start: AttemptStart | None = None
+    processes: AttemptProcesses | None = None
+    writer: ProcessIdentity | None = None
+    exit: AttemptExit | None = None
+    outcome: TrainerOutcome | None = None
+    """Read only where there is no exit record."""
+    stop: StopRequest | None = None
+    """Only a request that means the newest attempt, and only while that has no exit record."""
+    progress: Progress | None = None
+    saving: SavingState | None = None
+    supervisor_alive: bool = False
+    trainer_alive: bool = False
+    writer_alive: bool = False
+    same_boot: bool = True
+    locked: bool = False
+    """Probed only where no processes are on record."""
+    foreign: bool = False
+    """Another machine runs the attempt, so its processes cannot be checked from here."""
+    silent_s: float = 0.0
+    """For a foreign run: how long ago one of its files changed."""
+    damage: dict[str, str] = field(default_factory=dict)
+    """A sentence for each damaged file, by file name."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt; 0 when there is none."""
+        return self.attempts[-1] if self.attempts else 0
+
+    def require_record(self) -> RunRecord:
+        """Return the run's record; `DamagedFile` when it is damaged or missing."""
+        if self.record is None:
+            raise DamagedFile(self.damage[self.layout.record.name])
+        return self.record
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        """Pid of the newest attempt's supervisor; None unless it is alive."""
+        return self.processes.supervisor.pid if self.processes is not None and self.supervisor_alive else None
+
+    @property
+    def trainer_pid(self) -> int | None:
+        """Pid of the newest attempt's trainer; None unless it is alive."""
+        trainer = self.processes.trainer if self.processes is not None else None
+        return trainer.pid if trainer is not None and self.trainer_alive else None
+
+    @property
+    def writer_pid(self) -> int | None:
+        """Pid of the checkpoint writer; None unless it is alive. It outlives the trainer to finish a checkpoint."""
+        return self.writer.pid if self.writer is not None and self.writer_alive else None
+
+    @functools.cached_property
+    def history(self) -> tuple[PastAttempt, ...]:
+        """All attempts, oldest first. The earlier ones are read on first use.
+
+        An unreadable start record counts as a start by a person.
+        """
+        earlier = [_read_past_attempt(self.layout.attempt(number)) for number in self.attempts[:-1]]
+        newest = [PastAttempt(self.start or _unknown_start(number), self.exit) for number in self.attempts[-1:]]
+        return (*earlier, *newest)
+
+    def find_token(self, token: str | None) -> int | None:
+        """Return the number of the newest attempt that was started with `token`; None when there is none."""
+        if token is None:
             return None
+        for number, past in zip(reversed(self.attempts), reversed(self.history), strict=True):
+            if past.start.token == token:
+                return number
+        return None
 
 
-def gather_evidence(
-    layout: RunLayout, record: RunRecord | None, *, now_s: float, damage: DamageList | None = None
-) -> Evidence:
-    """Everything about the newest attempt. Never raises for a damaged or missing file."""
-    damage = damage if damage is not None else DamageList([], [])
-    number = layout.latest_attempt()
-    created_s = record.created_s if record is not None else 0.0
-    if number == 0:
-        imported = record is not None and record.imported_from is not None
-        return Evidence(launched_s=created_s, locked=_locked_without_processes(layout, None), imported=imported)
-    attempt = layout.attempt(number)
-    start = damage.read(attempt.start, AttemptStart)
-    processes = damage.read(attempt.processes, AttemptProcesses)
-    supervisor = processes.supervisor if processes is not None else None
-    # Who lives is asked before the records of the end are read: whoever was dead then had written all it ever will.
-    supervisor_alive = is_alive(supervisor)
-    trainer_alive = is_alive(processes.trainer) if processes is not None else False
-    exit = damage.read(attempt.exit, AttemptExit)
-    outcome = damage.read(attempt.outcome, TrainerOutcome) if exit is None else None
-    foreign = supervisor is not None and _is_foreign(supervisor)
+def gather_evidence(layout: RunLayout, *, now_s: float | None = None) -> Evidence:
+    """Read the run's record and the newest attempt's, each once. Never raises for a damaged or missing file."""
+    now_s = time.time() if now_s is None else now_s
+    damage: dict[str, str] = {}
+    record = _read_record_of_run(layout, damage)
+    attempts = tuple(layout.list_attempts())
+    if not attempts:
+        return Evidence(
+            layout=layout,
+            now_s=now_s,
+            launched_s=record.created_s if record is not None else 0.0,
+            record=record,
+            locked=is_locked(layout),
+            damage=damage,
+        )
+    attempt = layout.attempt(attempts[-1])
+    start = _read(attempt.start, AttemptStart, damage)
+    processes = _read(attempt.processes, AttemptProcesses, damage)
+    writer = _read(attempt.writer, ProcessIdentity, damage)
+    # Ask who is alive before reading how the attempt ended: a process that was dead by then has written everything it
+    # ever will, so no end can fall between the two.
+    supervisor_alive = processes is not None and is_alive(processes.supervisor)
+    trainer_alive = processes is not None and is_alive(processes.trainer)
+    writer_alive = is_alive(writer)
+    exit = _read(attempt.exit, AttemptExit, damage)
+    foreign = processes is not None and _is_foreign(processes.supervisor)
     return Evidence(
-        launched_s=start.time_s if start is not None else _folder_time(attempt, created_s),
-        attempt=number,
+        layout=layout,
+        now_s=now_s,
+        launched_s=start.time_s if start is not None else _launch_time(attempt, record),
+        attempts=attempts,
+        record=record,
         start=start,
         processes=processes,
+        writer=writer,
         exit=exit,
-        outcome=outcome,
-        stop=read_stop_request(layout, attempt=number) if exit is None else None,
+        outcome=_read(attempt.outcome, TrainerOutcome, damage) if exit is None else None,
+        stop=read_stop_request(layout, attempt=attempt.number) if exit is None else None,
+        progress=read_progress(attempt.progress),
+        saving=_read(attempt.saving, SavingState, damage),
         supervisor_alive=supervisor_alive,
         trainer_alive=trainer_alive,
-        same_boot=supervisor is None or supervisor.boot_id == boot_id(),
-        locked=exit is None and _locked_without_processes(layout, processes),
+        writer_alive=writer_alive,
+        same_boot=processes is None or processes.supervisor.boot_id == boot_id(),
+        locked=exit is None and processes is None and is_locked(layout),
         foreign=foreign,
-        silent_s=_silence(layout, attempt, now_s) if foreign and exit is None else 0.0,
-        damaged=tuple(damage.files),
+        silent_s=_measure_silence(layout, attempt, now_s) if foreign and exit is None else 0.0,
+        damage=damage,
     )
 
 
-def read_status(layout: RunLayout, record: RunRecord | None = None, *, now_s: float) -> StatusReport:
-    """The run's status right now. Without its `record` a run that has no attempt yet counts as never started."""
-    return derive_status(gather_evidence(layout, record, now_s=now_s), now_s=now_s)
+def _read_record_of_run(layout: RunLayout, damage: dict[str, str]) -> RunRecord | None:
+    try:
+        return read_run_record(layout)
+    except DamagedFile as error:
+        damage[layout.record.name] = str(error)
+        return None
 
 
-def _locked_without_processes(layout: RunLayout, processes: AttemptProcesses | None) -> bool:
-    """The lock says something only where no processes are known, so it is probed only there."""
-    return processes is None and is_locked(layout)
+def _read(path: Path, kind: type[R], damage: dict[str, str]) -> R | None:
+    try:
+        return read_record_if_there(path, kind)
+    except DamagedFile as error:
+        damage[path.name] = str(error)
+        return None
+
+
+def _read_past_attempt(attempt: AttemptLayout) -> PastAttempt:
+    start = read_record_or_none(attempt.start, AttemptStart)
+    return PastAttempt(start or _unknown_start(attempt.number), read_record_or_none(attempt.exit, AttemptExit))
+
+
+def _unknown_start(number: int) -> AttemptStart:
+    return AttemptStart(attempt=number, time_s=0.0, reason="launch")
 
 
 def _is_foreign(identity: ProcessIdentity) -> bool:
-    """Another boot under another name is another machine; under the same name it is this one, restarted."""
+    """Another boot under another host name is another machine; under the same name it is this one, restarted."""
     return identity.boot_id != boot_id() and identity.host not in ("", host_name())
 
 
-def _folder_time(attempt: AttemptLayout, otherwise: float) -> float:
+def _launch_time(attempt: AttemptLayout, record: RunRecord | None) -> float:
+    """When the attempt's folder changed last, for an attempt without a start record."""
     try:
         return os.stat(attempt.folder).st_mtime  # noqa: PTH116
     except OSError:
-        return otherwise
+        return record.created_s if record is not None else 0.0
 
 
-def _silence(layout: RunLayout, attempt: AttemptLayout, now_s: float) -> float:
+def _measure_silence(layout: RunLayout, attempt: AttemptLayout, now_s: float) -> float:
     """Seconds since the attempt's progress or any metric file changed."""
     changed = max(_change_times([attempt.progress, attempt.processes, *_children(layout.metrics)]), default=0.0)
     return now_s - changed

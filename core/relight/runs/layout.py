@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +124,9 @@ class RunLayout:
         return AttemptLayout(self.attempts / f"{number:04d}", number)
 
     def list_attempts(self) -> list[int]:
-        """Numbers of the attempts that have a folder, in order; foreign names are skipped."""
+        """Return the numbers of the attempts that have a folder, in order; other names are skipped."""
         try:
-            names = [path.name for path in self.attempts.iterdir()]
+            names = os.listdir(self.attempts)  # noqa: PTH208  asked for each run of a list
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(name) for name in names if _ATTEMPT.match(name))

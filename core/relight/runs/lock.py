@@ -6,7 +6,6 @@ Supervisor, trainer and checkpoint writer share one open file: a run stays busy 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -14,10 +13,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from relight.errors import DamagedFile, RelightError, RunBusy
+from relight.errors import RelightError, RunBusy
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
-from relight.runs.record_file import read_record_if_there
+from relight.runs.record_file import read_record_or_none
 from relight.runs.records import AttemptProcesses, ProcessIdentity
 
 _POLL_S = 0.02
@@ -127,12 +126,10 @@ def _holder_pid(layout: RunLayout) -> int | None:
     """The pid to name: the trainer where it lives, else the supervisor, else the writer, else who took the lock."""
     attempt = layout.attempt(layout.latest_attempt())
     candidates: list[ProcessIdentity | None] = []
-    with contextlib.suppress(DamagedFile):
-        processes = read_record_if_there(attempt.processes, AttemptProcesses)
-        if processes is not None:
-            candidates += [processes.trainer, processes.supervisor]
-    with contextlib.suppress(DamagedFile):
-        candidates.append(read_record_if_there(attempt.writer, ProcessIdentity))
+    processes = read_record_or_none(attempt.processes, AttemptProcesses)
+    if processes is not None:
+        candidates += [processes.trainer, processes.supervisor]
+    candidates.append(read_record_or_none(attempt.writer, ProcessIdentity))
     for identity in candidates:
         if identity is not None and is_alive(identity):
             return identity.pid

@@ -46,6 +46,14 @@ def read_record_if_there(path: Path, kind: type[R]) -> R | None:
         return None
 
 
+def read_record_or_none(path: Path, kind: type[R]) -> R | None:
+    """Return the record in `path`, or None when it is missing or damaged: for a record that is useful, not needed."""
+    try:
+        return read_record(path, kind)
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
 def write_record(path: Path, record: Record, *, replace: bool = True, durable: bool = True) -> None:
     """Write `record` atomically as indented JSON; `FileExistsError` with `replace=False` when one is there."""
     write_durably(path, encode_record(record), replace=replace, durable=durable)

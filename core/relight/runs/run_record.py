@@ -1,70 +1,83 @@
-"""The record of a run: `run.json`, and what a script adds once it runs (config, meaning of `best`, branch changes)."""
+"""What a run trains: `run.json`, and what a script says about itself once it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from relight.errors import DamagedFile
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record, read_record_if_there
+from relight.runs.record_file import read_record, read_record_or_none
 from relight.runs.records import Parent, RunRecord, ScriptRecord
 
 Changes = dict[str, tuple[Any, Any]]
+"""(before, after) by config key."""
+
+
+@dataclass(frozen=True)
+class RunDefinition:
+    """What a run trains. A script's config is known only once it runs, so it is not in `launched`.
+
+    `record` is complete: for a script, `launched` with what the script has said since.
+    """
+
+    launched: RunRecord
+    """`run.json` as the launch wrote it."""
+    script: ScriptRecord | None
+    """What the newest attempt's script said; None for other tasks, and before a script has said anything."""
+    record: RunRecord
+
+
+def read_definition(layout: RunLayout) -> RunDefinition:
+    """Read what the run trains; `DamagedFile` when `run.json` is damaged or missing."""
+    try:
+        launched = read_record(layout.record, RunRecord)
+    except FileNotFoundError as error:
+        raise DamagedFile(
+            f"{str(layout.record)!r} is missing, so it is unknown what run {layout.run_id!r} trains. "
+            "Put a copy of it back, or move the folder away."
+        ) from error
+    script = read_script_record(layout) if launched.task.kind == "script" else None
+    return RunDefinition(launched, script, launched if script is None else _add_script_facts(launched, script))
 
 
 def read_run_record(layout: RunLayout) -> RunRecord:
-    """The run's `run.json`, with what a script said of itself since; `DamagedFile` when it is damaged or missing."""
-    try:
-        return add_script_facts(layout, read_record(layout.record, RunRecord))
-    except FileNotFoundError as error:
-        raise DamagedFile(
-            f"{str(layout.record)!r} is missing, so nobody knows what run {layout.run_id!r} trains. "
-            "Put a copy of it back, or move the folder away."
-        ) from error
+    """Return the complete record of the run; `DamagedFile` when `run.json` is damaged or missing."""
+    return read_definition(layout).record
 
 
 def read_script_record(layout: RunLayout) -> ScriptRecord | None:
-    """The newest attempt's record of its script; None when there is none that can be read."""
+    """Return the newest script record that can be read; None when there is none."""
     for number in reversed(layout.list_attempts()):
-        try:
-            found = read_record_if_there(layout.attempt(number).script, ScriptRecord)
-        except DamagedFile:
-            continue
+        found = read_record_or_none(layout.attempt(number).script, ScriptRecord)
         if found is not None:
             return found
     return None
 
 
-def add_script_facts(layout: RunLayout, record: RunRecord) -> RunRecord:
-    """`record` with what its script has said since: `run.json` was written before. Others come back as they are."""
-    if record.task.kind != "script":
-        return record
-    said = read_script_record(layout)
-    if said is None:
-        return record
-    parent = record.parent
+def _add_script_facts(launched: RunRecord, script: ScriptRecord) -> RunRecord:
+    parent = launched.parent
     if parent is not None and parent.config is not None:
-        parent = msgspec.structs.replace(parent, changes=add_changes(parent, said.config))
+        parent = msgspec.structs.replace(parent, changes=_add_changes(parent, script.config))
     return msgspec.structs.replace(
-        record,
-        config=said.config,
-        best_metric=said.best_metric,
-        higher_is_better=said.higher_is_better,
+        launched,
+        config=script.config,
+        best_metric=script.best_metric,
+        higher_is_better=script.higher_is_better,
         parent=parent,
     )
 
 
-def add_changes(parent: Parent, config: Mapping[str, Any]) -> Changes:
-    """What a branch changed, by key: what was written down at the branch, and every difference of the two configs."""
-    before = parent.config or {}
-    found = compare_configs(before, config)
+def _add_changes(parent: Parent, config: Mapping[str, Any]) -> Changes:
+    """Return what a branch changed: what the branch itself recorded, and every difference between the two configs."""
+    found = compare_configs(parent.config or {}, config)
     return {**{key: pair for key, pair in parent.changes.items() if key not in config}, **found}
 
 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
-    """The keys whose values differ, with both values."""
+    """Return the keys whose values differ, with both values."""
     keys = sorted({*before, *after})
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}

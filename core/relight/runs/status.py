@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, StopRequest, TrainerOutcome
+from relight.runs.evidence import Evidence
+from relight.runs.records import AttemptExit, AttemptProcesses
 
 STARTING_S = 10.0
 """How long a new run may take until its first attempt begins; after that nobody is coming."""
@@ -39,33 +40,7 @@ class StatusReport:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """All that a status is derived from. `None` records are missing, or damaged: then their file name is in `damaged`.
-
-    `launched_s` is when the newest attempt was asked for, or the run created when there is none. `foreign` means that
-    another machine runs it, so that its processes cannot be looked at; `silent_s` is then how long ago a file changed.
-    """
-
-    launched_s: float
-    attempt: int = 0
-    start: AttemptStart | None = None
-    processes: AttemptProcesses | None = None
-    exit: AttemptExit | None = None
-    outcome: TrainerOutcome | None = None
-    stop: StopRequest | None = None
-    supervisor_alive: bool = False
-    trainer_alive: bool = False
-    same_boot: bool = True
-    locked: bool = False
-    foreign: bool = False
-    silent_s: float = 0.0
-    damaged: tuple[str, ...] = ()
-    imported: bool = False
-    """The run began with imported weights, and nobody was to start it."""
-
-
-def derive_status(evidence: Evidence, *, now_s: float) -> StatusReport:
+def derive_status(evidence: Evidence) -> StatusReport:
     """The status that the evidence proves. Pure: the same evidence always gives the same answer.
 
     The exit record has the last word. Without one a run is alive exactly as long as its supervisor and trainer are;
@@ -74,7 +49,7 @@ def derive_status(evidence: Evidence, *, now_s: float) -> StatusReport:
     if evidence.exit is not None:
         return StatusReport(RunStatus(evidence.exit.outcome), evidence.exit.reason or _exit_reason(evidence.exit))
     if evidence.processes is None:
-        return _without_processes(evidence, now_s)
+        return _without_processes(evidence)
     if evidence.foreign:
         return _on_another_machine(evidence, evidence.processes.supervisor.host)
     if evidence.supervisor_alive:
@@ -82,19 +57,20 @@ def derive_status(evidence: Evidence, *, now_s: float) -> StatusReport:
     return _unsupervised(evidence, evidence.processes)
 
 
-def _without_processes(evidence: Evidence, now_s: float) -> StatusReport:
-    if "processes.json" in evidence.damaged:
+def _without_processes(evidence: Evidence) -> StatusReport:
+    if "processes.json" in evidence.damage:
         if evidence.locked:
             return StatusReport(RunStatus.RUNNING, "Its record of processes is damaged, but the run is locked.")
         return StatusReport(RunStatus.INTERRUPTED, "It ended without an exit record, and its processes are not known.")
     # The lock is held from before the attempt's folder appears, and handed on until the supervisor has it.
     if evidence.locked:
         return StatusReport(RunStatus.QUEUED, "It is being started.")
-    if evidence.attempt == 0 and evidence.imported:
+    imported = evidence.record is not None and evidence.record.imported_from is not None
+    if evidence.attempt == 0 and imported:
         return StatusReport(RunStatus.STOPPED, "Its weights were imported; a resume trains from them.")
     patience_s = STARTING_S if evidence.attempt == 0 else HANDOVER_S
     # A clock that was set back, or another machine's, must not keep a dead launch waiting for ever: hence abs.
-    if abs(now_s - evidence.launched_s) < patience_s:
+    if abs(evidence.now_s - evidence.launched_s) < patience_s:
         return StatusReport(RunStatus.QUEUED)
     if evidence.attempt == 0:
         return StatusReport(RunStatus.INTERRUPTED, "It was created but never started.")
@@ -133,7 +109,7 @@ def _unsupervised(evidence: Evidence, processes: AttemptProcesses) -> StatusRepo
     killed = f"The supervisor (pid {processes.supervisor.pid}) was killed"
     if evidence.trainer_alive and processes.trainer is not None:
         return StatusReport(RunStatus.INTERRUPTED, f"{killed}; its trainer (pid {processes.trainer.pid}) is ending.")
-    if "exit.json" in evidence.damaged:
+    if "exit.json" in evidence.damage:
         return StatusReport(RunStatus.INTERRUPTED, "Its exit record is damaged, so how it ended is not known.")
     return StatusReport(RunStatus.INTERRUPTED, f"{killed}.")
 

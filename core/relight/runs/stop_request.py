@@ -6,9 +6,8 @@ import contextlib
 import os
 import time
 
-from relight.errors import DamagedFile
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import encode_record, read_record
+from relight.runs.record_file import encode_record, read_record_or_none
 from relight.runs.records import StopRequest
 from relight.runs.reserved_file import ReservedFile
 
@@ -37,11 +36,8 @@ def read_stop_request(layout: RunLayout, *, attempt: int | None = None) -> StopR
         os.stat(path)  # noqa: PTH116  this runs at step edges
     except OSError:
         return None
-    try:
-        request = read_record(path, StopRequest)
-    except (FileNotFoundError, DamagedFile):
-        return None
-    return request if attempt is None or request.attempt == attempt else None
+    request = read_record_or_none(path, StopRequest)
+    return request if request is None or attempt is None or request.attempt == attempt else None
 
 
 def reserve_stop_request(layout: RunLayout) -> ReservedFile:

@@ -40,6 +40,8 @@ class Launched:
     created: bool
     notes: tuple[str, ...] = ()
     """Sentences for a person: damaged checkpoints that were passed over, and how many steps that costs."""
+    reached_step: int = 0
+    """Of a resume: the last step edge of the attempt before. Steps from the checkpoint up to it are trained again."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from relight.checkpoints.listing import CheckpointInfo
 from relight.errors import RelightError, UsageError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, Parent, PreparedTask, RunRecord, TaskReference
-from relight.runs.run_record import Changes, compare_configs, read_run_record, read_script_record
+from relight.runs.records import AttemptStart, Parent, PreparedTask, TaskReference
+from relight.runs.run_record import Changes, RunDefinition, compare_configs, read_definition
 from relight.supervision.attempt_start import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
@@ -47,9 +46,10 @@ def branch_run(
     Raises CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or the config's
     model would not fit the checkpoint; none of them leaves a run behind.
     """
-    record = read_run_record(layout)
+    definition = read_definition(layout)
+    record = definition.record
     if record.task.kind == "script":
-        plan = _plan_script(layout, record, config_changes, arguments)
+        plan = _plan_script(definition, config_changes, arguments)
     elif arguments is not None:
         raise UsageError(f"{record.task.name} takes no arguments: change its options with --set KEY=VALUE.")
     else:
@@ -57,7 +57,7 @@ def branch_run(
 
         config = validate_config(record.task, {**record.config, **config_changes}).config
         plan = _Plan(record.task, config, compare_configs(record.config, config))
-    info, notes = choose_for_branch(layout, from_)
+    info, notes = choose_for_branch(layout, record, from_)
     refuse_misfit(layout, record, plan.config, info)
     parent = Parent(
         run=record.run,
@@ -113,7 +113,7 @@ class _Plan:
 
 
 def _plan_script(
-    layout: RunLayout, record: RunRecord, config_changes: Mapping[str, Any], arguments: Sequence[str] | None
+    definition: RunDefinition, config_changes: Mapping[str, Any], arguments: Sequence[str] | None
 ) -> _Plan:
     """A script's whole config is known only when it runs: what is known of the changes by now is written down.
 
@@ -121,15 +121,16 @@ def _plan_script(
     """
     from relight.tasks.script_config import apply_overrides
 
+    record = definition.record
     check_script(record.task)
     changes: Changes = {}
     task = record.task
-    set_before: Mapping[str, Any] = read_record(layout.record, RunRecord).config
+    set_before: Mapping[str, Any] = definition.launched.config
     if arguments is not None and tuple(arguments) != task.arguments:
         changes["script arguments"] = (list(task.arguments), list(arguments))
         task = msgspec.structs.replace(task, arguments=tuple(arguments))
         set_before = {}
-    elif read_script_record(layout) is not None:
+    elif definition.script is not None:
         changed = dict(record.config)
         apply_overrides(changed, config_changes)
         changes |= compare_configs(record.config, changed)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from relight.checkpoints.file_names import parse_manifest_name
 from relight.checkpoints.listing import CheckpointInfo, newest_durable
 from relight.errors import CheckpointNotFound, DamagedCheckpoint
+from relight.runs.evidence import Evidence
 from relight.runs.layout import RunLayout
-from relight.runs.run_record import read_run_record
+from relight.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from relight.checkpoints.recovery import PassedOver
@@ -24,39 +25,42 @@ class CheckpointChoice:
     notes: tuple[str, ...] = ()
 
 
-def choose_checkpoint(layout: RunLayout, wanted: str | int | None) -> CheckpointChoice:
-    """Choose "latest" (also None), "best" or a step.
-
-    Every byte of the choice has been checked against its digest. Of "latest", damaged ones are moved to quarantine and
-    passed over, each with a note; nothing left is the beginning. Another wanted one that is damaged raises
-    DamagedCheckpoint, one that is not there CheckpointNotFound.
-    """
-    newest = newest_durable(layout.checkpoints)
+def choose_checkpoint(evidence: Evidence, wanted: str | int | None) -> CheckpointChoice:
+    """Choose "latest" (or None) as `choose_newest` does, "best" or a step as `choose_named` does."""
     if wanted in (None, "latest"):
-        return CheckpointChoice() if newest is None else _choose_newest(layout, newest_step=newest[1])
+        return choose_newest(evidence.layout)
     assert wanted is not None
-    info = _find_whole(layout, wanted)
+    info = choose_named(evidence.layout, evidence.require_record(), wanted)
     return CheckpointChoice(sequence=info.sequence, step=info.step)
 
 
-def choose_for_branch(layout: RunLayout, wanted: str | int) -> tuple[CheckpointInfo, tuple[str, ...]]:
-    """As `choose_checkpoint`, of a run that may be training: nothing is moved, and there must be a checkpoint."""
-    if wanted != "latest":
-        return _find_whole(layout, wanted), ()
+def choose_newest(layout: RunLayout) -> CheckpointChoice:
+    """Choose the newest checkpoint whose digests all match; the beginning when there is none.
+
+    Damaged newer ones are moved to quarantine, each with a note. Call this only while you hold the run's lock.
+    """
+    newest = newest_durable(layout.checkpoints)
+    if newest is None:
+        return CheckpointChoice()
     from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
 
-    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints), quarantine=False)
-    if good is None:
-        return _find_whole(layout, wanted), ()
-    return good, tuple(_tell(passed) for passed in passed_over)
+    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints))
+    step = good.step if good is not None else 0
+    notes = [_tell(passed) for passed in passed_over]
+    if passed_over:
+        where = f"the checkpoint of step {step}" if good is not None else "the beginning, as no checkpoint is whole"
+        notes.append(f"Training goes on from {where}; that costs {max(0, newest[1] - step)} steps.")
+    return CheckpointChoice(sequence=good.sequence if good is not None else None, step=step, notes=tuple(notes))
 
 
-def _find_whole(layout: RunLayout, wanted: str | int) -> CheckpointInfo:
-    """The checkpoint "latest", "best" or at a step, every byte of it checked."""
+def choose_named(layout: RunLayout, record: RunRecord, wanted: str | int) -> CheckpointInfo:
+    """Choose the checkpoint "latest", "best" or at a step; every byte of it has been checked against its digest.
+
+    Raises `CheckpointNotFound`, and `DamagedCheckpoint` when that very checkpoint is damaged.
+    """
     from relight.checkpoints.store import CheckpointStore
 
-    record = read_run_record(layout)
     store = CheckpointStore(layout.checkpoints)
     try:
         info = store.find(wanted, objective=record.objective)
@@ -72,17 +76,22 @@ def _find_whole(layout: RunLayout, wanted: str | int) -> CheckpointInfo:
     return info
 
 
-def _choose_newest(layout: RunLayout, *, newest_step: int) -> CheckpointChoice:
+def choose_for_branch(
+    layout: RunLayout, record: RunRecord, wanted: str | int
+) -> tuple[CheckpointInfo, tuple[str, ...]]:
+    """Choose as `choose_named`, in a run that may be training: damaged checkpoints are not moved.
+
+    Also returns notes about the newer checkpoints that "latest" passed over.
+    """
+    if wanted != "latest":
+        return choose_named(layout, record, wanted), ()
     from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
 
-    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints))
-    step = good.step if good is not None else 0
-    notes = [_tell(passed) for passed in passed_over]
-    if passed_over:
-        where = f"the checkpoint of step {step}" if good is not None else "the beginning, as no checkpoint is whole"
-        notes.append(f"Training goes on from {where}; that costs {max(0, newest_step - step)} steps.")
-    return CheckpointChoice(sequence=good.sequence if good is not None else None, step=step, notes=tuple(notes))
+    good, passed_over = find_newest_good(CheckpointStore(layout.checkpoints), quarantine=False)
+    if good is None:
+        return choose_named(layout, record, wanted), ()
+    return good, tuple(_tell(passed) for passed in passed_over)
 
 
 def _tell(passed: PassedOver) -> str:

@@ -7,67 +7,51 @@ import os
 import signal
 import time
 
+from relight.runs.evidence import Evidence
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
-from relight.runs.records import AttemptProcesses, ProcessIdentity
-from relight.supervision.attempt_history import read_or_none
+from relight.runs.records import ProcessIdentity
 
 LIFELINE_S = 10.0
 """A trainer that lost its supervisor saves and ends by itself within about a second; one that hangs is killed then."""
 _SEARCH_EVERY_S = 0.5
 
 
-class Leftovers:
-    """What may still live of attempt `number`. Signals go only to processes whose identity was checked right before."""
+class Orphans:
+    """The processes of a run whose supervisor is dead. A signal goes only to a process that was identified just before.
 
-    def __init__(self, layout: RunLayout, number: int) -> None:
+    The checkpoint writer is never touched: it makes durable what would otherwise be lost.
+    """
+
+    def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
-        self._attempt = layout.attempt(number)
-        self._since = time.monotonic()
-        self._search_at = self._since
+        self._trainer: ProcessIdentity | None = None
+        self._found_at = 0.0
+        self._search_at = 0.0
 
-    @property
-    def supervisor_pid(self) -> int | None:
-        """Pid of the attempt's supervisor while it lives."""
-        processes = self._read_processes()
-        return _pid_if_alive(processes.supervisor if processes else None)
+    def end(self, evidence: Evidence) -> None:
+        """End the orphans that `evidence` shows. While you wait for them, call this repeatedly with new evidence.
 
-    @property
-    def trainer_pid(self) -> int | None:
-        """Pid of the attempt's trainer while it lives."""
-        processes = self._read_processes()
-        return _pid_if_alive(processes.trainer if processes else None)
-
-    @property
-    def writer_pid(self) -> int | None:
-        """Pid of the checkpoint writer, which finishes what the trainer had staged, while it lives."""
-        return _pid_if_alive(read_or_none(self._attempt.writer, ProcessIdentity))
-
-    def end_orphans(self) -> None:
-        """Call this again and again while waiting: ends, in time, what of the attempt has no supervisor any more.
-
-        The writer is never touched: it makes durable what would otherwise be lost.
+        A trainer gets `LIFELINE_S` to save and end; its data loader workers are ended at once when it is dead.
         """
-        processes = self._read_processes()
-        if processes is None or processes.trainer is None or is_alive(processes.supervisor):
+        trainer = evidence.processes.trainer if evidence.processes is not None else None
+        if trainer is None or evidence.supervisor_alive:
             return
-        trainer, now = processes.trainer, time.monotonic()
+        now = time.monotonic()
+        if trainer != self._trainer:
+            self._trainer, self._found_at = trainer, now
         if is_alive(trainer):
-            if now - self._since >= LIFELINE_S:
+            if now - self._found_at >= LIFELINE_S:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     if os.getpgid(trainer.pid) == trainer.pid:
                         os.killpg(trainer.pid, signal.SIGKILL)
-                    else:  # a script that somebody started by themselves
+                    else:  # a script that was started by hand shares its group with other processes
                         os.kill(trainer.pid, signal.SIGKILL)
         elif now >= self._search_at:
             for pid in _find_workers(self._layout, group=trainer.pid):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             self._search_at = time.monotonic() + _SEARCH_EVERY_S
-
-    def _read_processes(self) -> AttemptProcesses | None:
-        """Anew each time: a supervisor that is just starting has not written everything yet."""
-        return read_or_none(self._attempt.processes, AttemptProcesses)
 
 
 def find_lock_holders(layout: RunLayout) -> list[int]:
@@ -93,7 +77,3 @@ def _find_workers(layout: RunLayout, *, group: int) -> list[int]:
             if os.getpgid(pid) == group:
                 found.append(pid)
     return found
-
-
-def _pid_if_alive(identity: ProcessIdentity | None) -> int | None:
-    return identity.pid if identity is not None and is_alive(identity) else None

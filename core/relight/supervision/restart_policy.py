@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relight.supervision.attempt_history import PastAttempt
+from relight.runs.evidence import PastAttempt
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 60.0

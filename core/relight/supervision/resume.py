@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 
+from relight.checkpoints.listing import newest_durable
 from relight.errors import RelightError, RunBusy
-from relight.runs.evidence import gather_evidence
+from relight.overview.work_at_risk import find_last_step
+from relight.runs.evidence import Evidence, gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.records import AttemptExit, AttemptStart
+from relight.runs.records import AttemptStart
 from relight.runs.status import derive_status
-from relight.supervision.attempt_history import find_by_token, read_or_none
 from relight.supervision.attempt_start import Launched, start_attempt
-from relight.supervision.checkpoint_choice import choose_checkpoint
-from relight.supervision.orphans import Leftovers
+from relight.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
+from relight.supervision.orphans import Orphans
 
 LOCK_WAIT_S = 60.0
 """How long a resume waits for a dying trainer, and for a writer that still makes a checkpoint durable."""
@@ -38,95 +39,103 @@ def resume_run(
     RelightError for a run that has finished.
     """
     number = layout.latest_attempt()
-    if token is not None and (started := find_by_token(layout, token)) is not None:
-        return Launched(layout, started, created=False)
-    _refuse_if_elsewhere(layout)
     try:
-        lock = _lock_when_free(layout, number)
-        with lock:
-            if layout.latest_attempt() != number:
-                raise _started_by_another(layout)
-            return _start_next(layout, number, lock, from_=from_, token=token, max_restarts=max_restarts)
+        with _lock_when_free(layout, number, token=token) as lock:
+            # Only now: while this process holds the lock, no attempt can begin, and every earlier one has ended.
+            evidence = gather_evidence(layout)
+            started = evidence.find_token(token)
+            if started is None:
+                _refuse(evidence, number, from_=from_)
+                choice = choose_checkpoint(evidence, from_)
+                start = _next_start(evidence, choice, token=token, max_restarts=max_restarts)
+                reached = _find_last_step(evidence)
+                start_attempt(layout, start, lock=lock)
+                return Launched(layout, start.attempt, created=True, notes=choice.notes, reached_step=reached)
     except (RunBusy, FileExistsError):
-        if token is not None and (started := find_by_token(layout, token)) is not None:
-            return Launched(layout, started, created=False)
-        raise
+        # The run may be busy because of an earlier resume with the same token: look again for an attempt of it.
+        started = gather_evidence(layout).find_token(token)
+        if started is None:
+            raise
+    return Launched(layout, started, created=False)
 
 
-def _start_next(
-    layout: RunLayout,
-    number: int,
-    lock: RunLock,
-    *,
-    from_: str | int | None,
-    token: str | None,
-    max_restarts: int | None,
-) -> Launched:
-    last = layout.attempt(number)
-    ended = read_or_none(last.exit, AttemptExit)
-    if ended is not None and ended.outcome == "finished" and from_ is None:
+def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None:
+    """Raise when there is nothing to resume, or when another process or machine resumed it after attempt `number`."""
+    if evidence.attempt != number:
+        raise _started_by_another(evidence)
+    _refuse_if_elsewhere(evidence)
+    if evidence.exit is not None and evidence.exit.outcome == "finished" and from_ is None:
         raise RelightError(
-            f"Run {layout.run_id!r} has finished, so there is nothing to resume. Branch from one of its checkpoints to "
-            "train on, or name the step to train again from."
+            f"Run {evidence.layout.run_id!r} has finished, so there is nothing to resume. Branch from one of its "
+            "checkpoints to train on, or name the step to train again from."
         )
+
+
+def _next_start(
+    evidence: Evidence, choice: CheckpointChoice, *, token: str | None, max_restarts: int | None
+) -> AttemptStart:
     if max_restarts is None:
-        before = read_or_none(last.start, AttemptStart)
-        max_restarts = before.max_restarts if before is not None else 0
-    choice = choose_checkpoint(layout, from_)
-    start = AttemptStart(
-        attempt=number + 1,
+        max_restarts = evidence.start.max_restarts if evidence.start is not None else 0
+    return AttemptStart(
+        attempt=evidence.attempt + 1,
         time_s=time.time(),
-        reason="resume" if number else "launch",
+        reason="resume" if evidence.attempt else "launch",
         from_sequence=choice.sequence,
         from_step=choice.step,
         notes=choice.notes,
         max_restarts=max_restarts,
         token=token,
     )
-    start_attempt(layout, start, lock=lock)
-    return Launched(layout, start.attempt, created=True, notes=choice.notes)
 
 
-def _lock_when_free(layout: RunLayout, number: int) -> RunLock:
-    """Take the run's lock, waiting for whoever is only finishing; RunBusy at once when the run is being trained."""
+def _find_last_step(evidence: Evidence) -> int:
+    newest = newest_durable(evidence.layout.checkpoints)
+    return find_last_step(evidence, newest_step=newest[1] if newest is not None else None)
+
+
+def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> RunLock:
+    """Take the run's lock, waiting for an attempt that is ending; `RunBusy` at once while the run is being trained."""
     deadline = time.monotonic() + LOCK_WAIT_S
-    leftovers = Leftovers(layout, number)
-    ended = layout.attempt(number).exit
+    orphans = Orphans(layout)
     while True:
         try:
             return RunLock.acquire(layout)
         except RunBusy as error:
-            if layout.latest_attempt() != number:
-                raise _started_by_another(layout) from error
-            # A supervisor whose attempt has an exit record is about to end, or to restart the run by itself.
-            if leftovers.supervisor_pid is not None and not ended.exists():
-                raise
-            if time.monotonic() >= deadline:
-                raise _still_ending(layout, leftovers) or error from error
-        leftovers.end_orphans()
+            busy = error
+        evidence = gather_evidence(layout)  # again in each round: the attempt is ending while this waits
+        if evidence.attempt != number:
+            raise _started_by_another(evidence) from busy
+        if evidence.find_token(token) is not None:
+            raise busy
+        _refuse_if_elsewhere(evidence)
+        # A supervisor whose attempt has an exit record is about to end, or to restart the run.
+        if evidence.supervisor_alive and not layout.attempt(number).exit.exists():
+            raise busy
+        if time.monotonic() >= deadline:
+            raise _still_ending(evidence) or busy
+        orphans.end(evidence)
         time.sleep(_POLL_S)
 
 
-def _refuse_if_elsewhere(layout: RunLayout) -> None:
-    """A lock need not reach another machine that shares the folder; the files that it still writes to do."""
-    now_s = time.time()
-    evidence = gather_evidence(layout, None, now_s=now_s)
-    report = derive_status(evidence, now_s=now_s)
+def _refuse_if_elsewhere(evidence: Evidence) -> None:
+    """Raise `RunBusy` when another machine trains the run: on a shared disk its lock may not be visible here."""
+    report = derive_status(evidence)
     if evidence.foreign and report.status.is_live:
-        raise RunBusy(f"Run {layout.run_id!r} is already training. {report.reason} Stop it first.")
+        raise RunBusy(f"Run {evidence.layout.run_id!r} is already training. {report.reason} Stop it first.")
 
 
-def _started_by_another(layout: RunLayout) -> RunBusy:
+def _started_by_another(evidence: Evidence) -> RunBusy:
     return RunBusy(
-        f"Run {layout.run_id!r} has just been started again by somebody else, as attempt {layout.latest_attempt()}; "
-        "look at that one."
+        f"Run {evidence.layout.run_id!r} has just been resumed by another process, as attempt {evidence.attempt}. "
+        "Look at that attempt."
     )
 
 
-def _still_ending(layout: RunLayout, leftovers: Leftovers) -> RunBusy | None:
-    for who, pid in (("checkpoint writer", leftovers.writer_pid), ("trainer", leftovers.trainer_pid)):
+def _still_ending(evidence: Evidence) -> RunBusy | None:
+    for process, pid in (("checkpoint writer", evidence.writer_pid), ("trainer", evidence.trainer_pid)):
         if pid is not None:
             return RunBusy(
-                f"The {who} of run {layout.run_id!r} (pid {pid}) is still at work; resume it when it is done."
+                f"The {process} of run {evidence.layout.run_id!r} (pid {pid}) is still working. Resume the run when it "
+                "has ended."
             )
     return None

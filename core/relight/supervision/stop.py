@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from relight.errors import RelightError
-from relight.runs.evidence import read_status
+from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptExit
+from relight.runs.status import derive_status
 from relight.runs.stop_request import request_stop
-from relight.supervision.attempt_history import read_or_none
-from relight.supervision.orphans import Leftovers
+from relight.supervision.orphans import Orphans
 
 _POLL_S = 0.05
 
@@ -23,24 +23,24 @@ def stop_run(
     Returns at once, with None; or, given `wait_s`, waits that long for the exit record and returns it, None when it has
     not ended yet. Raises RelightError when the run is not being trained.
     """
-    number = layout.latest_attempt()
-    leftovers = Leftovers(layout, number)
-    status = read_status(layout, now_s=time.time()).status
+    evidence = gather_evidence(layout)
+    status = derive_status(evidence).status
     # A supervisor that lives behind a crash is about to restart the run.
-    if number == 0 or not (status.is_live or leftovers.supervisor_pid or leftovers.trainer_pid):
+    if evidence.attempt == 0 or not (status.is_live or evidence.supervisor_alive or evidence.trainer_alive):
         raise RelightError(f"Run {layout.run_id!r} is not being trained (it is {status}), so there is nothing to stop.")
     request_stop(layout, now=now, grace_s=grace_s)
     if wait_s is None:
         return None
-    return _wait_for_exit(layout, leftovers, deadline=time.monotonic() + wait_s)
+    return _wait_for_exit(layout, deadline=time.monotonic() + wait_s)
 
 
-def _wait_for_exit(layout: RunLayout, leftovers: Leftovers, *, deadline: float) -> AttemptExit | None:
+def _wait_for_exit(layout: RunLayout, *, deadline: float) -> AttemptExit | None:
+    orphans = Orphans(layout)
     while True:
-        record = read_or_none(layout.attempt(layout.latest_attempt()).exit, AttemptExit)
-        if record is not None:
-            return record
-        leftovers.end_orphans()
+        evidence = gather_evidence(layout)
+        if evidence.exit is not None:
+            return evidence.exit
+        orphans.end(evidence)
         if time.monotonic() >= deadline:
             return None
         time.sleep(_POLL_S)

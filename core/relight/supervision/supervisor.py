@@ -11,12 +11,13 @@ from collections.abc import Callable
 import msgspec
 
 from relight.errors import RelightError
+from relight.runs.evidence import PastAttempt, gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.log import read_log_tail
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.progress import read_progress
-from relight.runs.record_file import encode_record, read_record, write_record
+from relight.runs.record_file import encode_record, read_record, read_record_or_none, write_record
 from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
@@ -28,7 +29,6 @@ from relight.runs.records import (
 )
 from relight.runs.reserved_file import ReservedFile
 from relight.runs.stop_request import read_stop_request, reserve_stop_request
-from relight.supervision.attempt_history import PastAttempt, read_history, read_or_none
 from relight.supervision.attempt_start import begin_attempt
 from relight.supervision.escalation import StopEscalation
 from relight.supervision.exit_record import StopAsked, describe_exit
@@ -150,7 +150,7 @@ class Supervisor:
         return describe_exit(
             self._attempt.number,
             end,
-            outcome=read_or_none(self._attempt.outcome, TrainerOutcome),
+            outcome=read_record_or_none(self._attempt.outcome, TrainerOutcome),
             progress=read_progress(self._attempt.progress),
             stop=stop,
             out_of_memory=memory.evidence(),
@@ -190,7 +190,7 @@ class Supervisor:
     def _decide_restart(self, record: AttemptExit) -> RestartDecision:
         if self._escalation.requested:
             return RestartDecision(restart=False)
-        *before, this = read_history(self._layout)
+        *before, this = gather_evidence(self._layout).history
         return decide_restart([*before, PastAttempt(start=this.start, exit=record)])
 
     def _begin_restart(self, decision: RestartDecision) -> bool:
@@ -198,12 +198,12 @@ class Supervisor:
         self._wait_for_writer()
         if self._escalation.requested:
             return False
-        from relight.supervision.checkpoint_choice import choose_checkpoint
+        from relight.supervision.checkpoint_choice import choose_newest
 
-        this = read_or_none(self._attempt.start, AttemptStart)
+        this = read_record_or_none(self._attempt.start, AttemptStart)
         number = self._attempt.number + 1
         try:
-            choice = choose_checkpoint(self._layout, None)
+            choice = choose_newest(self._layout)
             attempt = begin_attempt(
                 self._layout,
                 AttemptStart(
@@ -225,7 +225,7 @@ class Supervisor:
 
     def _wait_for_writer(self) -> None:
         """Wait, unless a stop comes, until nobody makes the dead trainer's last checkpoint durable any more."""
-        writer = read_or_none(self._attempt.writer, ProcessIdentity)
+        writer = read_record_or_none(self._attempt.writer, ProcessIdentity)
         while is_alive(writer) and not self._escalation.requested:
             self._listen(POLL_S)
         # A writer that replaced a dead one may not be on record; it holds the lock, as we do. Whoever has the file open
@@ -235,7 +235,7 @@ class Supervisor:
             self._listen(POLL_S)
 
     def _ended_early(self, outcome: Outcome, reason: str) -> AttemptExit:
-        start = read_or_none(self._attempt.start, AttemptStart)
+        start = read_record_or_none(self._attempt.start, AttemptStart)
         return AttemptExit(
             attempt=self._attempt.number,
             time_s=time.time(),

@@ -9,7 +9,7 @@ from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPoli
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import UsageError
 from relight.runs.layout import RunLayout
-from relight.runs.run_record import read_run_record, read_script_record
+from relight.runs.run_record import read_definition
 from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import nearest_name, parse_config
 
@@ -42,10 +42,10 @@ def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = No
                 f"'{key}' does not say what is kept: "
                 + (f"did you mean '{near}'?" if near else f"that is {', '.join(KEYS)}.")
             )
-    record = read_run_record(layout)
+    definition = read_definition(layout)
+    record, script = definition.record, definition.script
     config = record.config
     if record.task.kind == "script":  # its config is the script's own: a key may mean anything
-        said = read_script_record(layout)
-        config = {} if said is None else said.settings
+        config = {} if script is None else script.settings
     policy = read_retention({**config, **changes}, higher_is_better=record.higher_is_better)
     return plan_retention(CheckpointStore(layout.checkpoints).list().checkpoints, policy)

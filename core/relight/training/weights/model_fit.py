@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore
+from relight.errors import CheckpointNotFound
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import list_differences
 from relight.training.state.state_tree import describe_form
@@ -50,8 +51,9 @@ def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
 def _read_forms(folder: Path, sequence: int) -> dict[str, str | None] | None:
     """Type and shape of everything in the model's state dict by name; None for what is no tensor."""
     store = CheckpointStore(folder)
-    info = next((info for info in store.list().checkpoints if info.sequence == sequence), None)
-    if info is None:
+    try:
+        info = store.find_sequence(sequence)
+    except CheckpointNotFound:
         return None
     with store.open(info) as reader:
         tree: Mapping[str, Any] | None = reader.state.get("parts", {}).get(MODEL)
