@@ -7,12 +7,9 @@ steps after it still run. The exit code is 0 if every row of the table is good.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +19,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import psutil
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from measuring.limited import adopt_orphans, run_limited  # noqa: E402
 from measuring.numbers import pair, spread  # noqa: E402
 from measuring.report import RESULTS, Report  # noqa: E402
 from relight.machine.gpu import GpuReader  # noqa: E402
@@ -35,13 +31,11 @@ LIMIT_S = 480.0
 TEST_LIMIT_S = 150.0
 SAVE_LIMITS_S = {1_500: 90.0, 12_000: LIMIT_S}
 """How long the saves of a state of that size, in MB, may take."""
-REHEARSED_SAVE_LIMITS_S = {2: 60.0, 4: 60.0}
+REHEARSED_SAVE_LIMITS_S = {2: 90.0}
 METHOD = """The tests of `tests/gpu`, then `checkpoint_save.py` with a state on the card. "Blocks" is how long the
 training loop stands still for a save, "durable" how long until the state would survive a power cut. Both are medians,
 next to `torch.save` of the same state in the same rounds; its time until durable includes a sync."""
 
-_LEAVING_S = 5.0
-"""How long processes that a step started may outlive it."""
 _ENDING_S = 15.0
 """Time kept for ending a step that is late, and for the report."""
 _LOG_LINES = 40
@@ -69,7 +63,9 @@ class Session:
         self._rehearse = rehearse
         self._limit_s = limit_s
         self._end = time.monotonic() + limit_s - _ENDING_S
-        self._environment = {**os.environ, "RELIGHT_GPU_REHEARSAL": "1" if rehearse else "0"}
+        self._environment = dict(os.environ)
+        if rehearse:  # several threads for small tensors make a busy machine slow
+            self._environment |= {"RELIGHT_GPU_REHEARSAL": "1", "OMP_NUM_THREADS": "1"}
 
     def run_tests(self, file: Path) -> None:
         """Run the tests of one file; each is a row."""
@@ -121,28 +117,21 @@ class Session:
         if limit_s == 0:
             return f"not run: the {self._limit_s:.0f} s for everything were over", 0.0
         print(f"{name} (at most {limit_s:.0f} s)", flush=True)
-        log, begun, code = self._folder / f"{name}.log", time.monotonic(), None
-        with log.open("w", encoding="utf-8") as out:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = _wait(process, limit_s)
-            finally:
-                seconds = time.monotonic() - begun
-                left = _end_processes(_LEAVING_S if code is not None else 0.0)
+        log = self._folder / f"{name}.log"
+        outcome = run_limited(command, limit_s=limit_s, log=log, folder=ROOT, environment=self._environment)
+        if outcome.code == 0 and not outcome.left:
+            return "", outcome.seconds
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if code == 0 and not left:
-            return "", seconds
         print("\n".join([f"  The end of {log}:", *(f"  | {line}" for line in lines[-_LOG_LINES:])]), flush=True)
-        if code is None:
-            return f"ended after {seconds:.0f} s, its limit", seconds
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}", seconds
-        if code:
-            return next((line for line in reversed(lines) if line.strip()), f"exit code {code}"), seconds
-        return f"it left processes running, which were ended: {', '.join(left)}", seconds
+        if outcome.code is None:
+            problem = f"ended after {outcome.seconds:.0f} s, its limit"
+        elif outcome.code < 0:
+            problem = f"killed by {signal.Signals(-outcome.code).name}"
+        elif outcome.code:
+            problem = next((line for line in reversed(lines) if line.strip()), f"exit code {outcome.code}")
+        else:
+            problem = f"processes outlived it and were killed: {', '.join(outcome.left)}"
+        return problem, outcome.seconds
 
     def _read_tests(self, path: Path) -> list[Row]:
         rows = []
@@ -169,7 +158,7 @@ class Session:
 def main() -> int:
     """Run all steps, then print the table and write it under its date."""
     options = _read_arguments()
-    _adopt_orphans()
+    adopt_orphans()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.folder.mkdir(parents=True, exist_ok=True)
     report = _begin_report(rehearse=options.rehearse)
@@ -222,56 +211,6 @@ def _word_saves(seconds: dict[str, list[list[float]]]) -> str:
 def _in_one_line(text: str) -> str:
     line = " ".join(text.split()).replace("|", "/")
     return line if len(line) <= 300 else f"{line[:299]}…"
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of every process whose own parent ends, so that none can be left behind. Linux only."""
-    if sys.platform == "linux":
-        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
-
-
-def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
-    """Wait for a process; None if it has not ended within `limit_s`."""
-    end = time.monotonic() + limit_s
-    while (left_s := end - time.monotonic()) > 0:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(min(0.2, left_s))
-        _reap(but=process.pid)
-    return None
-
-
-def _end_processes(grace_s: float) -> list[str]:
-    """Wait up to `grace_s` seconds for every process below this one to end, then kill the rest. Return their names."""
-    killed: dict[int, str] = {}
-    patience_ends = time.monotonic() + grace_s
-    while True:
-        _reap()
-        alive = {pid: child for child in psutil.Process().children(recursive=True) if (pid := _pid_if_alive(child))}
-        now = time.monotonic()
-        if not alive or now > patience_ends + _ENDING_S / 2:
-            return sorted(killed.values())
-        if now >= patience_ends:
-            for pid, child in alive.items():
-                with contextlib.suppress(psutil.Error):
-                    killed.setdefault(pid, f"{child.name()} ({pid})")
-                    child.kill()
-        time.sleep(0.05)
-
-
-def _pid_if_alive(process: psutil.Process) -> int | None:
-    try:
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.pid
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _reap(*, but: int | None = None) -> None:
-    """Let adopted processes that have ended go."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
-            if child.pid != but and child.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(child.pid, os.WNOHANG)
 
 
 def _read_arguments() -> argparse.Namespace:

@@ -36,7 +36,7 @@ def runs(tmp_path: Path) -> Iterator[Path]:
 def test_a_killed_stdlib_gpt_ends_with_the_digest_of_an_uninterrupted_twin(
     runs: Path, device: torch.device, record_property: Callable[[str, object], None]
 ) -> None:
-    steps = 200 if device.type == "cpu" else 2000
+    steps = 120 if device.type == "cpu" else 2000
     options = {"device": device.type, "max_steps": steps, "checkpoint_every_s": 0, "checkpoint_every_steps": 50}
     options |= REHEARSED if device.type == "cpu" else {}
     settings = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
