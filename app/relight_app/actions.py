@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relight.checkpoints.export import Format, export_best, export_weights
+from relight.checkpoints.export import Format, export_to_run
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, choose_relevant
@@ -172,10 +172,7 @@ def export(engine: Engine, run: str, *, which: str | int, format: Format) -> Non
 
     def work() -> Path:
         store, info = _find_checkpoint(engine, run, which)
-        folder = engine.find_layout(run).exports
-        if which == "best":  # as `relight export` does: always the same path
-            return export_best(store, info, folder, format=format)[0].path
-        return export_weights(store, info, folder / f"{run}-step{info.step}.{format}", format=format).path
+        return export_to_run(engine.find_layout(run), store, info, best=which == "best", format=format)[0].path
 
     engine.jobs.start(("export", run), work)
 

@@ -52,7 +52,7 @@ def test_the_table_of_checkpoints_names_the_metric_that_best_means(ask: Ask, mak
     assert second.split()[:5] == ["20", "2", "periodic", "best", "0.95"]
 
 
-def test_a_preview_says_what_stays_and_why_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
+def test_a_preview_says_what_is_kept_and_why_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     store = CheckpointStore(layout.checkpoints)
     for info in store.list().checkpoints:
@@ -61,9 +61,9 @@ def test_a_preview_says_what_stays_and_why_and_changes_nothing(ask: Ask, make_ru
     store.mark_verified(store.find(30))
     before = _read_tree(layout.folder)
     text = ask("checkpoints", layout.run_id, "--preview").stdout
-    assert re.search(r"^ *10 .* goes +nothing keeps it$", text, flags=re.MULTILINE)
-    assert re.search(r"^ *20 .* stays +among the newest, best$", text, flags=re.MULTILINE)
-    assert text.splitlines()[-1].startswith("1 checkpoint would go, and ")
+    assert re.search(r"^ *10 .* delete +no rule keeps it$", text, flags=re.MULTILINE)
+    assert re.search(r"^ *20 .* keep +among the newest, best$", text, flags=re.MULTILINE)
+    assert text.splitlines()[-1].startswith("1 checkpoint would be deleted, ")
     plan = ask("checkpoints", layout.run_id, "--preview", "--json").json
     assert list(plan) == ["kept", "removed", "reclaimed_bytes", "policy"]
     assert [(entry["step"], entry["why"]) for entry in plan["kept"]] == [
@@ -79,18 +79,18 @@ def test_a_preview_says_what_stays_and_why_and_changes_nothing(ask: Ask, make_ru
     assert ask("checkpoints", layout.run_id, "--set", "keep_latest=5").exit_code == 2
 
 
-def test_an_export_has_the_format_that_its_name_says(ask: Ask, make_run: RunMaker, tmp_path: Path) -> None:
+def test_an_export_has_the_format_of_its_extension(ask: Ask, make_run: RunMaker, tmp_path: Path) -> None:
     layout = make_run()
     for name, form in (("a.pth", "pth"), ("b.pt", "pth"), ("c.safetensors", "safetensors"), ("d.bin", "safetensors")):
         said = ask("export", layout.run_id, "--out", str(tmp_path / name), "--json")
         assert (said.exit_code, said.json["format"]) == (0, form)
     said = ask("export", layout.run_id, "--out", str(tmp_path / "x.pth"), "--format", "safetensors")
     assert said.exit_code == 2
-    assert "leave --format out" in said.error
+    assert "Omit --format" in said.error
     assert not (tmp_path / "x.pth").exists()
 
 
-def test_prune_removes_what_the_preview_said_but_never_under_a_training(ask: Ask, make_run: RunMaker) -> None:
+def test_prune_deletes_what_the_preview_said_but_never_during_a_training(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     make_run.commit(layout, step=30, score=0.5)
     store = CheckpointStore(layout.checkpoints)
@@ -98,9 +98,8 @@ def test_prune_removes_what_the_preview_said_but_never_under_a_training(ask: Ask
         store.mark_verified(info)
     with RunLock.acquire(layout):
         assert "Stop it first" in ask("prune", layout.run_id).error
-    assert ask("prune", layout.run_id, "--set", "keep_latest=3").stdout.endswith(
-        "only checkpoints that are to be kept: 3.\n"
-    )
+    kept = ask("prune", layout.run_id, "--set", "keep_latest=3").stdout
+    assert kept == f"Nothing to delete: retention keeps all checkpoints of {layout.run_id} (3).\n"
     removed = ask("prune", layout.run_id, "--json").json
     assert [entry["step"] for entry in removed["removed"]] == [10]
     assert [info.step for info in store.list().checkpoints] == [20, 30]
@@ -109,14 +108,14 @@ def test_prune_removes_what_the_preview_said_but_never_under_a_training(ask: Ask
 
 def test_a_run_without_checkpoints_says_so(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=5)
-    assert ask("checkpoints", layout.run_id).stdout == f"{layout.run_id} has no checkpoint yet.\n"
+    assert ask("checkpoints", layout.run_id).stdout == f"{layout.run_id} has no checkpoints yet.\n"
     assert ask("checkpoints", layout.run_id, "--json").json == []
     answer = ask("digest", layout.run_id)
     assert answer.exit_code == 2
     assert "no checkpoint" in answer.error
 
 
-def test_equal_states_have_one_digest_and_others_another(ask: Ask, make_run: RunMaker) -> None:
+def test_equal_states_have_equal_digests_and_others_do_not(ask: Ask, make_run: RunMaker) -> None:
     one, two = make_run("one"), make_run("two")
     digests = [ask("digest", layout.run_id, "--json").json for layout in (one, two)]
     assert digests[0]["digest"] == digests[1]["digest"]
@@ -140,10 +139,10 @@ def test_a_damaged_newest_checkpoint_is_named_when_an_older_one_answers(ask: Ask
     answer = ask("digest", layout.run_id, "--json")
     assert answer.json["step"] == 10
     assert str(newest) in answer.error
-    assert "passed over" in answer.error
+    assert "was skipped" in answer.error
 
 
-def test_a_step_without_checkpoint_is_usage_and_says_which_there_are(ask: Ask, make_run: RunMaker) -> None:
+def test_a_step_without_a_checkpoint_is_wrong_usage_and_says_which_exist(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     for arguments in (("digest", layout.run_id, "--which", "11"), ("pin", layout.run_id, "11")):
         answer = ask(*arguments)
@@ -151,7 +150,7 @@ def test_a_step_without_checkpoint_is_usage_and_says_which_there_are(ask: Ask, m
         assert "10, 20" in answer.error
 
 
-def test_a_pin_stays_until_it_is_taken_away(ask: Ask, make_run: RunMaker) -> None:
+def test_a_pin_stays_until_it_is_removed(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     assert ask("pin", layout.run_id, "10").exit_code == 0
     assert "pinned" in ask("checkpoints", layout.run_id, "--json").json[0]["labels"]
@@ -159,12 +158,12 @@ def test_a_pin_stays_until_it_is_taken_away(ask: Ask, make_run: RunMaker) -> Non
     assert ask("checkpoints", layout.run_id, "--json").json[0]["labels"] == []
 
 
-def test_verify_of_a_whole_run_says_so_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
+def test_verify_of_an_intact_run_says_so_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     before = _read_tree(layout.folder)
     answer = ask("verify", layout.run_id)
     assert answer.exit_code == 0
-    assert answer.stdout.startswith(f"{layout.run_id} is whole: 2 checkpoints")
+    assert answer.stdout.startswith(f"{layout.run_id} is intact: read 2 checkpoints")
     assert _read_tree(layout.folder) == before
 
 
@@ -178,7 +177,7 @@ def test_verify_counts_a_file_once_however_many_of_its_tensors_are_damaged(ask: 
     pack.write_bytes(data)
     answer = ask("verify", layout.run_id)
     assert len([line for line in answer.stdout.splitlines() if line.startswith("damaged: ")]) == 2
-    assert "1 damaged file;" in answer.error
+    assert "has 1 damaged file." in answer.error
 
 
 def test_verify_lists_each_damaged_file_and_changes_nothing(ask: Ask, make_run: RunMaker) -> None:
@@ -217,7 +216,7 @@ def test_verify_finds_damage_wherever_it_is(ask: Ask, make_run: RunMaker, damage
     assert len(answer.stderr.splitlines()) == 1
 
 
-def test_a_damaged_checkpoint_is_told_beside_the_good_ones(ask: Ask, make_run: RunMaker) -> None:
+def test_a_damaged_checkpoint_is_listed_after_the_good_ones(ask: Ask, make_run: RunMaker) -> None:
     layout = make_run()
     manifest = min(layout.checkpoints.glob("manifests/*.json"))
     manifest.write_bytes(b"")
@@ -277,7 +276,7 @@ def test_export_of_a_damaged_checkpoint_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.glob("*out.safetensors*"))
 
 
-def test_an_unknown_format_is_usage(ask: Ask, make_run: RunMaker) -> None:
+def test_an_unknown_format_is_wrong_usage(ask: Ask, make_run: RunMaker) -> None:
     answer = ask("export", make_run().run_id, "--format", "pkl")
     assert answer.exit_code == 2
     assert "safetensors" in answer.error

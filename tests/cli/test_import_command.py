@@ -97,7 +97,7 @@ def test_weights_are_converted(relight: Ask, folder: Path) -> None:
     assert sha256 == f"SHA-256 {hashlib.sha256(out.read_bytes()).hexdigest()}"
     assert size.startswith("safetensors, ")
     assert what.startswith("PyTorch checkpoint, entry 'model_state_dict': 2 tensors, 9 parameters, SHA-256 ")
-    assert left == "Recognised and not taken over: epoch 4, optimizer (optimizer state)."
+    assert left == "Not imported: epoch 4, optimizer (optimizer state)."
     told = relight("import", str(folder / "full.pt"), "--out", str(out), "--json").json
     assert told.keys() == {"path", "imported_from", "tensors", "parameters", "notes", "sha256", "bytes"}
 

@@ -93,6 +93,15 @@ def export_best(
     return [export_weights(store, info, folder / f"{BEST_MODEL}.{each}", format=each) for each in formats]
 
 
+def export_to_run(
+    layout: RunLayout, store: CheckpointStore, info: CheckpointInfo, *, best: bool, format: Format
+) -> Sequence[Exported]:
+    """Export to the run's own folder: the best weights as `export_best` does, others to RUN-stepSTEP.FORMAT."""
+    if best:
+        return export_best(store, info, layout.exports, format=format)
+    return [export_weights(store, info, layout.exports / f"{layout.run_id}-step{info.step}.{format}", format=format)]
+
+
 def _list_weights(reader: CheckpointReader) -> tuple[dict[str, str], list[str]]:
     """The checkpoint's tensor by name in the model's `state_dict()`, and the names there that hold no tensor.
 

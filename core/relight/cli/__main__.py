@@ -1,4 +1,4 @@
-"""`python -m relight.cli`: the same as the `relight` command."""
+"""Runs the `relight` command as `python -m relight.cli`."""
 
 from relight.cli import main
 

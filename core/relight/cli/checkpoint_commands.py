@@ -1,4 +1,4 @@
-"""`checkpoints`, `export`, `verify`, `digest`, `pin` and `prune`: what a run has saved."""
+"""`checkpoints`, `export`, `verify`, `digest`, `pin` and `prune`: commands for what a run has saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from relight.cli.options import CHECKPOINTS, JsonOption, RunArgument, RunsOption, examples
 from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
-from relight.errors import RelightError, UsageError
+from relight.errors import UsageError
 from relight.wording import count, describe_age, describe_bytes, describe_value
 
 if TYPE_CHECKING:
@@ -29,15 +29,16 @@ KeepOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Another rule than the run's: keep_latest, keep_best, keep_best_by, keep_every_steps, keep_every_hours.",
+        help="Replace one of the run's rules: keep_latest, keep_best, keep_best_by, keep_every_steps or "
+        "keep_every_hours; may be repeated.",
         show_default=False,
     ),
 ]
-WhichOption = Annotated[str, typer.Option("--which", metavar="best|latest|STEP", help="Which checkpoint.")]
+WhichOption = Annotated[str, typer.Option("--which", metavar="best|latest|STEP", help="Checkpoint to use.")]
 
 
 class WeightsFormat(StrEnum):
-    """Formats of exported weights."""
+    """A file format for exported weights."""
 
     safetensors = "safetensors"
     pth = "pth"
@@ -81,7 +82,7 @@ def checkpoints(
     run_name: RunArgument,
     *,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Say which of them stay and why, and which will be removed.")
+        bool, typer.Option("--preview", help="Show which checkpoints retention keeps, and why, and which it deletes.")
     ] = False,
     assignments: KeepOption = None,
     runs: RunsOption = None,
@@ -89,26 +90,28 @@ def checkpoints(
 ) -> None:
     """List a run's checkpoints.
 
-    The oldest first: step, why each was made, its labels, the value of the best metric, and its size. With --preview:
-    what the retention keeps and removes; nothing is changed.
+    Oldest first, each with its step, the reason it was made, its labels, the value of the best metric, and its size.
+    With --preview: what retention would keep and delete. Nothing is changed.
     """
+    from relight.runs.catalog import find_run, runs_folder
     from relight.runs.run_record import read_run_record
+    from relight.tasks.parsing import split_assignments
+    from relight.tasks.retention_options import plan_run_retention
 
     if preview:
-        _, plan = _plan(run_name, runs, assignments)
+        plan = plan_run_retention(find_run(runs_folder(runs), run_name), split_assignments(assignments or ()))
         if json:
-            say_json({"kept": _kept_facts(plan), "removed": [_facts(info) for info in plan.removed],
-                      "reclaimed_bytes": plan.freed_bytes, "policy": _policy_facts(plan)})  # fmt: skip
+            say_json(_list_plan_facts(plan))
         else:
             _say_plan(plan)
         return
     if assignments:
-        raise UsageError("--set says what is kept: use it with --preview, or with `relight prune`.")
+        raise UsageError("--set changes what retention keeps: use it with --preview, or with `relight prune`.")
     layout, store = _open_store(run_name, runs)
     record = read_run_record(layout)
     listing = store.list(higher_is_better=record.higher_is_better)
     if json:
-        say_json([_facts(info) for info in listing.checkpoints])
+        say_json([_list_facts(info) for info in listing.checkpoints])
     elif listing.checkpoints:
         now_s = time.time()
         score = (record.best_metric or "score").upper()
@@ -128,7 +131,7 @@ def checkpoints(
         ]
         say_lines(lay_out_columns(head, rows, right=("STEP", "EPOCH", score, "SIZE")))
     else:
-        say(f"{layout.run_id} has no checkpoint yet.")
+        say(f"{layout.run_id} has no checkpoints yet.")
     for entry in listing.damaged:
         say_error(f"{entry.path} is damaged: {entry.reason}")
 
@@ -141,56 +144,62 @@ def export(
         WeightsFormat | None,
         typer.Option(
             "--format",
-            help="safetensors opens everywhere; pth is a PyTorch state dict. Else as --out ends, else safetensors.",
+            help="safetensors opens everywhere; pth is a PyTorch state dict. Default: the extension of --out, else "
+            "safetensors.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Else the run's folder exports/.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="File to write. Default: a file in the run's exports folder.",
+            show_default=False,
+        ),
     ] = None,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Export the weights of a checkpoint.
 
-    Prints the file, its SHA-256 and its format. Without --out the best go to exports/best_model.FORMAT, always the same
-    path, replaced in one step.
+    Prints the path of the file, its SHA-256 and its format. Without --out, the best weights go to
+    exports/best_model.FORMAT. That path is always the same, and the file is replaced atomically.
     """
-    from relight.checkpoints.export import export_best, export_weights
+    from relight.checkpoints.export import export_to_run, export_weights
 
-    weights_format = _choose_format(given_format, out)
+    weights_format = _choose_format(given_format, out).value
     layout, store = _open_store(run_name, runs)
     info = _find(layout, store, which)
     others: Sequence[Exported] = ()
-    if out is None and which == "best":
-        exported, *others = export_best(store, info, layout.exports, format=weights_format.value)
+    if out is None:
+        exported, *others = export_to_run(layout, store, info, best=which == "best", format=weights_format)
     else:
-        path = out or layout.exports / f"{layout.run_id}-step{info.step}.{weights_format}"
-        exported = export_weights(store, info, path.absolute(), format=weights_format.value)
-    facts = {
-        "run": layout.run_id,
-        "step": info.step,
-        "path": str(exported.path),
-        "sha256": exported.sha256,
-        "format": weights_format.value,
-        "bytes": exported.bytes,
-        "card": str(exported.card),
-    }
+        exported = export_weights(store, info, out.absolute(), format=weights_format)
     if json:
-        say_json(facts)
+        say_json(
+            {
+                "run": layout.run_id,
+                "step": info.step,
+                "path": str(exported.path),
+                "sha256": exported.sha256,
+                "format": weights_format,
+                "bytes": exported.bytes,
+                "card": str(exported.card),
+            }
+        )
         return
     say(str(exported.path))
     say(f"SHA-256 {exported.sha256}")
-    say(f"{weights_format.value}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
+    say(f"{weights_format}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
     for other in others:
-        say(f"{other.path.name} beside it is now of the same step.")
+        say(f"{other.path.name} was updated to the same step.")
 
 
 def verify(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Read every byte of a run, to find damage.
+    """Read every byte of a run to find damage.
 
-    Changes nothing. Lists each damaged file; the exit code is 1 when there is one.
+    Changes nothing. Lists every damaged file; if there is one, the exit code is 1.
     """
     from relight.overview.verification import check_run
     from relight.runs.catalog import find_run, runs_folder
@@ -208,10 +217,10 @@ def verify(run_name: RunArgument, runs: RunsOption = None, json: JsonOption = Fa
 def digest(
     run_name: RunArgument, which: WhichOption = "latest", runs: RunsOption = None, json: JsonOption = False
 ) -> None:
-    """Print one hash over a whole training state.
+    """Print one hash of a complete training state.
 
-    Over every tensor, counter, random number generator and the data position of a checkpoint: two runs that computed
-    the same have the same one.
+    It covers every tensor, counter and random number generator of a checkpoint, and the position in the data. Two runs
+    that computed the same have the same digest.
     """
     layout, store = _open_store(run_name, runs)
     info = _find(layout, store, which)
@@ -227,104 +236,91 @@ def pin(
     step: Annotated[
         str, typer.Argument(metavar="STEP", help="Step of the checkpoint, or best, or latest.", show_default=False)
     ],
-    off: Annotated[bool, typer.Option("--off", help="Take the pin away.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Remove the pin.")] = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Keep a checkpoint for good.
+    """Keep a checkpoint permanently.
 
-    Old checkpoints are removed as new ones become durable; a pinned one stays.
+    Retention deletes old checkpoints as new ones become durable, but never a pinned one.
     """
     layout, store = _open_store(run_name, runs)
     info = store.pin(_find(layout, store, step), on=not off)
     if json:
-        say_json(_facts(info))
-    elif off:
-        say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned no longer.")
+        say_json(_list_facts(info))
     else:
-        say(f"The checkpoint at step {info.step} of {layout.run_id} is pinned.")
+        pinned = "is no longer pinned" if off else "is pinned"
+        say(f"The checkpoint at step {info.step} of {layout.run_id} {pinned}.")
 
 
 def prune(
     run_name: RunArgument, assignments: KeepOption = None, runs: RunsOption = None, json: JsonOption = False
 ) -> None:
-    """Remove the checkpoints that the retention does not keep.
+    """Delete the checkpoints that retention does not keep.
 
-    A training does that by itself after each save; this is for a run that has ended. `relight checkpoints RUN
-    --preview` says before what would be removed.
+    A training does this automatically after each save; use it for a run that has ended. `relight checkpoints RUN
+    --preview` shows in advance what would be deleted.
     """
-    from relight.checkpoints.removal import apply_retention
-    from relight.checkpoints.store import CheckpointStore
-    from relight.runs.lock import RunLock
+    from relight.runs.catalog import find_run, runs_folder
+    from relight.tasks.parsing import split_assignments
+    from relight.tasks.retention_options import prune_run
 
-    layout, _ = _plan(run_name, runs, assignments)
-    with RunLock.acquire(layout):
-        _, plan = _plan(run_name, runs, assignments)
-        try:
-            removed = apply_retention(CheckpointStore(layout.checkpoints), plan)
-        except OSError as error:
-            raise RelightError(
-                f"Old checkpoints of {layout.run_id} cannot be removed: {error.strerror or error} "
-                f"({layout.checkpoints})."
-            ) from error
+    layout = find_run(runs_folder(runs), run_name)
+    plan, removed = prune_run(layout, split_assignments(assignments or ()))
     if json:
-        say_json({"run": layout.run_id, "removed": [_facts(info) for info in removed],
+        say_json({"run": layout.run_id, "removed": [_list_facts(info) for info in removed],
                   "reclaimed_bytes": plan.freed_bytes})  # fmt: skip
     elif removed:
         numbers = [str(info.step) for info in removed]
         steps = ", ".join(numbers if len(numbers) <= 12 else [*numbers[:3], "...", *numbers[-3:]])
-        say(f"Removed {count(len(removed), 'checkpoint')} of {layout.run_id}: {steps}.")
-        say(f"{describe_bytes(plan.freed_bytes)} given back; {count(len(plan.kept), 'checkpoint')} kept.")
+        say(f"Deleted {count(len(removed), 'checkpoint')} of {layout.run_id}: {steps}.")
+        say(f"Freed {describe_bytes(plan.freed_bytes)}. {count(len(plan.kept), 'checkpoint')} kept.")
     else:
-        say(f"{layout.run_id} has only checkpoints that are to be kept: {len(plan.kept)}.")
+        say(f"Nothing to delete: retention keeps all checkpoints of {layout.run_id} ({len(plan.kept)}).")
 
 
-def _plan(run_name: str, runs: Path | None, assignments: Sequence[str] | None) -> tuple[RunLayout, RetentionPlan]:
-    from relight.runs.catalog import find_run, runs_folder
-    from relight.tasks.parsing import split_assignments
-    from relight.tasks.retention_options import plan_run_retention
-
-    layout = find_run(runs_folder(runs), run_name)
-    return layout, plan_run_retention(layout, split_assignments(assignments or ()))
-
-
-def _kept_facts(plan: RetentionPlan) -> list[dict[str, Any]]:
-    return [{**_facts(info), "why": list(why)} for info, why in plan.kept]
-
-
-def _policy_facts(plan: RetentionPlan) -> dict[str, Any]:
+def _list_plan_facts(plan: RetentionPlan) -> dict[str, Any]:
+    """Return what `checkpoints --preview --json` prints; the keys are a contract."""
     policy = plan.policy
     return {
-        "newest": policy.newest,
-        "best": [
-            {"metric": rule.metric, "higher_is_better": rule.higher_is_better, "count": rule.count}
-            for rule in policy.best
-        ],
-        "every_steps": policy.every_steps,
-        "every_hours": policy.every_hours,
+        "kept": [{**_list_facts(info), "why": list(why)} for info, why in plan.kept],
+        "removed": [_list_facts(info) for info in plan.removed],
+        "reclaimed_bytes": plan.freed_bytes,
+        "policy": {
+            "newest": policy.newest,
+            "best": [
+                {"metric": rule.metric, "higher_is_better": rule.higher_is_better, "count": rule.count}
+                for rule in policy.best
+            ],
+            "every_steps": policy.every_steps,
+            "every_hours": policy.every_hours,
+        },
     }
 
 
 def _say_plan(plan: RetentionPlan) -> None:
-    rows = [(info, "stays", ", ".join(why)) for info, why in plan.kept]
-    rows += [(info, "goes", "nothing keeps it") for info in plan.removed]
+    rows = [(info, "keep", ", ".join(why)) for info, why in plan.kept]
+    rows += [(info, "delete", "no rule keeps it") for info in plan.removed]
     if not rows:
-        say("There is no checkpoint yet.")
+        say("There are no checkpoints yet.")
         return
     rows.sort(key=lambda row: row[0].name)
-    head = ("STEP", "REASON", "SIZE", "", "WHY")
-    lines = [(str(info.step), info.reason, describe_bytes(info.bytes), what, why) for info, what, why in rows]
+    head = ("STEP", "REASON", "SIZE", "ACTION", "WHY")
+    lines = [(str(info.step), info.reason, describe_bytes(info.bytes), action, why) for info, action, why in rows]
     say_lines(lay_out_columns(head, lines, right=("STEP", "SIZE")))
-    freed = describe_bytes(plan.freed_bytes)
-    say(f"{count(len(plan.removed), 'checkpoint')} would go, and {freed} would be given back at least.")
+    if plan.removed:
+        freed = describe_bytes(plan.freed_bytes)
+        say(f"{count(len(plan.removed), 'checkpoint')} would be deleted, which frees at least {freed}.")
+    else:
+        say("Nothing would be deleted.")
 
 
 def _choose_format(given: WeightsFormat | None, out: Path | None) -> WeightsFormat:
-    """The format that is asked for, by its name or by the end of the file's; the two must not contradict each other."""
-    ends = {".safetensors": WeightsFormat.safetensors, ".pth": WeightsFormat.pth, ".pt": WeightsFormat.pth}
-    by_name = ends.get(out.suffix.lower()) if out is not None else None
+    """Return the format of --format, else of the extension of --out; refuse two that contradict each other."""
+    extensions = {".safetensors": WeightsFormat.safetensors, ".pth": WeightsFormat.pth, ".pt": WeightsFormat.pth}
+    by_name = extensions.get(out.suffix.lower()) if out is not None else None
     if given is not None and by_name not in (None, given):
-        raise UsageError(f"{out} ends like {by_name}, and --format says {given}: leave --format out, or change one.")
+        raise UsageError(f"--format {given} contradicts the file name {out}. Omit --format, or rename the file.")
     return given or by_name or WeightsFormat.safetensors
 
 
@@ -340,14 +336,14 @@ def _find(layout: RunLayout, store: CheckpointStore, which: str) -> CheckpointIn
     from relight.runs.run_record import read_run_record
 
     record = read_run_record(layout)
-    # What is damaged cannot be the answer, though it may have been the one that was meant.
+    # A damaged checkpoint is never the answer, but you may have meant it.
     for entry in store.list().damaged:
-        say_error(f"{entry.path} is damaged and was passed over: {entry.reason}")
+        say_error(f"{entry.path} is damaged and was skipped: {entry.reason}")
     return store.find(which, objective=record.objective)
 
 
-def _facts(info: CheckpointInfo) -> dict[str, Any]:
-    """A checkpoint as `checkpoints --json` has it; the keys are a contract."""
+def _list_facts(info: CheckpointInfo) -> dict[str, Any]:
+    """Return a checkpoint as `checkpoints --json` prints it; the keys are a contract."""
     return {
         "step": info.step,
         "epoch": info.epoch,
@@ -382,6 +378,7 @@ def _say_check(check: RunCheck) -> None:
     saved = f"{count(check.checkpoints, 'checkpoint')} ({describe_bytes(check.bytes)})"
     read = f"{saved} and {count(check.files, 'other file')}"
     if check.damaged:
-        say_error(f"{check.run}: {count(len({damage.path for damage in check.damaged}), 'damaged file')}; {read} read.")
+        damaged = count(len({damage.path for damage in check.damaged}), "damaged file")
+        say_error(f"{check.run} has {damaged}. Read {read}.")
     else:
-        say(f"{check.run} is whole: {read} read, every digest right.")
+        say(f"{check.run} is intact: read {read}; every digest matches.")

@@ -1,4 +1,4 @@
-"""`up`: the dashboard, in place of this process."""
+"""`up`: replace this process with the dashboard's server."""
 
 from __future__ import annotations
 
@@ -23,42 +23,45 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to serve on; 0 takes a free one.")
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to serve on; 0 picks a free one.")
     ] = 8501,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to serve on; by default this machine alone.")
+        str,
+        typer.Option("--host", metavar="ADDRESS", help="Address to listen on. The default serves this machine only."),
     ] = "127.0.0.1",
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(
             "--allow-host",
             metavar="NAME",
-            help="Another name by which browsers may call this machine.",
+            help="Another host name that browsers may use for this machine; may be repeated.",
             show_default=False,
         ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            "--token", help="What opens the dashboard; else RELIGHT_TOKEN, else the last one.", show_default=False
+            "--token",
+            help="Token that opens the dashboard. Default: $RELIGHT_TOKEN, else the last one used.",
+            show_default=False,
         ),
     ] = None,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser window.")] = False,
     runs: RunsOption = None,
 ) -> None:
     """Serve the dashboard.
 
-    Until Ctrl-C; the runs that were launched in it go on.
+    Serves until you press Ctrl-C. Runs that were launched from it continue.
     """
     from relight.runs.catalog import runs_folder
 
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise RelightError(
-            f"The dashboard is not installed ({', '.join(missing)} missing): pip install 'relight[dashboard]'. "
-            "Everything also works from the command line: relight --help."
+            f"The dashboard is not installed ({', '.join(missing)} missing). Install it with: "
+            "pip install 'relight[dashboard]'. Everything also works from the command line: relight --help."
         )
-    # -P: what lies in the current folder must not stand in for the packages that the dashboard needs.
+    # -P: a module in the current folder must not shadow the packages that the dashboard needs.
     command = [sys.executable, "-P", "-m", "relight_app", "--port", str(port), "--host", host]
     command += ["--runs", str(runs_folder(runs))]
     for name in allowed_hosts or ():

@@ -1,4 +1,4 @@
-"""`import`: takes weights that were made elsewhere, without running code from them."""
+"""`import`: turn weights made elsewhere into a run or a safetensors file, without running code from them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def import_weights(
         typer.Argument(
             metavar="FILE",
             exists=True,
-            help="A .pth, .pt, .ckpt or .safetensors, or a Hugging Face folder.",
+            help="A .pth, .pt, .ckpt or .safetensors file, or a Hugging Face folder.",
             show_default=False,
         ),
     ],
     *,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="TASK", help="Make a run of this task with the weights.", show_default=False),
+        typer.Option("--task", metavar="TASK", help="Create a run of this task with the weights.", show_default=False),
     ] = None,
     assignments: SetOption = None,
     name: NameOption = None,
@@ -52,27 +52,29 @@ def import_weights(
         typer.Option(
             "--part",
             metavar="NAME",
-            help="Which weights of the file: an entry (ema_state_dict), or how their names begin (model.).",
+            help="Which weights to take: an entry of the file (ema_state_dict), or a prefix of their names (model.).",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Only convert: write a safetensors file.", show_default=False),
+        typer.Option(
+            "--out", metavar="FILE", help="Only convert the weights to this safetensors file.", show_default=False
+        ),
     ] = None,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Import weights made elsewhere.
 
-    With --task they become the first checkpoint of a new run, to be trained on by `relight resume`. With --out they are
-    converted to safetensors. No code from the file is ever run.
+    With --task, they become the first checkpoint of a new run, which `relight resume` then trains. With --out, they are
+    only converted to safetensors. No code from the file is ever run.
     """
     if (task is None) == (out is None):
-        raise UsageError("Name either a task (--task TASK) to make a run with the weights, or a file (--out FILE).")
+        raise UsageError("Give either --task TASK, to create a run with the weights, or --out FILE, to convert them.")
     if out is not None:
         if assignments or name:
-            raise UsageError("--set and --name are for a run; --out only converts.")
+            raise UsageError("--set and --name need --task: with --out, no run is created.")
         _convert(source, out, part=part, json=json)
         return
     from relight.cli.task_argument import prepare_task
@@ -86,12 +88,12 @@ def import_weights(
     if json:
         say_json({"run": run_id, "path": str(imported.layout.folder), **_facts(report), "digest": report.digest})
         return
-    say(f"{run_id} has the weights of {report.imported_from.name} as its first checkpoint, in {imported.layout.folder}")
+    say(f"Created {run_id} in {imported.layout.folder}; its first checkpoint has the weights of {source.name}.")
     _say_report(report)
     suffix = "" if runs is None else f" --runs {shlex.quote(str(runs))}"
-    say("Training starts from them at step 0, with a fresh optimizer.")
+    say("Training starts from them at step 0, with a new optimizer.")
     say(f"Train: relight resume {run_id}{suffix}")
-    say(f"Weights: relight export {run_id} --which latest{suffix}")
+    say(f"Export: relight export {run_id} --which latest{suffix}")
 
 
 def _convert(source: Path, out: Path, *, part: str | None, json: bool) -> None:
@@ -118,7 +120,7 @@ def _facts(report: ImportReport) -> dict[str, object]:
 
 
 def _say_report(report: ImportReport) -> None:
-    """What was recognised, what was done to it, and what was left behind."""
+    """Say what was recognized, how it was converted, and what was left out."""
     source = report.imported_from
     where = f", entry '{source.part}'" if source.part else ""
     say(
@@ -128,4 +130,4 @@ def _say_report(report: ImportReport) -> None:
     for note in report.notes:
         say(note)
     if source.not_taken:
-        say(f"Recognised and not taken over: {', '.join(source.not_taken)}.")
+        say(f"Not imported: {', '.join(source.not_taken)}.")

@@ -1,4 +1,4 @@
-"""From TASK and its options, as typed, to a task that can be launched; what is wrong is said before a run exists."""
+"""Turns TASK and its options, as typed, into a task that can be launched. Errors are raised before a run exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relight.tasks.reference import launch_script, resolve_task, validate_config
 def prepare_task(
     text: str, assignments: Sequence[str], *, arguments: Sequence[str] = (), python: Path | None = None
 ) -> PreparedTask:
-    """Find the task or script `text` and build its config. Raises a `RelightError` with one sentence."""
+    """Find the task or script `text` and build its config. Raises a `RelightError` that is one sentence."""
     reference = resolve_task(text)
     if reference.kind == "script":
         reference = launch_script(reference, arguments=arguments, python=python)
@@ -26,10 +26,10 @@ def prepare_task(
 def _refuse_script_options(reference: TaskReference, arguments: Sequence[str], python: Path | None) -> None:
     if arguments:
         raise UsageError(
-            f"{reference.name} takes no arguments, and got {' '.join(arguments)!r}: "
-            "set its options with --set KEY=VALUE."
+            f"{reference.name} takes no arguments (got {' '.join(arguments)!r}). Set its options with --set KEY=VALUE."
         )
     if python is not None:
         raise UsageError(
-            f"--python is for training scripts; {reference.name} is trained by the Python of Relight, {sys.executable}."
+            f"--python works only for training scripts. {reference.name} is trained by Relight's own Python, "
+            f"{sys.executable}."
         )

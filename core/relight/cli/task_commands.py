@@ -1,4 +1,4 @@
-"""`tasks`: what can be trained, and every option of one task with its bounds and help."""
+"""`tasks`: list tasks, or the options of one task with their defaults, bounds and help."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def register(app: typer.Typer) -> None:
 def tasks(
     task: Annotated[
         str | None,
-        typer.Argument(metavar="[TASK]", help="Show the options of this task.", show_default=False),
+        typer.Argument(metavar="TASK", help="Task whose options to list.", show_default=False),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List what can be trained, or a task's options.
+    """List the built-in tasks, or the options of one task.
 
-    The options are what `--set` takes: each with its default, its help and its bounds.
+    Options are set with `--set`. Each is listed with its default, its help and its bounds.
     """
     from relight.tasks.reference import describe_task, list_tasks, resolve_task
 
@@ -50,7 +50,7 @@ def tasks(
     for line in lay_out_columns(("TASK", "WHAT IT TRAINS"), [(entry.name, entry.summary) for entry in listed]):
         say(line)
     say()
-    say("Options: relight tasks TASK. Your own task: relight run FILE.py:Class")
+    say("Options of a task: relight tasks TASK. Train a task of your own: relight run FILE.py:Class")
 
 
 def _facts(task: TaskDescription) -> dict[str, Any]:
@@ -89,5 +89,5 @@ def _word_help(option: ConfigField) -> str:
 
     bounds = describe_bounds(option)
     kind = {"int": "whole number", "float": "number", "bool": "true or false", "path": "path"}.get(option.type, "")
-    rule = ", ".join(filter(None, [kind, bounds, "must be set" if option.required else ""]))
+    rule = ", ".join(filter(None, [kind, bounds, "required" if option.required else ""]))
     return f"{option.help} [{rule}]" if rule else option.help

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relight.checkpoints.listing import CheckpointInfo
+from relight.checkpoints.removal import apply_retention
 from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPolicy, parse_best_rules, plan_retention
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import UsageError
+from relight.errors import RelightError, UsageError
 from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock
 from relight.runs.run_record import read_definition
 from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import nearest_name, parse_config
@@ -49,3 +52,20 @@ def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = No
         config = {} if script is None else script.settings
     policy = read_retention({**config, **changes}, higher_is_better=record.higher_is_better)
     return plan_retention(CheckpointStore(layout.checkpoints).list().checkpoints, policy)
+
+
+def prune_run(layout: RunLayout, changes: Mapping[str, Any]) -> tuple[RetentionPlan, Sequence[CheckpointInfo]]:
+    """Delete what the retention of a run, with `changes` to its options, does not keep.
+
+    Returns the plan and the checkpoints that were deleted. Raises `RunBusy` while the run is training, and
+    `RelightError` when files cannot be deleted.
+    """
+    with RunLock.acquire(layout):
+        plan = plan_run_retention(layout, changes)
+        try:
+            return plan, apply_retention(CheckpointStore(layout.checkpoints), plan)
+        except OSError as error:
+            raise RelightError(
+                f"Old checkpoints of {layout.run_id} could not be deleted: {error.strerror or error} "
+                f"({layout.checkpoints})."
+            ) from error
