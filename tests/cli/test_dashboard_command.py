@@ -1,9 +1,10 @@
-"""`up` becomes the dashboard's process, or says in one line why it cannot."""
+"""`up` becomes the server of the dashboard, or says in one line why it cannot."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 RELIGHT = str(Path(sys.executable).parent / "relight")
 
 
-def test_up_replaces_itself_by_the_server_with_everything_it_was_told(
+def test_up_replaces_itself_with_the_server_and_passes_every_option_on(
     ask: Ask, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -34,7 +35,7 @@ def test_up_replaces_itself_by_the_server_with_everything_it_was_told(
     ]  # fmt: skip
 
 
-def test_a_missing_dashboard_is_one_line_with_the_way_to_get_it(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_dashboard_is_one_line_that_says_how_to_install_it(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, package=None: None if name == "streamlit" else found(name, package)
@@ -45,24 +46,25 @@ def test_a_missing_dashboard_is_one_line_with_the_way_to_get_it(ask: Ask, monkey
     assert "pip install 'relight[dashboard]'" in answer.error
 
 
-def test_a_taken_port_is_one_line_with_another(relight: Ask) -> None:
+def test_a_port_in_use_is_one_line_that_suggests_another(relight: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         answer = relight("up", "--port", str(port), "--no-browser")
     assert answer.exit_code == 1
     assert f"Port {port}" in answer.error
-    assert "taken" in answer.error
+    assert "already in use" in answer.error
+    assert re.search(r"--port \d+", answer.error)
 
 
 @pytest.mark.parametrize("port", ["66000", "-1", "http"])
-def test_a_port_that_is_none_is_usage(ask: Ask, port: str) -> None:
+def test_an_impossible_port_is_wrong_usage(ask: Ask, port: str) -> None:
     answer = ask("up", "--port", port)
     assert answer.exit_code == 2
     assert "--port" in answer.error
 
 
 @pytest.mark.processes
-def test_the_server_is_the_very_process_that_was_started(runs: Path) -> None:
+def test_the_server_is_the_process_that_was_started(runs: Path) -> None:
     process = subprocess.Popen(
         [RELIGHT, "up", "--port", "0", "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

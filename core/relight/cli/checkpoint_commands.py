@@ -168,14 +168,14 @@ def export(
     """
     from relight.checkpoints.export import export_to_run, export_weights
 
-    weights_format = _choose_format(given_format, out).value
+    weights_format = _choose_format(given_format, out)
     layout, store = _open_store(run_name, runs)
     info = _find(layout, store, which)
     others: Sequence[Exported] = ()
     if out is None:
-        exported, *others = export_to_run(layout, store, info, best=which == "best", format=weights_format)
+        exported, *others = export_to_run(layout, store, info, best=which == "best", format=weights_format.value)
     else:
-        exported = export_weights(store, info, out.absolute(), format=weights_format)
+        exported = export_weights(store, info, out.absolute(), format=weights_format.value)
     if json:
         say_json(
             {
@@ -183,7 +183,7 @@ def export(
                 "step": info.step,
                 "path": str(exported.path),
                 "sha256": exported.sha256,
-                "format": weights_format,
+                "format": weights_format.value,
                 "bytes": exported.bytes,
                 "card": str(exported.card),
             }
@@ -191,7 +191,7 @@ def export(
         return
     say(str(exported.path))
     say(f"SHA-256 {exported.sha256}")
-    say(f"{weights_format}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
+    say(f"{weights_format.value}, {describe_bytes(exported.bytes)}, step {info.step} of {layout.run_id}")
     for other in others:
         say(f"{other.path.name} was updated to the same step.")
 
