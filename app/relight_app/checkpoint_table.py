@@ -10,7 +10,7 @@ from relight.checkpoints.retention import RetentionPlan
 from relight.wording import count, describe_bytes
 from relight_app.formats import describe_metric, short_metric, title_metric
 from relight_app.icons import icon
-from relight_app.markup import Markup, join, tag, wide_table
+from relight_app.markup import Markup, tag, wide_table
 from relight_app.navigation import address
 from relight_app.tables import build_age
 
@@ -69,10 +69,12 @@ def build_checkpoints(
         )
         for info in shown
     ]
-    return join(
+    return tag(
+        "div",
         wide_table(heads, rows, label="Checkpoints"),
         _build_left_out(left_out, run) if left_out else None,
         tag("p", _describe_retention(retention), class_="sub") if retention is not None else None,
+        class_="stack",
     )
 
 

@@ -173,7 +173,7 @@ def unwritable(runs: Path) -> Iterator[None]:
 def choose_file(page: Page, dashboard: Dashboard, text: str) -> None:
     """Name a task of one's own on the Launch page."""
     page.goto(dashboard.address("/launch?task=file"))
-    field = page.get_by_label("Task file and class", exact=True)
+    field = page.get_by_label("Task or script file", exact=True)
     field.fill(text)
     field.press("Enter")
 

@@ -1,4 +1,4 @@
-"""The Launch page: choose a task, set its options, and start a run."""
+"""The Launch page: choose a task, set its options, start a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _choose_task(engine: Engine) -> TaskDescription | None:
     if chosen in tasks:
         return tasks[str(chosen)]
     text = st.text_input(
-        "Task file and class", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
+        "Task or script file", key="file", bind="query-params", placeholder="train.py:MyTask", icon=":material/code:",
         help="A Python file with a subclass of relight.Task, or a training script that imports relight. Relative paths "
         "start from the folder in which the dashboard was started.",
     )  # fmt: skip

@@ -82,7 +82,7 @@ def render() -> None:
         _show_missing(str(error), title="Damaged run", text="This run cannot be read")
         return
     except RelightError as error:
-        _show_missing(str(error), title="Run not found", text="No such run here")
+        _show_missing(str(error), title="Run not found", text="This run may have been moved or deleted")
         return
     st.set_page_config(page_title=f"{run.name} ({run.status}) · Relight")
     checkpoints = engine.list_checkpoints(run.run)
