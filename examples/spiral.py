@@ -14,8 +14,8 @@ class Spiral(Task):
     class Config(TaskConfig):
         hidden: int = option(64, "Units in each hidden layer.", ge=1, le=4096)
         noise: float = option(0.1, "How far points lie off their arm.", ge=0, le=1)
-        epochs: int = option(40, "Passes over the training data.", group="Optimisation", ge=1)
-        lr: float = option(0.01, "Peak learning rate.", group="Optimisation", gt=0, le=1)
+        epochs: int = option(40, "Passes over the training data.", group="Optimization", ge=1)
+        lr: float = option(0.01, "Peak learning rate.", group="Optimization", gt=0, le=1)
 
     best_metric = "accuracy"
 

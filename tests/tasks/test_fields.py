@@ -23,7 +23,7 @@ class Colour(enum.Enum):
 class Config(TaskConfig):
     """Every kind of field."""
 
-    lr: float = option(0.5, "Overridden.", group="Optimisation", gt=0, le=1)
+    lr: float = option(0.5, "Overridden.", group="Optimization", gt=0, le=1)
     count: int = option(3, "A count.", ge=1, lt=10)
     maybe: int | None = option(None, "Can be left open.", ge=2)
     name: str = option("x", "A name.", pattern="^[a-z]$")
@@ -73,7 +73,7 @@ def test_bounds_say_whether_they_are_included(fields: dict[str, ConfigField]) ->
 def test_defaults_choices_and_help_come_through(fields: dict[str, ConfigField]) -> None:
     assert fields["lr"].default == 0.5
     assert fields["lr"].help == "Overridden."
-    assert fields["lr"].group == "Optimisation"
+    assert fields["lr"].group == "Optimization"
     assert fields["power"].choices == (1, 2, 4)
     assert fields["colour"].choices == ("red", "blue")
     assert fields["only"].choices == ("one",)

@@ -78,8 +78,8 @@ class Net(nn.Module):
 
 class Spiral(Task):
     class Config(TaskConfig):
-        epochs: int = option(3, "Passes.", group="Optimisation", ge=1)
-        batch_size: int = option(8, "Batch.", group="Optimisation", ge=1)
+        epochs: int = option(3, "Passes.", group="Optimization", ge=1)
+        batch_size: int = option(8, "Batch.", group="Optimization", ge=1)
         data: str = option("jittered", "Kind of data set.")
         samples: int = option(60, "Samples.", ge=1)
         step_s: float = option(0.0, "Pause in each step.", ge=0)

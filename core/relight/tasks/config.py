@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from relight.checkpoints.retention import parse_best_rules
 
-Group = Literal["Task", "Optimisation", "Hardware", "Checkpoints"]
+Group = Literal["Task", "Optimization", "Hardware", "Checkpoints"]
 
 
 def option(default: Any, help: str, *, group: Group = "Task", **bounds: Any) -> Any:
@@ -27,26 +27,26 @@ class TaskConfig(BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    epochs: int = option(10, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
+    epochs: int = option(10, "Passes over the training data.", group="Optimization", ge=1, le=1_000_000)
     max_steps: int = option(
-        0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimisation", ge=0, le=10**12
+        0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimization", ge=0, le=10**12
     )
-    batch_size: int = option(64, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
+    batch_size: int = option(64, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
     accumulate: int = option(
-        1, "Batches whose gradients make one optimizer step.", group="Optimisation", ge=1, le=65_536
+        1, "Batches whose gradients make one optimizer step.", group="Optimization", ge=1, le=65_536
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "Optimizer.", group="Optimisation")
-    lr: float = option(1e-3, "Peak learning rate.", group="Optimisation", gt=0, le=100)
-    momentum: float = option(0.9, "Momentum, for SGD.", group="Optimisation", ge=0, lt=1)
-    weight_decay: float = option(0.01, "Weight decay.", group="Optimisation", ge=0, le=10)
+    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "Optimizer.", group="Optimization")
+    lr: float = option(1e-3, "Peak learning rate.", group="Optimization", gt=0, le=100)
+    momentum: float = option(0.9, "Momentum, for SGD.", group="Optimization", ge=0, lt=1)
+    weight_decay: float = option(0.01, "Weight decay.", group="Optimization", ge=0, le=10)
     schedule: Literal["constant", "cosine", "linear", "step"] = option(
-        "cosine", "How the learning rate moves after warm-up.", group="Optimisation"
+        "cosine", "How the learning rate moves after warm-up.", group="Optimization"
     )
     warmup_steps: int = option(
-        0, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+        0, "Steps over which the learning rate rises to its peak.", group="Optimization", ge=0, le=10**12
     )
-    clip_norm: float = option(0.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimisation", ge=0)
-    seed: int = option(0, "Seed of weights, shuffling and augmentation.", group="Optimisation", ge=0, lt=2**32)
+    clip_norm: float = option(0.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimization", ge=0)
+    seed: int = option(0, "Seed of weights, shuffling and augmentation.", group="Optimization", ge=0, lt=2**32)
 
     device: str = option(
         "auto",

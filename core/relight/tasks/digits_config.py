@@ -14,10 +14,10 @@ class DigitsConfig(TaskConfig):
     width: int = option(32, "Channels of the first convolution; the second has twice as many.", ge=4, le=512)
     dropout: float = option(0.2, "Share of features dropped before the last layer.", ge=0, lt=1)
 
-    epochs: int = option(12, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
-    lr: float = option(3e-3, "Peak learning rate.", group="Optimisation", gt=0, le=100)
+    epochs: int = option(12, "Passes over the training data.", group="Optimization", ge=1, le=1_000_000)
+    lr: float = option(3e-3, "Peak learning rate.", group="Optimization", gt=0, le=100)
     warmup_steps: int = option(
-        20, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+        20, "Steps over which the learning rate rises to its peak.", group="Optimization", ge=0, le=10**12
     )
 
     threads: int = option(

@@ -34,9 +34,9 @@ class ImagesConfig(TaskConfig):
     colour_jitter: float = option(0.2, "Largest random change of brightness, contrast and saturation.", ge=0, lt=1)
     cache_mb: int = option(512, "Memory for decoded pictures, in MB; the rest is decoded again each epoch.", ge=0)
 
-    epochs: int = option(20, "Passes over the training data.", group="Optimisation", ge=1, le=1_000_000)
-    batch_size: int = option(32, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
-    weight_decay: float = option(0.05, "Weight decay.", group="Optimisation", ge=0, le=10)
+    epochs: int = option(20, "Passes over the training data.", group="Optimization", ge=1, le=1_000_000)
+    batch_size: int = option(32, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
+    weight_decay: float = option(0.05, "Weight decay.", group="Optimization", ge=0, le=10)
 
     @field_validator("data")
     @classmethod

@@ -28,13 +28,13 @@ class StdlibGptConfig(TaskConfig):
     samples_per_epoch: int = option(4096, "Random windows of the text that make one epoch.", ge=1, le=1_000_000_000)
     validation_samples: int = option(512, "Windows of held-out files for validation.", ge=1, le=10_000_000)
 
-    epochs: int = option(10, "Passes over `samples_per_epoch` windows.", group="Optimisation", ge=1, le=1_000_000)
-    batch_size: int = option(32, "Samples in one batch.", group="Optimisation", ge=1, le=1_000_000)
-    weight_decay: float = option(0.1, "Weight decay.", group="Optimisation", ge=0, le=10)
+    epochs: int = option(10, "Passes over `samples_per_epoch` windows.", group="Optimization", ge=1, le=1_000_000)
+    batch_size: int = option(32, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
+    weight_decay: float = option(0.1, "Weight decay.", group="Optimization", ge=0, le=10)
     warmup_steps: int = option(
-        50, "Steps over which the learning rate rises to its peak.", group="Optimisation", ge=0, le=10**12
+        50, "Steps over which the learning rate rises to its peak.", group="Optimization", ge=0, le=10**12
     )
-    clip_norm: float = option(1.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimisation", ge=0)
+    clip_norm: float = option(1.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimization", ge=0)
 
 
 def list_sources(root: Path) -> list[Path]:
