@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from relight.errors import DamagedCheckpoint, ExportError, UsageError
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import RunRecord, TaskReference
+from tests.checkpoints.faults import CHANGING, READING, FaultAt
 from tests.checkpoints.snapshots import make_snapshot, make_tensor
 
 
@@ -164,6 +166,31 @@ def test_a_checkpoint_without_weights_says_so(store: CheckpointStore, tmp_path: 
         export_weights(store, store.commit(header, [memoryview(b"x")]), tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ENOSPC, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_fault_at_any_operation_of_an_export_leaves_the_earlier_file(
+    store: CheckpointStore, info: CheckpointInfo, memory_path: Path, fault: int
+) -> None:
+    def export(operations: FaultAt) -> None:
+        export_weights(CheckpointStore(store.layout.folder, operations=operations), info, out)
+
+    out, kinds = memory_path / "exports" / "x.safetensors", CHANGING + READING
+    operations = FaultAt(0, 0, kinds)
+    export(operations)
+    expected = out.read_bytes()
+    assert operations.calls > 20
+    for at in range(1, operations.calls + 1):
+        out.write_bytes(b"old")
+        failing = FaultAt(at, fault, kinds)
+        try:
+            export(failing)
+        except (ExportError, DamagedCheckpoint):
+            pass
+        assert failing.failed is not None
+        assert out.read_bytes() in (b"old", expected), f"half a file after {failing.failed}"
+        if failing.failed != "remove":
+            assert {path.name for path in out.parent.iterdir()} <= {out.name, f"{out.name}.json"}
+
+
 @pytest.mark.processes
 def test_a_pth_is_a_state_dict_that_loads_without_running_code(
     store: CheckpointStore, info: CheckpointInfo, tmp_path: Path
@@ -193,7 +220,7 @@ def test_a_pth_of_a_damaged_checkpoint_is_refused_with_the_reason(
 
 def test_a_type_that_safetensors_lacks_is_refused_and_says_what_to_do(store: CheckpointStore, tmp_path: Path) -> None:
     info = store.commit(*make_snapshot(1, extra=[make_tensor("model.phase", "C128", (2,), seed=1)]))
-    with pytest.raises(ExportError, match=r"'phase' is of the type C128.*Export as pth"):
+    with pytest.raises(ExportError, match=r"'phase' has the type C128.*Export as pth"):
         export_weights(store, info, tmp_path / "x.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +98,47 @@ def test_what_cannot_be_moved_to_quarantine_is_passed_over_all_the_same(tmp_path
     assert (good.step, passed.step) == (1, 2)
     assert "could not be moved to quarantine (Invalid cross-device link)" in passed.reason
     assert bad.path.exists()
+
+
+FILE_SYSTEM_CALLS = {
+    *("access", "chmod", "exists", "fsync", "glob", "is_dir", "is_file", "iterdir", "lexists", "link", "listdir"),
+    *(
+        "lstat",
+        "makedirs",
+        "mkdir",
+        "open",
+        "read_bytes",
+        "read_text",
+        "rename",
+        "resolve",
+        "rglob",
+        "rmdir",
+        "samefile",
+    ),
+    *("scandir", "stat", "statvfs", "symlink_to", "touch", "truncate", "unlink", "walk", "write_bytes", "write_text"),
+}
+"""Functions of `os` and methods of `Path` that reach the file system."""
+
+
+def find_file_system_calls(source: str) -> list[str]:
+    """Return every call in `source` that reaches the file system, other than through `FileOperations` or a store."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    found = [ast.unparse(call) for call in calls if isinstance(call, ast.Name) and call.id == "open"]
+    for call in calls:
+        if isinstance(call, ast.Attribute) and call.attr in FILE_SYSTEM_CALLS:
+            receiver = ast.unparse(call.value).rpartition(".")[2].lstrip("_")
+            if receiver not in ("operations", "SYSTEM", "store", "self"):
+                found.append(ast.unparse(call))
+    return found
+
+
+def test_the_store_reaches_the_file_system_only_through_its_operations() -> None:
+    modules = sorted(Path(file_operations.__file__).parent.glob("*.py"))
+    found = {path.name: find_file_system_calls(path.read_text()) for path in modules}
+    assert found.pop("file_operations.py")
+    assert {name: calls for name, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize("call", ["path.exists()", "os.scandir(folder)", "open(path)", "self.layout.packs.stat()"])
+def test_a_call_that_goes_around_the_operations_is_noticed(call: str) -> None:
+    assert find_file_system_calls(call) == [call.partition("(")[0]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +12,13 @@ import msgspec
 import xxhash
 
 from relight.checkpoints.file_names import StoreLayout
-from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.file_operations import UNREADABLE, FileOperations
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.snapshot_header import TensorSpec
 from relight.checkpoints.typed_json import decode_state
 from relight.errors import DamagedCheckpoint, DamagedFile
 
 _CHUNK_BYTES = 8 << 20
-_UNREADABLE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)}
 
 OnRead = Callable[[int], None]
 """Called with the number of bytes just read."""
@@ -238,6 +236,6 @@ class CheckpointReader:
 
 def _explain(error: OSError, what: str) -> Exception:
     """A disk that cannot give back what was written is damage; too many open files, say, are not."""
-    if error.errno in _UNREADABLE:
+    if error.errno in UNREADABLE:
         return DamagedCheckpoint(f"{what}: {error.strerror}.")
     return error

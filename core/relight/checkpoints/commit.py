@@ -9,12 +9,12 @@ checkpoint survives any crash. No existing file is ever written to.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 
 from relight.checkpoints.atomic_file import write_atomically
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.file_names import StoreLayout
+from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.manifest import Manifest, encode_manifest
 from relight.checkpoints.pack_writer import Target
 from relight.checkpoints.receipt import Receipt, merge_receipts
@@ -48,13 +48,17 @@ def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, t
     return manifest, len(text)
 
 
-def explain_failure(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayout) -> SaveError:
+def explain_failure(
+    error: OSError, snapshot: EncodedSnapshot, *, layout: StoreLayout, operations: FileOperations
+) -> SaveError:
     """Return an error whose message says what the file system refused, and what to do."""
     what = f"The checkpoint at step {snapshot.step} was not saved"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = describe_bytes(sum(tensor.nbytes for tensor in snapshot.tensors))
         full = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
-        return SaveError(f"{what}: {full} ({needed} needed, {_free(layout)} free at {layout.folder}). Free some space.")
+        return SaveError(
+            f"{what}: {full} ({needed} needed, {_free(layout, operations)} free at {layout.folder}). Free some space."
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return SaveError(f"{what}: {layout.folder} cannot be written to ({error.strerror}).")
     if error.errno == errno.EXDEV:
@@ -65,9 +69,8 @@ def explain_failure(error: OSError, snapshot: EncodedSnapshot, layout: StoreLayo
     return SaveError(f"{what}: {error.strerror or error} ({layout.folder}).")
 
 
-def _free(layout: StoreLayout) -> str:
+def _free(layout: StoreLayout, operations: FileOperations) -> str:
     try:
-        found = os.statvfs(layout.folder)
+        return describe_bytes(operations.free_bytes(layout.folder))
     except OSError:
         return "an unknown amount"
-    return describe_bytes(found.f_bavail * found.f_frsize)

@@ -15,6 +15,7 @@ import msgspec
 
 from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.digest import state_digest
+from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.module_parts import find_modules
 from relight.checkpoints.snapshot_header import TensorRef, TensorSpec
@@ -56,15 +57,15 @@ def export_weights(
     Raises `DamagedCheckpoint`, or `ExportError` when the file cannot be written.
     """
     try:
-        with new_file(out) as temporary, store.open(info) as reader:
+        with new_file(out, store.operations) as temporary, store.open(info) as reader:
             names, left_out = _list_weights(reader)
             if not names:
                 raise ExportError(f"The checkpoint at step {info.step} has no model weights to export.")
             if format == "pth":
                 _write_pth(store, info, temporary)
             else:
-                _write_safetensors(reader, names, info, temporary)
-            written = publish(temporary, out)
+                _write_safetensors(reader, names, info, temporary, store.operations)
+            written = publish(temporary, out, store.operations)
             facts: dict[str, Any] = {"format": format, "sha256": written.sha256, "bytes": written.bytes}
             if left_out and format == "safetensors":
                 facts["left_out"] = left_out
@@ -89,8 +90,9 @@ def export_best(
     A best_model of the other format that lies beside it is brought to the same checkpoint, so that the two never
     differ; both are returned, the asked for one first.
     """
-    formats = (format, *(other for other in FORMATS if other != format and (folder / f"{BEST_MODEL}.{other}").exists()))
-    return [export_weights(store, info, folder / f"{BEST_MODEL}.{each}", format=each) for each in formats]
+    paths = {each: folder / f"{BEST_MODEL}.{each}" for each in FORMATS}
+    others = (each for each in FORMATS if each != format and store.operations.exists(paths[each]))
+    return [export_weights(store, info, paths[each], format=each) for each in (format, *others)]
 
 
 def export_to_run(
@@ -116,7 +118,9 @@ def _list_weights(reader: CheckpointReader) -> tuple[dict[str, str], list[str]]:
     return {name.removeprefix(_PREFIX): name for name in names}, []
 
 
-def _write_safetensors(reader: CheckpointReader, names: Mapping[str, str], info: CheckpointInfo, path: Path) -> None:
+def _write_safetensors(
+    reader: CheckpointReader, names: Mapping[str, str], info: CheckpointInfo, path: Path, operations: FileOperations
+) -> None:
     specs = {key: reader.spec(name) for key, name in names.items()}
     stream_weights(
         path,
@@ -124,6 +128,7 @@ def _write_safetensors(reader: CheckpointReader, names: Mapping[str, str], info:
         read=lambda key: reader.read_chunks(names[key]),
         metadata={"format": "pt", "relight_checkpoint": info.name.stem},
         digests={key: reader.digest(name) for key, name in names.items()},
+        operations=operations,
     )
 
 

@@ -1,8 +1,8 @@
-"""Every call that the store makes to the file system, in one place: the seam under which tests crash and fail it.
+"""Every call that the checkpoint store makes to the file system, in one place, so that tests can make each one fail.
 
-What matters is what survives a power cut. A file's bytes do after `sync`; its name does after `sync_folder` of the
-folder that holds it. Nothing else may be assumed, and nothing here retries a sync: after a failed one the kernel may
-have dropped the dirty pages, and the next call would report a success that is none.
+What counts is what survives a power cut. The bytes of a file do after `sync`; its name does after `sync_folder` of the
+folder that holds it. Nothing else is guaranteed. Nothing here retries a sync: after a failed one the kernel may have
+dropped the dirty pages, and the next call would report success although the data is lost.
 """
 
 from __future__ import annotations
@@ -14,31 +14,49 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DIRECT_ALIGNMENT = 4096
 """Offsets, lengths and addresses of direct writes are multiples of this."""
 
-_READ_CHUNK_BYTES = 1 << 20
+UNREADABLE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)}
+"""Errors of a read that mean damage: the disk cannot give back what was written."""
+
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
 _RENAME_NOREPLACE = 1
 _RENAME_EXCL = 4
 _AT_FDCWD = -100
 
 
+class FileIdentity(NamedTuple):
+    """Equal for the same file with the same bytes, if files are replaced but never written to again."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
 class FileOperations:
-    """The real file system. All methods raise `OSError`; a file is a descriptor."""
+    """The real file system. A file is a descriptor; every method raises `OSError`."""
 
     def make_folder(self, path: Path) -> None:
-        """Create a folder unless it is there. Its parent must be."""
+        """Create a folder unless it exists. Its parent must exist."""
         path.mkdir(exist_ok=True)
 
+    def make_folders(self, path: Path) -> None:
+        """Create a folder and its missing parents."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Delete an empty folder."""
+        path.rmdir()
+
     def create(self, path: Path) -> int:
-        """A new file, open for writing. `FileExistsError` when there is one."""
+        """Create a file and open it for writing. `FileExistsError` if the name is taken."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def reserve(self, file: int, nbytes: int) -> None:
-        """Take `nbytes` on the disk now, so that a full disk shows before anything is written."""
+        """Allocate `nbytes` on the disk now, so that a full disk is noticed before anything is written."""
         if nbytes == 0:
             return
         if hasattr(os, "posix_fallocate"):
@@ -54,7 +72,7 @@ class FileOperations:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def set_direct(self, file: int, on: bool) -> bool:
-        """Write past the page cache from now on, or no longer. False: this file system cannot, nothing changed."""
+        """Turn writing past the page cache on or off. Return False if this file system cannot do it."""
         if not hasattr(os, "O_DIRECT"):
             return False
         flags = fcntl.fcntl(file, fcntl.F_GETFL)
@@ -67,11 +85,11 @@ class FileOperations:
         return True
 
     def write(self, file: int, data: memoryview, offset: int) -> int:
-        """Write some of `data` at `offset`; returns how much, as the kernel does."""
+        """Write some of `data` at `offset` and return how many bytes, as the kernel does."""
         return os.pwrite(file, data, offset)
 
     def sync(self, file: int) -> None:
-        """Return when the file's bytes are on the disk itself. After an error the file is lost: never call it twice."""
+        """Return when the file's bytes are on the disk itself. After an error give the file up: never sync it again."""
         if sys.platform == "darwin":
             try:
                 fcntl.fcntl(file, fcntl.F_FULLFSYNC)
@@ -87,8 +105,12 @@ class FileOperations:
         os.close(file)
 
     def rename_new(self, source: Path, target: Path) -> None:
-        """Give a file its final name in one step. `FileExistsError` when that name is taken: nothing is replaced."""
+        """Give a file its final name in one step. `FileExistsError` if the name is taken: nothing is replaced."""
         _rename_without_replacing(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a file its final name in one step, in place of the file that has that name."""
+        source.replace(target)
 
     def sync_folder(self, path: Path) -> None:
         """Return when the names in a folder are on the disk."""
@@ -96,11 +118,11 @@ class FileOperations:
         try:
             self.sync(folder)
         except OSError as error:
-            # Some file systems (FUSE, SMB) have no such call for folders; there, nothing more can be asked for.
+            # Some file systems (FUSE, SMB) have no such call for folders; nothing more can be done there.
             if error.errno not in _NOT_SUPPORTED:
                 raise
         else:
-            # xfs says so too when it has shut down after a fault of its disk (Linux 6.18): ask whether it still lives.
+            # xfs reports success even if it has shut down after a disk error (Linux 6.18): ask whether it still works.
             os.fstat(folder)
         finally:
             os.close(folder)
@@ -110,22 +132,58 @@ class FileOperations:
         path.unlink()
 
     def list_folder(self, path: Path) -> list[str]:
-        """Names in a folder; none when it is missing."""
+        """Return the names in a folder; none if it is missing."""
         try:
             return os.listdir(path)  # noqa: PTH208 - names are all that is needed
         except FileNotFoundError:
             return []
 
+    def file_sizes(self, folder: Path) -> dict[str, int]:
+        """Return the size in bytes of every file in a folder, by name; none if the folder is missing.
+
+        A file that is gone by now, or whose size the disk cannot tell, is left out.
+        """
+        sizes: dict[str, int] = {}
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    try:
+                        sizes[entry.name] = entry.stat().st_size
+                    except OSError as error:
+                        if error.errno not in UNREADABLE:
+                            raise
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return sizes
+
+    def exists(self, path: Path) -> bool:
+        """Tell whether there is a file or folder of this name."""
+        return path.exists()
+
+    def is_folder(self, path: Path) -> bool:
+        """Tell whether there is a folder of this name."""
+        return path.is_dir()
+
+    def identify(self, path: Path) -> FileIdentity:
+        """Return the identity of a file, its size included."""
+        found = path.stat()
+        return FileIdentity(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how many bytes can still be written to the disk that holds `path`."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def open(self, path: Path) -> int:
-        """An existing file, open for reading."""
+        """Open an existing file for reading."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def size(self, file: int) -> int:
-        """Length of a file in bytes."""
+        """Return the length of a file in bytes."""
         return os.fstat(file).st_size
 
     def read_into(self, file: int, buffer: memoryview, offset: int) -> int:
-        """Read some bytes at `offset` into `buffer`; returns how many, 0 at the end of the file."""
+        """Read some bytes at `offset` into `buffer` and return how many; 0 at the end of the file."""
         if hasattr(os, "preadv"):
             return os.preadv(file, [buffer], offset)
         data = os.pread(file, len(buffer), offset)
@@ -133,11 +191,11 @@ class FileOperations:
         return len(data)
 
     def read_file(self, path: Path) -> bytes:
-        """All bytes of a small file."""
+        """Return all bytes of a small file."""
         return path.read_bytes()
 
     def forget_cached(self, file: int) -> None:
-        """Ask the kernel to drop its copy of a file, so that the next read is from the disk and memory is free."""
+        """Ask the kernel to drop its copy of a file, so that the next read is from the disk. It also frees memory."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -156,14 +214,14 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
-        # NFS: when an answer gets lost the request is sent again, and then finds what the first one has made.
+        # NFS: if an answer gets lost, the request is sent again, and finds the link that the first one made.
         if not _is_same_file(source, target):
             raise
         source.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in {*_NOT_SUPPORTED, errno.EPERM}:
             raise
-        # No hard links here (exFAT): the run's lock is what keeps a second writer out.
+        # No hard links here (exFAT). The run's lock keeps a second writer out.
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         source.rename(target)
@@ -180,7 +238,7 @@ def _is_same_file(source: Path, target: Path) -> bool:
 
 @cache
 def _native_rename() -> Any:
-    """A function (source, target) that renames without replacing and returns 0 or sets errno; None without one."""
+    """Return a function (source, target) that renames without replacing: 0, or errno is set. None without one."""
     library = ctypes.CDLL(None, use_errno=True)
     if hasattr(library, "renameat2"):
         linux = library.renameat2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from relight.checkpoints.file_names import CheckpointName, StoreLayout, parse_manifest_name
+from relight.checkpoints.file_operations import SYSTEM
 from relight.checkpoints.snapshot_header import SnapshotFacts
 
 BEST = "best"
@@ -77,8 +77,8 @@ def with_best_label(checkpoints: Iterable[CheckpointInfo], *, higher_is_better: 
 def newest_durable(folder: Path) -> tuple[int, int] | None:
     """(sequence, step) of the newest checkpoint of the store in `folder`, from file names alone; None without one."""
     try:
-        file_names = os.listdir(StoreLayout(folder).manifests)  # noqa: PTH208 - called often, for many runs
-    except (FileNotFoundError, NotADirectoryError):
+        file_names = SYSTEM.list_folder(StoreLayout(folder).manifests)
+    except NotADirectoryError:
         return None
     names = [name for file_name in file_names if (name := parse_manifest_name(file_name)) is not None]
     newest = max(names, default=None)

@@ -89,7 +89,7 @@ def verify_store(store: CheckpointStore, *, on_progress: OnProgress | None = Non
             found = store.check(info, from_disk=True, on_read=note_read)
         except CheckpointNotFound:
             continue
-        if found and not info.path.exists():
+        if found and not store.operations.exists(info.path):
             continue  # The retention has removed it in the meantime: it is not damaged.
         checked += 1
         damaged.extend(entry for entry in found if entry not in damaged)

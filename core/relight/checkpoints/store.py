@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -27,7 +25,7 @@ from relight.checkpoints.file_names import (
     parse_manifest_name,
     parse_pack_name,
 )
-from relight.checkpoints.file_operations import SYSTEM, FileOperations
+from relight.checkpoints.file_operations import SYSTEM, FileIdentity, FileOperations
 from relight.checkpoints.listing import (
     BEST,
     CheckpointInfo,
@@ -54,14 +52,6 @@ FORMAT_VERSION = 1
 FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
 
 
-class FileIdentity(NamedTuple):
-    """Equal for the same file with the same bytes: manifests are never written to."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
 class CheckpointStore:
     """The store in one folder, which `commit` creates. Many may read; one process, which holds the run's lock, writes.
 
@@ -82,7 +72,7 @@ class CheckpointStore:
         # In this order, what a writer adds or removes meanwhile never looks like damage: a pack is there before its
         # manifest, and goes after it.
         names = self.manifest_names()
-        sizes = self._all_pack_sizes()
+        sizes = self.operations.file_sizes(self.layout.packs)
         labelled = labels.read(self.layout, self.operations)
         for name in names:
             path = self.layout.manifests / name.manifest
@@ -176,7 +166,7 @@ class CheckpointStore:
                 discard_pack(receipt, target)
                 raise
         except OSError as error:
-            raise explain_failure(error, snapshot, self.layout) from error
+            raise explain_failure(error, snapshot, layout=self.layout, operations=self.operations) from error
         path = self.layout.manifests / name.manifest
         self._remember(path, manifest)
         return _describe(manifest, path, manifest_bytes, frozenset())
@@ -234,7 +224,7 @@ class CheckpointStore:
         """Put a label on a checkpoint; durable when this returns."""
         self.make_folders()
         labels.add(info.name, label, layout=self.layout, operations=self.operations, durable=True)
-        if not info.path.exists():
+        if not self.operations.exists(info.path):
             raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.")
         return replace(info, labels=tuple(sorted({*info.labels, label})))
 
@@ -247,26 +237,15 @@ class CheckpointStore:
         """Names of all manifests, good or not, from the oldest to the newest."""
         return sorted(filter(None, map(parse_manifest_name, self.operations.list_folder(self.layout.manifests))))
 
-    def _all_pack_sizes(self) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        try:
-            with os.scandir(self.layout.packs) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        sizes[entry.name] = entry.stat().st_size
-        except OSError:
-            pass
-        return sizes
-
     def _pack_sizes(self, packs: Iterable[PackEntry]) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for pack in packs:
             with contextlib.suppress(OSError):
-                sizes[pack.file] = (self.layout.packs / pack.file).stat().st_size
+                sizes[pack.file] = self.operations.identify(self.layout.packs / pack.file).size
         return sizes
 
     def _read_head(self, path: Path) -> tuple[ManifestHead, int]:
-        identity = _identify(path)
+        identity = self.operations.identify(path)
         with self._guard:
             cached = self._heads.get(path.name)
         if cached is None or cached[0] != identity:
@@ -291,7 +270,7 @@ class CheckpointStore:
         for name in reversed(names):
             path = self.layout.manifests / name.manifest
             try:
-                if self._newest is not None and self._newest[0] == _identify(path):
+                if self._newest is not None and self._newest[0] == self.operations.identify(path):
                     manifest = self._newest[1]
                 else:
                     manifest = decode_manifest(self.operations.read_file(path), file_name=path.name)
@@ -305,7 +284,7 @@ class CheckpointStore:
         """Keep what the next commit shares with: where the tensors of this one are."""
         nothing = msgspec.Raw(b"null")
         with contextlib.suppress(OSError):
-            self._newest = (_identify(path), msgspec.structs.replace(manifest, state=nothing, environment=nothing))
+            self._newest = (self.operations.identify(path), replace(manifest, state=nothing, environment=nothing))
 
     def _next_sequence(self, manifests: Sequence[CheckpointName]) -> int:
         # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
@@ -323,10 +302,11 @@ class CheckpointStore:
 
         Never the run's own folder: one that somebody removed must not come back as an empty, damaged run.
         """
-        if os.path.exists(self.layout.format) and all(map(os.path.isdir, self.layout.folders)):  # noqa: PTH110
-            return  # asked before every commit
+        there = set(self.operations.list_folder(self.layout.folder))
+        if there.issuperset(path.name for path in (self.layout.format, *self.layout.folders)):
+            return
         try:
-            self.layout.folder.mkdir(exist_ok=True)
+            self.operations.make_folder(self.layout.folder)
             for folder in self.layout.folders:
                 self.operations.make_folder(folder)
             self.operations.sync_folder(self.layout.folder)
@@ -335,9 +315,9 @@ class CheckpointStore:
             # Whether their names survive is not known now, and no later sync would tell: begin anew next time.
             for folder in (*self.layout.folders, self.layout.folder):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    self.operations.remove_folder(folder)
             raise
-        if self.layout.format.exists():
+        if self.layout.format.name in there:
             return
         text = msgspec.json.encode(FORMAT) + b"\n"
         with contextlib.suppress(FileExistsError):
@@ -345,7 +325,7 @@ class CheckpointStore:
 
     def _refuse_later_format(self, step: int) -> None:
         try:
-            identity = _identify(self.layout.format)
+            identity = self.operations.identify(self.layout.format)
             if identity == self._format:
                 return
             version = int(msgspec.json.decode(self.operations.read_file(self.layout.format))["version"])
@@ -357,11 +337,6 @@ class CheckpointStore:
                 "made by a later Relight. Update Relight to go on with this run."
             )
         self._format = identity
-
-
-def _identify(path: Path) -> FileIdentity:
-    found = path.stat()
-    return FileIdentity(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) -> str | None:

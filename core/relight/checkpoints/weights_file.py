@@ -1,4 +1,4 @@
-"""Writes a safetensors file of weights: streamed, read back and compared before it gets its name."""
+"""Writes a safetensors file of weights, and reads it back and compares it before it gets its name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import xxhash
 
 from relight.checkpoints.dtypes import stored_form
-from relight.checkpoints.file_operations import SYSTEM
+from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.file_stream import FileStream
 from relight.checkpoints.pack import PackPlan, order_for_pack, plan_pack
 from relight.checkpoints.snapshot_header import TensorSpec
@@ -26,7 +26,7 @@ ReadChunks = Callable[[str], Iterable[memoryview]]
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that is there, whole."""
+    """A file that is complete and durable."""
 
     path: Path
     sha256: str
@@ -36,40 +36,46 @@ class WrittenFile:
 def write_weights(
     out: Path, tensors: Sequence[TensorSpec], *, read: ReadChunks, metadata: Mapping[str, str]
 ) -> WrittenFile:
-    """Write `tensors` to `out`, replacing a file of that name in one step.
+    """Write `tensors` to `out`, in place of a file of that name, in one step.
 
-    What was written is read back from the disk and compared tensor by tensor before it gets its name. Raises
-    `ExportError` when it cannot be written; a file that was there before is then untouched.
+    The file is read back from the disk and compared tensor by tensor before it gets its name. Raises `ExportError` if
+    it cannot be written; an earlier file of that name is then unchanged.
     """
     try:
-        with new_file(out) as temporary:
-            stream_weights(temporary, tensors, read=read, metadata=metadata)
-            return publish(temporary, out)
+        with new_file(out, SYSTEM) as temporary:
+            stream_weights(temporary, tensors, read=read, metadata=metadata, operations=SYSTEM)
+            return publish(temporary, out, SYSTEM)
     except OSError as error:
         raise ExportError(f"{out} was not written: {error.strerror or error}.") from error
 
 
 @contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """The temporary path of a file that is being made for `out`; it is gone at the end unless it got its name."""
-    if out.is_dir():
+def new_file(out: Path, operations: FileOperations) -> Iterator[Path]:
+    """Give the temporary path of a file that will be called `out`. It is deleted at the end unless it got that name."""
+    if operations.is_folder(out):
         raise UsageError(f"{out} is a folder. Name a file to export to.")
     temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    operations.make_folders(out.parent)
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            operations.remove(temporary)
+        except FileNotFoundError:
+            pass
 
 
-def publish(temporary: Path, out: Path) -> WrittenFile:
-    """Give a whole, synced file its name in one step, durably."""
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = temporary.stat().st_size
-    temporary.replace(out)
-    SYSTEM.sync_folder(out.parent)
-    return WrittenFile(out, digest, size)
+def publish(temporary: Path, out: Path, operations: FileOperations) -> WrittenFile:
+    """Give a complete, synced file its name in one step, durably."""
+    hasher = hashlib.sha256()
+    scratch = memoryview(bytearray(_CHUNK_BYTES))
+    with _opened(temporary, operations) as file:
+        size = operations.size(file)
+        for offset in range(0, size, _CHUNK_BYTES):
+            hasher.update(scratch[: _read(file, scratch, offset, operations)])
+    operations.replace(temporary, out)
+    operations.sync_folder(out.parent)
+    return WrittenFile(out, hasher.hexdigest(), size)
 
 
 def stream_weights(
@@ -78,21 +84,22 @@ def stream_weights(
     *,
     read: ReadChunks,
     metadata: Mapping[str, str],
+    operations: FileOperations,
     digests: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a new, synced safetensors file, and compare what the disk gives back with what it was given.
+    """Write a new, synced safetensors file, and compare what the disk gives back with what was written.
 
-    `digests` (xxh3-128 by name) are what the tensors must have; without them what `read` gives counts. `OSError` when
-    it cannot be written, `ExportError` when it reads back otherwise.
+    `digests` (xxh3-128 by name) are those that the tensors must have; without them the bytes that `read` gives count.
+    Raises `OSError` if the file cannot be written, `ExportError` if it reads back differently.
     """
     _check_types(tensors)
     ordered = [tensors[index] for index in order_for_pack(tensors)]
     plan = plan_pack(ordered, metadata=metadata)
     expected: list[str] = []
-    file = SYSTEM.create(path)
+    file = operations.create(path)
     try:
-        SYSTEM.reserve(file, plan.bytes)
-        stream = FileStream(SYSTEM, file)
+        operations.reserve(file, plan.bytes)
+        stream = FileStream(operations, file)
         stream.write(memoryview(plan.header))
         for tensor in ordered:
             hasher = xxhash.xxh3_128()
@@ -102,34 +109,53 @@ def stream_weights(
                     hasher.update(chunk)
             expected.append(hasher.hexdigest() if digests is None else digests[tensor.name])
         stream.finish()
-        SYSTEM.sync(file)
-        SYSTEM.forget_cached(file)
+        operations.sync(file)
+        operations.forget_cached(file)
     finally:
-        SYSTEM.close(file)
-    _compare(path, plan, ordered, expected)
+        operations.close(file)
+    _compare(path, plan, ordered, expected, operations)
 
 
 def _check_types(tensors: Sequence[TensorSpec]) -> None:
     for tensor in tensors:
         if stored_form(tensor.dtype, tensor.shape) != (tensor.dtype, tensor.shape):
             raise ExportError(
-                f"'{tensor.name}' is of the type {tensor.dtype}, which safetensors does not know: other programs would "
+                f"'{tensor.name}' has the type {tensor.dtype}, which safetensors does not know: other programs would "
                 "read something else. Export as pth."
             )
 
 
-def _compare(path: Path, plan: PackPlan, tensors: Sequence[TensorSpec], digests: Sequence[str]) -> None:
-    with path.open("rb") as file:
-        if file.read(len(plan.header)) != plan.header:
+def _compare(
+    path: Path, plan: PackPlan, tensors: Sequence[TensorSpec], digests: Sequence[str], operations: FileOperations
+) -> None:
+    scratch = memoryview(bytearray(max(_CHUNK_BYTES, len(plan.header))))
+    with _opened(path, operations) as file:
+        header = scratch[: len(plan.header)]
+        if _read(file, header, 0, operations) != len(header) or header != plan.header:
             raise ExportError(f"What was written to {path.parent} reads back wrong at its header. The disk is failing.")
         for tensor, digest, offset in zip(tensors, digests, plan.offsets, strict=True):
-            file.seek(offset)
             hasher = xxhash.xxh3_128()
-            left = tensor.nbytes
-            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                hasher.update(chunk)
-                left -= len(chunk)
-            if left or hasher.hexdigest() != digest:
+            for begin in range(0, tensor.nbytes, _CHUNK_BYTES):
+                part = scratch[: min(_CHUNK_BYTES, tensor.nbytes - begin)]
+                hasher.update(part[: _read(file, part, offset + begin, operations)])
+            if hasher.hexdigest() != digest:
                 raise ExportError(
                     f"What was written to {path.parent} reads back wrong at '{tensor.name}'. The disk is failing."
                 )
+
+
+@contextmanager
+def _opened(path: Path, operations: FileOperations) -> Iterator[int]:
+    file = operations.open(path)
+    try:
+        yield file
+    finally:
+        operations.close(file)
+
+
+def _read(file: int, buffer: memoryview, offset: int, operations: FileOperations) -> int:
+    """Fill `buffer` as far as the file goes, and return how many bytes that were."""
+    done = 0
+    while done < len(buffer) and (count := operations.read_into(file, buffer[done:], offset + done)):
+        done += count
+    return done

@@ -78,7 +78,8 @@ class Recorder(FileOperations):
 
     def make_folder(self, path: Path) -> None:
         super().make_folder(path)
-        self.log.append(MakeFolder(self._relative(path)))
+        if path != self._root:
+            self.log.append(MakeFolder(self._relative(path)))
 
     def create(self, path: Path) -> int:
         file = super().create(path)
