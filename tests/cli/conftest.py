@@ -1,4 +1,4 @@
-"""Run folders made with the engine's own writers, and the command line run in this process or in one of its own."""
+"""Run folders made with the engine's own writers, and the command line run in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RELIGHT = Path(sys.executable).parent / "relight"
 
 @dataclass
 class Answer:
-    """What a command said and how it ended."""
+    """What a command printed and how it ended."""
 
     exit_code: int
     stdout: str
@@ -48,12 +48,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The JSON on stdout."""
+        """Return the decoded JSON on stdout."""
         return msgspec.json.decode(self.stdout)
 
     @property
     def error(self) -> str:
-        """The one line on stderr."""
+        """Return the one line on stderr."""
         (line,) = self.stderr.splitlines()
         assert line.startswith("relight: ")
         return line
@@ -64,13 +64,13 @@ Ask = Callable[..., Answer]
 
 @dataclass
 class RunMaker:
-    """Makes runs in a runs folder as an engine would have left them."""
+    """Makes runs in a runs folder as the engine would have left them."""
 
     folder: Path
     made: list[RunLayout] = field(default_factory=list)
 
     def __call__(self, name: str = "digits", *, outcome: Outcome | None = "finished", **changes: Any) -> RunLayout:
-        """A run of 20 steps with checkpoints at 10 and 20; without `outcome` it is being trained right now, by us."""
+        """Make a run of 20 steps with checkpoints at 10 and 20. Without `outcome` this process poses as its trainer."""
         task = TaskReference(kind="builtin", name="digits")
         layout = create_run(
             self.folder,
@@ -117,7 +117,7 @@ class RunMaker:
         return layout
 
     def log_metrics(self, layout: RunLayout, *, attempt: int, steps: range) -> None:
-        """Loss at every step, accuracy at every tenth."""
+        """Log a loss at every step and an accuracy at every tenth."""
         train = MetricWriter(layout.metrics, stream="train", attempt=attempt)
         validation = MetricWriter(layout.metrics, stream="validation", attempt=attempt)
         for step in steps:
@@ -128,7 +128,7 @@ class RunMaker:
         validation.close()
 
     def commit(self, layout: RunLayout, *, step: int, score: float | None = None, value: int = 7) -> None:
-        """A checkpoint with one small weight, a generator and a data position."""
+        """Commit a checkpoint with one small weight, a generator and a data position."""
         weight, generator = bytes([value]) * 16, bytes([step]) * 8
         header = SnapshotHeader(
             step=step,
@@ -148,7 +148,7 @@ class RunMaker:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty runs folder that RELIGHT_RUNS names, with a path that is hard to quote."""
+    """Return an empty runs folder for RELIGHT_RUNS, with a path that is hard to quote."""
     folder = tmp_path / "runs of 'mine'; $x"
     monkeypatch.setenv("RELIGHT_RUNS", str(folder))
     return folder
@@ -156,13 +156,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_run(runs: Path) -> RunMaker:
-    """Makes runs in the runs folder."""
+    """Return a maker of runs in the runs folder."""
     return RunMaker(runs)
 
 
 @pytest.fixture
 def ask(runs: Path) -> Ask:
-    """Runs a command in this process, as if typed."""
+    """Return a function that runs a command in this process."""
 
     def ask(*arguments: str) -> Answer:
         result = CliRunner().invoke(app, list(arguments))
@@ -175,7 +175,7 @@ def ask(runs: Path) -> Ask:
 
 @pytest.fixture
 def relight(runs: Path) -> Ask:
-    """Runs the installed command as a process and waits for its end."""
+    """Return a function that runs the installed command as a process and waits for it."""
 
     def relight(*arguments: str, timeout_s: float = 120.0, **environment: str) -> Answer:
         result = subprocess.run(
@@ -193,7 +193,7 @@ def relight(runs: Path) -> Ask:
 
 @pytest.fixture
 def end_runs(runs: Path) -> Iterator[None]:
-    """Whatever still trains in the runs folder when the test is over is stopped at once."""
+    """Stop everything that is still training in the runs folder after the test."""
     yield
     from relight.errors import RelightError
     from relight.overview.summary import summarize_run

@@ -26,7 +26,7 @@ STEPS_PER_EPOCH = 10
 
 
 def main() -> int:
-    """Train; the exit code is the trainer's."""
+    """Train, and return the exit code of the trainer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("steps", type=int)
     parser.add_argument("--crash-at", type=int, default=-1)
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def save(layout: RunLayout, step: int, *, attempt: int) -> None:
-    """A checkpoint with one weight."""
+    """Commit a checkpoint with one weight."""
     header = SnapshotHeader(
         step=step,
         epoch=step // STEPS_PER_EPOCH,

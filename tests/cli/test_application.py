@@ -81,7 +81,7 @@ def test_a_bug_keeps_its_whole_traceback(ask: Ask, make_run: RunMaker, monkeypat
         ask("show", make_run().run_id)
 
 
-def test_an_error_of_the_system_is_one_line(ask: Ask, runs: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_operating_system_is_one_line(ask: Ask, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
     answer = ask("list", "--runs", str(tmp_path / "a file"))
     assert answer.exit_code == 1
@@ -94,7 +94,7 @@ def test_the_runs_option_wins_over_the_environment(ask: Ask, make_run: RunMaker,
     assert ask("list", "--json", "--runs", str(tmp_path / "other")).json == []
 
 
-def test_a_reader_that_has_seen_enough_gets_no_noise(runs: Path, make_run: RunMaker) -> None:
+def test_a_closed_pipe_ends_the_command_without_noise(runs: Path, make_run: RunMaker) -> None:
     layout = make_run()
     make_run.log_metrics(layout, attempt=2, steps=range(21, 20_000))
     process = subprocess.Popen(
@@ -109,7 +109,7 @@ def test_a_reader_that_has_seen_enough_gets_no_noise(runs: Path, make_run: RunMa
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("show", "digits"), ("checkpoints", "digits"), ("--help",)])
-def test_looking_loads_neither_torch_nor_numpy(runs: Path, make_run: RunMaker, arguments: tuple[str, ...]) -> None:
+def test_inspecting_loads_neither_torch_nor_numpy(runs: Path, make_run: RunMaker, arguments: tuple[str, ...]) -> None:
     make_run()
     code = (
         "import sys\n"

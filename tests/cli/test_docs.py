@@ -1,4 +1,4 @@
-"""docs/cli.md cannot rot: every command is in it, every key in it exists, and every example runs."""
+"""docs/cli.md stays true: it has every command, every key in it exists, and every example runs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 
 def _read_section(command: str) -> str:
-    """The part of the page about one command."""
+    """Return the section of the page about one command."""
     return PAGE.split(f"### `relight {command}`\n")[1].split("\n### ")[0].split("\n## ")[0]
 
 
 def _read_table_keys(section: str) -> set[str]:
-    """Everything in backticks in the first column of a section's table."""
+    """Return every word in backticks in the first column of a section's table."""
     first_cells = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
     return {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
 
 
 def _list_examples() -> list[list[str]]:
-    """Every `$ relight …` of the page, in order, without the first word."""
+    """Return every `$ relight …` of the page, in order, without the first word."""
     blocks = re.findall(r"^```console\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     return [
         shlex.split(line.removeprefix("$ relight "))
@@ -43,12 +43,12 @@ def _list_examples() -> list[list[str]]:
     ]
 
 
-def test_every_command_has_its_section_and_every_section_its_command() -> None:
+def test_every_command_has_a_section_and_every_section_a_command() -> None:
     assert sorted(re.findall(r"^### `relight (\w+)`$", PAGE, flags=re.MULTILINE)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_option_that_the_page_names_exists(command: str) -> None:
+def test_every_option_on_the_page_exists(command: str) -> None:
     known = {name for parameter in COMMANDS[command].params for name in parameter.opts}
     text = re.sub(rf"`relight (?!{command})[^`]*`", "", _read_section(command))
     text = re.sub(rf"[$:] relight (?!{command}).*", "", text)
@@ -85,7 +85,7 @@ def test_the_keys_of_the_drill_are_those_that_are_printed(ask: Ask, monkeypatch:
     assert set(re.findall(r"`(\w+)`", told)) == {*answer.json, *answer.json["first_difference"]}
 
 
-def test_every_command_that_can_be_run_to_its_end_has_an_example() -> None:
+def test_every_command_that_ends_has_an_example() -> None:
     assert {example[0] for example in _list_examples()} == set(COMMANDS) - {"up"}
 
 

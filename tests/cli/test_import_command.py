@@ -1,4 +1,4 @@
-"""`relight import`: a run ready to be trained on, or a safetensors file; refusals are one line."""
+"""`relight import`: it makes a run that can be resumed, or a safetensors file; refusals are one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Line(Task):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a task and weights for it in several forms."""
+    """Return a folder with a task and weights for it in several forms."""
     place = tmp_path / "a 0"
     place.mkdir()
     (place / "line.py").write_text(TASK)
@@ -132,11 +132,11 @@ def test_weights_of_another_shape_are_one_line_and_no_run(relight: Ask, runs: Pa
 @pytest.mark.parametrize(
     "arguments", [(), ("--task", "digits", "--out", "x"), ("--out", "x", "--name", "y"), ("--out", "x", "--set", "a=1")]
 )
-def test_what_is_to_be_made_must_be_said_once(ask: Ask, folder: Path, arguments: tuple[str, ...]) -> None:
+def test_exactly_one_of_task_and_out_must_be_given(ask: Ask, folder: Path, arguments: tuple[str, ...]) -> None:
     assert ask("import", str(folder / "plain.pth"), *arguments).exit_code == 2
 
 
-def test_a_missing_file_is_usage(ask: Ask, tmp_path: Path) -> None:
+def test_a_missing_file_is_wrong_usage(ask: Ask, tmp_path: Path) -> None:
     answer = ask("import", str(tmp_path / "none.pth"), "--task", "digits")
     assert answer.exit_code == 2
     assert "none.pth" in answer.error

@@ -1,4 +1,4 @@
-"""What is printed, and where."""
+"""What the command line prints, and where."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_a_table_without_rows_is_its_head() -> None:
     assert lay_out_columns(("RUN", "N"), []) == ["RUN  N"]
 
 
-def test_an_error_is_one_line_on_stderr_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_always_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     say_error("The file\n  is gone:\tput it back.\n")
     captured = capsys.readouterr()
     assert captured.err == "relight: The file is gone: put it back.\n"
     assert captured.out == ""
 
 
-def test_json_has_null_for_what_json_has_no_number_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_null_for_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     say_json({"loss": math.nan, "best": math.inf, "name": "ü"})
     out = capsys.readouterr().out
     assert msgspec.json.decode(out) == {"loss": None, "best": None, "name": "ü"}

@@ -1,4 +1,4 @@
-"""`tasks`: what can be trained, and with which options."""
+"""`tasks`: the tasks, and the options of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Spiral(Task):
 '''
 
 
-def test_every_builtin_task_is_listed_with_what_it_trains(ask: Ask) -> None:
+def test_every_builtin_task_is_listed_with_its_summary(ask: Ask) -> None:
     out = ask("tasks").stdout
     for task in BUILTIN_TASKS.values():
         assert task.name in out
@@ -56,7 +56,7 @@ def test_json_of_a_task_has_its_options_as_records(ask: Ask) -> None:
     assert options["optimizer"]["choices"] == ["adamw", "adam", "sgd"]
 
 
-def test_a_task_of_ones_own_shows_its_options(relight: Ask, tmp_path: Path) -> None:
+def test_a_task_of_your_own_shows_its_options(relight: Ask, tmp_path: Path) -> None:
     file = tmp_path / "spiral.py"
     file.write_text(TASK)
     answer = relight("tasks", f"{file}:Spiral")
@@ -65,7 +65,7 @@ def test_a_task_of_ones_own_shows_its_options(relight: Ask, tmp_path: Path) -> N
     assert "  hidden=64" in answer.stdout
 
 
-def test_an_unknown_task_is_usage_with_the_nearest_name(ask: Ask) -> None:
+def test_an_unknown_task_is_wrong_usage_and_names_the_nearest(ask: Ask) -> None:
     answer = ask("tasks", "digitz")
     assert answer.exit_code == 2
     assert "'digits'" in answer.error

@@ -18,7 +18,7 @@ STATE = {"parts": {"loader": {"epoch": 0, "batch": 7}, "scheduler": {"last_epoch
 
 
 class Saved:
-    """A checkpoint in a store of its own."""
+    """A checkpoint in its own store."""
 
     def __init__(self, folder: Path, tensors: Tensors = BASE, state: Any = STATE, *, step: int = 7) -> None:
         kinds = {name: ("U8", (16,)) if name.startswith("rng") else ("F32", (2, 2)) for name in tensors}

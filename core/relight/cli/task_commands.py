@@ -47,7 +47,7 @@ def tasks(
     if json:
         say_json([_facts(entry) for entry in listed])
         return
-    for line in lay_out_columns(("TASK", "WHAT IT TRAINS"), [(entry.name, entry.summary) for entry in listed]):
+    for line in lay_out_columns(("TASK", "DESCRIPTION"), [(entry.name, entry.summary) for entry in listed]):
         say(line)
     say()
     say("Options of a task: relight tasks TASK. Train a task of your own: relight run FILE.py:Class")
