@@ -1,7 +1,7 @@
 # The dashboard, the command line and the trainer in one image; docs/container.md says how to build and run it.
 #
 # torch 2.13.0 from PyPI is built for CUDA 13.0 (it requires cuda-toolkit 13.0.3), so the base is that runtime.
-# Any Debian or Ubuntu whose python3 is 3.11 to 3.13 works as BASE.
+# BASE can be any Debian or Ubuntu whose python3 is 3.11 to 3.13.
 ARG BASE=nvidia/cuda:13.0.3-runtime-ubuntu24.04
 # hadolint ignore=DL3006
 FROM ${BASE}
@@ -10,14 +10,14 @@ LABEL org.opencontainers.image.title="Relight" \
       org.opencontainers.image.description="Training runs that cannot be lost: launch, watch, kill, resume and export PyTorch trainings." \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# Versions of system packages belong to the release of the base, which BASE pins.
+# BASE pins the release, and with it the versions of system packages.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates python3 python3-venv tini \
     && rm -rf /var/lib/apt/lists/*
 
-# The package index to install from: PyPI, or a mirror of it, and a second one where that is needed.
+# The package index: PyPI or a mirror of it, and a second index if you need one.
 ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG PIP_EXTRA_INDEX_URL=
 ENV PATH=/opt/venv/bin:$PATH \
@@ -26,7 +26,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# The slow layer, by itself: it is built again only when requirements.txt changes.
+# A layer of its own for the slow step: it is rebuilt only when requirements.txt changes.
 WORKDIR /app
 COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
@@ -40,7 +40,7 @@ RUN pip install --no-deps --editable . \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /home/relight --shell /usr/sbin/nologin relight \
     && install -d -m 1777 /home/relight /runs /data
 
-# Writable by any uid, so that `docker run --user` works; libraries that ask who is running read USER.
+# Any uid can write to HOME, so `docker run --user` works. Libraries that ask for the user's name read USER.
 ENV HOME=/home/relight \
     USER=relight \
     RELIGHT_RUNS=/runs \
@@ -56,6 +56,6 @@ EXPOSE 8501
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
 
-# -s: reaps orphans also where another init (docker run --init) is already process 1.
+# -s: reap orphans even if another init (docker run --init) is already process 1.
 ENTRYPOINT ["tini", "-s", "--"]
 CMD ["relight", "up", "--host", "0.0.0.0", "--port", "8501", "--no-browser", "--runs", "/runs"]

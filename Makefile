@@ -1,4 +1,4 @@
-# Everything a person or CI does with this repository. Each target does its own set-up.
+# Everything that you or CI do with this repository. Each target does its own set-up.
 .DEFAULT_GOAL := help
 .PHONY: help run test test-frameworks check format bench gpu soak clean
 
@@ -7,21 +7,21 @@ ARGS ?=
 export PYTHON
 
 help:
-	@echo "make run     set up, then the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
-	@echo "make test    set up with Chromium, then every test (ARGS='-k resume')"
-	@echo "make test-frameworks   what needs Lightning and Hugging Face's Trainer, in a .venv-frameworks of its own"
-	@echo "make check   format, lint, types, layers, Dockerfile, links in the docs"
-	@echo "make format  let ruff rewrite what it can"
+	@echo "make run     set up, then start the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
+	@echo "make test    set up with Chromium, then run every test (ARGS='-k resume')"
+	@echo "make test-frameworks   run the tests that need Lightning or Hugging Face, in a .venv-frameworks of its own"
+	@echo "make check   check format, lint, types, layers, Dockerfile, links in the docs"
+	@echo "make format  let ruff fix format and lint"
 	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
-	@echo "make bench   the benchmarks against the peers"
-	@echo "make gpu     every CUDA test and the GPU benchmarks, without a network (PYTHON=/path/to/python3, ARGS=--rehearse)"
-	@echo "make clean   remove .venv and caches; never runs/ or data/"
+	@echo "make bench   run the benchmarks, next to other tools"
+	@echo "make gpu     run every CUDA test and the GPU benchmarks; no network (PYTHON=/path/to/python3, ARGS=--rehearse)"
+	@echo "make clean   remove what make has made: .venv, caches; never runs/ or data/"
 
 run:
 	@scripts/set-up-venv run
 	@.venv/bin/relight up --port $(PORT) $(ARGS)
 
-# Tests of one xdist group share a server or a browser; loadgroup keeps them on one worker.
+# Tests in one xdist group share a server or a browser. --dist loadgroup runs them on one worker.
 test:
 	@scripts/set-up-venv dev
 	@chromium="$$(scripts/install-chromium)" && \
@@ -51,7 +51,7 @@ bench:
 	@scripts/set-up-venv dev
 	@for script in benchmarks/*.py; do echo "== $$script" && .venv/bin/python "$$script" || exit 1; done
 
-# Sets up a .venv-gpu of its own, without a network, on top of the machine's PyTorch.
+# .venv-gpu uses the machine's own PyTorch. Setting it up needs no network.
 gpu:
 	@scripts/set-up-gpu $(ARGS)
 	@.venv-gpu/bin/python scripts/run_gpu.py $(ARGS)
@@ -66,9 +66,9 @@ soak:
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 	@$(MAKE) test-frameworks ARGS=
 
-# A .venv that somebody else made is theirs.
+# A .venv that make did not make is not ours to remove.
 clean:
 	@if [ -e .venv/made-by-relight ]; then rm -rf .venv; \
-	elif [ -e .venv ]; then echo ".venv was not made by make; left as it is."; fi
+	elif [ -e .venv ]; then echo "make did not make .venv; it is left as it is."; fi
 	@rm -rf .venv-frameworks .venv-gpu .gpu-bundle .gpu-run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
 	@find app core tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,14 +1,14 @@
-"""What loading a training state costs from a cold cache: verified by Relight, beside torch.load and safetensors.
+"""What loading a training state costs from a cold cache: verified by Relight, compared with torch.load and safetensors.
 
-Each way loads in a process of its own, into tensors that are alive before it begins, as a resume does; before each the
-kernel is asked to drop what it holds of the file (`posix_fadvise`). In each round each way loads once, in another order
-each time.
+Each way loads in its own process, into tensors that exist before it begins, as a resume does. Before each load the
+script asks the kernel to drop the file from its cache (`posix_fadvise`). In each round every way loads once, in a new
+order.
 
-* *seconds*: until every number is in its live tensor.
-* *of the raw read*: how fast that is beside reading Relight's own file from front to end into one buffer.
-* *memory*: the most that the process had beyond the live tensors, which are there before it begins.
+* *seconds*: how long until every number is in its live tensor.
+* *of the raw read*: how fast that is, compared with reading Relight's own file from front to end into one buffer.
+* *memory*: the most that the process held in addition to the live tensors.
 
-Relight alone compares each tensor with its digest while it reads; the others load a flipped bit in silence.
+Only Relight compares each tensor with its digest while it reads. The others load a flipped bit without noticing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
 from measuring.states import State, flat_buffers, make_header, make_state
 
-_CHUNK_BYTES = 1 << 20  # fits the processor's caches: larger ones read more slowly
+_CHUNK_BYTES = 1 << 20  # fits into the processor's caches; larger chunks read more slowly
 NAMES = {
     "raw": "the file itself, read() into one buffer",
     "relight": "Relight: every digest compared",
@@ -42,7 +42,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds of one load, and the most memory it took beyond the live tensors."""
+    """The seconds of one load, and the most memory that it took in addition to the live tensors."""
 
     seconds: float
     extra_bytes: int
@@ -70,7 +70,7 @@ def main() -> None:
         rows.append([NAMES[name], spread(seconds).show(3), rate, share, memory])
     report.add_table(
         f"{size / 1e6:.0f} MB, {options.rounds} rounds, cold cache",
-        ["way", "seconds", "MB/s", "of the raw read", "memory beyond the live tensors (MB)"],
+        ["way", "seconds", "MB/s", "of the raw read", "memory besides the live tensors (MB)"],
         rows,
     )
     report.data = {
@@ -120,13 +120,13 @@ def _forget(path: Path) -> None:
 
 
 def _load_in_here(way: str, folder: Path, size_mb: int) -> None:
-    """Load, and print the seconds and the bytes: what `_measure` starts."""
+    """Load, and print the seconds and the bytes. `_measure` starts this in a process of its own."""
     live = make_state(size_mb * 1_000_000)
     checksum = float(live["embedding.weight" if "embedding.weight" in live else next(iter(live))].sum())
     for tensor in live.values():
         tensor.zero_()
     if way == "safetensors":
-        import safetensors.torch  # noqa: F401  not to be part of the time
+        import safetensors.torch  # noqa: F401  so that the import is not timed
     elif way == "relight":
         import relight.checkpoints.store  # noqa: F401
     before = _reset_peak()
@@ -185,7 +185,7 @@ _WAYS = {
 
 
 def _reset_peak() -> int:
-    """Resident memory now; from here on the kernel notes the highest anew."""
+    """Make the kernel forget the peak so far. Return the resident memory now, in bytes; 0 where it is unknown."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,9 +1,10 @@
-"""How much memory a save takes beside the snapshot: the trainer and the writer process, sampled while it is under way.
+"""How much memory a save takes in addition to the snapshot: trainer and writer process, sampled during the save.
 
-The snapshot lies in memory that both share, two of them at most; it is reserved, and touched once, before anything is
-measured. Then the trainer copies its state into it, and the writer hashes, writes, syncs, reads back and verifies it.
-Every 2 ms the kernel is asked what both processes hold (`smaps_rollup`: anonymous and file pages, each page's share;
-the shared snapshot is left out). *Beyond* is the highest sum of a save less what both held before it.
+Snapshots are in memory that both processes share, two of them at most. It is reserved, and used once, before anything
+is measured. Then the trainer copies its state into it, and the writer hashes, writes, syncs, reads back and verifies
+it. Every 2 ms the script reads how much both processes hold (`smaps_rollup`: anonymous and file pages, counting each
+process's share of a page, without the shared snapshot). *Beyond* is the highest sum during a save, minus what both held
+before it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     """Measure and report."""
     options = _read_arguments()
     report = Report(
-        "checkpoint_memory", "How much memory a save takes beside the snapshot",
+        "checkpoint_memory", "How much memory a save takes in addition to the snapshot",
         (__doc__ or "").partition("\n\n")[2].rstrip(),
     )  # fmt: skip
     state = make_state(options.size_mb * 1_000_000)
@@ -52,7 +53,7 @@ def _measure(state: State, folder: Path, *, rounds: int) -> tuple[list[int], int
     samples = 0
     try:
         client.reserve_memory(sum(tensor.nbytes for tensor in state.values()))
-        for step in range(1, 3):  # both slots are touched, and everything that is loaded late is loaded
+        for step in range(1, 3):  # uses both slots, and loads everything that is loaded late
             _save(client, state, step)
         settled = _held(client.pid)
         for step in range(3, 3 + rounds):
@@ -79,12 +80,12 @@ def _save(client: Any, state: State, step: int) -> None:
     deadline = time.monotonic() + 300
     while not any(isinstance(event, Verified) for event in client.poll()):
         if time.monotonic() > deadline:
-            raise SystemExit("The writer process says nothing any more.")
+            raise SystemExit("The checkpoint writer has not reported anything for 300 s.")
         time.sleep(0.001)
 
 
 class _Watch:
-    """A thread that notes the highest sum."""
+    """A thread that samples the memory of some processes, and keeps the highest sum."""
 
     def __init__(self, pids: list[int]) -> None:
         self.peak = self.samples = 0
@@ -94,7 +95,7 @@ class _Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop looking."""
+        """Stop sampling."""
         self._over.set()
         self._thread.join()
 
@@ -105,11 +106,13 @@ class _Watch:
 
 
 def _held(pid: int) -> int:
-    """Anonymous and file pages of a process, each by its share, in bytes."""
+    """Return the bytes of a process's anonymous and file pages, counting its share of each."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
-        raise SystemExit("This needs Linux: the kernel tells what a process holds in /proc/PID/smaps_rollup.") from None
+        raise SystemExit(
+            "This benchmark needs Linux: it reads a process's memory from /proc/PID/smaps_rollup."
+        ) from None
     return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Pss_(?:Anon|File):\s+(\d+) kB", text, re.MULTILINE))
 
 

@@ -1,12 +1,13 @@
-"""What ten checkpoints take on the disk when 90 % of the weights are frozen, and how long a small commit takes.
+"""How much disk ten checkpoints take when 90 % of the weights are frozen, and how long a small commit takes.
 
-*Space.* A model's last layers are trained, up to a tenth of its numbers; ten checkpoints are made, one step apart, and
-all are kept: once of the weights alone (SGD), once with AdamW's two moments of what is trained. *Bytes that differ* are
-those of the first state and of what changed in each of the other nine: no way that keeps ten states apart can do with
-less. Files are counted by the blocks that they take.
+*Space.* Only a model's last layers are trained, up to a tenth of its numbers. The script makes ten checkpoints, one
+step apart, and keeps all: once of the weights alone (SGD), once with AdamW's two moments of the trained weights. *Bytes
+that differ* are those of the first state, and of what changed in each of the other nine: nothing that keeps ten
+different states can take less. A file counts with the blocks that it takes.
 
-*Commit.* When every tensor is shared with the checkpoint before, a commit is its manifest: written, synced, renamed and
-its folder synced. Beside it, in turns: the same bytes written to a new file and synced, and nothing else.
+*Commit.* If a checkpoint shares every tensor with the one before, committing it means writing its manifest: write,
+sync, rename, and sync the folder. In turns with that, the script writes the same bytes to a new file, syncs it, and
+does nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
     options = _read_arguments()
     report = Report(
         "checkpoint_space",
-        "What ten checkpoints with 90 % frozen weights take",
+        "How much disk ten checkpoints with 90 % frozen weights take",
         (__doc__ or "").partition("\n\n")[2].rstrip(),
     )
     with tempfile.TemporaryDirectory(prefix="relight-space-", dir=options.folder) as folder:
@@ -70,7 +71,7 @@ def _report_space(report: Report, folder: Path, nbytes: int, optimizer: str) -> 
 
 
 def _save_all(save: Callable[[State, Path, int], None], folder: Path, nbytes: int, moments: tuple[str, ...]) -> int:
-    """Disk space of ten checkpoints, each with its own numbers where something is trained."""
+    """Save ten checkpoints with new numbers in what is trained, and return the bytes they take on the disk."""
     state, changing = make_frozen_state(nbytes, trained=_TRAINED, moments=moments)
     folder.mkdir()
     for step in range(1, _CHECKPOINTS + 1):
@@ -101,7 +102,7 @@ def _save_dcp(state: State, folder: Path, step: int) -> None:
     import torch.distributed.checkpoint as dcp
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no process group
+        warnings.simplefilter("ignore")  # it warns that there is no process group
         dcp.save(state, checkpoint_id=folder / str(step))
 
 

@@ -1,10 +1,10 @@
-"""What a training is after a kill in the middle of an epoch, in Relight and in five others' own ways of resuming.
+"""How a training ends that was killed in the middle of an epoch, with Relight and with the ways that others offer.
 
 Each way trains the same network (two layers, dropout) on the same 320 samples in batches of 8 for two epochs, as its
-guide shows it, and saves every 10 steps. It is trained once without a break, and once killed with SIGKILL in the middle
-of step 57 and resumed by a new process from step 50, which is the middle of the second epoch. Compared are the samples
-of the second epoch (those of the first life up to step 50, and those of the second) and the weights at the end. All
-run on one thread, in their own process. Without a break each way is trained twice, to see that it repeats itself.
+guide shows, and saves every 10 steps. It trains once without a break. It trains again, is killed with SIGKILL in the
+middle of step 57, and a new process resumes it from step 50, in the second epoch. The script compares the samples of
+the second epoch (the first life's up to step 50, then the second life's) and the weights at the end. Every training
+runs on one thread, in its own process. The training without a break runs twice, to check that it is repeatable.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one way."""
+    """What one way did with the killed training."""
 
     repeatable: bool
     repeated: int
     skipped: int
     same_samples: bool
     difference: float
-    """The largest difference of a weight from the uninterrupted training's; 0 says that all bits are the same."""
+    """The largest difference between a weight and that of the uninterrupted training; 0 if all bits are equal."""
     steps: int
     """Steps that the resumed training did; 30 were left."""
 
     def describe(self) -> str:
-        """Say it in a table."""
+        """Return the words for the table."""
         if not self.repeatable:
             return "not even two uninterrupted trainings agree"
         if self.difference == 0 and self.same_samples:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _interrupt(name: str, options: argparse.Namespace) -> list[Outcome]:
-    """Return what became of the samples as they are, and of those with augmentation."""
+    """Return the outcomes without and with augmentation."""
     lives = ["twin", "second", f"killed!{DIES_AT}", "killed"]
     lives += [f"augmented-{life}+augment" for life in lives]
     with tempfile.TemporaryDirectory(prefix="relight-exactness-") as folder:
@@ -132,7 +132,7 @@ def _live(name: str, folder: Path, lives: list[str], options: argparse.Namespace
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     if done.returncode:
-        sys.exit(f"{name} went wrong:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
 
 
 def _read_samples(folder: Path) -> list[list[int]]:
@@ -151,7 +151,7 @@ def _find_difference(one: Path, other: Path) -> float:
 
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--way", action="append", choices=list(WAYS), help="only this one")
+    parser.add_argument("--way", action="append", choices=list(WAYS), help="run this way only; repeat for several")
     parser.add_argument(
         "--peers", default="", help="folders with packages of benchmarks/requirements.txt, as in a PATH"
     )

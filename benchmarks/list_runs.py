@@ -1,9 +1,9 @@
-"""What a list of many runs costs: `list_runs`, which the Runs page and `relight list` draw from.
+"""What a list of many runs costs: `list_runs`, which the Runs page and `relight list` use.
 
-The folders are made by Relight's own writers: each run has its records, two metric streams of 1,000 steps, a progress
-record, and a few checkpoints of small tensors. Files are in the page cache, as they are for a dashboard that looks
-every second. The yardstick is the least that anybody can do who keeps a run in files: read each run's three JSON
-records and parse them with Python's `json`.
+Relight's own writers make the folders: each run has its records, two metric streams of 1,000 steps, a progress record,
+and a few checkpoints of small tensors. The files are in the page cache, as they are for a dashboard that reads them
+every second. The yardstick is the least that any tool has to do that keeps a run in files: read each run's three JSON
+records, and parse them with Python's `json`.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _measure(folder: Path, options: argparse.Namespace, report: Report) -> None:
         ["what", "ms", "in units of plain json"],
         [
             ["reading three JSON records a run with Python's json", plain_s.scaled(1e3).show(1), "1"],
-            ["`list_runs`, again and again", listed_s.scaled(1e3).show(1), pair(ours, plain).show(2)],
-            ["`list_runs`, for the first time in a process", f"{float(first_s) * 1e3:.1f}", ""],
+            ["`list_runs`, repeatedly", listed_s.scaled(1e3).show(1), pair(ours, plain).show(2)],
+            ["`list_runs`, the first time in a process", f"{float(first_s) * 1e3:.1f}", ""],
             ["importing what it needs", f"{float(import_s) * 1e3:.1f}", ""],
             ["`relight list --json`, the whole program", program.scaled(1e3).show(0), ""],
             ["`python -c pass`, for comparison", bare.scaled(1e3).show(0), ""],
@@ -98,7 +98,7 @@ def _time_python() -> float:
 
 
 def _make_run(folder: Path, number: int, *, checkpoints: int) -> None:
-    """A finished run, with everything that its list entry is read from."""
+    """Make a finished run, with every file that its entry in the list is read from."""
     from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
     from relight.checkpoints.store import CheckpointStore
     from relight.metrics.writer import MetricWriter

@@ -1,14 +1,14 @@
-"""What Relight's training loop costs over a bare PyTorch loop, and what Lightning's costs, in the same minutes.
+"""What Relight's training loop costs on top of a bare PyTorch loop, and what Lightning's costs, in the same minutes.
 
-Each loop runs in a process of its own; they take turns, block by block (`measuring/turns.py`). All train the same
-model on the same kind of batches with the same optimizer, schedule and clipping, and call the same `step`. The bare
-loop is the fastest that we can write by hand: no log, no data loader, batches cut out of memory. Relight's loop logs
-every metric of every step to its file, records the state of every step edge, and shuffles with its own sampler.
-Lightning gets what makes it fastest: whole batches as its data set, no logger, no progress bar, no checkpoints.
-Checkpoints by the clock are off everywhere: checkpoint_save.py measures those.
+Each loop runs in its own process, and they take turns, block by block (`measuring/turns.py`). All train the same model
+on the same kind of batches with the same optimizer, schedule and clipping, and call the same `step`. The bare loop is
+the fastest that we can write by hand: no log, no data loader, batches cut out of memory. Relight's loop logs every
+metric of every step to its file, records the state at every step edge, and shuffles with its own sampler. Lightning
+gets its fastest settings: whole batches as its data set, no logger, no progress bar, no checkpoints. Periodic
+checkpoints are off everywhere: checkpoint_save.py measures those.
 
-*All* is the time of a block by the clock, divided by its steps, and counts everything; *typical step* is the median of
-the steps in a block, into which what other programs take does not enter; *processor* is the processor time of a block.
+*All* is the wall-clock time of a block divided by its steps, and includes everything. *Typical step* is the median of
+the steps in a block: what other programs take does not show in it. *Processor* is the processor time of a block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = {"all": "wall_s", "typical step": "typical_s", "processor": "processor_s
 
 @dataclass(frozen=True)
 class Workload:
-    """One training: its class in workloads.py, config, and how many steps make a block."""
+    """A training: its class in workloads.py, its config, and how many steps make a block."""
 
     class_name: str
     title: str
@@ -53,7 +53,7 @@ WORKLOADS = {
 
 
 def main() -> None:
-    """Measure and report; with --loop, be one of the loops."""
+    """Measure and report; with --loop, run one of the loops."""
     options = _read_arguments()
     if options.loop:
         _be_loop(options)
@@ -90,7 +90,7 @@ def _measure(name: str, options: argparse.Namespace, report: Report) -> None:
 
 
 def _make_row(loop: str, times: dict[str, list[Block]], workload: Workload) -> list[str]:
-    """Medians with quartiles, for each kind of time. Differences and ratios are of neighbours in time."""
+    """Return medians with quartiles, for each kind of time. Differences and ratios compare neighbors in time."""
     if loop not in times:
         return [loop, "not installed"] + [""] * (len(KINDS) * len(COLUMNS) - 1)
     row = [loop]
@@ -166,7 +166,7 @@ def _run_relight(class_name: str, config: dict[str, Any], folder: Path) -> None:
 
 
 def _batches(task: Any) -> Iterator[Any]:
-    """Whole random batches, cut out of memory."""
+    """Yield whole random batches, cut out of memory."""
     import numpy as np
     import torch
 
@@ -238,8 +238,12 @@ def _run_lightning(task: Any, steps: int) -> None:
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40, help="rounds in which each loop runs one block (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its choice (%(default)s)")
-    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="only this one")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads of PyTorch; 0: as many as it chooses (%(default)s)"
+    )
+    parser.add_argument(
+        "--workload", action="append", choices=list(WORKLOADS), help="measure this one only; repeat for several"
+    )
     parser.add_argument("--peers", type=Path, help="folder with packages of benchmarks/requirements.txt")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -1,12 +1,14 @@
-"""What `run.step` costs a training script that logs two scalars, beside what a person would log them with.
+"""What `run.step` costs a training script that logs two scalars, compared with logging them by hand.
 
-A script without anything else in its loop, so that nothing hides what the edge costs: `for step in run.steps(n)` or a
-pass over `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge itself: metrics to their file,
-generators, progress, a look for a stop. *A model* adds a linear layer with BatchNorm, SGD and a schedule, tracked and
-not trained. The peer is a line of JSON written to a file and flushed, which is the least that survives a kill.
-Checkpoints by the clock are off: checkpoint_save.py measures those.
+The loop of the script contains nothing else, so nothing hides the cost of the step edge: `for step in run.steps(n)` or
+a pass over `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge alone: it writes metrics to
+their file, records generators and progress, and checks for a stop request. *A model tracked* adds a linear layer with
+BatchNorm, SGD and a schedule, which the script tracks but does not train. The yardstick is a line of JSON written to a
+file and flushed, which is the least that survives a kill. Periodic checkpoints are off: checkpoint_save.py measures
+those.
 
-*Wall* is a block by the clock, *processor* its processor time, *typical* the median of single calls. All in µs a step.
+*Wall* is the wall-clock time of a block, *processor* its processor time, *typical* the median of single calls. All are
+in µs per step.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ CASES = {
 
 
 def main() -> None:
-    """Measure and report; with --case, be one of the scripts."""
+    """Measure and report; with --case, run one of the scripts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40, help=f"blocks of {BLOCK} steps (%(default)s)")
     parser.add_argument("--case", choices=CASES.values(), help=argparse.SUPPRESS)
@@ -96,7 +98,7 @@ def _measure(case: str, rounds: int) -> dict[str, list[float]]:
 
 
 def _time_blocks(steps: Any, act: Callable[[int], None], rounds: int) -> dict[str, list[float]]:
-    """Wall and processor time of each block, and the median of its single calls, in µs a step; the first warms up."""
+    """Return wall time, processor time and the median call of each block, in µs per step. The first block warms up."""
     figures: dict[str, list[float]] = {"wall": [], "processor": [], "typical": []}
     clock = time.perf_counter_ns
     calls: list[int] = []

@@ -1,9 +1,9 @@
-"""How much memory a run costs beside its trainer: its supervisor and its checkpoint writer.
+"""How much memory a run takes in addition to its trainer: for its supervisor and its checkpoint writer.
 
-A real run of `stdlib-gpt` tiny is launched and watched. RSS is what `ps` and `top` show; of it, PSS counts pages that
-are shared with other processes (Python's own code, libraries) only in part, and USS leaves them out: that is what would
-be free again without this process. Yardsticks are a Python that does nothing, and one that has imported torch: what a
-supervisor costs that imports it.
+The script launches a real run of `stdlib-gpt` tiny and watches it. RSS is what `ps` and `top` show. PSS counts only a
+share of the pages that several processes share (Python's own code, libraries). USS leaves them out, and so is what
+would be free if this process ended. The yardsticks are a Python that does nothing, and a Python that has imported
+torch, as a supervisor with torch would have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIRST_SAVE_WITHIN_S = 300
 
 @dataclass(frozen=True)
 class Memory:
-    """One process at one moment, in MB."""
+    """The memory of one process at one moment, in MB."""
 
     rss: float
     pss: float
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure and report."""
     options = _read_arguments()
     method = (__doc__ or "").partition("\n\n")[2].rstrip()
-    report = Report("supervisor_memory", "What a run costs beside its trainer", method)
+    report = Report("supervisor_memory", "What a run takes in addition to its trainer", method)
     samples: Samples = defaultdict(list)
     yardsticks = {"Python that does nothing": _start_python("pass"), "Python with torch": _start_python("import torch")}
     try:
@@ -86,7 +86,7 @@ def _watch_run(folder: Path, others: dict[str, int | None], samples: Samples, *,
         deadline = time.monotonic() + FIRST_SAVE_WITHIN_S
         while not (summary := summarize_run(layout)).durable_step:
             if time.monotonic() > deadline:
-                raise SystemExit(f"The run saved nothing in five minutes: {summary.status}, {summary.reason}")
+                raise SystemExit(f"The run has saved nothing in five minutes: {summary.status}, {summary.reason}")
             time.sleep(0.2)
         pids = {
             "supervisor": summary.pids.supervisor,

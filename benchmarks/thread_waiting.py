@@ -1,8 +1,8 @@
-"""How PyTorch's CPU threads should wait for each other: what each way costs on a quiet machine and on a busy one.
+"""How PyTorch's CPU threads should wait for each other: what each way costs on a quiet and on a busy machine.
 
-Relight trains `stdlib-gpt` tiny with as many threads as PyTorch chooses, once for each way, in turns. The machine is
-made busy by twice as many programs as it has cores, which compute without end. *Spin* is what OpenMP does by itself,
-*sleep* is OMP_WAIT_POLICY=PASSIVE, *look, then sleep* adds GOMP_SPINCOUNT=10000 and is what Relight's trainer sets.
+Relight trains `stdlib-gpt` tiny with as many threads as PyTorch chooses, once for each way, in turns. To make the
+machine busy, the script starts twice as many endless programs as it has cores. *Spin* is OpenMP's default, *sleep* is
+OMP_WAIT_POLICY=PASSIVE, and *look, then sleep* adds GOMP_SPINCOUNT=10000, as Relight's trainer does.
 """
 
 from __future__ import annotations

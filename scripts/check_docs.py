@@ -1,4 +1,4 @@
-"""Checks that every link in the Markdown files leads somewhere: to a file, a picture, or a heading of a page."""
+"""Checks that every link in the Markdown files works: that its file, picture or heading exists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 
 
 def list_pages(root: Path) -> list[Path]:
-    """All Markdown files that git tracks or would track."""
+    """Return all Markdown files that git tracks or would track."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=root,
@@ -28,7 +28,7 @@ def list_pages(root: Path) -> list[Path]:
 
 
 def list_anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub makes for the headings of a page."""
     anchors: set[str] = set()
     for heading in _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -42,7 +42,7 @@ def list_anchors(page: Path) -> set[str]:
 
 
 def find_broken_links(page: Path, *, root: Path) -> list[str]:
-    """One line for each link of the page that leads nowhere inside the repository; web addresses are not followed."""
+    """Return one line for each broken link of the page. Web addresses are not checked."""
     text = page.read_text(encoding="utf-8")
     prose = _CODE.sub("", _FENCE.sub("", text))
     broken: list[str] = []
@@ -53,17 +53,17 @@ def find_broken_links(page: Path, *, root: Path) -> list[str]:
         target = (page.parent / name).resolve() if name else page
         where = page.relative_to(root)
         if not target.is_relative_to(root) or not target.exists():
-            broken.append(f"{where}: '{link}' leads to no file of this repository.")
+            broken.append(f"{where}: '{link}' does not lead to a file in this repository.")
         elif anchor and target.suffix == ".md" and anchor not in list_anchors(target):
-            broken.append(f"{where}: '{link}' names no heading of {target.relative_to(root)}.")
+            broken.append(f"{where}: '{link}' does not lead to a heading in {target.relative_to(root)}.")
     return broken
 
 
 def main() -> int:
-    """Print every broken link; 1 if there is one."""
+    """Print every broken link. Return 1 if there is one."""
     pages = list_pages(ROOT)
     broken = [line for page in pages for line in find_broken_links(page, root=ROOT)]
-    print("\n".join(broken) if broken else f"{len(pages)} pages: every link leads somewhere.")
+    print("\n".join(broken) if broken else f"{len(pages)} pages: every link works.")
     return 1 if broken else 0
 
 

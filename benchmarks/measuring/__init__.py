@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: numbers, tables, the machine, the dated results."""
+"""What the benchmark scripts share: numbers, tables, facts about the machine, dated results."""

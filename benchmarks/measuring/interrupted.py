@@ -1,11 +1,12 @@
-"""`python -m measuring.interrupted WAY FOLDER LIFE …`: lives of a small training, as a framework's own guide shows it.
+"""Trains a small network as a framework's guide shows: `python -m measuring.interrupted WAY FOLDER LIFE …`.
 
-It trains the same network on the same 320 samples for two epochs, saves every ten steps, and resumes from what it finds
-in its folder. A LIFE is `NAME`, `NAME!STEP` for one that kills itself with SIGKILL in the middle of that step, or
-either with `+augment`; NAME is its folder below FOLDER, and lives of one name come after each other. A life notes the
-samples of each step in samples.jsonl, a line for each, and its last weights in weights.npz.
+Each life of the training uses the same network on the same 320 samples for two epochs, saves every ten steps, and
+resumes from what it finds in its folder. A LIFE is `NAME`, or `NAME!STEP` for a life that kills itself with SIGKILL in
+the middle of that step, or either with `+augment`. NAME is its folder below FOLDER; lives with the same name follow
+each other. A life writes the samples of each step to samples.jsonl, one line per step, and its last weights to
+weights.npz.
 
-Each life is a process of its own, forked from one that has imported everything and trained nothing.
+Each life is its own process, forked from one that has imported everything and trained nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _DURABLE_S = 60.0
 
 
 class Diary:
-    """Notes which samples each step was given, and ends the process where it is to die."""
+    """A record of the samples that each step got. It kills the process at the step where that is planned."""
 
     def __init__(self, folder: Path, die_at: int) -> None:
         self.path = folder / "samples.jsonl"
@@ -59,7 +60,7 @@ class Diary:
 
 
 class Samples(Dataset[Any]):
-    """Points of three classes; with augmentation each is moved a little, by all three of the usual generators."""
+    """Points of three classes. Augmentation moves each a little, with all three of the usual generators."""
 
     def __init__(self, *, augment: bool) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -78,12 +79,12 @@ class Samples(Dataset[Any]):
 
 
 class Net(nn.Module):
-    """Two layers with dropout, called as the HF Trainer calls its models."""
+    """Two layers with dropout, with the signature that the HF Trainer expects."""
 
     def __init__(self, diary: Diary) -> None:
         super().__init__()
         self.first, self.drop, self.last = nn.Linear(8, 32), nn.Dropout(0.2), nn.Linear(32, 3)
-        self._diary = (diary,)  # not a submodule, and not in anybody's checkpoint
+        self._diary = (diary,)  # in a tuple, so that no checkpoint contains it
 
     def forward(self, x: Tensor, labels: Tensor, index: Tensor) -> dict[str, Tensor]:
         if self.training:
@@ -93,7 +94,7 @@ class Net(nn.Module):
 
 
 def train_recipe(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
-    """As tutorials save and load: model, optimizer, epoch and step in one file."""
+    """Train, saving and loading as tutorials do: model, optimizer, epoch and step in one file."""
     torch.manual_seed(SEED)
     np.random.seed(SEED)
     random.seed(SEED)
@@ -119,7 +120,7 @@ def train_recipe(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
 
 
 def train_lightning(folder: Path, diary: Diary, *, augment: bool, stateful: bool = False) -> nn.Module:
-    """Lightning with its own checkpoints; `stateful` gives it the loader that it can ask for a state."""
+    """Train with Lightning and its checkpoints; `stateful` uses the loader that has a state."""
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -156,7 +157,7 @@ def train_lightning(folder: Path, diary: Diary, *, augment: bool, stateful: bool
 
 
 def train_huggingface(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
-    """The HF Trainer with `resume_from_checkpoint`."""
+    """Train with the HF Trainer and `resume_from_checkpoint`."""
     from transformers import Trainer, TrainingArguments, set_seed
 
     set_seed(SEED)
@@ -172,7 +173,7 @@ def train_huggingface(folder: Path, diary: Diary, *, augment: bool) -> nn.Module
 
 
 def train_accelerate(folder: Path, diary: Diary, *, augment: bool, how: str = "") -> nn.Module:
-    """Accelerate's `save_state` and `load_state`, alone or with what its guide adds for the middle of an epoch."""
+    """Train with Accelerate's `save_state` and `load_state`; `how` adds what its guide shows for mid-epoch resumes."""
     from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration, set_seed
 
@@ -208,14 +209,14 @@ def train_accelerate(folder: Path, diary: Diary, *, augment: bool, how: str = ""
 
 
 class Interrupted(Task):
-    """The same training as a task of Relight."""
+    """The same training, as a task for Relight."""
 
     class Config(TaskConfig):
-        """What the command line of this file says."""
+        """The settings from the command line of this file."""
 
-        folder: str = option("", "Where the diary goes.")
-        augment: bool = option(False, "Whether samples are moved.")
-        die_at: int = option(0, "Where the process kills itself.", ge=0)
+        folder: str = option("", "Folder for the diary.")
+        augment: bool = option(False, "Move the samples at random.")
+        die_at: int = option(0, "Step at which the process kills itself; 0 for never.", ge=0)
 
     def build_model(self) -> nn.Module:
         return Net(Diary(Path(self.config.folder), self.config.die_at))
@@ -231,7 +232,7 @@ class Interrupted(Task):
 
 
 def train_relight(folder: Path, diary: Diary, *, augment: bool) -> nn.Module:
-    """The task above, by the same calls as `python -m relight.training`."""
+    """Train the task above, with the same calls as `python -m relight.training`."""
     from relight.checkpoints.recovery import find_newest_good
     from relight.checkpoints.store import CheckpointStore
     from relight.runs.catalog import create_run, list_layouts
@@ -336,7 +337,7 @@ def _live(way: str, folder: Path, die_at: int, *, augment: bool) -> None:
 
 
 def _wait_for_manifest(folder: Path, step: int) -> None:
-    """The others' training waits until it is saved; Relight's writer is another process, and is given that time."""
+    """Wait until Relight's writer process has made that step durable. The other ways block until they have saved."""
     deadline = time.monotonic() + _DURABLE_S
     while (folder / "runs").exists() and not any(folder.glob(f"runs/*/checkpoints/manifests/*-s{step}-*.json")):
         if time.monotonic() > deadline:

@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """Facts that stay the same during a measurement."""
+    """Return the facts about this machine that do not change during a measurement."""
     return {
         "cpu": _name_cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -37,7 +37,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_load() -> str:
-    """Load averages of the last 1, 5 and 15 minutes: above the number of cores, others were measured too."""
+    """Return the load averages of the last 1, 5 and 15 minutes. Above the number of cores, the machine was busy."""
     return " ".join(f"{load:.1f}" for load in os.getloadavg())
 
 

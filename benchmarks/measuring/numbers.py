@@ -1,4 +1,4 @@
-"""Medians with their spread, and how numbers are shown."""
+"""Medians with their quartiles, and how they are shown."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Spread:
     count: int
 
     def scaled(self, factor: float) -> Spread:
-        """The same measurements in another unit."""
+        """Return the same measurements in another unit."""
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.count)
 
     def show(self, digits: int = 2) -> str:
-        """ "1.23 (1.10 to 1.40)"."""
+        """Return the median with its quartiles, such as "1.23 (1.10 to 1.40)"."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of `values`, of which there is one at least."""
+    """Return the median and quartiles of one or more values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0], 1)
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -34,6 +34,6 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def pair(ours: Sequence[float], theirs: Sequence[float], *, difference: bool = False) -> Spread:
-    """Spread of the ratios (or differences) of measurements that were taken one right after the other."""
+    """Return the spread of the ratios (or differences) between measurements that were taken right after each other."""
     both = zip(ours, theirs, strict=True)
     return spread([own - other if difference else own / other for own, other in both])

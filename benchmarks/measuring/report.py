@@ -17,7 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass
 class Report:
-    """What one script measured. `data` is what the tables are made from, for whoever wants to compute further."""
+    """What one script measured. `data` holds the numbers behind the tables, for further computation."""
 
     name: str
     title: str
@@ -38,7 +38,7 @@ class Report:
         self.parts.append(text)
 
     def finish(self, folder: Path | None) -> None:
-        """Print the report, and write it into `folder` unless that is None."""
+        """Print the report, and write it into `folder` if there is one."""
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         facts = {**self.machine, "date": today, "load_before": self.load_before, "load_after": describe_load()}
         shown = "; ".join(f"{key} {value}" for key, value in facts.items())
@@ -55,11 +55,11 @@ class Report:
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark has."""
+    """Add the options that every benchmark has."""
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the dated result (%(default)s)")
-    parser.add_argument("--dry", action="store_true", help="print the result, and write no file")
+    parser.add_argument("--dry", action="store_true", help="print the result and write no file")
 
 
 def results_folder(options: argparse.Namespace) -> Path | None:
-    """Where the result goes; None for nowhere."""
+    """Return the folder for the result; None with --dry."""
     return None if options.dry else options.results

@@ -24,9 +24,10 @@ def make_state(nbytes: int, *, device: str = "cpu") -> State:
 
 
 def make_frozen_state(nbytes: int, *, trained: float, moments: tuple[str, ...]) -> tuple[State, list[str]]:
-    """Weights of which the last layers are trained, up to that share of the numbers, with the moments of those alone.
+    """Make weights of about that size, of which only the last layers are trained, with the moments of those layers.
 
-    Returns the state and the names of what changes from step to step.
+    `trained` is the largest share of the numbers that is trained. Returns the state, and the names of the tensors that
+    change from step to step.
     """
     shapes = _shapes(max(nbytes // 4, 100_000))
     generator = torch.Generator().manual_seed(0)
@@ -46,7 +47,7 @@ def make_frozen_state(nbytes: int, *, trained: float, moments: tuple[str, ...]) 
 
 
 def make_header(state: State, step: int) -> Any:
-    """What a snapshot of `state` says of itself."""
+    """Make the header of a snapshot of `state`."""
     from relight.checkpoints.snapshot_header import SnapshotHeader
     from relight.training.state.snapshot import describe_tensors
 
@@ -54,7 +55,7 @@ def make_header(state: State, step: int) -> Any:
 
 
 def flat_buffers(state: State) -> list[memoryview]:
-    """The bytes of each tensor, where they lie."""
+    """Return the memory of each tensor, without copying it."""
     return [memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) for tensor in state.values()]
 
 

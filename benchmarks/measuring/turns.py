@@ -1,6 +1,6 @@
-"""Training loops in processes of their own that take turns: a few steps of one, then as many of the next.
+"""Training loops that take turns, each in its own process: a few steps of one, then as many of the next.
 
-What else the machine does then hits all of them alike, and their times compare in pairs.
+Whatever else the machine does then affects all of them alike, and their times can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class Turns:
-    """The side of a loop: `edge()` at the beginning of each step times blocks of steps, and waits between them."""
+    """The loop's side: call `edge` at the beginning of each step. It times blocks of steps, and waits between them."""
 
     def __init__(self, block: int) -> None:
         self._block = block
@@ -25,15 +25,15 @@ class Turns:
         self._processor_s = 0.0
         self._edges: list[float] = []
         self._answer = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)  # whatever the loop itself prints goes to stderr
+        os.dup2(2, 1)  # what the loop itself prints goes to stderr
 
     def edge(self) -> None:
-        """Mark the beginning of a step."""
+        """Note the beginning of a step."""
         self._edges.append(time.perf_counter())
         if self._steps % self._block == 0:
             self._answer.write(f"{self._sum_up()}\n")
             if not sys.stdin.readline():
-                os._exit(1)  # whoever measures is gone
+                os._exit(1)  # the process that measures is gone
             self._processor_s = time.process_time()
             self._edges = [time.perf_counter()]
         self._steps += 1
@@ -46,10 +46,11 @@ class Turns:
 
 @dataclass(frozen=True)
 class Block:
-    """What a block of steps took.
+    """The seconds that a block of steps took.
 
-    `wall_s` is all of it by the clock; `processor_s` that of the processors, all threads; `typical_s` the median of its
-    steps by the clock: what others take from a single step, or a rare chore of the loop, does not show in it.
+    `wall_s` is the wall-clock time of the block, and `processor_s` its processor time over all threads. `typical_s` is
+    the median wall-clock time of its steps: an interruption of single steps, or a rare chore of the loop, does not show
+    in it.
     """
 
     wall_s: float
@@ -58,7 +59,7 @@ class Block:
 
 
 class Racer:
-    """The side of whoever measures: one loop in one process."""
+    """The measuring side: one loop in one process."""
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -66,10 +67,10 @@ class Racer:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=dict(environment)
             )
-        self._read()  # ready: the first block's beginning
+        self._read()  # the loop is ready for its first block
 
     def run_block(self) -> Block:
-        """Let the loop run its next block, and say what that took."""
+        """Let the loop run its next block, and return how long that took."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -90,14 +91,14 @@ class Racer:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            raise SystemExit(f"A loop ended before it was measured:\n{self._log.read_text()[-4000:]}")
+            raise SystemExit(f"A loop ended before all its blocks were measured:\n{self._log.read_text()[-4000:]}")
         return line
 
 
 def race(racers: Mapping[str, Racer], *, rounds: int, warm_up: int) -> dict[str, list[Block]]:
-    """Let the loops take turns for `rounds` rounds after `warm_up` ones; each block by name.
+    """Let the loops take turns, `warm_up` rounds and then `rounds` measured ones. Returns the blocks by loop.
 
-    Who begins moves on by one each round, so that nobody always follows the same other.
+    Each round starts with the next loop, so that no loop always runs in the same place.
     """
     names = list(racers)
     times: dict[str, list[Block]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""The two trainings of loop_overhead.py, as tasks: one that costs nothing but the loop, and a small GPT."""
+"""The two trainings of loop_overhead.py, as tasks: one that costs hardly more than the loop, and a small GPT."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from relight.training.tasks.stdlib_gpt import StdlibGpt
 
 FEATURES, CLASSES, SAMPLES = 32, 10, 8192
 turns: list[Turns] = []
-"""Who is told of each step's beginning; empty outside a measurement."""
+"""What to call at the beginning of each step; empty outside a measurement."""
 
 
 class OneLayer(Task):
-    """One linear layer on random numbers: a step of it takes tens of microseconds."""
+    """One linear layer on random numbers, with a step that takes tens of microseconds."""
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def build_model(self) -> nn.Module:
-        """One linear layer."""
+        """Build one linear layer."""
         return nn.Linear(FEATURES, CLASSES)
 
     def build_data(self) -> Data:
-        """Random numbers, without validation data."""
+        """Make random numbers, without validation data."""
         generator = torch.Generator().manual_seed(0)
         return Data(
             TensorDataset(
@@ -38,7 +38,7 @@ class OneLayer(Task):
         )
 
     def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         for turn in turns:
             turn.edge()
         features, labels = batch
@@ -46,15 +46,15 @@ class OneLayer(Task):
 
 
 class TinyGpt(StdlibGpt):
-    """stdlib-gpt without validation, which comes between steps."""
+    """stdlib-gpt without validation, which would run between steps."""
 
     def build_data(self) -> Data:
-        """The training data alone."""
+        """Return the training data alone."""
         data = super().build_data()
         return Data(train=data.train, collate=data.collate)
 
     def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """As in stdlib-gpt."""
+        """Do the step of stdlib-gpt."""
         for turn in turns:
             turn.edge()
         return super().step(model, batch)
