@@ -155,7 +155,7 @@ def test_a_part_alone_can_be_converted(tmp_path: Path) -> None:
 def test_a_type_that_safetensors_lacks_is_refused_and_the_older_file_stays(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2, dtype=torch.complex128)}, tmp_path / "x.pth")
     (tmp_path / "out.safetensors").write_text("older")
-    with pytest.raises(ExportError, match="'w' is of the type C128"):
+    with pytest.raises(ExportError, match="'w' has the type C128"):
         convert(tmp_path / "x.pth", tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 2
