@@ -1,4 +1,4 @@
-"""Realistic run folders for tests of the dashboard, written by the engine's own writers, without any training."""
+"""Realistic run folders for tests of the dashboard, written by the engine's own writers without any training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GIGABYTE = 1_000_000_000
 
 @dataclass(frozen=True)
 class SampleRun:
-    """What a sample run looks like. `status` "running" is one that this very process seems to train."""
+    """A sample run. With the status "running", this very process seems to train it."""
 
     name: str
     task: str = "digits"
@@ -62,7 +62,7 @@ class SampleRun:
     attempts: int = 1
     checkpoints: int = 3
     durable_lag: int = 40
-    """How many steps the last ones have not been saved."""
+    """How many of the last steps are not saved."""
     reason: str = ""
     error: str | None = None
     traceback: str | None = None
@@ -75,7 +75,7 @@ class SampleRun:
 
 
 def make_run(folder: Path, sample: SampleRun) -> RunLayout:
-    """Write the run's whole folder."""
+    """Write the complete run folder."""
     task = BUILTIN_TASKS[sample.task]
     config = task.config_class(**({"data": "/data/pictures"} if sample.task == "images" else {})).model_dump(
         mode="json"
@@ -102,17 +102,17 @@ def make_run(folder: Path, sample: SampleRun) -> RunLayout:
 
 
 def loss_at(step: int, *, total: int, noise: random.Random) -> float:
-    """A training loss that looks like one."""
+    """Return a plausible training loss."""
     return 2.2 * math.exp(-step / (0.18 * total)) + 0.08 + noise.gauss(0, 0.05) * math.exp(-step / (0.9 * total))
 
 
 def accuracy_at(step: int, *, total: int, noise: random.Random) -> float:
-    """A validation accuracy that goes with it."""
+    """Return a matching validation accuracy."""
     return min(0.9999, 1 - 0.9 * math.exp(-step / (0.16 * total)) - 0.012 + noise.gauss(0, 0.003))
 
 
 def feed(layout: RunLayout, sample: SampleRun, *, step: int, attempt: int, writer: MetricWriter) -> None:
-    """Write what one more step of a running run would write."""
+    """Write what a running run writes for one more step."""
     noise = random.Random(step)
     writer.log(step, {"loss": loss_at(step, total=sample.steps_total, noise=noise), "lr": _rate(step, sample)})
     path = layout.attempt(attempt).progress
@@ -303,7 +303,7 @@ def _write_checkpoints(layout: RunLayout, sample: SampleRun, created_s: float) -
 
 
 def make_gallery(folder: Path, *, count: int = 30) -> dict[str, RunLayout]:
-    """A folder as somebody has it after some weeks: every status, long names, odd names, damage. By name."""
+    """Make a runs folder as after some weeks of use: every status, long names, odd names, damage. Return it by name."""
     samples = [
         SampleRun("digits baseline", status="running", step=812, age_s=70, durable_lag=38, attempts=2, checkpoints=6),
         SampleRun(

@@ -1,4 +1,4 @@
-"""A real dashboard process for tests: started on a free port, asked over HTTP, ended at the end."""
+"""A real dashboard process for tests, on a free port, queried over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKEN = "token-for-tests"
 _ADDRESS = re.compile(r"http://([0-9.]+):(\d+)/\?token=(\S+)")
 _START_LIMIT_S = 60.0
 
-# Serves a page of the tests' own instead of the real one.
+# Serves a test's page instead of the real one.
 _WITH_SCRIPT = """
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ sys.exit(main())
 
 
 class ServedDashboard:
-    """`python -m relight_app` in a process of its own. A context manager: leaving it kills the process."""
+    """A `python -m relight_app` process. Leaving the context kills it."""
 
     def __init__(
         self,
@@ -85,30 +85,30 @@ class ServedDashboard:
 
     @property
     def site(self) -> str:
-        """Where it is, without the token."""
+        """The address without the token."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def link(self) -> str:
-        """The link that it printed."""
+        """The printed link."""
         return f"{self.site}/?token={self.token}"
 
     @contextmanager
     def client(self, *, timeout_s: float = 30.0) -> Iterator[httpx.Client]:
-        """A client that holds the cookie, as a browser after its first visit."""
+        """Return a client with the cookie, as a browser has after its first visit."""
         with httpx.Client(base_url=self.site, timeout=timeout_s) as client:
             assert client.get("/", params={"token": self.token}).status_code == 303
             yield client
 
     def end(self, sign: signal.Signals = signal.SIGTERM, *, limit_s: float = 10.0) -> tuple[int, float]:
-        """Send a signal; exit code and how many seconds it took to end."""
+        """Send a signal; return the exit code and the seconds until the exit."""
         began = time.monotonic()
         self.process.send_signal(sign)
         code = self.process.wait(limit_s)
         return code, time.monotonic() - began
 
     def kill(self) -> None:
-        """End it at once and read what it still said."""
+        """Kill the process and read the rest of its output."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)

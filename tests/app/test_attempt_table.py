@@ -1,4 +1,4 @@
-"""The table of attempts tells each one's beginning and end, and what lies in its folder."""
+"""The table of attempts shows how each began and ended, and the content of its folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relight_app.attempt_table import build_attempts
 from tests.app.sample_runs import SampleRun, make_run
 
 
-def test_attempts_tell_their_beginning_and_end(tmp_path: Path) -> None:
+def test_attempts_show_their_beginning_and_end(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="crashed", step=600, attempts=2, reason="Killed by SIGKILL."))
     attempts = summarize_attempts(layout, status=RunStatus.CRASHED, reason="Killed by SIGKILL.")
     assert [attempt.number for attempt in attempts] == [1, 2]
@@ -30,7 +30,7 @@ def test_a_damaged_attempt_does_not_hide_the_others(tmp_path: Path) -> None:
     assert "damaged" in attempts[0].notes[0]
 
 
-def test_each_attempts_log_exit_record_and_environment_can_be_reached(tmp_path: Path) -> None:
+def test_each_attempt_shows_its_log_exit_record_and_environment(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="interrupted", step=600, attempts=2))
     layout.attempt(2).environment.write_text('{"changes": [{"key": "threads", "before": 2, "now": 4}]}')
     attempts = summarize_attempts(layout, status=RunStatus.INTERRUPTED, reason="")

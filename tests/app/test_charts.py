@@ -1,4 +1,4 @@
-"""Small curves, and which curves of a run belong into which chart."""
+"""Small curves, and the plan of the charts of a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_two_charts_share_a_key() -> None:
 
 @given(st.lists(st.floats(), max_size=80))
 @example([1.7976931348623157e308, -9.9792015476736e291])
-def test_any_values_draw_inside_the_picture(values: list[float]) -> None:
+def test_any_values_are_drawn_inside_the_picture(values: list[float]) -> None:
     drawn = draw_sparkline(values, label="Loss <of> x")
     if sum(map(math.isfinite, values)) < 2:
         assert drawn == ""

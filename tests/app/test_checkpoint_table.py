@@ -1,4 +1,4 @@
-"""The table of checkpoints says what each is worth, why it is kept, and what can be done with it."""
+"""The table of checkpoints: metrics, labels, why each is kept, and its menu."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_many_checkpoints_show_the_newest_and_say_how_many_are_left_out(running:
     assert f"{len(infos) - 1} older checkpoints not shown" in table
 
 
-def test_what_the_next_reclamation_removes_is_told_before_and_the_rest_says_why_it_stays(running: RunLayout) -> None:
+def test_each_checkpoint_says_whether_it_will_be_deleted_or_why_it_is_kept(running: RunLayout) -> None:
     infos = CheckpointStore(running.checkpoints).list().checkpoints
     plan = plan_retention(infos, RetentionPolicy())
-    assert [info.step for info in plan.removed] == [200, 300], "the sample fits the sentence below"
+    assert [info.step for info in plan.removed] == [200, 300], "the sample matches the sentence below"
     table = build_checkpoints(infos, best_metric=None, resume_refusal=None, run="busy-abcd", retention=plan)
     assert table.count("deleted next") == 2
     assert "After the next save, Relight deletes 2 checkpoints (steps 200, 300)" in table

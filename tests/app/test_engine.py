@@ -1,4 +1,4 @@
-"""The dashboard's reader: right after every change, shared by all sessions, no torch."""
+"""The dashboard's reader: up to date after every action, shared by all sessions, without torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_checkpoints_are_labelled_and_a_pin_shows_at_once(tmp_path: Path) -> Non
     assert sum("best" in info.labels for info in listed) == 1
 
 
-def test_a_pin_of_a_step_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_a_pin_of_a_missing_step_is_one_sentence(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x"))
     problem = actions.pin(Engine(tmp_path), layout.run_id, step=7, on=True).problem
     assert problem is not None
@@ -88,7 +88,7 @@ def test_a_failed_export_keeps_its_sentence(tmp_path: Path) -> None:
     assert "no checkpoint" in str(job.error)
 
 
-def test_a_bug_of_ours_is_told_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_relight_is_reported_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="running", step=5))
 
     def fail(*arguments: object, **more: object) -> None:

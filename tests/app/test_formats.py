@@ -1,4 +1,4 @@
-"""How numbers, names and moments are said."""
+"""How numbers, names and moments are worded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from relight_app.formats import (
         ("train/loss", -math.inf, "−∞"),
     ],
 )
-def test_metrics_are_said_as_people_read_them(name: str, value: float, said: str) -> None:
+def test_metrics_are_formatted_as_people_read_them(name: str, value: float, said: str) -> None:
     assert describe_metric(name, value) == said
 
 
@@ -56,7 +56,7 @@ def test_only_shares_are_percentages() -> None:
     ("seconds", "steps", "said"),
     [(12.0, 40, "12 s, 40 steps"), (0.0, 1, "1 step"), (9.0, 0, "nothing")],
 )
-def test_work_at_risk_is_said_in_seconds_and_steps(seconds: float, steps: int, said: str) -> None:
+def test_work_at_risk_is_given_in_seconds_and_steps(seconds: float, steps: int, said: str) -> None:
     assert describe_risk(seconds, steps) == said
 
 
@@ -64,7 +64,7 @@ def test_work_at_risk_is_said_in_seconds_and_steps(seconds: float, steps: int, s
     ("value", "said"),
     [(True, "true"), (None, "none"), ("", "none"), (0.5, "0.5"), (0.1 + 0.2, "0.30000000000000004"), (3, "3")],
 )
-def test_options_are_said_as_the_command_line_takes_them(value: object, said: str) -> None:
+def test_options_are_written_as_the_command_line_takes_them(value: object, said: str) -> None:
     assert describe_option(value) == said
 
 

@@ -1,4 +1,4 @@
-"""The launch form's fields, for every built-in task, and the command that does the same."""
+"""The fields of the launch form, for every built-in task, and the equivalent command."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_help_says_the_bounds() -> None:
     assert "At least 1 and at most 1000000" in explain_field(field)
 
 
-def test_one_press_moves_a_small_number_by_its_own_size() -> None:
+def test_the_step_of_a_small_number_has_its_order_of_magnitude() -> None:
     assert step_of(ConfigField(name="lr", type="float", default=0.003)) == pytest.approx(0.001)
     assert step_of(ConfigField(name="x", type="float", default=0.0)) == pytest.approx(0.01)
     assert step_of(ConfigField(name="n", type="int", default=500)) == 1

@@ -1,4 +1,4 @@
-"""How the dashboard starts, what it says, and that it always ends."""
+"""How the dashboard starts, what it prints, and that it always exits."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_a_signal_ends_it_within_a_second_even_with_open_streams(
             reader.join(10)
     assert code == 0
     assert seconds < 1.0
-    assert ends == [True] * 5, "an open stream is told that the server ends"
+    assert ends == [True] * 5, "an open stream gets an event before the server exits"
     assert "Traceback" not in dashboard.output
 
 
-def test_it_ends_within_a_second_while_a_large_download_is_under_way(tmp_path: Path, page: Path) -> None:
+def test_it_ends_within_a_second_during_a_large_download(tmp_path: Path, page: Path) -> None:
     layout = make_run(tmp_path)
     layout.exports.mkdir()
     with (layout.exports / "best.safetensors").open("wb") as file:

@@ -28,7 +28,7 @@ class _Reader(HTMLParser):
         self.text += data
 
 
-def test_text_is_escaped_wherever_it_stands() -> None:
+def test_text_is_escaped_everywhere() -> None:
     reader = _Reader()
     reader.feed(tag("a", HOSTILE, title=HOSTILE, data_value=HOSTILE))
     assert reader.tags == ["a"]
@@ -41,18 +41,18 @@ def test_any_text_reads_back_as_itself(text: str) -> None:
     assert html.unescape(tag("p", text)) == f"<p>{text}</p>"
 
 
-def test_markup_and_nested_lists_are_spliced_and_nothing_is_left_out_but_none_and_false() -> None:
+def test_markup_and_nested_lists_are_flattened_and_only_none_and_false_are_skipped() -> None:
     inner = tag("b", "x")
     assert tag("p", [inner, ["y", None]], False, 0) == "<p><b>x</b>y0</p>"
     assert join("a", inner, separator=" · ") == "a · <b>x</b>"
 
 
-def test_attributes_true_stand_bare_and_false_and_none_are_left_out() -> None:
+def test_true_gives_a_bare_attribute_and_false_and_none_omit_it() -> None:
     assert tag("details", open=True, hidden=False, id=None, class_="c") == '<details open class="c"></details>'
     assert tag("input", value=1) == '<input value="1">'
 
 
-def test_a_part_of_markup_is_no_markup_any_more() -> None:
+def test_a_slice_of_markup_is_a_plain_string() -> None:
     part = Markup("<b>bold</b>")[:3]
     assert not isinstance(part, Markup)
     assert tag("p", part) == "<p>&lt;b&gt;</p>"

@@ -1,4 +1,4 @@
-"""The memo: one reading for all who ask, and never an error remembered."""
+"""The memo: one read for all sessions that ask, and no cached errors."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_an_unchanged_signature_keeps_the_value() -> None:
     assert memo.unchanged("other", None, lambda: next(readings)) == 2
 
 
-def test_an_error_is_not_remembered() -> None:
+def test_an_error_is_not_cached() -> None:
     memo = Memo()
     with pytest.raises(ZeroDivisionError):
         memo.recent("key", lambda: 1 // 0, max_age_s=60)
     assert memo.recent("key", lambda: 7, max_age_s=60) == 7
 
 
-def test_many_who_ask_at_once_cause_one_reading() -> None:
+def test_many_requests_at_once_cause_one_read() -> None:
     memo, entered, release = Memo(), threading.Event(), threading.Event()
     readings: list[int] = []
 
@@ -65,10 +65,10 @@ def test_many_who_ask_at_once_cause_one_reading() -> None:
     assert answers == [1] * 8
 
 
-def test_forgetting_reads_anew_and_the_memo_stays_small() -> None:
+def test_after_forget_values_are_read_again_and_the_memo_stays_small() -> None:
     memo, readings = Memo(size=2), iter(range(10))
     for key in ("a", "b", "c"):
         memo.unchanged(key, 0, lambda: next(readings))
-    assert memo.unchanged("a", 0, lambda: next(readings)) == 3  # pushed out by "c"
+    assert memo.unchanged("a", 0, lambda: next(readings)) == 3  # evicted by "c"
     memo.forget()
     assert memo.unchanged("c", 0, lambda: next(readings)) == 4

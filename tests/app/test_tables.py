@@ -1,4 +1,4 @@
-"""The lists: every row says what it must, in any state, and nothing of it can become HTML."""
+"""The list of runs and the config: complete rows in any state, and text that cannot become HTML."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_a_running_row_says_progress_best_and_what_is_at_risk(running: RunLayout
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "crashed", "interrupted", "queued", "running"])
-def test_every_status_is_a_word_and_not_only_a_colour(tmp_path: Path, status: str) -> None:
+def test_every_status_is_a_word_and_not_only_a_color(tmp_path: Path, status: str) -> None:
     run = summarize_run(make_run(tmp_path, SampleRun("x", status=status, step=600)))
     if status != "queued":
         assert run.status == status
     assert f"{str(run.status).capitalize()}</span>" in _list(run)
 
 
-def test_a_failure_to_save_stands_where_the_risk_stood(running: RunLayout) -> None:
+def test_a_failure_to_save_replaces_the_work_at_risk(running: RunLayout) -> None:
     run = msgspec.structs.replace(summarize_run(running), saving_failure="The disk is full.")
     assert "Saving fails" in _list(run)
 
@@ -62,7 +62,7 @@ def test_a_hostile_name_stays_text(tmp_path: Path) -> None:
     assert "<b>" not in row
 
 
-def test_the_living_come_first_and_then_the_newest(tmp_path: Path) -> None:
+def test_live_runs_come_first_and_then_the_newest(tmp_path: Path) -> None:
     for name, status, age_s in (("old", "finished", 900), ("alive", "running", 500), ("new", "crashed", 10)):
         make_run(tmp_path, SampleRun(name, status=status, step=600, age_s=age_s))
     assert [run.name for run in sort_runs(list_runs(tmp_path).runs)] == ["alive", "new", "old"]
@@ -84,7 +84,7 @@ def test_progress_without_a_known_end_has_no_share(running: RunLayout) -> None:
     assert "aria-valuenow" not in _list(run)
 
 
-def test_a_config_sets_off_what_is_not_the_default() -> None:
+def test_a_config_marks_values_that_are_not_the_default() -> None:
     shown = build_config(
         {"lr": 0.002, "flip": True}, defaults={"lr": 0.001, "flip": True}, changes={"lr": (0.1, 0.002)}
     )

@@ -1,4 +1,4 @@
-"""The theme: every text can be read on its ground, fonts and licences are there, nothing comes from elsewhere."""
+"""The theme: enough contrast for every text, fonts with their licenses, nothing from other sites."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import relight_app
 
 FOLDER = Path(relight_app.__file__).parent
 THEME: dict[str, Any] = tomllib.loads((FOLDER / "theme" / "theme.toml").read_text(encoding="utf-8"))["theme"]
-READABLE, VISIBLE = 4.5, 3.0  # WCAG 2.2: 1.4.3 for text, 1.4.11 for signs and lines
+READABLE, VISIBLE = 4.5, 3.0  # WCAG 2.2: 1.4.3 for text, 1.4.11 for icons and lines
 
 
 def _luminance(color: str) -> float:
@@ -36,10 +36,10 @@ def _mix(color: str, ground: str, share: float) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_text_can_be_read_on_every_ground(scheme: str) -> None:
+def test_text_has_enough_contrast_on_every_background(scheme: str) -> None:
     colors = THEME[scheme]
     for ground in (colors["backgroundColor"], colors["secondaryBackgroundColor"]):
-        muted = _mix(colors["textColor"], ground, 0.64)  # what view.css makes of it
+        muted = _mix(colors["textColor"], ground, 0.64)  # as view.css mixes it
         for text in (colors["textColor"], colors["linkColor"], colors["grayColor"], muted):
             assert _contrast(text, ground) >= READABLE, (text, ground)
     assert _contrast("#ffffff", colors["primaryColor"]) >= READABLE
@@ -48,14 +48,14 @@ def test_text_can_be_read_on_every_ground(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_curves_and_signs_stand_out(scheme: str) -> None:
+def test_curves_and_icons_have_enough_contrast(scheme: str) -> None:
     colors = THEME[scheme]
     signs = [colors[f"{name}Color"] for name in ("green", "red", "orange", "blue", "violet", "gray", "primary")]
     for color in [*signs, *colors["chartCategoricalColors"]]:
         assert _contrast(color, colors["backgroundColor"]) >= VISIBLE, color
 
 
-def test_fonts_are_served_from_here_with_their_licences() -> None:
+def test_the_dashboard_serves_its_fonts_with_their_licenses() -> None:
     for face in THEME["fontFaces"]:
         assert face["url"].startswith("/assets/fonts/")
         assert (FOLDER / "theme" / "fonts" / Path(face["url"]).name).is_file()
@@ -64,7 +64,7 @@ def test_fonts_are_served_from_here_with_their_licences() -> None:
     assert all("SIL Open Font License" in licence or "SIL OPEN FONT LICENSE" in licence for licence in licences)
 
 
-def test_nothing_that_the_browser_gets_names_another_site() -> None:
+def test_no_file_for_the_browser_names_another_site() -> None:
     for path in FOLDER.rglob("*"):
         if path.suffix in {".css", ".js", ".svg", ".toml"}:
             text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")

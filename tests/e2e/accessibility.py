@@ -1,4 +1,4 @@
-"""axe-core in a page: injected from `vendor/`, so that nothing is loaded from anywhere."""
+"""Runs axe-core in a page, injected from `vendor/` so that nothing is loaded from other sites."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 _MOST_TABS = 150
 
 EXCLUDED: list[list[str]] = []
-"""Selectors of Streamlit's own markup that violates a rule, each with its reason. There is none."""
+"""Selectors of Streamlit's own markup that violates a rule, each with its reason. Currently empty."""
 
 
 def find_violations(page: Page) -> list[str]:
-    """What axe-core finds wrong on the page as it is now, shadow roots included: one line for each element."""
+    """Return the violations that axe-core finds on the page now, shadow roots included: one line per element."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(_read_axe())
     found: list[dict[str, Any]] = page.evaluate(
@@ -31,7 +31,7 @@ def find_violations(page: Page) -> list[str]:
 
 
 def tab_to(page: Page, target: Locator) -> None:
-    """Press Tab, from the top of the page, until `target` has the focus, and shows that it has."""
+    """Press Tab, from the top of the page, until `target` has a visible focus."""
     page.evaluate("() => { document.activeElement?.blur(); getSelection().removeAllRanges() }")
     for _ in range(_MOST_TABS):
         page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""What a live chart shows: the points of its curves, its zoom, its connection."""
+"""Reads and zooms a live chart in the browser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page
 
 
 class Chart:
-    """The chart with that title on the page of a run."""
+    """The chart with a title on the page of a run."""
 
     def __init__(self, page: Page, title: str) -> None:
         self.page = page
@@ -17,7 +17,7 @@ class Chart:
         self.plot: Locator = self.element.locator(".relight-chart-plot")
 
     def points(self, label: str) -> list[int]:
-        """The steps of the curve of that name, as they are drawn; without its ghosts."""
+        """Return the steps of a curve as they are drawn, without its ghosts."""
         script = """(plot, label) => Array.from(
           plot._fullData.find((trace) => trace.name === label && !trace.uid.endsWith('-ghosts'))?.x ?? [])"""
         return [int(step) for step in self.plot.evaluate(script, label)]
@@ -30,14 +30,14 @@ class Chart:
         )
 
     def wait_for_connection(self, connection: str) -> None:
-        """Wait until the chart says "open" or "lost" of its stream."""
+        """Wait until the connection of the chart is "open" or "lost"."""
         self.page.wait_for_function(
             "([chart, connection]) => chart.dataset.connection === connection",
             arg=[self.element.element_handle(), connection],
         )
 
     def zoom(self) -> list[float]:
-        """Zoom into the middle of the steps with the mouse; the range that is seen then."""
+        """Zoom into the middle of the steps with the mouse; return the new range."""
         box = self.plot.locator(".nsewdrag").first.bounding_box()
         assert box is not None
         y = box["y"] + box["height"] / 2
@@ -51,13 +51,13 @@ class Chart:
         return self.range()
 
     def range(self) -> list[float]:
-        """The steps from and to which the chart shows."""
+        """Return the first and the last step of the visible range."""
         return [float(end) for end in self.plot.evaluate("plot => plot._fullLayout.xaxis.range")]
 
     def mark(self) -> None:
-        """Mark the drawing itself, to see later whether it is still the same one."""
+        """Mark the SVG element, to see later whether it is still the same one."""
         self.plot.evaluate("plot => { plot.querySelector('.main-svg').marked = true }")
 
     def is_marked(self) -> bool:
-        """Whether the drawing is the one that was marked: it was not made anew since."""
+        """Return whether the SVG element is still the marked one."""
         return cast(bool, self.plot.evaluate("plot => plot.querySelector('.main-svg').marked === true"))

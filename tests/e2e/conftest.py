@@ -1,4 +1,4 @@
-"""A real dashboard on a port of its own, a real headless Chromium, and an empty runs folder for each test."""
+"""A real dashboard on a free port, a real headless Chromium, and an empty runs folder for each test."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.compiler import with_compiler
 
 START_S = 90.0
 PATIENCE_MS = 30_000
-"""How long a page may take on a machine that runs other tests at the same time."""
+"""How long a page may take on a machine that also runs other tests."""
 WITHOUT_CARD = {"CUDA_VISIBLE_DEVICES": ""}
-"""Everything here trains on the CPU, on machines with a card too."""
+"""All trainings use the CPU, even on machines with a GPU."""
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -41,28 +41,28 @@ _FLAGS = [
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A dashboard that answers, and the command line on the same runs folder."""
+    """A running dashboard, and the command line for the same runs folder."""
 
     url: str
-    """Address with the token, as it is printed."""
+    """The printed address, with the token."""
     runs: Path
     process: subprocess.Popen[str]
     compiler: bool
-    """Whether its trainings load PyTorch's compiler, as a person's do."""
+    """Whether its trainings load PyTorch's compiler, as real ones do."""
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port of the dashboard."""
         port = urlsplit(self.url).port
         assert port is not None
         return port
 
     def address(self, path: str) -> str:
-        """The address of a page: "/run?id=digits-k3f9". A browser that has opened `url` once needs no token."""
+        """Return the address of a page such as "/run?id=digits-k3f9", for a browser that has opened `url`."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def url_over(self, port: int) -> str:
-        """`url`, over another port that leads here."""
+        """Return `url` with another port, which forwards to the dashboard."""
         return self.url.replace(f":{self.port}/", f":{port}/")
 
     def relight(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -79,29 +79,29 @@ class Dashboard:
         return result
 
     def refusal(self, *arguments: str) -> str:
-        """The sentence with which the command line refuses that command."""
+        """Return the error sentence of a command that fails."""
         result = self.relight(*arguments, check=False)
         assert result.returncode in (1, 2), result
         (line,) = result.stderr.splitlines()
         return line.removeprefix("relight: ")
 
     def show(self, run: str) -> dict[str, Any]:
-        """What `relight show RUN --json` prints."""
+        """Return the output of `relight show RUN --json`."""
         shown: dict[str, Any] = json.loads(self.relight("show", run, "--json").stdout)
         return shown
 
     def only_run(self) -> str:
-        """The id of the one run that there is."""
+        """Return the id of the only run."""
         return self.only_layout().run_id
 
     def only_layout(self) -> RunLayout:
-        """The folder of the one run that there is."""
+        """Return the folder of the only run."""
         (layout,) = list_layouts(self.runs)
         return layout
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
-    """Poll until `condition` gives something true, and return it; fail with `what` when it does not in time."""
+    """Poll until `condition` returns a true value, and return that; fail with `what` at the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -117,7 +117,7 @@ def _environment(*, compiler: bool) -> dict[str, str]:
 
 @contextmanager
 def serve_dashboard(folder: Path, *, port: int = 0, compiler: bool = True) -> Iterator[Dashboard]:
-    """A dashboard over `folder/runs`; one that is served from the same `folder` again opens with the same token."""
+    """Serve a dashboard for `folder/runs`. A later one with the same `folder` has the same token."""
     folder.mkdir(parents=True, exist_ok=True)
     runs = folder / "runs"
     environment = _environment(compiler=compiler)
@@ -151,7 +151,7 @@ def serve_dashboard(folder: Path, *, port: int = 0, compiler: bool = True) -> It
 
 
 def end_runs(runs: Path) -> None:
-    """End whatever still trains in `runs`: only processes that name one of its folders."""
+    """Kill the processes that still train in `runs`, recognized by their command line."""
     ended = []
     for process in psutil.process_iter(["cmdline"]):
         if any(part.startswith(f"{runs}/") for part in process.info["cmdline"] or ()):
@@ -172,8 +172,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
 
 @pytest.fixture
 def dashboard(served: Dashboard) -> Iterator[Dashboard]:
-    """The shared dashboard, with an empty runs folder; afterwards nothing that it started is left."""
-    assert served.process.poll() is None, "an earlier test ended the dashboard that all share"
+    """The shared dashboard, with an empty runs folder; at the end, everything that it started is killed."""
+    assert served.process.poll() is None, "an earlier test ended the shared dashboard"
     yield served
     end_runs(served.runs)
     for entry in served.runs.iterdir() if served.runs.is_dir() else ():
@@ -189,7 +189,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="session")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    """Chromium as `make test` found it (RELIGHT_CHROMIUM), else the first on the PATH."""
+    """The Chromium that `make test` found (RELIGHT_CHROMIUM), else the first one on the PATH."""
     if find_chromium() is None:
         pytest.skip("no Chromium: run `make test`, which installs it, or set RELIGHT_CHROMIUM")
     started = start_chromium(playwright)
@@ -198,20 +198,20 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 def find_chromium() -> str | None:
-    """Where Chromium is; None without one."""
+    """Return the path of Chromium; None without one."""
     return os.environ.get("RELIGHT_CHROMIUM") or shutil.which("chromium")
 
 
 def start_chromium(playwright: Playwright) -> Browser:
-    """A headless Chromium."""
+    """Start a headless Chromium."""
     return playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
 
 
 @contextmanager
 def open_browser(browser: Browser, *, may_fail: bool = False) -> Iterator[BrowserContext]:
-    """A browser without a past; nothing that its pages ask for may leave this machine, and no script may fail.
+    """Open a fresh browser context. No request of its pages may leave this machine, and no script may fail.
 
-    `may_fail`: a page whose server dies while it loads lacks some of its scripts.
+    `may_fail` allows failing scripts: if the server dies while a page loads, the page lacks some of its scripts.
     """
     context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
     context.set_default_timeout(2 * PATIENCE_MS)
@@ -229,7 +229,7 @@ def open_browser(browser: Browser, *, may_fail: bool = False) -> Iterator[Browse
 
 @pytest.fixture
 def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
-    """A page that has been let in and has opened nothing yet."""
+    """An empty page of a browser that has the cookie."""
     with open_browser(browser) as context:
         context.request.get(dashboard.url, max_redirects=0)
         yield context.new_page()
@@ -237,22 +237,22 @@ def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
 
 @pytest.fixture
 def start_page(page: Page, dashboard: Dashboard) -> Page:
-    """A page that has opened the dashboard by the link that it printed."""
+    """A page that has opened the printed link."""
     page.goto(dashboard.url)
     return page
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say with a failure what was on the screen, what was in the runs folder, and what the dashboard has printed."""
+    """Add the text of the page, the runs, and the output of the dashboard to the report of a failure."""
     report = yield
     arguments: dict[str, Any] = getattr(item, "funcargs", {})
     if report.when == "call" and report.failed:
         page, dashboard = arguments.get("page"), arguments.get("dashboard")
         if isinstance(page, Page):
-            report.sections.append(("what the page shows", _describe_page(page)))
+            report.sections.append(("text of the page", _describe_page(page)))
         if isinstance(dashboard, Dashboard):
-            report.sections.append(("what the dashboard has", _describe_dashboard(dashboard)))
+            report.sections.append(("state of the dashboard", _describe_dashboard(dashboard)))
     return report
 
 
@@ -260,17 +260,17 @@ def _describe_page(page: Page) -> str:
     try:
         return f"{page.url}\n{page.locator('body').inner_text(timeout=5_000)}"
     except PlaywrightError as error:
-        return f"{page.url}\nnot to be read: {error}"
+        return f"{page.url}\ncannot be read: {error}"
 
 
 def _describe_dashboard(dashboard: Dashboard) -> str:
     runs = sorted(path.name for path in dashboard.runs.iterdir()) if dashboard.runs.is_dir() else []
     logs = sorted(dashboard.runs.parent.glob("dashboard-*.txt"))
     printed = logs[-1].read_text(errors="replace")[-4000:] if logs else "nothing"
-    return f"runs: {runs}\nit printed:\n{printed}"
+    return f"runs: {runs}\noutput:\n{printed}"
 
 
 def leaves_the_machine(url: str) -> bool:
-    """Whether a request for `url` goes anywhere but to this machine."""
+    """Return whether a request for `url` leaves this machine."""
     parts = urlsplit(url)
     return parts.scheme in {"http", "https", "ws", "wss"} and parts.hostname not in {"127.0.0.1", "localhost"}

@@ -1,4 +1,4 @@
-"""Pictures of the pages for README and docs, taken from real runs where RELIGHT_SCREENSHOTS names a folder."""
+"""Takes the pictures of the pages for README and docs from real runs, if RELIGHT_SCREENSHOTS names a folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WIDTH, PHONE_WIDTH, HEIGHT = 1440, 390, 900
 
 
 def takes_screenshots() -> bool:
-    """Whether pictures are wanted; a run then has to last until they are taken."""
+    """Return whether to take pictures; the runs then have to last long enough."""
     return bool(os.environ.get("RELIGHT_SCREENSHOTS"))
 
 
 def take_screenshots(page: Page, name: str) -> None:
-    """Write NAME-light.png and NAME-dark.png, and NAME-phone.png at 390 px; the page is left as it was."""
+    """Write NAME-light.png, NAME-dark.png, and NAME-phone.png at 390 px; leave the size of the page unchanged."""
     folder = os.environ.get("RELIGHT_SCREENSHOTS")
     if not folder:
         return
@@ -32,10 +32,10 @@ def take_screenshots(page: Page, name: str) -> None:
 
 
 def _take(page: Page, path: Path, *, width: int) -> None:
-    """One picture of the whole page: the part that scrolls is inside, so the window is made as high as it."""
+    """Take a picture of the whole page. The page scrolls an inner element, so make the window as high as that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page.set_viewport_size({"width": width, "height": HEIGHT})
-    page.wait_for_timeout(1500)  # charts draw themselves anew after a change of size or colours
+    page.wait_for_timeout(1500)  # charts are drawn again after a change of size or colors
     height = page.evaluate("document.querySelector('[data-testid=stMain]')?.scrollHeight ?? 0")
     page.set_viewport_size({"width": width, "height": max(int(height), HEIGHT)})
     page.wait_for_timeout(1000)

@@ -1,11 +1,11 @@
-"""Kills the dashboard's server at random moments around a press of Launch or Resume, and proves that no run minds.
+"""Kills the dashboard's server at random moments around a press of Launch or Resume, and proves that no run is harmed.
 
-    python -m tests.e2e.server_kills --kills 25            from the repository's root, with RELIGHT_CHROMIUM set
+    python -m tests.e2e.server_kills --kills 25            in the repository's root, with RELIGHT_CHROMIUM set
 
-In each round a browser presses Launch, or Resume after the trainer was killed too, and up to five seconds later (or
-before) the server is killed with -9. A press that had not arrived starts nothing; one that had starts one attempt. The
-run goes on without a server, the next server shows its status, and in the end its state and its curves are those of a
-run that nobody disturbed. `make soak` runs it.
+In each round, a browser presses Launch, or Resume after the trainer was killed. Up to five seconds before or after the
+press, the server is killed with -9. A press that did not arrive starts nothing; one that did starts exactly one
+attempt. The run continues without a server, the next server shows its status, and in the end its state and its curves
+equal those of an undisturbed run. `make soak` runs it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORDS = {
 
 
 class Rounds:
-    """One runs folder, one browser, one server after the other on the same port."""
+    """One runs folder, one browser, and one server after the other on the same port."""
 
     def __init__(self, folder: Path, browser: Browser, *, seed: int) -> None:
         self.shown_s: list[float] = []
@@ -53,7 +53,7 @@ class Rounds:
         self._known = list_layouts(folder / "runs")
 
     def play(self) -> str:
-        """Press, kill, and look at what is left; returns what happened, in a few words."""
+        """Press, kill, and check the result; return what happened, in a few words."""
         resume = self._chance.random() < 0.4
         with serve_dashboard(self._folder) as first, open_browser(self._browser, may_fail=True) as context:
             page = context.new_page()
@@ -114,7 +114,7 @@ class Rounds:
         return new[0] if new else None
 
     def _check_shown(self, page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
-        """The new server shows the run as it is, within two seconds of the page's first word."""
+        """Check that the new server shows the run's real status within two seconds of the first text on the page."""
         page.goto(dashboard.address(f"/run?id={layout.run_id}"))
         begun = time.monotonic()
         while True:
@@ -128,7 +128,7 @@ class Rounds:
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Run the rounds that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A server that dies, a browser that is away: the training goes on, and whoever comes back sees all of it, once."""
+"""A server that dies, a browser that is offline: the training continues, and the page later shows all of it, once."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
             first.process.wait(10)
             chart.wait_for_connection("lost")
             alive = wait_for_step(layout, before.step + 20)
-            assert (alive.attempt, alive.pids) == (1, before.pids), "the same processes go on"
+            assert (alive.attempt, alive.pids) == (1, before.pids), "the same processes continue"
 
             with serve_dashboard(tmp_path, port=first.port) as second:
                 assert second.url == first.url, "the same link opens it again"
-                # The page that was open comes back by itself.
+                # The open page reconnects on its own.
                 chart.wait_for_connection("open")
                 chart.wait_for_step(summarize_run(layout).step)
                 expect(page.get_by_text("Running", exact=True).first).to_be_visible()
@@ -56,12 +56,12 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
 
 @pytest.fixture
 def wire(dashboard: Dashboard) -> Iterator[Wire]:
-    """The only way to the dashboard for this test's browser."""
+    """This test's browser reaches the dashboard only through this relay."""
     with Wire(dashboard.port) as carried:
         yield carried
 
 
-def test_a_browser_that_was_away_catches_up_and_shows_each_step_once(
+def test_a_browser_that_was_offline_catches_up_and_shows_each_step_once(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:
     layout = launch_endless(dashboard.runs)
@@ -78,15 +78,15 @@ def test_a_browser_that_was_away_catches_up_and_shows_each_step_once(
         chart.wait_for_connection("open")
         chart.wait_for_step(summarize_run(layout).step)
         drawn = chart.points("train")
-        assert drawn == list(range(1, drawn[-1] + 1)), "no step is missing, none is there twice"
+        assert drawn == list(range(1, drawn[-1] + 1)), "no step is missing, and none appears twice"
         assert drawn[-1] >= left + 40
         assert chart.is_marked(), "the chart was patched in place"
-        # The rest of the page is alive again, too.
+        # The rest of the page is live again, too.
         page.get_by_role("button", name="Stop", exact=True).click()
         expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
 
 
-def test_a_run_that_ended_while_the_browser_was_away_is_shown_ended(
+def test_a_run_that_ended_while_the_browser_was_offline_is_shown_as_ended(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:
     layout = launch_endless(dashboard.runs)

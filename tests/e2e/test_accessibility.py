@@ -1,4 +1,4 @@
-"""Every page can be used with a keyboard and a screen reader, in both colour schemes and on a phone."""
+"""Every page can be used with a keyboard and a screen reader, in both color schemes and on a phone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(30
 SETTLED_S = 20.0
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WIDE, PHONE = {"width": 1440, "height": 2600}, {"width": 390, "height": 2600}
-"""So high that every chart is in sight: one that is not does not draw itself."""
+"""High enough that every chart is in view: a chart outside the view is not drawn."""
 
 RUNNING = SampleRun("running", status="running", step=812, age_s=70, durable_lag=38, attempts=2, checkpoints=6, gpus=1)
 UNSAVED = SampleRun(
@@ -33,7 +33,7 @@ FINISHED = SampleRun("finished")
 
 
 def test_the_empty_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> None:
-    page.goto(dashboard.address("/runs"))  # as people type it; its own address is "/"
+    page.goto(dashboard.address("/runs"))  # as people type it; the real address is "/"
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
     expect_no_violation(page)
 
@@ -71,7 +71,7 @@ def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sampl
 
 
 @pytest.mark.parametrize("sample", [UNSAVED, FINISHED], ids=lambda sample: sample.name)
-def test_what_only_some_runs_show_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
+def test_parts_that_only_some_runs_have_are_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
     open_run(page, dashboard, make_run(dashboard.runs, sample))
     for scheme in SCHEMES:
@@ -89,7 +89,7 @@ def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) ->
     expect_no_violation_now(page)
 
 
-def test_the_page_without_a_run_is_accessible(page: Page, dashboard: Dashboard) -> None:
+def test_the_page_of_a_missing_run_is_accessible(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/run?id=nothing"))
     expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
     expect_no_violation(page)
@@ -159,14 +159,14 @@ def test_a_training_is_launched_stopped_and_resumed_with_the_keyboard(page: Page
 
 
 def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
-    """Open the page of a run and wait until every chart that is in sight has been drawn."""
+    """Open the page of a run and wait until all charts in view are drawn."""
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
     expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
     page.wait_for_selector(".relight-chart[data-points]")
 
 
 def expect_no_violation(page: Page) -> None:
-    """None in the light, in the dark, and on a phone."""
+    """Assert that there are no violations: light, dark, and on a phone."""
     for scheme in SCHEMES:
         choose_scheme(page, scheme)
         expect_no_violation_now(page)
@@ -178,7 +178,7 @@ def expect_no_violation(page: Page) -> None:
 
 
 def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
-    """Ask for a colour scheme, and wait until the page has it."""
+    """Request a color scheme, and wait until the page uses it."""
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function(
         "dark => (getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark') === dark",
@@ -187,7 +187,7 @@ def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
 
 
 def expect_no_violation_now(page: Page) -> None:
-    """Asked again for a while: colours that are just changing are none that anybody reads."""
+    """Retry for a while: colors in the middle of a transition do not count."""
     found: list[str] = []
 
     def none() -> bool:

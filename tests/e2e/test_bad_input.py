@@ -1,4 +1,4 @@
-"""What a person gets wrong: the browser says the command line's own sentence, and no run begins."""
+"""Wrong input: the browser shows the command line's sentence, and no run begins."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with
     assert files_of(dashboard.runs) == []
 
 
-def test_a_task_file_or_class_that_is_not_there_is_refused_as_on_the_command_line(
+def test_a_missing_task_file_or_class_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("import relight\n\nclass Mine(relight.Task): ...\n")
@@ -74,7 +74,7 @@ def test_a_task_file_or_class_that_is_not_there_is_refused_as_on_the_command_lin
     assert files_of(dashboard.runs) == []
 
 
-def test_a_file_that_is_mended_can_be_launched_from_the_same_page(
+def test_a_file_that_was_fixed_can_be_launched_from_the_same_page(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.py"
@@ -88,7 +88,7 @@ def test_a_file_that_is_mended_can_be_launched_from_the_same_page(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_a_run_that_is_not_there_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+def test_a_missing_run_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     run = make_run(dashboard.runs, CRASHED).run_id
     for wanted in (f"{run}x", "nothing like it"):
         page.goto(dashboard.address(f"/run?id={wanted}"))
@@ -98,7 +98,7 @@ def test_a_run_that_is_not_there_is_told_as_on_the_command_line(page: Page, dash
     expect(page.get_by_role("link", name="crashed", exact=True)).to_be_visible()
 
 
-def test_a_damaged_run_record_is_told_as_on_the_command_line_and_hides_no_other_run(
+def test_a_damaged_run_record_is_reported_as_on_the_command_line_and_hides_no_other_run(
     page: Page, dashboard: Dashboard
 ) -> None:
     damaged = make_run(dashboard.runs, CRASHED)
@@ -113,8 +113,8 @@ def test_a_damaged_run_record_is_told_as_on_the_command_line_and_hides_no_other_
     expect(page.get_by_text(sentence, exact=True)).to_be_visible()
 
 
-def test_no_damaged_file_of_a_run_takes_its_page_away(page: Page, dashboard: Dashboard) -> None:
-    """All that the browser itself reads or that charts are made of; tests/app/pages has each file by itself."""
+def test_damaged_files_of_a_run_do_not_hide_its_page(page: Page, dashboard: Dashboard) -> None:
+    """Damage all files that charts are made of at once; tests/app/pages damages each file alone."""
     layout = make_run(dashboard.runs, SampleRun("x", status="crashed", step=431, attempts=2, signal="SIGKILL"))
     for path in (*layout.metrics.glob("0002-*"), layout.attempt(2).log, layout.attempt(2).progress):
         path.write_bytes(os.urandom(333))
@@ -131,13 +131,15 @@ def test_no_damaged_file_of_a_run_takes_its_page_away(page: Page, dashboard: Das
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Press a tab, once, when what the press before has started is drawn."""
+    """Press a tab once, after the effect of the previous press has been drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
     page.get_by_role("tab", name=name).click()
     expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
 
 
-def test_a_runs_folder_that_cannot_be_written_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+def test_a_runs_folder_that_cannot_be_written_is_reported_as_on_the_command_line(
+    page: Page, dashboard: Dashboard
+) -> None:
     page.goto(dashboard.address("/launch?task=digits"))
     launch = page.get_by_role("button", name="Launch", exact=True)
     expect(launch).to_be_visible()
@@ -148,7 +150,7 @@ def test_a_runs_folder_that_cannot_be_written_is_told_as_on_the_command_line(pag
     assert files_of(dashboard.runs) == []
 
 
-def test_a_runs_folder_that_cannot_be_read_is_told_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
+def test_a_runs_folder_that_cannot_be_read_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/"))
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
     with unwritable(dashboard.runs):
@@ -158,7 +160,7 @@ def test_a_runs_folder_that_cannot_be_read_is_told_as_on_the_command_line(page: 
 
 @contextmanager
 def unwritable(runs: Path) -> Iterator[None]:
-    """A file is in the folder's place: that stops root as well."""
+    """Put a file in the place of the folder: that stops root as well."""
     runs.mkdir(exist_ok=True)
     aside = runs.with_name("aside")
     runs.rename(aside)
@@ -171,7 +173,7 @@ def unwritable(runs: Path) -> Iterator[None]:
 
 
 def choose_file(page: Page, dashboard: Dashboard, text: str) -> None:
-    """Name a task of one's own on the Launch page."""
+    """Enter a task file on the Launch page."""
     page.goto(dashboard.address("/launch?task=file"))
     field = page.get_by_label("Task or script file", exact=True)
     field.fill(text)
@@ -179,22 +181,22 @@ def choose_file(page: Page, dashboard: Dashboard, text: str) -> None:
 
 
 def fill_in(page: Page, label: str, value: str) -> None:
-    """Type a value into the form, as a person does who then goes on to the next field."""
+    """Type a value into a field and leave it with Tab."""
     field = page.get_by_label(label, exact=True)
     field.fill(value)
     field.press("Tab")
 
 
 def press_launch(page: Page) -> None:
-    """Press Launch, at once: what was typed arrives with the press."""
+    """Press Launch at once: the typed values arrive with the press."""
     page.get_by_role("button", name="Launch", exact=True).click()
 
 
 def expect_problem(page: Page, sentence: str) -> None:
-    """Exactly that sentence, as an alert."""
+    """Expect exactly that sentence, as an alert."""
     expect(page.get_by_role("alert").get_by_text(sentence, exact=True)).to_be_visible()
 
 
 def files_of(runs: Path) -> list[Path]:
-    """Everything in the runs folder, hidden or not."""
+    """Return everything in the runs folder, hidden or not."""
     return sorted(runs.iterdir()) if runs.is_dir() else []

@@ -1,4 +1,4 @@
-"""The code of our components, called as Streamlit does: for new data and to clean up, and not always in order."""
+"""The code of our components, called as Streamlit calls it: for new data and to clean up, not always in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOAD = """async ([code]) => {
   const url = URL.createObjectURL(new Blob([code], { type: 'text/javascript' }))
   window.component = (await import(url)).default
 }"""
-# New data comes while Streamlit still waits for the code: it draws both, and then cleans up after the first.
+# New data arrives while Streamlit still loads the code: it draws both, and then cleans up the first one.
 _DRAW_TWICE = """([first, second]) => {
   window.sent = []
   const parentElement = document.querySelector('#parent')
@@ -37,7 +37,7 @@ _DRAW_TWICE = """([first, second]) => {
 
 @pytest.fixture
 def blank(browser: Browser) -> Iterator[Page]:
-    """A page with an element for a component."""
+    """An empty page with an element for a component."""
     page = browser.new_page()
     body = "<div id='parent'><div class='view'></div></div>"
     page.route("http://localhost/", lambda route: route.fulfill(body=body, content_type="text/html"))
@@ -46,7 +46,7 @@ def blank(browser: Browser) -> Iterator[Page]:
     page.close()
 
 
-def test_a_view_that_got_new_data_at_once_hears_each_click_once(blank: Page) -> None:
+def test_a_view_that_got_new_data_at_once_handles_each_click_once(blank: Page) -> None:
     blank.evaluate(_LOAD, [_VIEW.read_text(encoding="utf-8")])
     blank.evaluate(_DRAW_TWICE, [{"html": "<p>soon</p>"}, {"html": _MENU}])
     blank.evaluate("html => { window.draw({ html }) }", _MENU)

@@ -1,4 +1,4 @@
-"""A link leads where it says, whatever the page that is left has to say at that moment."""
+"""A link leads to its page, whatever the page that is being left requests at that moment."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 class Connection:
-    """Stands between a page and Streamlit, and delays what a slow network might."""
+    """A proxy between a page and Streamlit that delays messages as a slow network may."""
 
     def __init__(self, page: Page) -> None:
         self.late: bytes | None = None
-        """The request of a part of the page that is on its way to the server."""
+        """The delayed request of a fragment."""
         self.delivered = False
-        """Whether that request has arrived."""
+        """Whether that request has been delivered."""
         self._answers: list[bytes] | None = None
         self._delays = False
         page.route_web_socket(re.compile("/_stcore/stream"), self._connect)
 
     def hold_answers(self) -> None:
-        """Keep back what the server says until `release_answers`."""
+        """Hold the messages of the server back until `release_answers`."""
         self._answers = []
 
     def release_answers(self) -> None:
@@ -40,7 +40,7 @@ class Connection:
             self._browser.send(message)
 
     def delay_a_part(self) -> None:
-        """Let the next request of a part that redraws itself arrive just after the next page has begun."""
+        """Deliver the next request of a fragment just after the next page has begun."""
         self._delays = True
 
     def _connect(self, browser: WebSocketRoute) -> None:
@@ -68,9 +68,7 @@ class Connection:
             self._answers.append(message)
 
 
-def test_a_click_on_a_link_is_not_taken_back_by_a_run_that_changes_at_that_moment(
-    page: Page, dashboard: Dashboard
-) -> None:
+def test_a_click_on_a_link_is_not_undone_by_a_run_that_changes_at_that_moment(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("changing", status="running", step=600))
     connection = Connection(page)
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
@@ -81,13 +79,13 @@ def test_a_click_on_a_link_is_not_taken_back_by_a_run_that_changes_at_that_momen
     page.get_by_role("link", name="Launch", exact=True).click()
     write_record(layout.attempt(1).exit, AttemptExit(attempt=1, time_s=time.time(), outcome="finished", exit_code=0))
     expect(values).to_have_attribute("data-status", "finished")
-    page.wait_for_timeout(1_000)  # twice as long as the page would take to ask for a rerun of its own
+    page.wait_for_timeout(1_000)  # twice as long as the page takes to request a rerun
     connection.release_answers()
     expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
     assert page.url.startswith(dashboard.address("/launch"))
 
 
-def test_a_part_of_the_old_page_that_asks_too_late_leaves_the_new_page_as_it_is(
+def test_a_late_request_of_a_fragment_of_the_old_page_does_not_change_the_new_page(
     page: Page, dashboard: Dashboard
 ) -> None:
     layout = make_run(dashboard.runs, SampleRun("opened", status="running", step=600))
@@ -99,7 +97,7 @@ def test_a_part_of_the_old_page_that_asks_too_late_leaves_the_new_page_as_it_is(
     wait_until(lambda: page.wait_for_timeout(20) or connection.late, timeout_s=30, what="the list of runs was renewed")
     link.click()
     expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
-    # What the server makes of it is on the screen by the time that it answers the next question.
+    # When the server answers the next request, it has handled this one.
     page.get_by_role("radio", name=".pth", exact=True).click()
     export = page.get_by_role("button", name="Export best weights", exact=True)
     export.click()

@@ -1,4 +1,4 @@
-"""However often and however fast a button is pressed, one thing follows, and it is what was typed last."""
+"""Several fast presses of a button cause one action, with the values that were typed last."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.e2e.trainings import START_S, count_attempts, launch_endless, wait_fo
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
-# Presses the button of every page at the same moment, whatever its page is doing.
+# Presses the button on every page at the same moment, whatever the page is doing.
 _PRESS_AT = """([name, at]) => new Promise((resolve) => setTimeout(() => {
   const button = [...document.querySelectorAll('button')].find((one) => one.innerText.trim().endsWith(name))
   button.click()
   resolve(true)
 }, at - Date.now()))"""
 
-# Presses two buttons before the first press can have had an answer.
+# Presses two buttons before the server can respond to the first press.
 _PRESS_BOTH = """(names) => {
   const all = [...document.querySelectorAll('button')]
   for (const name of names) all.find((one) => one.innerText.trim().endsWith(name)).click()
@@ -52,9 +52,7 @@ def test_four_fast_clicks_on_launch_start_one_run(page: Page, dashboard: Dashboa
     assert count_attempts(layout) == 1
 
 
-def test_what_was_typed_last_is_launched_though_the_button_was_pressed_at_once(
-    page: Page, dashboard: Dashboard
-) -> None:
+def test_values_that_were_typed_just_before_the_press_are_launched(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/launch?task=digits"))
     button = page.get_by_role("button", name="Launch", exact=True)
     expect(button).to_be_visible()
@@ -87,7 +85,7 @@ def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashbo
         tab.goto(dashboard.address(f"/run?id={layout.run_id}"))
         expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
     at = int(time.time() * 1000) + 1000
-    # Playwright waits for one answer at a time: the first page only sets its timer.
+    # Playwright waits for one result at a time, so the first page only sets its timer.
     page.evaluate(f"args => {{ ({_PRESS_AT})(args) }}", ["Resume", at])
     other.evaluate(_PRESS_AT, ["Resume", at])
     for tab in (page, other):

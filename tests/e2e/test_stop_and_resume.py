@@ -1,4 +1,4 @@
-"""Stop and Resume in the browser: nothing is lost, and what a person looks at stays as they left it."""
+"""Stop and Resume in the browser: nothing is lost, and charts keep their zoom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.e2e.trainings import count_attempts, launch_endless, settings, wait_f
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
 
-def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_goes_on_from_there(
+def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_continues_from_there(
     page: Page, dashboard: Dashboard
 ) -> None:
     layout = launch_endless(dashboard.runs)
@@ -53,7 +53,7 @@ def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_goes_on_from_th
     assert chart.is_marked(), "the chart was patched in place"
 
 
-def test_resume_from_an_older_checkpoint_by_the_menu_of_the_table(page: Page, dashboard: Dashboard) -> None:
+def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = launch_endless(dashboard.runs, keep_latest=3, nap_s=0.01)
     store = CheckpointStore(layout.checkpoints)
     wait_until(
@@ -63,7 +63,7 @@ def test_resume_from_an_older_checkpoint_by_the_menu_of_the_table(page: Page, da
     )
     dashboard.relight("stop", layout.run_id)
     stopped = wait_for_status(layout, "stopped")
-    # A stop at a step that was saved a moment ago saves it once more: the last two may be of the same step.
+    # A stop at a step that has just been saved saves it again, so the last two checkpoints may be of the same step.
     older = max(info.step for info in store.list().checkpoints if info.step < stopped.step)
     assert 0 < older < stopped.step
 
@@ -82,9 +82,7 @@ def test_resume_from_an_older_checkpoint_by_the_menu_of_the_table(page: Page, da
     assert drawn == list(range(1, drawn[-1] + 1)), "each step once"
 
 
-def test_a_branch_is_refused_where_its_model_would_not_fit_and_starts_where_it_does(
-    page: Page, dashboard: Dashboard
-) -> None:
+def test_a_branch_is_refused_if_its_model_does_not_fit_and_starts_if_it_does(page: Page, dashboard: Dashboard) -> None:
     dashboard.relight("run", "digits", *settings({"epochs": 1, "threads": 1}), "--name", "parent")
     parent = dashboard.only_layout()
     (step,) = [info.step for info in CheckpointStore(parent.checkpoints).list().checkpoints]
@@ -100,7 +98,7 @@ def test_a_branch_is_refused_where_its_model_would_not_fit_and_starts_where_it_d
     expect(alert).to_contain_text("0.weight (float32 [32, 1, 3, 3] in the checkpoint, float32 [8, 1, 3, 3] now)")
     refusal = dashboard.refusal("branch", parent.run_id, "--from", str(step), "--set", "width=8")
     assert alert.inner_text().strip() == refusal
-    assert dashboard.only_layout() == parent, "nothing was left behind"
+    assert dashboard.only_layout() == parent, "no folder was left behind"
 
     width.fill("32")
     epochs = page.get_by_label("Epochs", exact=True)
@@ -118,9 +116,7 @@ def test_a_branch_is_refused_where_its_model_would_not_fit_and_starts_where_it_d
     expect(page.get_by_role("link", name=f"{child.run_id}, from step {step}")).to_be_visible()
 
 
-def test_a_damaged_checkpoint_that_was_asked_for_is_refused_as_on_the_command_line(
-    page: Page, dashboard: Dashboard
-) -> None:
+def test_resuming_from_a_damaged_checkpoint_is_refused_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("cut", status="crashed", step=431, signal="SIGKILL"))
     newest = CheckpointStore(layout.checkpoints).find("latest")
     damage_pack(newest.path)
@@ -132,7 +128,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_as_on_the_command_li
     assert count_attempts(layout) == 1
 
 
-def test_the_weights_of_any_checkpoint_are_exported_by_the_menu_of_the_table(page: Page, dashboard: Dashboard) -> None:
+def test_the_weights_of_any_checkpoint_can_be_exported_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     oldest = CheckpointStore(layout.checkpoints).list().checkpoints[0]
     open_run(page, dashboard, layout)
@@ -141,7 +137,7 @@ def test_the_weights_of_any_checkpoint_are_exported_by_the_menu_of_the_table(pag
     expect(page.get_by_text(f"{layout.run_id}-step{oldest.step}.safetensors", exact=True)).to_be_visible()
 
 
-def test_a_checkpoint_is_pinned_and_unpinned_by_the_menu_of_the_table(page: Page, dashboard: Dashboard) -> None:
+def test_a_checkpoint_is_pinned_and_unpinned_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     step = CheckpointStore(layout.checkpoints).list().checkpoints[0].step
     open_run(page, dashboard, layout)
@@ -174,7 +170,7 @@ def test_a_stop_of_a_training_that_cannot_save_asks_first(page: Page, dashboard:
     assert not layout.stop_request.exists()
 
 
-def test_a_run_that_was_stopped_on_the_command_line_is_shown_stopped_without_a_reload(
+def test_a_run_that_was_stopped_on_the_command_line_is_shown_as_stopped_without_a_reload(
     page: Page, dashboard: Dashboard
 ) -> None:
     layout = launch_endless(dashboard.runs)
@@ -195,20 +191,20 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 
 def choose(page: Page, step: int, item: str) -> None:
-    """Choose something of the menu of a checkpoint."""
+    """Choose an entry from a checkpoint's menu."""
     page.get_by_role("button", name=f"Actions for step {step}", exact=True).click()
     page.get_by_role("menu", name=f"Step {step}", exact=True).get_by_role("menuitem", name=item, exact=True).click()
 
 
 def labels(dashboard: Dashboard, layout: RunLayout, step: int) -> list[str]:
-    """The labels of a checkpoint, as the command line lists them."""
+    """Return the labels of a checkpoint, as the command line lists them."""
     listed = json.loads(dashboard.relight("checkpoints", layout.run_id, "--json").stdout)
     (found,) = [entry["labels"] for entry in listed if entry["step"] == step]
     return list(found)
 
 
 def damage_pack(manifest: Path) -> None:
-    """Turn one bit of the weights over."""
+    """Flip one bit of the weights."""
     (pack,) = (manifest.parents[1] / "packs").glob(f"{manifest.stem.partition('-')[0]}*")
     content = bytearray(pack.read_bytes())
     content[-5] ^= 1

@@ -1,4 +1,4 @@
-"""The main job, clicked in a real browser: launch, watch, kill, see it dead, resume, finish, download the weights."""
+"""The main story in a real browser: launch, watch, kill, see the crash, resume, finish, download the weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(60
 
 SHOWN_DEAD_S = 2.0
 SLACK_S = 1.0
-"""For the browser and this test's own polling on a machine with two busy cores."""
+"""Timeout for the browser and for this test's polling, on a machine with two busy cores."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A dashboard of its own, whose trainings are in all as a person's."""
+    """A dashboard of its own, whose trainings are exactly like real ones."""
     with serve_dashboard(tmp_path_factory.mktemp("story"), compiler=True) as dashboard:
         yield dashboard
 
@@ -83,7 +83,7 @@ def test_launch_kill_resume_and_download_the_best_weights(
 
 
 def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None:
-    """Take the pictures of a branch's form, and leave the page of the run with a proven resume."""
+    """Take the pictures of the branch form, and return to the page of the run with a proven resume."""
     dashboard.relight("drill", "digits")
     page.goto(dashboard.address(f"/run?id={run}"))
     page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
@@ -92,7 +92,7 @@ def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None
     field = page.get_by_label("Learning rate", exact=True)
     field.fill("0.0005")
     field.press("Enter")
-    page.get_by_role("heading", name="Branch").click()  # no help is open
+    page.get_by_role("heading", name="Branch").click()  # so that no tooltip is open
     expect(page.get_by_text("was 0.003")).to_be_visible()
     take_screenshots(page, "branch")
     page.goto(dashboard.address(f"/run?id={run}"))
@@ -100,7 +100,7 @@ def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None
 
 
 def launch_digits(page: Page, *, epochs: int) -> None:
-    """Go to the Launch page, set the epochs of `digits`, press the button, and arrive at the page of the run."""
+    """Open the Launch page, set the epochs of `digits`, press Launch, and wait for the page of the run."""
     page.get_by_role("link", name="Launch", exact=True).click()
     expect(page.get_by_role("heading", name="Launch", level=1)).to_be_visible()
     field = page.get_by_label("Epochs", exact=True)

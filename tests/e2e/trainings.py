@@ -1,4 +1,4 @@
-"""Trainings that tests look at through the browser: quick to start, cheap to run, without an end of their own."""
+"""Trainings for browser tests: quick to start, cheap to run, and endless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relight.tasks.reference import resolve_task, validate_config
 from tests.e2e.conftest import wait_until
 
 TINY_TASK = f"{Path(__file__).parents[1] / 'integration' / 'tiny_task.py'}:Tiny"
-"""A task whose steps sleep, so that a test meets it alive without filling a core."""
+"""A task whose steps sleep, so that it stays live without using a whole core."""
 ENDLESS = {
     "epochs": 100_000,
     "samples": 320,
@@ -32,7 +32,7 @@ START_S = 120.0
 
 
 def launch_endless(runs: Path, **changes: Any) -> RunLayout:
-    """Start a training that goes on until somebody ends it."""
+    """Start a training that runs until the test ends it."""
     prepared = _prepare()
     changed = msgspec.structs.replace(prepared, config={**prepared.config, **changes})
     return launch_run(runs, changed, name="endless").layout
@@ -40,12 +40,12 @@ def launch_endless(runs: Path, **changes: Any) -> RunLayout:
 
 @cache
 def _prepare() -> PreparedTask:
-    """The task is imported once for all tests."""
+    """Prepare the task, once for all tests."""
     return validate_config(resolve_task(TINY_TASK), ENDLESS)
 
 
 def wait_for_step(layout: RunLayout, step: int, *, attempt: int = 1) -> RunSummary:
-    """Wait until that attempt trains and has done `step`."""
+    """Wait until the attempt trains and has reached `step`."""
 
     def reached() -> RunSummary | None:
         run = summarize_run(layout)
@@ -57,7 +57,7 @@ def wait_for_step(layout: RunLayout, step: int, *, attempt: int = 1) -> RunSumma
 
 
 def wait_for_status(layout: RunLayout, status: str) -> RunSummary:
-    """Wait until the run has that status."""
+    """Wait until the run has the given status."""
 
     def has_it() -> RunSummary | None:
         run = summarize_run(layout)
@@ -68,10 +68,10 @@ def wait_for_status(layout: RunLayout, status: str) -> RunSummary:
 
 
 def count_attempts(layout: RunLayout) -> int:
-    """How many attempts the run has begun."""
+    """Return how many attempts the run has begun."""
     return len([entry for entry in layout.attempts.iterdir() if entry.name.isdigit()])
 
 
 def settings(config: Mapping[str, Any]) -> list[str]:
-    """The config as arguments of `relight run`."""
+    """Return the config as arguments for `relight run`."""
     return [word for key, value in config.items() for word in ("--set", f"{key}={value}")]

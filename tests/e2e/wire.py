@@ -1,4 +1,4 @@
-"""The wire between a browser and the dashboard, which a test can cut: a relay on a port of its own."""
+"""A relay between a browser and the dashboard, on a port of its own, that a test can cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class Wire:
-    """Carries connections to `port` on this machine while it is whole. A context manager."""
+    """Forwards connections to `port` on this machine until it is cut. A context manager."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -40,11 +40,11 @@ class Wire:
 
     @property
     def port(self) -> int:
-        """The port of the browser's end."""
+        """The port for the browser."""
         return int(self._server.server_address[1])
 
     def cut(self) -> None:
-        """Break every connection, and carry none until `mend`."""
+        """Break all connections, and accept none until `mend`."""
         with self._lock:
             self._whole = False
             for end in self._ends:
@@ -52,7 +52,7 @@ class Wire:
                     end.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
-        """Carry connections again."""
+        """Forward connections again."""
         with self._lock:
             self._whole = True
 

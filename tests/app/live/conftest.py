@@ -1,4 +1,4 @@
-"""A dashboard that serves `page.py`, and a real browser that looks at it."""
+"""A dashboard that serves `page.py`, and a real browser."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def dashboard(runs: Path) -> Iterator[ServedDashboard]:
 
 @pytest.fixture
 def problems() -> list[str]:
-    """What the browser complained of; a test that expects none says so."""
+    """The errors that the browser reports; a test that expects none asserts that."""
     return []
 
 
 @pytest.fixture
 def open_page(browser: Browser, dashboard: ServedDashboard, problems: list[str]) -> Iterator[Callable[..., Page]]:
-    """Opens the page of a run in a browser of its own, and waits until its charts are drawn."""
+    """Open the page of a run in a new browser, and wait until its charts are drawn."""
     contexts = []
 
     def open_run(run: str, *, served: ServedDashboard | None = None) -> Page:
@@ -65,7 +65,7 @@ def open_page(browser: Browser, dashboard: ServedDashboard, problems: list[str])
 
 
 def new_context(browser: Browser) -> BrowserContext:
-    """A browser without a past, far from this machine's time zone."""
+    """Open a fresh browser context with a time zone far from this machine's."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 1100}, color_scheme="dark", timezone_id="America/St_Johns"
     )

@@ -1,4 +1,4 @@
-"""Live charts in a real browser: what is logged is on the screen at once, and what a person does with a chart stays."""
+"""Live charts in a real browser: they show logged values at once, and keep the zoom and hover of the person."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LOSS = ".st-key-loss .relight-chart"
 PLOT = f"{LOSS} .relight-chart-plot"
 OpenPage = Callable[..., Page]
 DEAD_SERVER = ("ERR_", "WebSocket", "Failed to fetch", "/_stcore/health", "server is not responding")
-"""What the console says while there is no server."""
+"""What the console reports while there is no server."""
 
-# Notes when each step was first drawn: the attribute is set in the frame that draws it.
+# Records when each step was first drawn: the attribute is set in the frame that draws it.
 _WATCH_STEPS = f"""() => {{
   const chart = document.querySelector('{LOSS}')
   window.drawn = []
@@ -40,7 +40,7 @@ _WATCH_STEPS = f"""() => {{
 
 
 class Feed:
-    """Logs steps of a run on a thread of its own, as a trainer would."""
+    """Logs steps of a run in a thread of its own, as a trainer does."""
 
     def __init__(self, layout: RunLayout, *, first: int, interval_s: float = 0.137) -> None:
         self.logged: dict[int, float] = {}
@@ -77,12 +77,12 @@ def _made(folder: Path, rows: int = 100) -> RunLayout:
 
 
 def _uid(text: str) -> str:
-    """The end of a trace's id, in which Plotly takes no other characters."""
+    """Encode the end of a trace's id as figure.js does."""
     return text.replace("/", "_47").replace(" ", "_32").replace("cpu_percent", "cpu_95percent")
 
 
 def _data(page: Page, trace: str = "", selector: str = PLOT) -> list[tuple[float, float | None]]:
-    """The points of a curve, as drawn; `trace` is the end of its id: "train/loss", "train/loss-ghosts"."""
+    """Return the drawn points of a curve; `trace` is the end of its id: "train/loss", "train/loss-ghosts"."""
     script = """([selector, name]) => {
       const trace = document.querySelector(selector)._fullData.find((one) => one.uid.endsWith(name))
       return trace ? Array.from(trace.x, (x, i) => [x, Number.isFinite(trace.y[i]) ? trace.y[i] : null]) : []
@@ -204,11 +204,11 @@ def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: An
     page.get_by_role("button", name="Rerun").click()
     expect(page.get_by_text("reruns: 2")).to_be_visible()
     context.close()
-    assert 1 <= len(streams) <= 2, streams  # two when the charts came a moment after the values
+    assert 1 <= len(streams) <= 2, streams  # two when the charts appeared a moment after the values
     assert "train" in streams[-1] and "validation" in streams[-1] and "system" in streams[-1]
 
 
-def test_the_charts_go_on_exactly_after_the_server_was_killed(
+def test_the_charts_continue_exactly_after_the_server_was_killed(
     tmp_path: Path, open_page: OpenPage, problems: list[str]
 ) -> None:
     layout = _made(tmp_path)
@@ -225,11 +225,11 @@ def test_the_charts_go_on_exactly_after_the_server_was_killed(
                 page.wait_for_function(f"() => document.querySelector('{PLOT}')._fullData.length > 0")
                 drawn = _data(page, "train/loss")
     steps = [x for x, _ in drawn]
-    assert steps == list(range(1, len(steps) + 1)), "no step is missing, none is there twice"
+    assert steps == list(range(1, len(steps) + 1)), "no step is missing, and none appears twice"
     assert not [said for said in problems if not any(words in said for words in DEAD_SERVER)]
 
 
-def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_looked_at(runs: Path, open_page: OpenPage) -> None:
+def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_shown(runs: Path, open_page: OpenPage) -> None:
     layout = _made(runs)
     page = open_page(layout.run_id)
     page.wait_for_selector(f"{LOSS}[data-connection='open']")
@@ -240,13 +240,13 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_looked_at(runs
     page.evaluate(hide, True)
     log_rows(layout, [(step, {"loss": 1.0}) for step in range(101, 161)], attempt=2)
     page.wait_for_timeout(500)
-    assert _last_step(page) == 100, "nothing is drawn while nobody looks"
+    assert _last_step(page) == 100, "nothing is drawn while the tab is hidden"
     page.evaluate(hide, False)
-    _wait_for_step(page, 160)  # although nothing new comes that would show the gap
+    _wait_for_step(page, 160)  # although no new row reveals the gap
     assert [x for x, _ in _data(page, "train/loss")] == list(range(1, 161))
 
 
-def test_what_is_trained_again_becomes_a_ghost_while_one_looks(runs: Path, open_page: OpenPage) -> None:
+def test_steps_that_are_trained_again_become_a_ghost_on_the_open_page(runs: Path, open_page: OpenPage) -> None:
     layout = _made(runs)
     page = open_page(layout.run_id)
     assert _data(page, "train/loss-ghosts") == []
@@ -262,7 +262,7 @@ def test_what_is_trained_again_becomes_a_ghost_while_one_looks(runs: Path, open_
     assert ghost == {step: 3 / step for step in range(60, 81)}
 
 
-def test_a_value_that_is_no_number_is_a_gap(runs: Path, open_page: OpenPage) -> None:
+def test_a_value_that_is_not_finite_is_a_gap(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     log_rows(layout, [(step, {"loss": math.nan if step == 5 else 1.0}) for step in range(1, 11)])
     page = open_page(layout.run_id)
@@ -296,7 +296,7 @@ def test_a_zoomed_range_is_read_again_in_full(runs: Path, open_page: OpenPage) -
 
 @pytest.fixture(scope="module")
 def ended(runs: Path, browser: Browser, dashboard: ServedDashboard) -> Iterator[Page]:
-    """The page of a run to which nothing comes any more, for tests that leave it as they found it."""
+    """The page of a run that has ended, for tests that leave it as they found it."""
     context = new_context(browser)
     page = context.new_page()
     show_run(page, dashboard, _made(runs).run_id)
@@ -304,14 +304,14 @@ def ended(runs: Path, browser: Browser, dashboard: ServedDashboard) -> Iterator[
     context.close()
 
 
-def test_the_time_of_day_is_that_of_the_person(ended: Page) -> None:
+def test_the_time_axis_uses_the_time_zone_of_the_browser(ended: Page) -> None:
     points = _data(ended, "system/cpu_percent", ".st-key-cpu .relight-chart-plot")
     assert len(points) == 40, "every row counts, whatever its step"
-    # 1 000 s after 1970 began, in a zone that was 3 1/2 h behind.
+    # 1,000 s after the start of 1970, in a zone that was 3.5 h behind.
     assert points[0][0] == (1_000 - 3.5 * 3600) * 1000 or abs(points[0][0] / 1000 - 1_000) == 3.5 * 3600
 
 
-def test_a_change_of_theme_recolours_the_chart_in_place(ended: Page) -> None:
+def test_a_change_of_theme_recolors_the_chart_in_place(ended: Page) -> None:
     page = ended
     look = f"""() => {{
       const plot = document.querySelector('{PLOT}')

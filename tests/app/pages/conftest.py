@@ -1,4 +1,4 @@
-"""A runs folder of the test's own, which every page of the test shows."""
+"""A runs folder for one test, which all its pages show."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TIMEOUT_S = 60.0
 
 
 def open_page(name: str, **query: str) -> AppTest:
-    """The page called `name`, drawn once with this address."""
+    """Open the page called `name` with this query, and draw it once."""
     page = AppTest.from_string(
         f"from relight_app.pages import {name}_page\n{name}_page.render()\n", default_timeout=TIMEOUT_S
     )
@@ -23,18 +23,18 @@ def open_page(name: str, **query: str) -> AppTest:
 
 
 def view_texts(page: AppTest) -> str:
-    """The text of everything that `view` shows, without its tags."""
+    """Return the text of everything that `view` shows, without its tags."""
     shown = [html.unescape(re.sub(r"<[^>]+>", " ", str(data["html"]))) for data in _data(page, "relight_view")]
     return re.sub(r"\s+", " ", "\n".join(shown))
 
 
 def view_markup(page: AppTest) -> str:
-    """The markup of everything that `view` shows."""
+    """Return the markup of everything that `view` shows."""
     return "\n".join(str(data["html"]) for data in _data(page, "relight_view"))
 
 
 def live_data(page: AppTest, component: str) -> list[dict[str, Any]]:
-    """What the live charts or values of the page were given."""
+    """Return the data of the live charts or values on the page."""
     return _data(page, component)
 
 

@@ -1,4 +1,4 @@
-"""The form of a branch: the parent's values, what was changed marked, the engine's own refusal, one run for a press."""
+"""The branch form: the parent's values, marked changes, the engine's own error messages, and one run per press."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_branch(parent: RunLayout) -> tuple[AppTest, int]:
 def test_the_form_has_the_parents_values_and_marks_what_is_changed(parent: RunLayout) -> None:
     page, step = open_branch(parent)
     key = f"branch-{parent.run_id}-digits-"
-    assert page.number_input(key=f"{key}batch_size").value == 128, "as the parent had it"
+    assert page.number_input(key=f"{key}batch_size").value == 128, "the value of the parent"
     assert [code.value for code in page.code] == [f"relight branch {parent.run_id} --from {step}"]
     page.number_input(key=f"{key}epochs").set_value(30).run()
     assert any("changed" in caption.value and "was 12" in caption.value for caption in page.caption)
@@ -63,7 +63,7 @@ def test_a_press_branches_once_with_what_was_changed(parent: RunLayout, monkeypa
     )
 
 
-def test_weights_alone_can_be_taken_over(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_branch_can_take_the_weights_only(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
     def branch(layout: RunLayout, *, weights_only: bool, **_: Any) -> Launched:
@@ -102,7 +102,7 @@ def test_a_script_branches_with_other_arguments(
     assert asked == [("--lr", "1e-4", "--name", "a b")]
 
 
-def test_a_refusal_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(layout: RunLayout, **_: Any) -> Launched:
         raise RelightError("No branch with width=64: its model would not fit. 2 with another shape or type: 0.weight …")
 
@@ -116,7 +116,7 @@ def test_a_refusal_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytes
     assert "2 of another shape" not in view_texts(page)
 
 
-def test_a_step_or_run_that_is_not_there_leads_back(parent: RunLayout) -> None:
+def test_a_missing_step_or_run_leads_back_to_the_list(parent: RunLayout) -> None:
     page = open_page("branch", id=parent.run_id, step="7")
     assert not page.exception
     assert f"Run '{parent.run_id}' has no checkpoint at step 7. It has checkpoints at steps 400" in view_texts(page)

@@ -1,4 +1,4 @@
-"""The launch page: the form of every task, one run however often the button is pressed, the engine's own sentences."""
+"""The Launch page: the form of every task, one run for several presses, the engine's own error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.app.sample_runs import SampleRun, make_run
 
 @dataclass
 class Launches:
-    """What was launched, without any process."""
+    """The launches that were requested; none starts a process."""
 
     asked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ def test_a_launch_leads_to_the_page_of_its_run_with_a_fresh_token_for_the_next(r
     assert page.session_state["remembered"].get("launch-token") != before
 
 
-def test_missing_data_is_told_before_a_run_exists(runs: Path, launches: Launches) -> None:
+def test_missing_data_is_reported_before_a_run_exists(runs: Path, launches: Launches) -> None:
     page = open_page("launch", task="images")
     page.text_input(key="config-images-data").set_value(str(runs / "nowhere")).run()
     _press_launch(page)
@@ -123,7 +123,7 @@ def test_a_training_script_is_launched_with_its_arguments(runs: Path, launches: 
     assert (task.kind, task.arguments) == ("script", ("--lr", "3e-4", "--name", "a b"))
 
 
-def test_arguments_that_are_no_command_line_are_refused(runs: Path, launches: Launches, tmp_path: Path) -> None:
+def test_arguments_with_an_open_quotation_mark_are_refused(runs: Path, launches: Launches, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("import relight\n\nrun = relight.init()\n")
     page = open_page("launch", task="file", file=str(script))

@@ -1,4 +1,4 @@
-"""The machine page and its pure builder: cards, a machine without one, alarms."""
+"""The Machine page and its builder: GPUs, a machine without one, alarms."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_the_page_says_in_one_sentence_why_there_are_no_gpu_figures(
     assert "8 cores" in view_texts(page)
 
 
-def test_a_card_shows_its_figures_and_who_computes_on_it() -> None:
+def test_a_card_shows_its_figures_and_its_processes() -> None:
     row = GpuProcessRow(0, 4121, 58 * 10**9, "python", "ada", "python -m relight.training <x>")
     shown = build_machine(_report(CARD, rows=(row,)))
     for words in ("NVIDIA H200", "97 %", "80 GB of 150 GB", "650 W of 700 W", "61 °C", "1410 MHz", "4121", "&lt;x&gt;"):
         assert words in shown
 
 
-def test_a_hot_card_is_an_alarm_and_a_power_cap_is_none() -> None:
+def test_a_hot_card_raises_an_alarm_and_a_power_cap_does_not() -> None:
     from dataclasses import replace
 
     hot = "too hot: slowed down by the driver"

@@ -1,4 +1,4 @@
-"""The page of a run: what can be done, what must be known, in every state."""
+"""The page of a run: the buttons and notices in every state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
 
 
 def _buttons(page: AppTest) -> dict[str, bool]:
-    """Labels of the buttons and whether they can be pressed; a drill can be held in every state."""
+    """Return whether each button is enabled, by its label. "Prove resume" always is, and is left out."""
     buttons = {button.label: not button.disabled for button in page.button}
     assert buttons.pop("Prove resume")
     return buttons
@@ -98,7 +98,7 @@ def test_stop_without_anything_to_lose_does_not_ask(runs: Path, monkeypatch: pyt
     assert stopped == [False]
 
 
-def test_a_stop_under_way_is_shown_and_can_be_hastened(runs: Path) -> None:
+def test_a_stop_in_progress_is_shown_and_can_be_forced(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="running", step=600))
     request_stop(layout)
     page = open_page("run", id=layout.run_id)
@@ -121,7 +121,7 @@ def test_a_resume_that_is_refused_gives_the_engines_sentence(runs: Path, monkeyp
     assert "already training (pid 41). Stop it first." in view_texts(page)
 
 
-def test_a_resume_that_must_wait_does_not_hold_the_page_up(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_that_must_wait_does_not_block_the_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def wait(layout: RunLayout, *, from_: int | None, token: str) -> Launched:
@@ -141,13 +141,13 @@ def test_a_resume_that_must_wait_does_not_hold_the_page_up(runs: Path, monkeypat
     assert _buttons(page) == {"Resume": True, "Export best weights": True}
 
 
-def test_charts_follow_what_was_logged(runs: Path) -> None:
+def test_there_is_a_chart_for_every_logged_metric(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="running", step=600, gpus=1))
     titles = [chart["title"] for chart in live_data(open_page("run", id=layout.run_id), "relight_live_chart")]
     assert titles == ["Loss", "Accuracy", "Learning rate", "CPU", "Memory", "GPU 0", "GPU 0 memory"]
 
 
-def test_a_damaged_checkpoint_is_told_and_hides_nothing_else(runs: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_hides_no_other(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="stopped", step=600))
     newest = CheckpointStore(layout.checkpoints).list().checkpoints[-1]
     newest.path.write_bytes(newest.path.read_bytes()[:-40])
@@ -165,7 +165,7 @@ def test_an_export_ends_in_a_link_called_download(runs: Path) -> None:
     page.run()
     assert not page.exception
     (exported,) = layout.exports.glob("*.safetensors")
-    assert exported.name == "best_model.safetensors", "the path that relight export keeps fresh"
+    assert exported.name == "best_model.safetensors", "the path that `relight export` keeps up to date"
     assert f'href="/files/{layout.run_id}/exports/{exported.name}"' in view_markup(page)
     assert "Download" in view_texts(page)
 
@@ -190,7 +190,7 @@ def test_a_copied_run_opens_under_the_name_of_its_folder(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "\x80\x91"])
-def test_a_run_whose_record_is_damaged_is_said_to_be_damaged_not_gone(runs: Path, content: str) -> None:
+def test_a_run_with_a_damaged_record_is_shown_as_damaged_not_as_missing(runs: Path, content: str) -> None:
     layout = make_run(runs, SampleRun("x"))
     layout.record.write_text(content)
     page = open_page("run", id=layout.run_id)
@@ -214,13 +214,13 @@ PROOF: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_proven_resume_is_a_badge_with_date_and_environment_that_greys_when_something_changed(runs: Path) -> None:
+def test_a_proven_resume_is_a_badge_that_turns_gray_when_something_changed(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x"))
     environment = layout.attempt(1).environment
     environment.write_text('{"torch": "2.13.0", "device": "cpu", "threads": 2}')
     assert "resume proven" not in view_texts(open_page("run", id=layout.run_id))
     write_proof(runs, DrillProof(**PROOF))
-    _engine().memo.forget()  # as at the end of a drill that was held in this server
+    _engine().memo.forget()  # as at the end of a drill in this server
     page = open_page("run", id=layout.run_id)
     assert "resume proven" in view_texts(page)
     assert "torch 2.13.0, cpu, 2 threads" in view_markup(page)
@@ -233,7 +233,7 @@ def test_a_proven_resume_is_a_badge_with_date_and_environment_that_greys_when_so
     assert "Out of date: torch was 2.13.0 and is 2.14.0" in view_texts(page)
 
 
-def test_a_resume_that_was_not_exact_is_told_with_cause_and_cure(runs: Path) -> None:
+def test_a_resume_that_was_not_exact_is_shown_with_cause_and_cure(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x"))
     first = FirstDifference(
         part="tensor", name="model.w", step=16, detail="1.0 after the resume, 2.0 without it",
@@ -246,7 +246,7 @@ def test_a_resume_that_was_not_exact_is_told_with_cause_and_cure(runs: Path) -> 
     assert "Cause: Likely the clock." in shown and "Cure: Count steps instead." in shown
 
 
-def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drill_runs_in_the_background_and_shows_its_progress(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hold(folder: Path, task: PreparedTask, *, tell: Callable[[str], None], **_: Any) -> None:
@@ -276,7 +276,7 @@ def test_a_drill_goes_on_in_the_background_and_says_how_it_goes(runs: Path, monk
 
 
 @pytest.mark.parametrize(("job", "button"), [("export_job", "Export best weights"), ("drill_job", "Prove resume")])
-def test_a_job_that_ends_while_the_page_is_drawn_gives_its_button_back(
+def test_a_job_that_ends_while_the_page_is_drawn_does_not_leave_its_button_disabled(
     runs: Path, monkeypatch: pytest.MonkeyPatch, job: str, button: str
 ) -> None:
     layout = make_run(runs, SampleRun("x"))
@@ -306,7 +306,7 @@ DAMAGED: dict[str, Callable[[RunLayout], Path]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_no_damaged_file_takes_the_page_or_its_buttons_away(runs: Path, name: str) -> None:
+def test_no_damaged_file_hides_the_page_or_its_buttons(runs: Path, name: str) -> None:
     layout = make_run(runs, SampleRun(name, status="crashed", step=431, attempts=2, signal="SIGKILL"))
     DAMAGED[name](layout).write_bytes(os.urandom(333))
     page = open_page("run", id=layout.run_id)
@@ -316,7 +316,7 @@ def test_no_damaged_file_takes_the_page_or_its_buttons_away(runs: Path, name: st
     assert _buttons(page)["Resume"]
 
 
-def test_a_branch_says_what_it_changed_and_its_parent_leads_to_it(runs: Path) -> None:
+def test_a_branch_shows_its_changes_and_its_parent_links_to_it(runs: Path) -> None:
     parent = make_run(runs, SampleRun("p"))
     changes = {"lr": (0.002, 0.0005), "epochs": (12, 20)}
     child = make_run(runs, SampleRun("c", parent=Parent(run=parent.run_id, step=800, sequence=2, changes=changes)))

@@ -36,7 +36,7 @@ def test_status_and_search_come_from_the_address(runs: Path) -> None:
     assert "No runs match" in view_texts(nothing)
 
 
-def test_a_damaged_run_is_named_beside_the_others(runs: Path) -> None:
+def test_a_damaged_run_is_named_below_the_others(runs: Path) -> None:
     make_run(runs, SampleRun("good"))
     make_run(runs, SampleRun("cut")).record.write_bytes(b"{")
     page = open_page("runs")

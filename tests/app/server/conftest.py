@@ -1,4 +1,4 @@
-"""One served dashboard for the tests that only ask it something."""
+"""One served dashboard for all tests that only query it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders that hold little but metrics, for tests of what the server makes of them."""
+"""Run folders with little more than metrics, for tests of the server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from relight.runs.records import AttemptProcesses, AttemptStart, PreparedTask, T
 
 
 def make_run(folder: Path, name: str = "digits") -> RunLayout:
-    """A run without an attempt."""
+    """Make a run without an attempt."""
     return create_run(folder, PreparedTask(TaskReference(kind="builtin", name="digits")), name=name).layout
 
 
 def begin_attempt(layout: RunLayout, number: int, *, from_step: int = 0, time_s: float) -> None:
-    """An attempt that this very process trains: it shows as running."""
+    """Begin an attempt that this very process seems to train, so that it shows as running."""
     attempt = layout.attempt(number)
     attempt.folder.mkdir(parents=True)
     reason = "launch" if number == 1 else "resume"
@@ -35,7 +35,7 @@ def log_rows(
     attempt: int = 1,
     begin_s: float = 1_000.0,
 ) -> None:
-    """Log rows of (step, values), a second apart."""
+    """Log rows of (step, values), one second apart."""
     writer = MetricWriter(layout.metrics, stream=stream, attempt=attempt)
     for number, (step, values) in enumerate(rows):
         writer.log(step, values, time_s=begin_s + number)

@@ -1,4 +1,4 @@
-"""A page's connection to the dashboard without a browser: what it asks for, and what it hears."""
+"""A page's connection to the dashboard, without a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.app.served_dashboard import ServedDashboard
 
 @asynccontextmanager
 async def connect(served: ServedDashboard, *, session: str = "") -> AsyncIterator[ClientConnection]:
-    """A page's connection, as Streamlit's frontend opens it: with the id of its session when it had one."""
+    """A page's connection, as Streamlit's frontend opens it: with the id of its former session, if it had one."""
     subprotocols = ["streamlit", "xsrf", session] if session else ["streamlit", "xsrf"]
     with served.client() as owner:
         cookie = "; ".join(f"{name}={value}" for name, value in owner.cookies.items())
@@ -30,7 +30,7 @@ async def connect(served: ServedDashboard, *, session: str = "") -> AsyncIterato
 
 
 async def ask_for_the_page(connection: ClientConnection, *, pressed: str = "") -> None:
-    """Ask for a rerun; `pressed` is the id of a button."""
+    """Request a rerun; `pressed` is the id of a button."""
     message = BackMsg()
     message.rerun_script.query_string = ""
     if pressed:
@@ -39,7 +39,7 @@ async def ask_for_the_page(connection: ClientConnection, *, pressed: str = "") -
 
 
 async def hear(connection: ClientConnection, until: str) -> list[ForwardMsg]:
-    """All messages up to the first of that type."""
+    """Return all messages up to the first one of that type."""
     heard: list[ForwardMsg] = []
     while not heard or heard[-1].WhichOneof("type") != until:
         data = await asyncio.wait_for(connection.recv(), 30)
@@ -49,17 +49,17 @@ async def hear(connection: ClientConnection, until: str) -> list[ForwardMsg]:
 
 
 def sessions(messages: list[ForwardMsg]) -> list[str]:
-    """The session's id, once for each run of the page that began."""
+    """Return the session's id, once for each run of the page that began."""
     begun = [message.new_session for message in messages if message.WhichOneof("type") == "new_session"]
     return [one.initialize.session_id for one in begun]
 
 
 def texts(messages: list[ForwardMsg]) -> list[str]:
-    """The texts that were drawn."""
+    """Return the texts that were drawn."""
     return [m.delta.new_element.text.body for m in messages if m.WhichOneof("type") == "delta"]
 
 
 def buttons(messages: list[ForwardMsg]) -> list[str]:
-    """The ids of the buttons that were drawn."""
+    """Return the ids of the buttons that were drawn."""
     drawn = [m.delta.new_element.button.id for m in messages if m.WhichOneof("type") == "delta"]
     return [one for one in drawn if one]

@@ -1,4 +1,4 @@
-"""Curves in few points: spikes, gaps and every step of what is looked at closely stay."""
+"""Thinned curves keep their spikes, their gaps, and every step of a zoomed range."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_any_curve_is_thinned_in_order_and_from_its_own_values(
     assert not np.any(np.isinf(curve.main.y))
 
 
-def test_by_step_each_step_counts_once_and_what_was_trained_again_is_the_ghost() -> None:
+def test_by_step_each_step_counts_once_and_superseded_steps_are_the_ghost() -> None:
     series = _series([1, 2, 3, 4, 30, 40, 50], steps=[1, 2, 3, 4, 3, 4, 5], attempts=[1, 1, 1, 1, 2, 2, 2])
     curve = make_curve(series)
     assert list(zip(curve.main.x, curve.main.y, strict=True)) == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
@@ -98,7 +98,7 @@ def _smooth_slowly(values: list[float], decay: float) -> tuple[list[float], floa
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999, 0.99999])
-def test_the_moving_average_is_that_of_the_plain_recurrence(decay: float) -> None:
+def test_the_moving_average_equals_the_plain_recurrence(decay: float) -> None:
     random = np.random.default_rng(1)
     values = random.normal(size=30_000)
     values[[0, 5, 4095, 4096, 17_000]] = math.nan

@@ -1,4 +1,4 @@
-"""A run gives away what is its own, whole or in ranges, and nothing else."""
+"""Downloads: a run's own files, complete or in ranges, and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def client(dashboard: ServedDashboard) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_an_export_comes_whole_with_its_length_type_and_name(client: httpx.Client, layout: RunLayout) -> None:
+def test_an_export_is_sent_complete_with_its_length_type_and_name(client: httpx.Client, layout: RunLayout) -> None:
     answer = client.get(download_url(layout.run_id, "best.safetensors"))
     assert answer.status_code == 200 and answer.content == WEIGHTS
     assert answer.headers["content-length"] == str(len(WEIGHTS))
@@ -64,13 +64,13 @@ def test_names_that_people_choose_work(client: httpx.Client, layout: RunLayout) 
     assert quote("größe 1.pth") in answer.headers["content-disposition"]
 
 
-def test_head_tells_everything_but_the_bytes(client: httpx.Client, layout: RunLayout) -> None:
+def test_head_sends_everything_but_the_bytes(client: httpx.Client, layout: RunLayout) -> None:
     answer = client.head(download_url(layout.run_id, "best.safetensors"))
     assert answer.status_code == 200 and answer.content == b""
     assert answer.headers["content-length"] == str(len(WEIGHTS)) and answer.headers["accept-ranges"] == "bytes"
 
 
-def test_a_broken_download_goes_on_where_it_stopped(client: httpx.Client, layout: RunLayout) -> None:
+def test_a_broken_download_continues_where_it_stopped(client: httpx.Client, layout: RunLayout) -> None:
     url = download_url(layout.run_id, "best.safetensors")
     tag = client.head(url).headers["etag"]
     rest = client.get(url, headers={"Range": "bytes=1000000-", "If-Range": tag})
@@ -99,7 +99,7 @@ def test_the_etag_changes_when_the_file_is_replaced_by_one_of_the_same_size_and_
 
 
 def _ask_raw(dashboard: ServedDashboard, client: httpx.Client, path: str) -> tuple[int, bytes]:
-    """Status and body for exactly this path; httpx would tidy it first."""
+    """Return status and body for exactly this path; httpx would normalize it."""
     raw = http.client.HTTPConnection("127.0.0.1", dashboard.port, timeout=20)
     raw.putrequest("GET", path, skip_accept_encoding=True)
     raw.putheader("Cookie", "; ".join(f"{key}={value}" for key, value in client.cookies.items()))
@@ -116,7 +116,7 @@ def _ask_raw(dashboard: ServedDashboard, client: httpx.Client, path: str) -> tup
      "../../../etc/passwd", "%2fetc%2fpasswd", "%00", "best.safetensors%00.txt", ".", "..", "", "folder",
      "link.safetensors", "dangling", "missing", "folder/x"],
 )  # fmt: skip
-def test_nothing_but_the_exports_of_the_run_is_given(
+def test_only_the_exports_of_the_run_are_sent(
     dashboard: ServedDashboard, client: httpx.Client, layout: RunLayout, name: str
 ) -> None:
     status, body = _ask_raw(dashboard, client, f"/files/{layout.run_id}/exports/{name}")
@@ -125,14 +125,14 @@ def test_nothing_but_the_exports_of_the_run_is_given(
 
 
 @pytest.mark.parametrize("run", ["..", ".", "nobody", ".hidden", "a%2fb", "a%5cb", "%00"])
-def test_nothing_of_a_folder_that_is_no_run_is_given(
+def test_nothing_is_sent_from_a_folder_that_is_not_a_run(
     dashboard: ServedDashboard, client: httpx.Client, run: str
 ) -> None:
     for path in (f"/files/{run}/exports/x", f"/files/{run}/log.txt", f"/files/{run}/metrics.csv"):
         assert _ask_raw(dashboard, client, path)[0] in {400, 404}
 
 
-def test_the_log_is_plain_text_of_the_newest_attempt_or_the_one_asked_for(
+def test_the_log_is_plain_text_of_the_newest_attempt_or_a_requested_one(
     client: httpx.Client, layout: RunLayout
 ) -> None:
     newest = client.get(f"/files/{layout.run_id}/log.txt")
@@ -147,7 +147,7 @@ def test_the_log_is_plain_text_of_the_newest_attempt_or_the_one_asked_for(
         assert client.get(f"/files/{layout.run_id}/log.txt", params={"attempt": wrong}).status_code == 404
 
 
-def test_a_log_that_grows_while_it_is_sent_comes_as_it_was(client: httpx.Client, runs: Path) -> None:
+def test_a_log_that_grows_while_it_is_sent_is_sent_as_it_was(client: httpx.Client, runs: Path) -> None:
     layout = make_run(runs, "growing")
     layout.attempt(1).folder.mkdir(parents=True)
     log = layout.attempt(1).log
@@ -188,7 +188,7 @@ def test_the_csv_is_the_engines_own(client: httpx.Client, layout: RunLayout, tmp
     assert client.head(csv_url(layout.run_id)).status_code == 200
 
 
-def test_csvs_that_nobody_reads_to_the_end_leave_no_threads(
+def test_csvs_that_are_not_read_to_the_end_leave_no_threads(
     dashboard: ServedDashboard, client: httpx.Client, runs: Path
 ) -> None:
     layout = make_run(runs, "long")
@@ -200,16 +200,16 @@ def test_csvs_that_nobody_reads_to_the_end_leave_no_threads(
             with client.stream("GET", csv_url(layout.run_id)) as answer:
                 next(answer.iter_raw())
 
-    abandon_some()  # the pool of worker threads is there from now on
+    abandon_some()  # starts the pool of worker threads
     before = process.num_threads()
     abandon_some()
     deadline = time.monotonic() + 20
     while process.num_threads() > before:
-        assert time.monotonic() < deadline, "threads still write what nobody reads"
+        assert time.monotonic() < deadline, "threads still write what no client reads"
         time.sleep(0.1)
 
 
-def test_half_a_gigabyte_passes_through_without_being_held(
+def test_half_a_gigabyte_is_sent_without_being_held_in_memory(
     dashboard: ServedDashboard, client: httpx.Client, layout: RunLayout
 ) -> None:
     path = layout.exports / "huge.safetensors"

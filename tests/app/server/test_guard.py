@@ -1,4 +1,4 @@
-"""Only the right person, from this site itself, under a name of this machine gets anything."""
+"""The guard admits only browsers with the token, from this site, under a host name of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COOKIE = Guard(PlainTextResponse("x"), token=TOKEN)._cookie
 
 
 async def _behind(scope: Scope, receive: Receive, send: Send) -> None:
-    """What the guard protects: says that it was reached."""
+    """The guarded app; it records that it was reached."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -43,7 +43,7 @@ def _ask(
     headers: Iterable[tuple[str, str]] = (),
     hosts: tuple[str, ...] = (),
 ) -> tuple[Any, dict[str, str], str]:
-    """Status (for a web socket "accept" or the close code), headers and body that the guard answers with."""
+    """Return status (for a WebSocket "accept" or the close code), headers and body of the guard's response."""
     path, _, query = path.partition("?")
     given = [("host", host), ("cookie", cookie), ("origin", origin), *headers]
     scope: Scope = {
@@ -132,7 +132,7 @@ def test_reading_with_a_foreign_origin_is_refused_too() -> None:
     assert _ask(origin="http://evil.example")[0] == 403
 
 
-def test_a_proven_origin_is_not_passed_on_and_no_other_site_is_allowed_to_read() -> None:
+def test_a_checked_origin_is_not_passed_on_and_no_other_site_may_read() -> None:
     status, headers, body = _ask(origin="http://127.0.0.1:8501")
     assert (status, body) == (200, "reached none")
     assert "access-control-allow-origin" not in headers
@@ -160,7 +160,7 @@ def test_over_https_the_cookie_is_secure() -> None:
     assert "Secure" in _ask(f"/?token={TOKEN}".replace(" ", "%20"), **ask)[1]["set-cookie"]
 
 
-def test_a_link_on_another_sites_page_works_though_its_redirect_would_carry_no_strict_cookie() -> None:
+def test_a_link_on_another_site_works_although_a_redirect_would_carry_no_strict_cookie() -> None:
     status, headers, body = _ask(
         f"/runs?token={TOKEN}".replace(" ", "%20"), cookie=None, headers=[("sec-fetch-site", "cross-site")]
     )
@@ -178,7 +178,7 @@ def test_the_redirect_never_leaves_the_site(path: str) -> None:
     "cookie", [None, "relight-8501=", "relight-8501=wrong", f"relight-8502={COOKIE}", f"other={COOKIE}",
                f"relight-8501={TOKEN}"],
 )  # fmt: skip
-def test_without_the_cookie_a_person_is_told_where_the_link_is(cookie: str | None) -> None:
+def test_without_the_cookie_a_page_says_where_the_link_is(cookie: str | None) -> None:
     status, headers, body = _ask("/anything", cookie=cookie, headers=[("accept", "text/html,*/*")])
     assert status == 401
     assert headers["content-type"].startswith("text/html")
@@ -186,7 +186,7 @@ def test_without_the_cookie_a_person_is_told_where_the_link_is(cookie: str | Non
     assert TOKEN not in body
 
 
-def test_a_wrong_token_is_said_to_be_wrong() -> None:
+def test_a_wrong_token_is_reported_as_wrong() -> None:
     status, headers, body = _ask("/?token=wrong", cookie=None)
     assert status == 401 and "set-cookie" not in headers
     assert "not this dashboard's" in body
@@ -210,7 +210,7 @@ def test_only_the_health_address_is_public() -> None:
     assert _ask("/_stcore/health", cookie=None, method="POST", origin="http://127.0.0.1:8501")[0] == 401
 
 
-def test_the_browser_is_told_to_load_nothing_from_elsewhere() -> None:
+def test_the_headers_make_the_browser_load_nothing_from_elsewhere() -> None:
     for cookie in (None, f"relight-8501={COOKIE}"):
         headers = _ask(cookie=cookie)[1]
         policy = headers["content-security-policy"]
@@ -219,7 +219,7 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere() -> None:
         assert headers["x-content-type-options"] == "nosniff"
 
 
-# --- the same in a real server -------------------------------------------------------------------------------------
+# --- the same with a real server -------------------------------------------------------------------------------------
 
 
 def test_every_route_of_the_served_dashboard_is_behind_the_guard(dashboard: ServedDashboard) -> None:

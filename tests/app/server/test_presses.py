@@ -1,4 +1,4 @@
-"""Every press is acted on once, whatever the browser asks for in the same moment."""
+"""Every press is acted on once, whatever the browser requests in the same moment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ st.text("the end")
 
 @pytest.mark.processes
 @pytest.mark.parametrize("takes_s", [0.0, 0.05])
-def test_a_press_that_something_else_follows_at_once_is_acted_on_once(tmp_path: Path, takes_s: float) -> None:
+def test_a_press_that_another_request_follows_at_once_is_acted_on_once(tmp_path: Path, takes_s: float) -> None:
     script, done = tmp_path / "page.py", tmp_path / "done"
     script.write_text(_PAGE.format(takes_s=takes_s, done=str(done)))
     gaps_s = [gap_ms / 1000 for gap_ms in (0, 0, 0, 1, 1, 3, 5, 10, 20, 30)]
@@ -71,7 +71,7 @@ def _pressed(asked: ClientState) -> list[str]:
     return [key_of(state.id) for state in asked.widget_states.widgets]
 
 
-def test_a_press_goes_along_with_what_its_session_asks_for_next_and_with_nothing_of_another_or_of_a_part() -> None:
+def test_a_press_is_added_to_the_next_request_of_its_session_but_not_of_another_session_or_fragment() -> None:
     presses = Presses()
     presses.expect("stop")
     presses.carry("a", _ask("$$ID-1f-stop"))
@@ -90,7 +90,7 @@ def test_only_buttons_that_claim_their_presses_have_them_repeated() -> None:
     assert _pressed(after) == []
 
 
-def test_a_press_of_a_button_that_is_gone_is_not_brought_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_press_of_a_button_that_is_gone_is_not_repeated_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("relight_app.server.presses.time.monotonic", lambda: now[0])
     presses = Presses()
@@ -102,7 +102,7 @@ def test_a_press_of_a_button_that_is_gone_is_not_brought_up_for_ever(monkeypatch
     assert _pressed(later) == []
 
 
-def test_the_press_of_a_component_is_one_as_well() -> None:
+def test_the_press_of_a_component_is_handled_like_one_of_a_button() -> None:
     asked = ClientState()
     asked.widget_states.widgets.add(id="$$ID-1f-a-menu__events", json_trigger_value='{"action": 1}')
     assert has_press(asked)

@@ -1,4 +1,4 @@
-"""A page that comes back or is left in the middle: it hears whole pages only, and asks for nothing afterwards."""
+"""A page that reconnects gets complete pages only, and a page that is being left can request nothing more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _wait_for(path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_half_a_page_that_was_not_heard_is_not_told_as_a_whole_one(tmp_path: Path) -> None:
+def test_a_half_drawn_page_is_not_delivered_as_a_whole_one(tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text(_PAGE.format(folder=str(tmp_path)))
 
@@ -53,16 +53,16 @@ def test_half_a_page_that_was_not_heard_is_not_told_as_a_whole_one(tmp_path: Pat
             await ask_for_the_page(connection)
             (session,) = sessions(await hear(connection, "new_session"))
             await _wait_for(tmp_path / "begun")
-        # The page's run ends here, where it is: its browser is gone.
+        # The drawing of the page is aborted here, because its browser is gone.
         (tmp_path / "gate").touch()
         await _wait_for(tmp_path / "ended")
-        await asyncio.sleep(0.5)  # Streamlit's own loop hears of the end a moment later
-        assert not (tmp_path / "whole").exists(), "the run of the page went on without its browser"
+        await asyncio.sleep(0.5)  # Streamlit's own loop notices the end a moment later
+        assert not (tmp_path / "whole").exists(), "the page was drawn to its end without its browser"
         async with connect(served, session=session) as connection:
-            await asyncio.sleep(0.2)  # what was left over would be told here
+            await asyncio.sleep(0.2)  # undelivered messages would arrive here
             await ask_for_the_page(connection)
             heard = await hear(connection, "script_finished")
-            assert sessions(heard) == [session], "the same session goes on, with one run of the page"
+            assert sessions(heard) == [session], "the same session continues, with one run of the page"
             return heard
 
     with ServedDashboard(tmp_path / "runs", script=script) as served:
@@ -70,7 +70,7 @@ def test_half_a_page_that_was_not_heard_is_not_told_as_a_whole_one(tmp_path: Pat
     assert texts(heard) == ["the first half", "the second half"]
 
 
-def test_another_streamlit_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_version_of_streamlit_is_left_unchanged(caplog: pytest.LogCaptureFixture) -> None:
     runtime: Any = SimpleNamespace(other=1)
     drop_undelivered(runtime)
     assert vars(runtime) == {"other": 1}
@@ -82,14 +82,14 @@ def test_another_streamlit_is_left_as_it_is(caplog: pytest.LogCaptureFixture) ->
     [
         ("part", "runs", "run", False),
         ("part", "runs", "runs", True),
-        ("part", "runs", "", True),  # the first page is known by its name alone
+        ("part", "runs", "", True),  # Streamlit identifies the first page by its name alone
         ("part", "", "run", True),
         ("press", "runs", "run", False),
         ("press", "runs", "runs", True),
         ("link", "runs", "run", True),
     ],
 )
-def test_only_the_page_that_runs_may_redraw_a_part_of_itself_or_have_its_buttons_pressed(
+def test_only_the_current_page_may_rerun_a_fragment_or_have_its_buttons_pressed(
     asked: str, page: str, running: str, heard: bool
 ) -> None:
     got: list[tuple[Any, ...]] = []
@@ -109,7 +109,7 @@ def test_only_the_page_that_runs_may_redraw_a_part_of_itself_or_have_its_buttons
     assert got == ([("session", message, "browser")] if heard else [])
 
 
-def test_what_an_unknown_session_says_is_passed_on() -> None:
+def test_requests_of_an_unknown_session_are_passed_on() -> None:
     got: list[Any] = []
     runtime: Any = SimpleNamespace(handle_backmsg=lambda _, msg: got.append(msg))
     hear_presses(runtime, Presses())

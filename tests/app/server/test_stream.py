@@ -1,4 +1,4 @@
-"""The live stream tells every watcher everything, once, with its place, and ends when it should."""
+"""The live stream sends everything to every watcher, once and with its position, and ends when it should."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.event_loop import run_async
 
 
 class Events:
-    """The events of an open stream, as they come."""
+    """Yield the events of an open stream as they arrive."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._lines = answer.iter_lines()
 
     def next(self, name: str) -> dict[str, Any]:
-        """The next event of that name; others are passed over."""
+        """Return the next event with that name, and skip others."""
         for line in self._lines:
             if line == f"event: {name}":
                 data: dict[str, Any] = json.loads(next(self._lines).removeprefix("data: "))
@@ -54,7 +54,7 @@ def _open(client: httpx.Client, *watch: str, **more: str) -> Iterator[Events]:
         yield Events(answer)
 
 
-def test_it_begins_with_where_everything_stands_and_goes_on_from_there(client: httpx.Client, runs: Path) -> None:
+def test_it_begins_with_the_positions_of_all_files_and_continues_from_there(client: httpx.Client, runs: Path) -> None:
     layout = make_run(runs)
     begin_attempt(layout, 1, time_s=time.time())
     log_rows(layout, [(1, {"loss": 3.0}), (2, {"loss": 2.0})])
@@ -69,7 +69,7 @@ def test_it_begins_with_where_everything_stands_and_goes_on_from_there(client: h
         }  # fmt: skip
 
 
-def test_only_the_watched_streams_and_runs_are_told(client: httpx.Client, runs: Path) -> None:
+def test_only_watched_streams_and_runs_are_sent(client: httpx.Client, runs: Path) -> None:
     one, other = make_run(runs, "one"), make_run(runs, "other")
     with _open(client, f"{one.run_id}/train") as events:
         events.next("hello")
@@ -112,7 +112,7 @@ def test_two_hundred_rows_a_second_arrive_complete_for_every_watcher(client: htt
     assert told == [list(range(600))] * 5
 
 
-def test_an_end_is_told_within_two_seconds(client: httpx.Client, runs: Path) -> None:
+def test_the_end_of_a_run_is_sent_within_two_seconds(client: httpx.Client, runs: Path) -> None:
     layout = make_run(runs)
     begin_attempt(layout, 1, time_s=time.time())
     with _open(client, f"{layout.run_id}/") as events:
@@ -128,7 +128,7 @@ def test_an_end_is_told_within_two_seconds(client: httpx.Client, runs: Path) -> 
         assert (state["status"], state["reason"]) == ("crashed", "It was killed.")
 
 
-def test_a_run_that_is_not_there_or_goes_or_is_damaged_is_told(client: httpx.Client, runs: Path) -> None:
+def test_a_missing_removed_or_damaged_run_is_reported(client: httpx.Client, runs: Path) -> None:
     layout, damaged = make_run(runs, "going"), make_run(runs, "damaged")
     damaged.record.write_text("{")
     with _open(client, "nobody/train", f"{layout.run_id}/train", f"{damaged.run_id}/") as events:
@@ -141,7 +141,7 @@ def test_a_run_that_is_not_there_or_goes_or_is_damaged_is_told(client: httpx.Cli
     assert state["status"] == "damaged" and "run.json" in state["reason"]
 
 
-def test_a_cut_file_makes_the_browser_read_again(client: httpx.Client, runs: Path) -> None:
+def test_a_truncated_file_makes_the_browser_read_again(client: httpx.Client, runs: Path) -> None:
     layout = make_run(runs)
     log_rows(layout, [(1, {"loss": 1.0}), (2, {"loss": 1.0})])
     with _open(client, f"{layout.run_id}/train") as events:
@@ -151,7 +151,7 @@ def test_a_cut_file_makes_the_browser_read_again(client: httpx.Client, runs: Pat
         assert events.next("reset") == {"run": layout.run_id}
 
 
-def test_the_machine_is_told_to_those_who_ask(client: httpx.Client) -> None:
+def test_the_machine_is_sent_on_request(client: httpx.Client) -> None:
     with _open(client, machine="1") as events:
         report = events.next("machine")
         assert report["host"] is not None and "gpu" in report
@@ -159,7 +159,7 @@ def test_the_machine_is_told_to_those_who_ask(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("watch", ["run", "/train", ".hidden/train", "../train", "a\\b/train", "a\0/x"])
-def test_a_watch_that_is_none_is_refused(client: httpx.Client, watch: str) -> None:
+def test_a_malformed_watch_is_refused(client: httpx.Client, watch: str) -> None:
     assert client.get("/api/stream", params={"watch": watch}).status_code == 400
 
 
@@ -167,13 +167,13 @@ def test_more_runs_than_a_page_can_show_are_refused(client: httpx.Client) -> Non
     assert client.get("/api/stream", params={"watch": [f"run-{i}/" for i in range(101)]}).status_code == 400
 
 
-def test_nobody_watching_costs_nothing(dashboard: ServedDashboard, client: httpx.Client, runs: Path) -> None:
+def test_without_watchers_nothing_is_read(dashboard: ServedDashboard, client: httpx.Client, runs: Path) -> None:
     layout = make_run(runs)
     with _open(client, f"{layout.run_id}/train") as events:
         events.next("hello")
     process = psutil.Process(dashboard.process.pid)
     deadline = time.monotonic() + 20
-    while True:  # the last stream takes a moment to be noticed as gone
+    while True:  # the server notices the end of the last stream a moment later
         before = process.cpu_times()
         time.sleep(1.0)
         after = process.cpu_times()

@@ -1,4 +1,4 @@
-"""A page for `test_view.py`: a view whose contents follow a file, and what it was asked to do."""
+"""A page for `test_view.py`: a view that shows the content of a file, and the actions that were requested in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view in a real browser: patched in place, so that nothing a reader holds is taken away."""
+"""The view in a real browser: patched in place, so that focus, scroll and menus survive."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def page(browser: Browser, dashboard: ServedDashboard, runs: Path) -> Iterator[P
 def scene(page: Page, runs: Path) -> Scene:
     def show(name: str, html: str) -> None:
         _write(runs, name, f'{html}<i class="scene">{name}</i>')
-        expect(page.locator("i.scene")).to_have_text(name)  # one patch: what stands before it is there, too
+        expect(page.locator("i.scene")).to_have_text(name)  # one patch: everything before it is there, too
 
     return show
 
@@ -72,7 +72,7 @@ def _rows(*keys: str, note: str = "") -> str:
     return "<table>" + "".join(f'<tr data-key="{key}"><td>{key}{note}</td></tr>' for key in keys) + "</table>"
 
 
-def test_rows_move_and_change_without_being_made_anew(page: Page, scene: Scene) -> None:
+def test_rows_move_and_change_in_place(page: Page, scene: Scene) -> None:
     scene("rows", _rows("a", "b", "c"))
     page.evaluate("window.kept = {}")
     page.locator("tr").evaluate_all("rows => rows.forEach(row => { window.kept[row.dataset.key] = row })")
@@ -98,7 +98,7 @@ def test_focus_open_details_and_scroll_survive_an_update(page: Page, scene: Scen
     expect(page.get_by_role("button", name="press")).to_be_focused()
 
 
-def test_a_log_stays_at_its_end_unless_the_reader_has_gone_up(page: Page, scene: Scene) -> None:
+def test_a_log_stays_at_its_end_unless_the_person_has_scrolled_up(page: Page, scene: Scene) -> None:
     def log(lines: int) -> str:
         return '<pre data-follow style="height:80px;overflow:auto">' + "line\n" * lines + "</pre>"
 
@@ -141,7 +141,7 @@ def test_a_menu_opens_by_its_button_closes_with_escape_and_survives_an_update(pa
     expect(page.get_by_role("button", name="Actions")).to_have_attribute("aria-expanded", "false")
 
 
-def test_ages_count_by_themselves(page: Page, scene: Scene) -> None:
+def test_ages_count_up_in_the_browser(page: Page, scene: Scene) -> None:
     now = page.evaluate("Date.now() / 1000")
     scene("age", f'<time data-s="{now - 125}">?</time>')
     expect(page.locator("time")).to_have_text("2 min ago")
