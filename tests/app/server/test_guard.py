@@ -189,7 +189,7 @@ def test_without_the_cookie_a_page_says_where_the_link_is(cookie: str | None) ->
 def test_a_wrong_token_is_reported_as_wrong() -> None:
     status, headers, body = _ask("/?token=wrong", cookie=None)
     assert status == 401 and "set-cookie" not in headers
-    assert "not this dashboard's" in body
+    assert "not the dashboard's token" in body
 
 
 def test_a_cookie_among_others_is_found() -> None:
