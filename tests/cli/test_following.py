@@ -109,7 +109,7 @@ def watch(runs: Path) -> Iterator[Watch]:
 
 
 def test_a_pipe_gets_a_plain_line_for_each_epoch_and_checkpoint_and_the_end(watch: Watch) -> None:
-    watched = watch("30", "--step-s", "0.05")
+    watched = watch("30", "--step-s", "0.2")  # so slow that the watcher is there before the first checkpoint
     code, out, err = watched.end()
     lines = out.splitlines()
     assert (code, err) == (0, "")

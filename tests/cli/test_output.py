@@ -7,16 +7,17 @@ import math
 import msgspec
 import pytest
 
-from relight.cli.output import lay_out_columns, say_error, say_json
+from relight.cli.output import say_error, say_json, say_table
 
 
-def test_columns_are_aligned_and_have_no_trailing_blanks() -> None:
-    lines = lay_out_columns(("RUN", "N"), [("a", "1"), ("longer", "200")], right=("N",))
-    assert lines == ["RUN       N", "a         1", "longer  200"]
+def test_columns_are_aligned_and_have_no_trailing_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("N", "RUN"), [("1", "a"), ("200", "longer")], right=("N",))
+    assert capsys.readouterr().out == "  N  RUN\n  1  a\n200  longer\n"
 
 
-def test_a_table_without_rows_is_its_head() -> None:
-    assert lay_out_columns(("RUN", "N"), []) == ["RUN  N"]
+def test_a_table_without_rows_is_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("RUN", "N"), [])
+    assert capsys.readouterr().out == "RUN  N\n"
 
 
 def test_an_error_is_always_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

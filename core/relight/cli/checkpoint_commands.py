@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relight.cli.options import CHECKPOINTS, JsonOption, RunArgument, RunsOption, examples
-from relight.cli.output import is_terminal, lay_out_columns, say, say_error, say_json, say_lines
+from relight.cli.output import is_terminal, say, say_error, say_json, say_table
 from relight.errors import UsageError
 from relight.wording import count, describe_age, describe_bytes, describe_value
 
@@ -129,7 +129,7 @@ def checkpoints(
             )
             for info in listing.checkpoints
         ]
-        say_lines(lay_out_columns(head, rows, right=("STEP", "EPOCH", score, "SIZE")))
+        say_table(head, rows, right=("STEP", "EPOCH", score, "SIZE"))
     else:
         say(f"{layout.run_id} has no checkpoints yet.")
     for entry in listing.damaged:
@@ -307,7 +307,7 @@ def _say_plan(plan: RetentionPlan) -> None:
     rows.sort(key=lambda row: row[0].name)
     head = ("STEP", "REASON", "SIZE", "ACTION", "WHY")
     lines = [(str(info.step), info.reason, describe_bytes(info.bytes), action, why) for info, action, why in rows]
-    say_lines(lay_out_columns(head, lines, right=("STEP", "SIZE")))
+    say_table(head, lines, right=("STEP", "SIZE"))
     if plan.removed:
         freed = describe_bytes(plan.freed_bytes)
         say(f"{count(len(plan.removed), 'checkpoint')} would be deleted, which frees at least {freed}.")

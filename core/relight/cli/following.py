@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -11,7 +11,9 @@ from relight.cli.interruptions import Interruptions
 from relight.cli.output import is_terminal, say, say_error, say_json
 from relight.errors import RelightError
 from relight.overview.story import Line, RunStory
+from relight.overview.summary import RunSummary
 from relight.runs.layout import RunLayout
+from relight.runs.progress import Progress
 from relight.runs.status import RunStatus
 
 _POLL_S = 0.2
@@ -36,34 +38,28 @@ def follow_run(
     """
     story = RunStory(layout, attempt)
     interruptions = Interruptions() if interruptions is None else interruptions
-    with interruptions.watch():
-        if json:
-            _watch(story, interruptions, stop_on_interrupt=stop_on_interrupt, say_line=_say_nothing, show=None)
-        elif is_terminal():
+    say_line, show = _say_trouble if json else _say_plainly, None
+    with interruptions.watch(), contextlib.ExitStack() as stack:
+        if is_terminal() and not json:
             from relight.cli.live_display import LiveDisplay
 
-            with LiveDisplay() as display:
-
-                def show() -> None:
-                    if story.summary.status.is_live:
-                        display.show(story.summary, story.progress)
-
-                _watch(story, interruptions, stop_on_interrupt=stop_on_interrupt, say_line=display.say, show=show)
-        else:
-            _watch(story, interruptions, stop_on_interrupt=stop_on_interrupt, say_line=_say_plainly, show=None)
+            display = stack.enter_context(LiveDisplay())
+            say_line, show = display.say, display.show
+        _watch(story, interruptions, stop_on_interrupt=stop_on_interrupt, say_line=say_line, show=show)
     summary = story.summary
     if summary.status.is_live:
         return 0
+    code = choose_exit_code(summary)
     if json:
         say_json(summary)
-    else:
-        if summary.traceback and choose_exit_code(summary) == CRASHED:
-            say(summary.traceback.rstrip())
-        outcome, *rest = word_ending(summary, suffix=suffix)
-        (say_error if choose_exit_code(summary) == CRASHED else say)(outcome)
-        for line in rest:
-            say(line)
-    return choose_exit_code(summary)
+        return code
+    if summary.traceback and code == CRASHED:
+        say(summary.traceback.rstrip())
+    outcome, *rest = word_ending(summary, suffix=suffix)
+    (say_error if code == CRASHED else say)(outcome)
+    for line in rest:
+        say(line)
+    return code
 
 
 def _watch(
@@ -72,16 +68,16 @@ def _watch(
     *,
     stop_on_interrupt: bool,
     say_line: Callable[[Line], None],
-    show: Callable[[], None] | None,
+    show: Callable[[RunSummary, Progress], None] | None,
 ) -> None:
     """Poll until the run has ended or the user has left."""
     heard, ended_at = 0, None
     while True:
         for line in story.poll():
             say_line(line)
-        if show is not None:
-            show()
         summary = story.summary
+        if show is not None and summary.status.is_live:
+            show(summary, story.progress)
         if not summary.status.is_live and summary.pids.supervisor is None:  # which might have restarted the trainer
             return
         if summary.status.is_live:
@@ -113,13 +109,9 @@ def _ask_to_stop(layout: RunLayout, *, now: bool) -> str:
 
 
 def _say_plainly(line: Line) -> None:
-    if line.kind == "trouble":
-        say_error(line.text)
-    else:
-        say(line.text)
-    sys.stdout.flush()
+    (say_error if line.kind == "trouble" else say)(line.text)
 
 
-def _say_nothing(line: Line) -> None:
+def _say_trouble(line: Line) -> None:
     if line.kind == "trouble":
         say_error(line.text)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relight.cli.options import CHECKPOINTS, JsonOption, NameOption, RunsOption, SetOption, examples
+from relight.cli.options import CHECKPOINTS, JsonOption, NameOption, RunsOption, SetOption, examples, repeat_runs_option
 from relight.cli.output import say, say_json
 from relight.errors import UsageError
 from relight.wording import count, describe_bytes
@@ -90,7 +89,7 @@ def import_weights(
         return
     say(f"Created {run_id} in {imported.layout.folder}; its first checkpoint has the weights of {source.name}.")
     _say_report(report)
-    suffix = "" if runs is None else f" --runs {shlex.quote(str(runs))}"
+    suffix = repeat_runs_option(runs)
     say("Training starts from them at step 0, with a new optimizer.")
     say(f"Train: relight resume {run_id}{suffix}")
     say(f"Export: relight export {run_id} --which latest{suffix}")

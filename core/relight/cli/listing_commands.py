@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption, examples
-from relight.cli.output import lay_out_columns, say, say_error, say_json, say_lines
+from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption, examples, repeat_runs_option
+from relight.cli.output import say, say_error, say_json, say_table
 from relight.errors import UsageError
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
 from relight.wording import describe_age, describe_value
@@ -69,8 +69,7 @@ def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
     now_s = time.time()
     rows = [_make_row(summary, now_s=now_s) for summary in listing.runs]
     rows += [(run.run, "damaged", "-", "-", "-", "-") for run in listing.damaged]
-    head = ("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED")
-    say_lines(lay_out_columns(head, rows))
+    say_table(("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED"), rows)
     for run in listing.damaged:
         say_error(f"{run.run}: {run.reason}")
 
@@ -100,7 +99,10 @@ def show(
     if follow and summary.status.is_live:
         from relight.cli.following import follow_run
 
-        raise typer.Exit(follow_run(layout, attempt=summary.attempt, json=json, stop_on_interrupt=False))
+        code = follow_run(
+            layout, attempt=summary.attempt, suffix=repeat_runs_option(runs), json=json, stop_on_interrupt=False
+        )
+        raise typer.Exit(code)
     proof = judge_run(layout, evidence.require_record())
     if json:
         fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
@@ -170,7 +172,7 @@ def metrics(
             )
             for metric in found
         ]
-        say_lines(lay_out_columns(head, rows, right=head[1:]))
+        say_table(head, rows, right=head[1:])
     else:
         say(f"{layout.run_id} has not logged any metrics yet.")
 

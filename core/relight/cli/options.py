@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,11 @@ TRAINING = "Train"
 INSPECTING = "Inspect"
 CHECKPOINTS = "Checkpoints"
 MORE = "More"
+
+
+def repeat_runs_option(runs: Path | None) -> str:
+    """Return what a suggested command needs at its end to find the same runs folder."""
+    return "" if runs is None else f" --runs {shlex.quote(str(runs))}"
 
 
 def examples(*commands: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -13,11 +13,6 @@ import typer
 def say(text: str = "") -> None:
     """Print `text` on stdout and flush, so that a pipe shows it at once."""
     typer.echo(text)
-
-
-def say_lines(lines: Iterable[str]) -> None:
-    """Print many lines with one write."""
-    typer.echo("\n".join(lines))
 
 
 def say_error(text: str) -> None:
@@ -33,8 +28,8 @@ def say_json(value: Any) -> None:
     typer.echo(msgspec.json.format(encoded, indent=2).decode())
 
 
-def lay_out_columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
-    """Return `head` and `rows` as aligned lines. Columns named in `right` are right-aligned."""
+def say_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print `head` and `rows` as aligned columns, with one write. Columns named in `right` are right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     right_aligned = [name in right for name in head]
     lines = []
@@ -44,7 +39,7 @@ def lay_out_columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right
             for cell, width, flush in zip(row, widths, right_aligned, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
-    return lines
+    say("\n".join(lines))
 
 
 def is_terminal() -> bool:

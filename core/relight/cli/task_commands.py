@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relight.cli.options import TRAINING, JsonOption, examples
-from relight.cli.output import lay_out_columns, say, say_json
+from relight.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from relight.tasks.fields import ConfigField
@@ -47,8 +47,7 @@ def tasks(
     if json:
         say_json([_facts(entry) for entry in listed])
         return
-    for line in lay_out_columns(("TASK", "DESCRIPTION"), [(entry.name, entry.summary) for entry in listed]):
-        say(line)
+    say_table(("TASK", "DESCRIPTION"), [(entry.name, entry.summary) for entry in listed])
     say()
     say("Options of a task: relight tasks TASK. Train a task of your own: relight run FILE.py:Class")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +20,7 @@ from relight.cli.options import (
     SetOption,
     TaskArgument,
     examples,
+    repeat_runs_option,
 )
 from relight.cli.output import say, say_error, say_json
 from relight.errors import RelightError
@@ -136,7 +135,7 @@ def stop(
     if json:
         say_json(summary)
     else:
-        for line in word_ending(summary, suffix=_suffix(runs)):
+        for line in word_ending(summary, suffix=repeat_runs_option(runs)):
             say(line)
 
 
@@ -236,7 +235,7 @@ def _watch(
     launched: Launched, *, runs: Path | None, detach: bool, json: bool, interruptions: Interruptions | None = None
 ) -> None:
     """Follow the attempt to its end and exit with its code; with `detach`, only say how to find it again."""
-    layout, suffix = launched.layout, _suffix(runs)
+    layout, suffix = launched.layout, repeat_runs_option(runs)
     if not detach:
         from relight.cli.following import follow_run
 
@@ -255,7 +254,6 @@ def _tell(lines: Iterable[str], *, json: bool) -> None:
     if not json:
         for line in lines:
             say(line)
-        sys.stdout.flush()
 
 
 def _word_start(launched: Launched) -> list[str]:
@@ -285,8 +283,3 @@ def _advise_on_processes(summary: RunSummary) -> str:
     if not pids:
         return "None of its processes is on this machine: stop it where it runs."
     return f"You can end its processes with: kill -9 {' '.join(pids)}. Its durable checkpoints stay."
-
-
-def _suffix(runs: Path | None) -> str:
-    """Return what a suggested command needs to find the same runs folder."""
-    return "" if runs is None else f" --runs {shlex.quote(str(runs))}"
