@@ -203,7 +203,7 @@ def test_another_interpreter_is_asked_before_a_run_exists(workshop: Workshop, pr
     venv.create(bare, with_pip=False)
     refused = workshop.relight("run", "train.py", "--python", str(bare / "bin" / "python"), cwd=project)
     assert refused.returncode == 1
-    assert "has no relight and torch: install it there with" in refused.stderr
+    assert "has no relight and torch. Install with:" in refused.stderr
     assert list_layouts(workshop.folder) == []
     unknown = workshop.relight("run", "train.py", "--python", "no-such-python", cwd=project)
     assert (unknown.returncode, len(unknown.stderr.splitlines())) == (2, 1)

@@ -99,8 +99,8 @@ def test_an_unknown_key_that_is_near_to_nothing_gets_all_names() -> None:
         ("lr=nan", "lr=nan must be a finite number."),
         ("lr=inf", "lr=inf must be a finite number."),
         ("flip=maybe", "flip=maybe must be true or false."),
-        ("heads=3", "heads=3 is not possible: it must be one of 1, 2, 4."),
-        ("optimizer=adm", "optimizer=adm is not possible: it must be one of adamw, adam, sgd. Did you mean 'adam'?"),
+        ("heads=3", "heads=3 is not valid: it must be one of 1, 2, 4."),
+        ("optimizer=adm", "optimizer=adm is not valid: it must be one of adamw, adam, sgd. Did you mean 'adam'?"),
         ("sizes=3,4", "sizes=3,4 must be JSON, such as [1, 2]."),
         ("folder=/", "folder=/: the root folder is too large."),
         ("heads=4", "width=6 must be a multiple of heads=4."),
@@ -112,7 +112,7 @@ def test_a_wrong_value_gets_one_sentence(assignment: str, sentence: str) -> None
 
 def test_a_wrong_device_gets_the_help_of_its_field() -> None:
     assert explain("device=gpu") == (
-        "device=gpu is not valid: auto takes CUDA, then MPS, then the CPU; or name one: cpu, mps, cuda, cuda:1."
+        "device=gpu is not valid: auto picks CUDA, else MPS, else the CPU; or name a device: cpu, mps, cuda, cuda:1."
     )
 
 

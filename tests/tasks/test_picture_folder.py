@@ -58,7 +58,7 @@ def test_classes_that_are_called_train_and_val_are_classes(tmp_path: Path) -> No
 def test_train_without_val_is_not_mistaken_for_a_class(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/cat/1.jpg", "test/dog/1.jpg")
     assert explain(tmp_path) == (
-        f"{tmp_path} has train/ but no val/: add one, or set data={tmp_path}/train to have it split."
+        f"{tmp_path} has train/ but no val/. Add val/, or set data={tmp_path}/train to split it automatically."
     )
 
 
@@ -78,11 +78,11 @@ def test_hidden_and_foreign_files_are_not_pictures_and_the_latter_are_counted(tm
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ([], "has no class folders, and there must be two at least"),
+        ([], "has no class folders, but it needs at least two"),
         (["1.jpg", "2.jpg"], "has no class folders"),
         (["cat/1.jpg", "cat/2.jpg"], "has only one class folder, 'cat'"),
-        (["cat/1.jpg", "cat/2.jpg", "dog/notes.txt"], "dog has no pictures: add some, or remove it."),
-        (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], "dog has one picture only, and needs two"),
+        (["cat/1.jpg", "cat/2.jpg", "dog/notes.txt"], "dog has no pictures. Add some, or remove it."),
+        (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], "dog has only one picture, but it needs two"),
         (["train/cat/1.jpg", "train/dog/x.txt", "val/cat/1.jpg"], "train/dog has no pictures"),
         (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/x.txt"], "val has no pictures"),
     ],
@@ -163,7 +163,7 @@ def test_weird_names_are_pictures_like_any_other(tmp_path: Path) -> None:
     assert all((tmp_path / picture.path).exists() for picture in folder.pictures)
     split_pictures(folder.pictures, share=0.5)
     (raw / "2.jpg").unlink()
-    assert "bytes-\\udcff has one picture only" in explain(tmp_path)
+    assert "bytes-\\udcff has only one picture" in explain(tmp_path)
 
 
 def test_printable_leaves_text_alone_and_escapes_the_rest() -> None:

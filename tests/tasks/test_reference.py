@@ -96,8 +96,8 @@ def test_a_missing_file_gets_the_nearest_one(file: Path) -> None:
 
 
 def test_a_file_without_a_class_is_asked_for_one(file: Path) -> None:
-    assert refusal(str(file)) == f"'{file}' names no class: write {file.name}:SmallSpiral; the file has SmallSpiral."
-    assert "'1x' is no name of a class" in refusal(f"{file}:1x")
+    assert refusal(str(file)) == f"'{file}' does not name a class: write {file.name}:SmallSpiral; the file has SmallSpiral."
+    assert "'1x' is not a class name" in refusal(f"{file}:1x")
     file.write_text("class A: ...\nclass B: ...\n")
     assert "write spi'ral.py:CLASS; the file has A, B." in refusal(f"{file}:")
     file.write_text("(")
@@ -106,7 +106,7 @@ def test_a_file_without_a_class_is_asked_for_one(file: Path) -> None:
 
 def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    assert "is no Python file" in refusal("notes.txt:X", folder=tmp_path)
+    assert "is not a Python file" in refusal("notes.txt:X", folder=tmp_path)
     (tmp_path / "x.py").mkdir()
     assert "there is no file" in refusal("x.py:X", folder=tmp_path)
 
@@ -174,8 +174,8 @@ def test_a_file_that_does_not_import_gives_its_sentence_and_whole_traceback(file
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "ended Python while it was imported: SIGKILL."),
-        ("import os; os._exit(0)", "ended Python while it was imported, with exit code 0."),
+        ("import os; os.kill(os.getpid(), 9)", "ended Python with SIGKILL."),
+        ("import os; os._exit(0)", "ended Python with exit code 0."),
         ("import os; os.close(1); os.close(2); os._exit(7)", "with exit code 7."),
     ],
 )

@@ -44,11 +44,11 @@ def test_a_value_is_read_as_what_is_there(there: Any, text: Any, read: Any) -> N
 @pytest.mark.parametrize(
     ("there", "text", "said"),
     [
-        (0.1, "fast", "key=fast must be a number, as 0.1 is."),
-        (3, "4.5", "key=4.5 must be a whole number, as 3 is."),
-        (True, "perhaps", "key=perhaps must be true or false, as True is."),
-        ([1], "[2,", "key=[2, must be JSON, as [1] is."),
-        (print, "x", "key cannot be set from outside: the script's own value is a builtin_function_or_method."),
+        (0.1, "fast", "key=fast must be a number, like the script's own value 0.1."),
+        (3, "4.5", "key=4.5 must be a whole number, like the script's own value 3."),
+        (True, "perhaps", "key=perhaps must be true or false, like the script's own value True."),
+        ([1], "[2,", "key=[2, must be JSON, like the script's own value [1]."),
+        (print, "x", "key cannot be set at launch: the script's own value is a builtin_function_or_method."),
     ],
 )
 def test_a_value_that_cannot_be_read_so_is_one_sentence(there: Any, text: str, said: str) -> None:

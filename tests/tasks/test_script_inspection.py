@@ -65,9 +65,9 @@ def test_what_cannot_be_launched_is_one_sentence(
 def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import relight\nrelight.init()\n")
     reference = resolve_task("train.py", working_folder=tmp_path)
-    with pytest.raises(UsageError, match="There is no interpreter"):
+    with pytest.raises(UsageError, match="is not an executable interpreter"):
         launch_script(reference, python=tmp_path / "python")
-    with pytest.raises(TaskError, match="is no Python that can train"):
+    with pytest.raises(TaskError, match="cannot run a training script"):
         launch_script(reference, python=Path("/bin/cat"))
     # The link of a virtual environment stays: what it leads to has other packages.
     assert launch_script(reference, python=Path(sys.executable)).python == sys.executable

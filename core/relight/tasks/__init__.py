@@ -1,1 +1,1 @@
-"""What can be trained, as the launch form and the command line see it: configs, their fields and bounds, no torch."""
+"""Tasks as the launch form and the command line see them: configs with their fields and bounds. No torch."""

@@ -1,4 +1,4 @@
-"""The built-in tasks by name, with everything a launch form needs to know before torch is loaded."""
+"""The built-in tasks by name, with everything a launch form needs before torch is loaded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BuiltinTask:
-    """A task that ships with Relight; `implementation` is "module:Class", imported by the trainer only.
+    """A task that ships with Relight; `implementation` is "module:Class", which only the trainer imports.
 
-    `check` looks, without torch, whether a config can be trained on this machine, and raises one clear sentence if not.
+    `check` raises a `RelightError` when a config cannot be trained on this machine. It does not load torch.
     """
 
     name: str
@@ -47,7 +47,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
         BuiltinTask(
             name="digits",
             title="Digits",
-            summary="A small convolutional network reads 1,797 scanned handwritten digits; done in seconds.",
+            summary="A small convolutional network reads 1,797 scanned handwritten digits. Takes a few seconds.",
             config_class=digits_config.DigitsConfig,
             implementation="relight.training.tasks.digits:Digits",
             objective=Objective("validation/accuracy", higher_is_better=True),
@@ -65,7 +65,7 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
         BuiltinTask(
             name="images",
             title="Images",
-            summary="A ResNet, trained from scratch, sorts your own pictures: one folder for each class.",
+            summary="A ResNet, trained from scratch, classifies your own pictures: one folder per class.",
             config_class=images_config.ImagesConfig,
             implementation="relight.training.tasks.images:Images",
             objective=Objective("validation/accuracy", higher_is_better=True),
@@ -76,12 +76,12 @@ BUILTIN_TASKS: dict[str, BuiltinTask] = {
 
 
 def find_builtin(name: str) -> BuiltinTask:
-    """Return the built-in task called `name`; an unknown one raises `UsageError` with the nearest and all names."""
+    """Return the built-in task called `name`. Raises `UsageError` with the nearest name and all names."""
     if name in BUILTIN_TASKS:
         return BUILTIN_TASKS[name]
     near = nearest_name(name, BUILTIN_TASKS)
     hint = f" Did you mean '{near}'?" if near else ""
     raise UsageError(
         f"Unknown task '{name}'.{hint} Built-in tasks are {', '.join(BUILTIN_TASKS)}; "
-        "a task of your own is named as FILE.py:Class."
+        "write your own task as FILE.py:Class."
     )

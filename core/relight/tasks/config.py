@@ -1,6 +1,6 @@
-"""The typed config of a task: one definition gives validation, `--set`, the launch form and the docs.
+"""The typed config of a task, from which validation, `--set`, the launch form and the docs are made.
 
-Torch-free: the dashboard reads these classes to draw its form.
+Torch-free, because the dashboard reads these classes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Group = Literal["Task", "Optimization", "Hardware", "Checkpoints"]
 
 
 def option(default: Any, help: str, *, group: Group = "Task", **bounds: Any) -> Any:
-    """Declare a config field: its default, one sentence of help, the form's group, and its bounds (`ge`, `le`, …)."""
+    """Declare a config field: its default, a sentence of help, its group in the form, its bounds (`ge`, `le`, …)."""
     return Field(default, description=help, json_schema_extra={"group": group}, **bounds)
 
 
 class TaskConfig(BaseModel):
-    """What every task can be told. Subclass it to add a task's own fields or to change a default."""
+    """The options that every task has. Subclass it to add a task's own options or to change a default."""
 
-    # JSON has no inf or NaN: such a value could not be written down and resumed from.
+    # JSON has no infinity or NaN, so such a value could not be saved for a resume.
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
@@ -31,57 +31,63 @@ class TaskConfig(BaseModel):
     max_steps: int = option(
         0, "Stop after this many optimizer steps; 0 means no limit.", group="Optimization", ge=0, le=10**12
     )
-    batch_size: int = option(64, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
+    batch_size: int = option(64, "Samples per batch.", group="Optimization", ge=1, le=1_000_000)
     accumulate: int = option(
-        1, "Batches whose gradients make one optimizer step.", group="Optimization", ge=1, le=65_536
+        1, "Batches whose gradients are accumulated for one optimizer step.", group="Optimization", ge=1, le=65_536
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "Optimizer.", group="Optimization")
+    optimizer: Literal["adamw", "adam", "sgd"] = option(
+        "adamw", "Algorithm that updates the weights.", group="Optimization"
+    )
     lr: float = option(1e-3, "Peak learning rate.", group="Optimization", gt=0, le=100)
-    momentum: float = option(0.9, "Momentum, for SGD.", group="Optimization", ge=0, lt=1)
+    momentum: float = option(0.9, "Momentum; only SGD uses it.", group="Optimization", ge=0, lt=1)
     weight_decay: float = option(0.01, "Weight decay.", group="Optimization", ge=0, le=10)
     schedule: Literal["constant", "cosine", "linear", "step"] = option(
-        "cosine", "How the learning rate moves after warm-up.", group="Optimization"
+        "cosine", "How the learning rate changes after the warm-up.", group="Optimization"
     )
     warmup_steps: int = option(
         0, "Steps over which the learning rate rises to its peak.", group="Optimization", ge=0, le=10**12
     )
-    clip_norm: float = option(0.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimization", ge=0)
-    seed: int = option(0, "Seed of weights, shuffling and augmentation.", group="Optimization", ge=0, lt=2**32)
+    clip_norm: float = option(
+        0.0, "Clip the norm of the gradients to this value; 0 means no clipping.", group="Optimization", ge=0
+    )
+    seed: int = option(0, "Seed for weights, shuffling and augmentation.", group="Optimization", ge=0, lt=2**32)
 
     device: str = option(
         "auto",
-        "auto takes CUDA, then MPS, then the CPU; or name one: cpu, mps, cuda, cuda:1.",
+        "auto picks CUDA, else MPS, else the CPU; or name a device: cpu, mps, cuda, cuda:1.",
         group="Hardware",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
     precision: Literal["fp32", "bf16", "fp16"] = option(
         "fp32",
-        "Arithmetic of the forward pass: bf16 and fp16 use autocast; fp16 (CUDA only) scales the loss.",
+        "Number format of the forward pass: bf16 and fp16 use autocast; fp16 (CUDA only) also scales the loss.",
         group="Hardware",
     )
-    workers: int = option(0, "Data loading processes; 0 loads in the trainer itself.", group="Hardware", ge=0, le=256)
-    threads: int = option(0, "CPU threads of PyTorch; 0 leaves PyTorch's choice.", group="Hardware", ge=0, le=1024)
+    workers: int = option(
+        0, "Data loading processes; 0 loads data in the trainer process.", group="Hardware", ge=0, le=256
+    )
+    threads: int = option(0, "CPU threads for PyTorch; 0 keeps PyTorch's default.", group="Hardware", ge=0, le=1024)
 
     checkpoint_every_s: float = option(
-        30.0, "At most this many seconds between checkpoints; 0 turns the clock off.", group="Checkpoints", ge=0
+        30.0, "Save a checkpoint after this many seconds without one; 0 turns this off.", group="Checkpoints", ge=0
     )
     checkpoint_every_steps: int = option(
-        0, "A checkpoint every this many steps; 0 means by the clock only.", group="Checkpoints", ge=0, le=10**12
+        0, "Save a checkpoint every this many steps; 0 turns this off.", group="Checkpoints", ge=0, le=10**12
     )
-    keep_latest: int = option(2, "Newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
-    keep_best: int = option(1, "Best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)
+    keep_latest: int = option(2, "Number of newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
+    keep_best: int = option(1, "Number of best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)
     keep_best_by: str = option(
         "",
-        "Also keep the best by other metrics: validation/loss:min, or train/loss:min:3 for the best three; "
-        "several with commas.",
+        "Also keep the best by other metrics: validation/loss:min, or train/loss:min:3 for the best three. "
+        "Separate several with commas.",
         group="Checkpoints",
         max_length=1000,
     )
     keep_every_steps: int = option(
-        0, "Keep one checkpoint for every this many steps; 0 keeps none for that.", group="Checkpoints", ge=0, le=10**12
+        0, "Also keep one checkpoint per this many steps; 0 turns this off.", group="Checkpoints", ge=0, le=10**12
     )
     keep_every_hours: float = option(
-        0.0, "Keep one checkpoint for every this many hours; 0 keeps none for that.", group="Checkpoints", ge=0
+        0.0, "Also keep one checkpoint per this many hours; 0 turns this off.", group="Checkpoints", ge=0
     )
 
     @field_validator("keep_best_by")
@@ -92,5 +98,5 @@ class TaskConfig(BaseModel):
 
 
 def full_metric_name(name: str) -> str:
-    """Return the full name of a metric: a short one is the validation's ("accuracy": "validation/accuracy")."""
+    """Return the full name of a metric; a short name means validation ("accuracy" is "validation/accuracy")."""
     return name if "/" in name else f"validation/{name}"

@@ -12,7 +12,7 @@ class DigitsConfig(TaskConfig):
     """A small convolutional network on scikit-learn's scanned digits."""
 
     width: int = option(32, "Channels of the first convolution; the second has twice as many.", ge=4, le=512)
-    dropout: float = option(0.2, "Share of features dropped before the last layer.", ge=0, lt=1)
+    dropout: float = option(0.2, "Fraction of features dropped before the last layer.", ge=0, lt=1)
 
     epochs: int = option(12, "Passes over the training data.", group="Optimization", ge=1, le=1_000_000)
     lr: float = option(3e-3, "Peak learning rate.", group="Optimization", gt=0, le=100)
@@ -21,13 +21,13 @@ class DigitsConfig(TaskConfig):
     )
 
     threads: int = option(
-        1, "CPU threads of PyTorch; more than one only slows so small a model.", group="Hardware", ge=0, le=1024
+        1, "CPU threads for PyTorch; more than one slows down a model this small.", group="Hardware", ge=0, le=1024
     )
 
 
 def check(config: DigitsConfig) -> None:
-    """Raise `TaskError` when scikit-learn, which carries the scans, is not installed."""
+    """Raise `TaskError` when scikit-learn, which ships the scans, is not installed."""
     if importlib.util.find_spec("sklearn") is None:
         raise TaskError(
-            "digits needs scikit-learn, which carries the scans: install it with `pip install scikit-learn`."
+            "digits needs scikit-learn, which ships the scanned digits. Install it with: pip install scikit-learn"
         )

@@ -1,4 +1,4 @@
-"""The fields of a task's config as plain records: what a launch form or a `--help` needs, read from a JSON schema."""
+"""The fields of a task's config as plain records for the launch form and `relight tasks`, read from a JSON schema."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TYPES: dict[str, FieldType] = {"integer": "int", "number": "float", "string": "
 class ConfigField(msgspec.Struct, frozen=True, kw_only=True):
     """One key of a config: its type, default, help and bounds.
 
-    `minimum` and `maximum` are null where there is no bound; `exclusive_minimum` and `exclusive_maximum` tell that the
+    `minimum` and `maximum` are null where there is no bound; `exclusive_minimum` and `exclusive_maximum` say that the
     bound itself is not allowed. `choices` is empty unless `type` is "choice". `required` keys have no default.
-    `nullable` keys take null as well, which is typed as "none". Lists and mappings have the type "str" and are
-    `structured`: they are typed as JSON, and so is their default.
+    `nullable` keys also accept null, which people type as "none". Lists and mappings have the type "str" and are
+    `structured`: people type them as JSON, and their default is JSON.
     """
 
     name: str
@@ -40,25 +40,27 @@ class ConfigField(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_config(config_class: type[TaskConfig]) -> list[ConfigField]:
-    """List the fields of `config_class`: the task's own first, then those that every task has."""
+    """List the fields of `config_class`: first the task's own, then those that every task has."""
     return describe_schema(config_class.model_json_schema())
 
 
 def describe_schema(schema: dict[str, Any]) -> list[ConfigField]:
-    """List the fields of a config from its JSON schema, as `TaskConfig.model_json_schema()` gives it.
+    """List the fields of a config from the JSON schema that `TaskConfig.model_json_schema()` returns.
 
-    Works on a schema that came through JSON from another process, so nobody needs to import the task to draw its form.
+    The schema may come from another process, so the dashboard can draw a task's form without importing the task.
     """
     required = set(schema.get("required", ()))
     fields = [
         _describe_property(name, _resolve(properties, schema), required=name in required)
         for name, properties in schema.get("properties", {}).items()
     ]
-    return sorted(fields, key=lambda field: field.name in TaskConfig.model_fields)  # stable: keeps the written order
+    return sorted(
+        fields, key=lambda field: field.name in TaskConfig.model_fields
+    )  # stable: keeps the order of definition
 
 
 def describe_bounds(field: ConfigField) -> str:
-    """Say in words which values `field` takes: "greater than 0 and at most 100"; empty where everything goes."""
+    """Say which values `field` accepts: "greater than 0 and at most 100"; empty when there is no bound."""
     if field.choices:
         return "one of " + ", ".join(str(choice) for choice in field.choices)
     parts = []
@@ -70,7 +72,7 @@ def describe_bounds(field: ConfigField) -> str:
 
 
 def _resolve(properties: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference to `$defs`, and take the part of an optional type that is not null."""
+    """Follow a reference to `$defs`, and unwrap the part of an optional type that is not null."""
     merged = dict(properties)
     for part in [properties, *properties.get("allOf", ())]:
         if "$ref" in part:

@@ -1,4 +1,4 @@
-"""The config of the `images` task, and the look at its folder before a run starts."""
+"""The config of the `images` task, and the check of its folder before a run starts."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from relight.tasks.picture_folder import LAYOUT, scan_pictures
 
 
 class ImagesConfig(TaskConfig):
-    """A ResNet from scratch on a folder with one subfolder of pictures for each class."""
+    """A ResNet from scratch on a folder with one subfolder of pictures per class."""
 
     data: str = Field(
         "",
-        description="Folder with one subfolder of pictures for each class, or with train/ and val/ of such.",
+        description="Folder with one subfolder of pictures per class; or with train/ and val/, which contain these.",
         json_schema_extra={"group": "Task", "format": "path"},
     )
     image_size: int = option(64, "Side of the square that pictures are scaled to, in pixels.", ge=16, le=1024)
     model: Literal["resnet8", "resnet18", "resnet34"] = option("resnet8", "Depth of the ResNet.")
     width: int = option(16, "Channels of the first stage; each further stage doubles them.", ge=4, le=256)
-    norm: Literal["batch", "group"] = option("batch", "Normalisation; group does not depend on the batch size.")
+    norm: Literal["batch", "group"] = option("batch", "Normalization; group does not depend on the batch size.")
     validation_share: float = option(
-        0.2, "Share of the pictures held out for validation, unless there are train/ and val/.", gt=0, lt=1
+        0.2, "Fraction of the pictures held out for validation; not used with train/ and val/.", gt=0, lt=1
     )
-    augment: bool = option(True, "Show random crops and colours of the pictures in training.")
-    flip: bool = option(True, "Mirror pictures at random when augmenting; turn off for text and signs.")
-    smallest_crop: float = option(0.5, "Smallest share of a picture's area that a random crop keeps.", gt=0, le=1)
+    augment: bool = option(True, "Train on random crops of the pictures, with random changes of color.")
+    flip: bool = option(True, "Augment with mirrored pictures, too; turn off for text and signs.")
+    smallest_crop: float = option(0.5, "Smallest fraction of a picture's area that a random crop keeps.", gt=0, le=1)
     colour_jitter: float = option(0.2, "Largest random change of brightness, contrast and saturation.", ge=0, lt=1)
-    cache_mb: int = option(512, "Memory for decoded pictures, in MB; the rest is decoded again each epoch.", ge=0)
+    cache_mb: int = option(512, "Memory for decoded pictures, in MB; the rest is decoded again in every epoch.", ge=0)
 
     epochs: int = option(20, "Passes over the training data.", group="Optimization", ge=1, le=1_000_000)
-    batch_size: int = option(32, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
+    batch_size: int = option(32, "Samples per batch.", group="Optimization", ge=1, le=1_000_000)
     weight_decay: float = option(0.05, "Weight decay.", group="Optimization", ge=0, le=10)
 
     @field_validator("data")
     @classmethod
     def _make_absolute(cls, value: str) -> str:
-        # The trainer runs in a folder of its own, and a resume may come from anywhere.
+        # The trainer works in another folder, and a resume may come from anywhere.
         return str(Path(value).expanduser().absolute()) if value else value
 
 
 def check(config: ImagesConfig) -> None:
-    """Raise one clear sentence when Pillow is missing or the folder cannot be trained on, judged by names alone."""
+    """Raise `TaskError` or `ConfigError` when Pillow is missing or the names in the folder show a problem."""
     if importlib.util.find_spec("PIL") is None:
-        raise TaskError("images needs Pillow to open pictures: install it with `pip install pillow`.")
+        raise TaskError("images needs Pillow to open pictures. Install it with: pip install pillow")
     if not config.data:
         raise ConfigError(f"images needs a folder of pictures: set data=FOLDER. {LAYOUT}")
     scan_pictures(Path(config.data))

@@ -1,4 +1,4 @@
-"""Asks a process of its own what a task is: the person's file and torch are imported there, never here."""
+"""Describing and checking a task in a child process, which imports torch and your file so that this one need not."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import msgspec
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import Objective, TaskReference
 
-IMPORT_WITHIN_S = 60.0  # the person's file alone
-TORCH_WITHIN_S = 120.0  # and torch before it: seconds, on a cold or busy machine many
+IMPORT_WITHIN_S = 60.0  # your file alone
+TORCH_WITHIN_S = 120.0  # torch before it: a few seconds, but many on a cold or busy machine
 _ERRORS: dict[str, type[RelightError]] = {"config": ConfigError, "device": DeviceError}
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What `relight.training.describe` answers: the config's JSON schema, and what `best` means.
+    """The answer of `relight.training.describe`: the config's JSON schema, and what `best` means.
 
-    `config` is the complete, valid config where one was asked about. `misfit` says what of a checkpoint does not fit
-    the model that the config makes: "" when all does, None when nobody asked or it cannot be told.
+    `config` is the complete, valid config if one was given. `misfit` says which parts of a checkpoint do not fit the
+    model that the config makes: "" when all of them fit, None when that is unknown or was not asked.
     """
 
     schema: dict[str, Any]
@@ -44,11 +44,11 @@ def inspect_task(
     fits: tuple[Path, int] | None = None,
     timeout_s: float = IMPORT_WITHIN_S,
 ) -> Inspection:
-    """Import the task in a child process and say what it is; with `config`, validate that too.
+    """Import the task in a child process and describe it; validate `config` if given.
 
-    `check` looks whether the device that the config asks for is there; `fits` is a checkpoint (its store's folder, its
-    sequence number) to compare the config's model with; `timeout_s` is what the person's file may take to import.
-    Raises `ConfigError`, `DeviceError`, or `TaskError` with the whole traceback of the person's code.
+    `check` also checks that the config's device exists. `fits` is a checkpoint (the folder of its store, its sequence
+    number) to compare with the config's model. `timeout_s` limits the import of your file. Raises `ConfigError`,
+    `DeviceError`, or `TaskError` with the whole traceback of your code.
     """
     target = f"{reference.path}:{reference.class_name}" if reference.path else reference.name
     command = [sys.executable, "-P", "-m", "relight.training.describe", target, "--timeout", str(timeout_s)]
@@ -66,7 +66,7 @@ def inspect_task(
 
 
 def _ask(command: list[str], given: bytes, *, timeout_s: float) -> tuple[int | None, bytes, str]:
-    """Run the child to its end, at most `timeout_s`; whatever it started ends with it. The code is None on time-out."""
+    """Run the child, at most `timeout_s`, and end all processes it started. The exit code is None after a timeout."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as child:
@@ -77,7 +77,7 @@ def _ask(command: list[str], given: bytes, *, timeout_s: float) -> tuple[int | N
             _kill_group(child.pid)
             out, error = child.communicate()
             code = None
-        except BaseException:  # Ctrl-C: the child is in a session of its own and would not hear it
+        except BaseException:  # Ctrl-C: the child has its own session and does not receive it
             _kill_group(child.pid)
             raise
     return code, out, error.decode(errors="backslashreplace")
@@ -108,9 +108,9 @@ def _read_answer(name: str, code: int | None, out: bytes, said: str) -> Inspecti
 def _explain_silence(name: str, code: int | None, said: str) -> str:
     if code is None or "Timeout (" in said:
         return (
-            f"{name} did not finish importing: something at the top level of the file waits or computes. "
+            f"{name} did not finish importing: code at the top level of the file waits or computes. "
             "Move it into build_data() or build_model()."
         )
     if code < 0:
-        return f"{name} ended Python while it was imported: {signal.Signals(-code).name}."
-    return f"{name} ended Python while it was imported, with exit code {code}."
+        return f"Importing {name} ended Python with {signal.Signals(-code).name}."
+    return f"Importing {name} ended Python with exit code {code}."

@@ -1,4 +1,4 @@
-"""From what a person typed, in a terminal or in the form, to a valid config, or to one sentence that says why not."""
+"""Turning values typed in a terminal or a form into a valid config, or into messages that say why not."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _SHOWN_AT_MOST = 80
 
 
 def parse_config(config_class: type[Config], values: Mapping[str, Any] | Iterable[str] = ()) -> Config:
-    """Build a config from `values`: a mapping, or "KEY=VALUE" strings, of which the last for a key counts.
+    """Build a config from `values`: a mapping, or "KEY=VALUE" strings, where the last value of a key wins.
 
-    Raises `ConfigError` with one sentence for every unknown key (with the nearest known one), every value out of bounds
-    (with the bound) and every value of the wrong type.
+    Raises `ConfigError` with one sentence for each unknown key (with the nearest known one), each value out of bounds
+    (with the bound) and each value of the wrong type.
     """
     given = dict(values) if isinstance(values, Mapping) else split_assignments(values)
     fields = {field.name: field for field in describe_config(config_class)}
@@ -45,7 +45,7 @@ def parse_config(config_class: type[Config], values: Mapping[str, Any] | Iterabl
 
 
 def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Split "KEY=VALUE" strings; only the first "=" counts, so a value may contain more."""
+    """Split "KEY=VALUE" strings at the first "=", so that a value may contain more of them."""
     values = {}
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
@@ -56,14 +56,14 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` was probably meant to be, if any is near."""
+    """Return the known name that is most similar to `name`, or None when none is close."""
     by_key = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), by_key, n=1, cutoff=0.6)
     return by_key[matches[0]] if matches else None
 
 
 def _read_text(value: Any, field: ConfigField | None) -> Any:
-    """Turn text into what pydantic would not make of it by itself: null, a choice that is no text, a list."""
+    """Convert text where pydantic would not: to null, to a choice that is not text, to a list or mapping."""
     if not isinstance(value, str) or field is None:
         return value
     if field.nullable and value.lower() in ("none", "null"):
@@ -87,13 +87,13 @@ def _explain(problem: Any, fields: Mapping[str, ConfigField]) -> str:
     if kind == "extra_forbidden":
         near = nearest_name(key, fields)
         return f"Unknown key '{key}': " + (f"did you mean '{near}'?" if near else f"the keys are {', '.join(fields)}.")
-    if field is None:  # a rule of the task's own over several fields
+    if field is None:  # a validator of the task that checks several fields together
         return f"{_own_words(problem)}."
     if kind == "missing":
         return f"'{key}' must be set: {field.help or 'it has no default'}".rstrip(".") + "."
     if field.choices:
         near = nearest_name(str(problem.get("input")), map(str, field.choices))
-        return f"{shown} is not possible: it must be {describe_bounds(field)}." + (
+        return f"{shown} is not valid: it must be {describe_bounds(field)}." + (
             f" Did you mean '{near}'?" if near else ""
         )
     if kind in _BOUND_ERRORS and len(problem["loc"]) == 1:

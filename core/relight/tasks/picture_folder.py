@@ -1,6 +1,6 @@
-"""A folder of class folders: which pictures there are, of which class, and which of them are held out.
+"""A folder with class folders: its pictures, their classes, and the ones held out for validation.
 
-Goes by names alone; whether a file really is a picture shows when it is decoded.
+Judges files by their names; a file that is not a picture is found only when it is decoded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VALIDATION_NAMES = ("val", "valid", "validation")
 
 @dataclass(frozen=True)
 class Picture:
-    """One file: its path below the data folder (with "/"), its class, and its side if the folder tells (else None)."""
+    """One file: its path below the data folder (with "/"), its class, and whether it is in val/ (None without val/)."""
 
     path: str
     label: int
@@ -34,7 +34,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """All pictures of a folder in a fixed order, and how many other files lie between them."""
+    """All pictures of a folder in a fixed order, and the number of other files in its class folders."""
 
     root: Path
     classes: tuple[str, ...]
@@ -43,10 +43,10 @@ class PictureFolder:
 
 
 def scan_pictures(root: Path) -> PictureFolder:
-    """List the pictures below `root`. Hidden names are skipped; symbolic links are followed, each loop once.
+    """List the pictures below `root`. Skips hidden names, follows symbolic links, and enters each loop once.
 
-    Raises `TaskError` when the folder is missing, has fewer than two class folders, a class has no picture, or only one
-    where it has to give some to training and some to validation.
+    Raises `TaskError` when the folder is missing or has fewer than two class folders, when a class has no pictures, or
+    when it has only one although it must serve both training and validation.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -60,10 +60,10 @@ def scan_pictures(root: Path) -> PictureFolder:
 
 
 def split_pictures(pictures: Iterable[Picture], *, share: float) -> tuple[list[Picture], list[Picture]]:
-    """Split into training and validation pictures.
+    """Split into training and validation pictures; `share` is the fraction for validation.
 
-    Where the folder has no train/ and val/, a hash of each path decides: adding a picture moves no other. A class with
-    two pictures or more has at least one on each side, a class with one picture has it in training.
+    If the folder has no train/ and val/, a hash of each path decides, so adding a picture does not move any other. A
+    class with at least two pictures has at least one on each side; a single picture goes to training.
     """
     training: list[Picture] = []
     validation: list[Picture] = []
@@ -83,7 +83,7 @@ def split_pictures(pictures: Iterable[Picture], *, share: float) -> tuple[list[P
 
 
 def printable(name: object) -> str:
-    """Show a file name in a message: line breaks, control characters and bytes that are no text become escapes."""
+    """Escape line breaks, control characters and undecodable bytes of a file name, for a message."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
 
 
@@ -104,15 +104,17 @@ def _scan(root: Path) -> PictureFolder:
         unknown = [n for n in _subfolders(root / validation, inside={_identity(root)}) if n not in classes]
         if unknown:
             raise TaskError(
-                f"{shown}/{validation} has the class '{printable(unknown[0])}', which {shown}/{train} has not: "
+                f"{shown}/{validation} has the class '{printable(unknown[0])}', but {shown}/{train} does not: "
                 "both need the same class folders."
             )
         sides = [(f"{train}/", False), (f"{validation}/", True)]
     elif train:
-        raise TaskError(f"{shown} has {train}/ but no val/: add one, or set data={shown}/{train} to have it split.")
+        raise TaskError(
+            f"{shown} has {train}/ but no val/. Add val/, or set data={shown}/{train} to split it automatically."
+        )
     if len(classes) < 2:
         found = f"only one class folder, '{printable(classes[0])}'" if classes else "no class folders"
-        raise TaskError(f"The data folder {shown} has {found}, and there must be two at least. {LAYOUT}")
+        raise TaskError(f"The data folder {shown} has {found}, but it needs at least two. {LAYOUT}")
 
     pictures: list[Picture] = []
     ignored = 0
@@ -125,23 +127,23 @@ def _scan(root: Path) -> PictureFolder:
             _check_count(len(paths), folder=f"{shown}/{prefix}{printable(name)}", held_out=held_out)
             pictures += [Picture(path=path, label=label, held_out=held_out) for path in paths]
     if not any(picture.held_out is not False for picture in pictures):
-        raise TaskError(f"{shown}/{validation} has no pictures: add some, or remove the folder.")
+        raise TaskError(f"{shown}/{validation} has no pictures. Add some, or remove the folder.")
     return PictureFolder(root=root, classes=tuple(classes), pictures=tuple(pictures), ignored=ignored)
 
 
 def _check_count(count: int, *, folder: str, held_out: bool | None) -> None:
-    """Refuse a class folder that training could not use; one without validation pictures is allowed."""
+    """Raise `TaskError` for a class folder with too few pictures; an empty one in val/ is allowed."""
     if count == 0 and not held_out:
-        raise TaskError(f"The class folder {folder} has no pictures: add some, or remove it.")
+        raise TaskError(f"The class folder {folder} has no pictures. Add some, or remove it.")
     if count == 1 and held_out is None:
         raise TaskError(
-            f"The class folder {folder} has one picture only, and needs two: one to train on and one to validate with. "
-            "Add some, or remove it."
+            f"The class folder {folder} has only one picture, but it needs two: one for training and one for "
+            "validation. Add more, or remove it."
         )
 
 
 def _find_side(root: Path, top: list[str], names: tuple[str, ...]) -> str | None:
-    """Find the folder that holds class folders of one side; a class that happens to be called "train" is not one."""
+    """Find the folder for one side, which contains class folders; a class may also be called "train"."""
     for name in top:
         if name.lower() in names:
             with os.scandir(root / name) as entries:
@@ -152,7 +154,7 @@ def _find_side(root: Path, top: list[str], names: tuple[str, ...]) -> str | None
 
 
 def _subfolders(folder: Path, *, inside: set[tuple[int, int]]) -> list[str]:
-    """Name the class folders in `folder`; a link back to one of the folders that it lies `inside` is none."""
+    """Return the names of the class folders in `folder`, without links back to the folders it is `inside`."""
     inside = inside | {_identity(folder)}
     with os.scandir(folder) as entries:
         return sorted(
@@ -165,7 +167,7 @@ def _subfolders(folder: Path, *, inside: set[tuple[int, int]]) -> list[str]:
 def _list_class(root: Path, name: str) -> tuple[list[str], int]:
     """List the pictures in one class folder and the folders inside it, and count the files of other kinds.
 
-    A folder that several links lead to is listed once, where it comes first in order.
+    A folder that several links point to is listed once, where it comes first in the order.
     """
     paths: list[str] = []
     others = 0

@@ -1,6 +1,6 @@
-"""From what a person calls a task to a task that can be launched: found, its config valid, its device there.
+"""From the name of a task to a task that can be launched: it exists, its config is valid, its device is available.
 
-Nothing here creates a run, so whatever is wrong is said before one exists.
+Nothing here creates a run, so problems show before a run exists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEEDS_NO_TORCH = ("auto", "cpu")
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """A task as a launch form shows it. `name` is what `resolve_task` takes."""
+    """A task as a launch form shows it. `resolve_task` accepts its `name`."""
 
     name: str
     title: str
@@ -37,10 +37,10 @@ class TaskDescription:
 
 
 def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskReference:
-    """Find the task that a person calls `text`: a built-in name, FILE.py:Class, or a training script, FILE.py.
+    """Find the task named by `text`: a built-in name, FILE.py:Class, or a training script, FILE.py.
 
-    Relative paths are from `working_folder` (else here). The file is read but not imported. Raises `UsageError` when
-    there is no such task or file, and `TaskError` when a script cannot be launched.
+    Relative paths start at `working_folder` (else at the current folder). The file is read but not imported. Raises
+    `UsageError` when there is no such task or file, and `TaskError` when a script cannot be launched.
     """
     text = text.strip()
     if text in BUILTIN_TASKS:
@@ -55,7 +55,7 @@ def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskRefere
     if not path.is_file():
         raise _unknown_file(text, path)
     if path.suffix != ".py":
-        raise UsageError(f"{path} is no Python file: a task lives in a FILE.py, named as FILE.py:Class.")
+        raise UsageError(f"{path} is not a Python file. A task is a class in a Python file: write FILE.py:Class.")
     path = path.absolute()
     if not class_name and not separator:
         try:
@@ -73,9 +73,9 @@ def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskRefere
 def launch_script(
     reference: TaskReference, *, arguments: Sequence[str] = (), python: Path | None = None
 ) -> TaskReference:
-    """The script `reference` with arguments, and with another interpreter, which is asked whether it can train.
+    """Return the script `reference` with arguments and, if `python` is given, with another interpreter.
 
-    Raises `UsageError` or `TaskError`, one sentence each, when it cannot.
+    Raises `UsageError` or `TaskError` when that interpreter cannot run the script.
     """
     assert reference.path is not None
     interpreter = find_python(python)
@@ -85,10 +85,10 @@ def launch_script(
 
 
 def validate_config(reference: TaskReference, assignments: Iterable[str] | Mapping[str, Any] = ()) -> PreparedTask:
-    """Build the complete config of a task from "KEY=VALUE" strings or a mapping, and look whether it can be trained.
+    """Build the complete config of a task from "KEY=VALUE" strings or a mapping, and check that it can be trained.
 
-    A built-in task loads no torch unless the config names a device. Raises `ConfigError` (an unknown key, a value out
-    of bounds), `TaskError` (the file does not import, data is missing) or `DeviceError`: one sentence each.
+    For a built-in task this loads torch only when the config asks for an accelerator. Raises `ConfigError` (an unknown
+    key, a value out of bounds), `TaskError` (the file does not import, data is missing) or `DeviceError`.
     """
     given = dict(assignments) if isinstance(assignments, Mapping) else split_assignments(assignments)
     if reference.kind == "script":
@@ -106,12 +106,13 @@ def validate_config(reference: TaskReference, assignments: Iterable[str] | Mappi
 
 
 def describe_task(reference: TaskReference) -> TaskDescription:
-    """Say what a task is and which config it takes; a person's file is imported in a process of its own for it."""
+    """Describe a task and its config. A child process imports your file for that."""
     if reference.kind == "builtin":
         return _describe_builtin(find_builtin(reference.name))
     if reference.kind == "script":
         raise UsageError(
-            f"{reference.name} is a training script: its options are its own arguments, behind -- at the launch."
+            f"{reference.name} is a training script. Its options are its own arguments: write them after -- when you "
+            "launch it."
         )
     answer = inspect_task(reference)
     return TaskDescription(
@@ -121,7 +122,7 @@ def describe_task(reference: TaskReference) -> TaskDescription:
 
 
 def list_tasks() -> list[TaskDescription]:
-    """Describe the built-in tasks, in the order in which a launch form offers them."""
+    """Describe the built-in tasks, in the order of the launch form."""
     return [_describe_builtin(task) for task in BUILTIN_TASKS.values()]
 
 
@@ -164,8 +165,8 @@ def _unknown_file(text: str, path: Path) -> UsageError:
 
 
 def _ask_for_class(text: str, path: Path, class_name: str) -> str:
-    """Say that a class is missing, and which ones the file has, as far as that can be read without importing it."""
-    wrong = f"'{class_name}' is no name of a class" if class_name else f"'{text}' names no class"
+    """Say that the name of a class is missing, and which classes the file defines, without importing it."""
+    wrong = f"'{class_name}' is not a class name" if class_name else f"'{text}' does not name a class"
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):

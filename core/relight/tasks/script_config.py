@@ -1,4 +1,4 @@
-"""The config that a script hands to `relight.init`: as JSON for the record, and with what a launch sets put in."""
+"""The config that a script passes to `relight.init`: as JSON for the record, and with the values set by a launch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SETTINGS = (
     "seed", "max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best", "keep_best_by",
     "keep_every_steps", "keep_every_hours",
 )  # fmt: skip
-"""Options of `relight.init` that a launch can set as well."""
+"""Options of `relight.init` that a launch can also set."""
 PREFIX = "relight."
-"""Before a key, says that the option of `relight.init` is meant, not the script's own."""
+"""Prefix of a key that means the option of `relight.init`, not a key of the script's own config."""
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _WANTED: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"), (int, "a whole number"), (float, "a number"), ((list, tuple, dict), "JSON"),
-    (object, "a value of the same kind"),
+    (object, "a value of the same type"),
 )  # fmt: skip
 
 
 def apply_overrides(config: MutableMapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what the launch sets into `config`, in place, and return what is meant for `relight.init` itself.
+    """Put the values that the launch sets into `config`, in place, and return those meant for `relight.init` itself.
 
-    Text is read as what the config has there now is. Raises `ConfigError` for a key that neither of them has.
+    Text is converted to the type of the current value. Raises `ConfigError` for a key that neither of them has.
     """
     settings: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -47,14 +47,14 @@ def apply_overrides(config: MutableMapping[str, Any], overrides: Mapping[str, An
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config as JSON can hold it; what it cannot hold becomes its text."""
+    """Return the config as JSON values; anything else becomes text."""
     return {str(key): _plain(value) for key, value in config.items()}
 
 
 def read_as(key: str, value: Any, *, like: Any) -> Any:
-    """Read text as what `like` is; where that is None, as JSON if it is some, else as text.
+    """Convert text to the type of `like`; if that is None, read it as JSON, else keep it as text.
 
-    Raises `ConfigError` when it cannot be read so. What is no text is returned as it is.
+    A value that is not text is returned unchanged. Raises `ConfigError` when the text cannot be converted.
     """
     if not isinstance(value, str):
         return value
@@ -74,10 +74,10 @@ def read_as(key: str, value: Any, *, like: Any) -> Any:
             return _read_json(value)
     except (ValueError, KeyError, TypeError):
         wanted = next(words for kinds, words in _WANTED if isinstance(like, kinds))
-        raise ConfigError(f"{key}={value} must be {wanted}, as {like!r} is.") from None
+        raise ConfigError(f"{key}={value} must be {wanted}, like the script's own value {like!r}.") from None
     if isinstance(like, str):
         return value
-    raise ConfigError(f"{key} cannot be set from outside: the script's own value is a {type(like).__name__}.")
+    raise ConfigError(f"{key} cannot be set at launch: the script's own value is a {type(like).__name__}.")
 
 
 def _read_json(text: str) -> Any:
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_mapping(config: Any) -> MutableMapping[str, Any]:
-    """The config as a mapping that can be changed: a dictionary as it is, a namespace by its attributes."""
+    """Return the config as a mapping that can be changed: a dictionary itself, or the attributes of a namespace."""
     if config is None:
         return {}
     if isinstance(config, MutableMapping):
@@ -118,6 +118,4 @@ def as_mapping(config: Any) -> MutableMapping[str, Any]:
     if hasattr(config, "__dict__"):
         attributes: dict[str, Any] = vars(config)
         return attributes
-    raise UsageError(
-        f"relight.init(config=…) takes a dictionary, such as vars(args), and got a {type(config).__name__}."
-    )
+    raise UsageError(f"relight.init(config=…) takes a dictionary, such as vars(args), not a {type(config).__name__}.")

@@ -1,4 +1,4 @@
-"""Whether a training script can be launched: read, never run. What is wrong is said before a run exists."""
+"""Checking that a training script can be launched, without running it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ print(json.dumps(answer))
 
 
 class DefinesTasks(UsageError):
-    """The file is no script: it defines tasks, of which one must be named."""
+    """The file is not a script: it defines tasks, and you must name one."""
 
 
-def check_script_file(path: Path, *, python: str | None = None) -> None:
-    """Raise `TaskError` or `UsageError`, one sentence, when the script does not parse or never calls `relight.init`.
+def check_script_file(path: Path) -> None:
+    """Raise `TaskError` or `UsageError` when the script does not parse or never calls `relight.init`.
 
-    The modules beside it that it imports are read as well. With another `python` its syntax is that one's affair.
+    The modules next to it that it imports are read, too. Raises `DefinesTasks` when the file defines tasks instead.
     """
     try:
         source = path.read_bytes()
@@ -55,43 +55,43 @@ def check_script_file(path: Path, *, python: str | None = None) -> None:
     try:
         tree = ast.parse(source, filename=str(path))
     except SyntaxError as error:
-        if python is not None:
-            return
         raise _syntax_error(path, error.lineno, error.msg) from None
     except ValueError as error:  # null bytes
-        raise TaskError(f"{path.name} is no Python file: {error}.") from None
+        raise TaskError(f"{path.name} is not a Python file: {error}.") from None
     found = _Reader(path.parent).read(tree, path.parent)
     if found.calls_init:
         return
     if found.tasks:
-        raise DefinesTasks(f"{path.name} trains nothing by itself: it defines {', '.join(found.tasks)}.")
+        raise DefinesTasks(f"{path.name} is not a script: it defines {', '.join(found.tasks)}.")
     what = "never calls relight.init()" if found.imports_relight else "does not use relight"
     raise UsageError(
-        f"{path.name} {what}, so nothing of it could be saved: add `run = relight.init()` and its four lines, see "
-        "docs/scripts.md."
+        f"{path.name} {what}, so nothing could be saved. Add relight.init() and the four lines that docs/scripts.md "
+        "shows."
     )
 
 
 def find_python(given: Path | None) -> str | None:
-    """The interpreter that a person means by a path or a name; links stay, since a virtual environment is one."""
+    """Return the absolute path of an interpreter given as a path or a name, without resolving links."""
     if given is None:
         return None
     text = str(given.expanduser())
     found = shutil.which(text)
     if found is None:
-        raise UsageError(f"There is no interpreter {text}: name one that can be run, such as .venv/bin/python.")
-    return os.path.abspath(found)  # noqa: PTH100  Path.resolve() would follow the link out of the environment
+        raise UsageError(f"{text} is not an executable interpreter. Name one, such as .venv/bin/python.")
+    return os.path.abspath(found)  # noqa: PTH100  Path.resolve() would leave a virtual environment
 
 
 def probe_python(python: str, script: Path) -> None:
-    """Ask another interpreter whether it has relight and torch, and takes the script. Raises `TaskError` if not."""
+    """Raise `TaskError` unless another interpreter has relight and torch and can compile the script."""
     command = [python, "-c", _PROBE, str(script), str(script.parent)]
     try:
         asked = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PROBE_WITHIN_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise TaskError(f"{python} did not answer within {_PROBE_WITHIN_S:.0f} s: is it a Python?") from None
+        raise TaskError(
+            f"{python} did not answer within {_PROBE_WITHIN_S:.0f} s. Is it a Python interpreter?"
+        ) from None
     except OSError as error:
         raise TaskError(f"{python} cannot be run: {error.strerror}.") from error
     lines = asked.stdout.strip().splitlines()
@@ -101,17 +101,17 @@ def probe_python(python: str, script: Path) -> None:
         answer = None
     if not isinstance(answer, dict):
         said = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise TaskError(f"{python} is no Python that can train: {said}.")
+        raise TaskError(f"{python} cannot run a training script: {said}.")
     if answer["missing"]:
         wanted = " and ".join(answer["missing"])
         raise TaskError(
-            f"{python} (Python {answer['python']}) has no {wanted}: install it there with "
-            f"`{python} -m pip install {_requirement(answer['missing'])}`."
+            f"{python} (Python {answer['python']}) has no {wanted}. Install with: "
+            f"{python} -m pip install {_requirement(answer['missing'])}"
         )
     if not answer.get("init"):
         raise TaskError(
-            f"{python} has a relight ({answer.get('relight') or 'of no version'}) that cannot run scripts: update it "
-            "there, or move away what is called relight in the script's folder."
+            f"{python} imports a relight (version {answer.get('relight') or 'unknown'}) that cannot run scripts. "
+            "Update it there, or rename the file or folder called relight next to the script."
         )
     if answer["syntax"]:
         raise _syntax_error(script, *answer["syntax"])
@@ -129,7 +129,7 @@ def _syntax_error(path: Path, line: int | None, message: str) -> TaskError:
 
 
 class _Reader:
-    """Reads a script and what it imports from beside it."""
+    """Reads a script and the modules next to it that it imports."""
 
     def __init__(self, folder: Path) -> None:
         self.calls_init = False

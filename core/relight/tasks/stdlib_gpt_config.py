@@ -1,4 +1,4 @@
-"""The config of the `stdlib-gpt` task, and where its text comes from."""
+"""The config of the `stdlib-gpt` task, and the files that its text comes from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig, option
 
-# What is installed or configured differs between machines; the test suites are half of the text and mostly repeat
-# themselves.
+# Installed packages and generated configuration differ between machines. The test suites would be half of the text, and
+# are repetitive.
 SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "turtledemo", "lib2to3"}
 )
@@ -21,20 +21,24 @@ class StdlibGptConfig(TaskConfig):
     """A byte-level GPT on the source of the Python standard library."""
 
     size: Literal["tiny", "mini", "small", "base"] = option(
-        "tiny", "Size of the model: tiny has 0.9M parameters, mini 5M, small 30M, base 124M."
+        "tiny", "Model size: tiny has 0.9M parameters, mini 5M, small 30M, base 124M."
     )
-    context: int = option(128, "Bytes that the model sees at once.", ge=8, le=8192)
-    dropout: float = option(0.0, "Share of activations dropped.", ge=0, lt=1)
-    samples_per_epoch: int = option(4096, "Random windows of the text that make one epoch.", ge=1, le=1_000_000_000)
-    validation_samples: int = option(512, "Windows of held-out files for validation.", ge=1, le=10_000_000)
+    context: int = option(128, "Context length, in bytes.", ge=8, le=8192)
+    dropout: float = option(0.0, "Fraction of activations dropped.", ge=0, lt=1)
+    samples_per_epoch: int = option(4096, "Random windows of the text per epoch.", ge=1, le=1_000_000_000)
+    validation_samples: int = option(512, "Windows of held-out files used for validation.", ge=1, le=10_000_000)
 
-    epochs: int = option(10, "Passes over `samples_per_epoch` windows.", group="Optimization", ge=1, le=1_000_000)
-    batch_size: int = option(32, "Samples in one batch.", group="Optimization", ge=1, le=1_000_000)
+    epochs: int = option(
+        10, "Number of epochs, with samples_per_epoch windows each.", group="Optimization", ge=1, le=1_000_000
+    )
+    batch_size: int = option(32, "Samples per batch.", group="Optimization", ge=1, le=1_000_000)
     weight_decay: float = option(0.1, "Weight decay.", group="Optimization", ge=0, le=10)
     warmup_steps: int = option(
         50, "Steps over which the learning rate rises to its peak.", group="Optimization", ge=0, le=10**12
     )
-    clip_norm: float = option(1.0, "Clip gradients to this norm; 0 means no clipping.", group="Optimization", ge=0)
+    clip_norm: float = option(
+        1.0, "Clip the norm of the gradients to this value; 0 means no clipping.", group="Optimization", ge=0
+    )
 
 
 def list_sources(root: Path) -> list[Path]:
@@ -56,10 +60,10 @@ def stdlib_root() -> Path:
 
 
 def check(config: StdlibGptConfig) -> None:
-    """Raise `TaskError` when this Python came without the source of its standard library."""
+    """Raise `TaskError` when this Python has no source files of its standard library."""
     root = stdlib_root()
     if not any(root.glob("*.py")):
         raise TaskError(
-            f"stdlib-gpt trains on the source of Python's standard library, and {root} has no .py files: "
-            "use a Python that ships its source, as python.org's, pyenv's and the distributions' do."
+            f"stdlib-gpt trains on the source of Python's standard library, but {root} has no .py files. "
+            "Use a Python that ships its source: python.org, pyenv and Linux distributions have one."
         )

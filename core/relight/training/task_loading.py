@@ -31,7 +31,7 @@ def load_task_class(reference: TaskReference) -> type[Task]:
     if reference.kind == "builtin":
         return _load_builtin(reference.name)
     if reference.kind == "script" or reference.path is None or reference.class_name is None:
-        raise TaskError(f"'{reference.name}' names no class: write FILE.py:Class.")
+        raise TaskError(f"'{reference.name}' does not name a class: write FILE.py:Class.")
     path = Path(reference.path)
     if not path.is_file():
         raise TaskError(f"The task file {path} does not exist: put it back, or launch a new run from where it is now.")
@@ -58,7 +58,7 @@ def _import_file(path: Path) -> ModuleType:
         return loaded
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TaskError(f"{path.name} is no Python file: a task lives in a FILE.py.")
+        raise TaskError(f"{path.name} is not a Python file: a task lives in a FILE.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses, pydantic and pickle look their module up by name
     try:
