@@ -96,7 +96,8 @@ def test_a_missing_file_gets_the_nearest_one(file: Path) -> None:
 
 
 def test_a_file_without_a_class_is_asked_for_one(file: Path) -> None:
-    assert refusal(str(file)) == f"'{file}' does not name a class: write {file.name}:SmallSpiral; the file has SmallSpiral."
+    hint = f"write {file.name}:SmallSpiral; the file has SmallSpiral."
+    assert refusal(str(file)) == f"'{file}' does not name a class: {hint}"
     assert "'1x' is not a class name" in refusal(f"{file}:1x")
     file.write_text("class A: ...\nclass B: ...\n")
     assert "write spi'ral.py:CLASS; the file has A, B." in refusal(f"{file}:")
