@@ -125,7 +125,7 @@ def test_a_malicious_file_is_one_line_and_nothing_happens(relight: Ask, runs: Pa
 def test_weights_of_another_shape_are_one_line_and_no_run(relight: Ask, runs: Path, folder: Path) -> None:
     answer = relight("import", str(folder / "plain.pth"), "--task", f"{folder}/line.py:Line", "--set", "width=5")
     assert answer.exit_code == 1
-    assert "2 of another shape: weight ([3, 2] in the file, [5, 2] in the model), bias" in answer.error
+    assert "2 with another shape: weight ([3, 2] in the file, [5, 2] in the model), bias" in answer.error
     assert list(runs.iterdir()) == []
 
 

@@ -84,7 +84,7 @@ def test_several_sets_of_weights_are_not_guessed_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tree", [{}, {"epoch": 3}, {0: torch.ones(1)}, torch.ones(3), [torch.ones(1)], None, "x"])
 def test_a_file_without_weights_is_refused(tmp_path: Path, tree: Any) -> None:
-    with pytest.raises(WeightsRefused, match=r"holds (no weights|one tensor|a list|a NoneType|a str)"):
+    with pytest.raises(WeightsRefused, match=r"holds (no w|one tensor|a list|a NoneType|a str)|numbers its tensors"):
         find(tmp_path, tree)
 
 

@@ -144,7 +144,7 @@ def test_a_file_that_reads_back_otherwise_is_refused(tmp_path: Path, monkeypatch
         return state
 
     monkeypatch.setattr(pth_export, "_load", load_damaged)
-    with pytest.raises(RelightError, match=r"reads back wrong at 'norms.1.running_var'"):
+    with pytest.raises(RelightError, match=r"differs from the checkpoint at 'norms.1.running_var'"):
         export_state_dict(tmp_path / "checkpoints", info.path.name, tmp_path / "out.pth")
     assert leftovers(tmp_path) == []
 

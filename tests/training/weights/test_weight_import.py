@@ -149,7 +149,7 @@ def test_a_part_alone_can_be_converted(tmp_path: Path) -> None:
     torch.save(lightning_checkpoint(NET), tmp_path / "x.ckpt")
     told = convert(tmp_path / "x.ckpt", tmp_path / "out.safetensors", part="model.")
     assert load_file(tmp_path / "out.safetensors").keys() == NET.state_dict().keys()
-    assert told["notes"] == ["'model.' was taken off all names."]
+    assert told["notes"] == ["'model.' was removed from all names."]
 
 
 def test_a_type_that_safetensors_lacks_is_refused_and_the_older_file_stays(tmp_path: Path) -> None:

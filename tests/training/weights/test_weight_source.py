@@ -77,7 +77,7 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: 
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(WeightsRefused, match=r"not beside it|as a file"):
+    with pytest.raises(WeightsRefused, match=r"outside its own folder|as a file"):
         open_weights(folder)
 
 
@@ -106,12 +106,12 @@ def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "last.ckpt")
     assert open_weights(tmp_path).tree.keys() == TENSORS.keys()
     torch.save(TENSORS, tmp_path / "best.pth")
-    with pytest.raises(WeightsRefused, match=r"it has best\.pth, last\.ckpt: name one"):
+    with pytest.raises(WeightsRefused, match=r"It has best\.pth, last\.ckpt: name one"):
         open_weights(tmp_path)
 
 
 def test_a_folder_without_weights_and_one_of_torch_distributed_say_so(tmp_path: Path) -> None:
-    with pytest.raises(WeightsRefused, match="it has none"):
+    with pytest.raises(WeightsRefused, match="It has none"):
         open_weights(tmp_path)
     (tmp_path / ".metadata").write_bytes(b"")
     with pytest.raises(WeightsRefused, match="dcp_to_torch"):
@@ -128,9 +128,9 @@ def test_missing_empty_and_odd_files_are_one_sentence(tmp_path: Path, name: str)
         open_weights(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(WeightsRefused, match="no ordinary file"):
+    with pytest.raises(WeightsRefused, match="not a regular file"):
         open_weights(path)
-    with pytest.raises(WeightsRefused, match="no ordinary file"):
+    with pytest.raises(WeightsRefused, match="not a regular file"):
         open_weights(Path("/dev/zero"))
 
 
@@ -151,15 +151,15 @@ def header_of(entries: Any, *, data: bytes = b"", length: int | None = None) -> 
     ("data", "said"),
     [
         (header_of({}, length=1 << 62), "claims a header"),
-        (header_of({}, length=99_000_000), "is cut off"),
-        (header_of({"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}), "whole safetensors"),
-        (header_of({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 4]}}, data=b"0123"), "whole safetensors"),
-        (header_of({"w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, data=b"0123"), "whole safetensors"),
-        (header_of({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, data=b"0123"), "whole safetensors"),
+        (header_of({}, length=99_000_000), "is truncated"),
+        (header_of({"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}), "complete safet"),
+        (header_of({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 4]}}, data=b"0123"), "complete safet"),
+        (header_of({"w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, data=b"0123"), "complete safet"),
+        (header_of({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, data=b"0123"), "complete safet"),
         (header_of({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-                    "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, data=b"0123"), "whole safetensors"),
-        (header_of({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, data=b"012345"), "whole safetensors"),
-        (header_of(b"{" * 1000), "whole safetensors"),
+                    "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, data=b"0123"), "complete safet"),
+        (header_of({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, data=b"012345"), "complete safet"),
+        (header_of(b"{" * 1000), "complete safet"),
     ],
 )  # fmt: skip
 def test_a_safetensors_file_that_lies_is_refused(tmp_path: Path, data: bytes, said: str) -> None:

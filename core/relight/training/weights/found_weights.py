@@ -1,4 +1,4 @@
-"""Finds the weights in what a file holds: a plain state_dict, or one entry of somebody's checkpoint."""
+"""Finds the weights in a file: a plain state_dict, or one entry of a foreign checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from relight.training.state.state_tree import DTYPE_NAMES
+from relight.training.weights.pickled_weights import Skipped
 from relight.training.weights.weight_errors import WeightsRefused
 from relight.training.weights.weight_source import WeightSource
 
@@ -18,7 +19,7 @@ _USUAL = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params",
     "parameters", "net_state_dict", "backbone", "generator", "teacher", "student",
 )  # fmt: skip
-"""Names under which people keep a model's state_dict; the first one that is there is taken."""
+"""Common names for a model's state_dict in a checkpoint; the first one that exists is used."""
 _AVERAGES = ("ema", "average", "swa", "shadow")
 _DEPTH = 3
 _NAMES_SHOWN = 8
@@ -28,29 +29,33 @@ _EXPANSION = 8
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Tensors by name as the file has them, and what else was recognised in it."""
+    """The file's tensors by name, and what else was recognized in it."""
 
     kind: str
     """What the file is, for people: "Lightning checkpoint"."""
     part: str
-    """Where in the file the weights were: "model_state_dict"; "" when they were all of it."""
+    """The entry that held the weights, such as "model_state_dict"; "" for the whole file."""
     tensors: dict[str, Tensor]
     prefix: str = ""
-    """What was taken off all names on a person's request."""
+    """The prefix that was removed from all names because `part` asked for it."""
     not_taken: tuple[str, ...] = ()
-    """What was recognised and is not taken over, each in a few words."""
+    """What was recognized and not imported, each in a few words."""
 
 
 def find_weights(source: WeightSource, *, part: str | None = None) -> FoundWeights:
     """Find the weights in an opened file. `part` names an entry of its dictionary, or a prefix of the tensors' names.
 
-    Raises `WeightsRefused` when there are none, when it could be several, and for what no file can hold.
+    Raise `WeightsRefused` when there are none, when there are several sets, and for tensors no file can hold.
     """
     tree, name = source.tree, source.path.name
     if not isinstance(tree, dict):
+        _refuse_objects(source)
         what = "one tensor without a name" if isinstance(tree, Tensor) else f"a {type(tree).__name__}"
         raise WeightsRefused(f"{name} holds {what}, not tensors by name. Save model.state_dict() instead.")
     candidates = dict(_find_candidates(tree))
+    if not candidates:
+        _refuse_objects(source)
+        _refuse_arrays(tree, name)
     prefix = ""
     if part is None:
         chosen = _choose(candidates, name)
@@ -76,7 +81,7 @@ def find_weights(source: WeightSource, *, part: str | None = None) -> FoundWeigh
 
 
 def _find_candidates(tree: dict[Any, Any], *, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dictionary that has tensors under names, by its path; that of the whole tree is ""."""
+    """Yield the path and contents of every dictionary with named tensors; the path of the whole tree is ""."""
     if depth == 0 and _has_tensors(tree):
         yield "", tree
     if depth == _DEPTH:
@@ -91,8 +96,35 @@ def _find_candidates(tree: dict[Any, Any], *, path: str = "", depth: int = 0) ->
 
 
 def _has_tensors(value: dict[Any, Any]) -> bool:
-    """Whether it looks like a state_dict: names, and tensors under them."""
+    """Tell whether `value` looks like a state_dict: tensors under names."""
     return all(isinstance(key, str) for key in value) and any(isinstance(inner, Tensor) for inner in value.values())
+
+
+def _refuse_objects(source: WeightSource) -> None:
+    """Say why there are no weights in a file whose contents only code could make."""
+    if not source.objects:
+        return
+    own = [name for name in source.objects if not name.startswith("torch.")] or list(source.objects)
+    raise WeightsRefused(
+        f"{source.path.name} holds a whole model or other objects ('{own[0]}') and no weights outside them. Loading "
+        "these would run code, so nothing was loaded. Where it was made, save only the weights: "
+        "torch.save(model.state_dict(), FILE)."
+    )
+
+
+def _refuse_arrays(tree: dict[Any, Any], file: str) -> None:
+    """Say why there are no weights in a file with arrays or numbered tensors."""
+    entries = [tree, *(value for value in tree.values() if isinstance(value, dict))]
+    values = [value for entry in entries for value in entry.values()]
+    if any(isinstance(value, Skipped) and value.name.startswith("numpy.") for value in values):
+        raise WeightsRefused(
+            f"{file} holds NumPy arrays, not tensors. Where it was made, convert them with torch.from_numpy() and save "
+            "the result with torch.save()."
+        )
+    if any(isinstance(value, Tensor) and not isinstance(key, str) for entry in entries for key, value in entry.items()):
+        raise WeightsRefused(
+            f"{file} numbers its tensors instead of naming them. Save model.state_dict(), which has the names."
+        )
 
 
 def _is_optimizer(value: dict[Any, Any]) -> bool:
@@ -115,7 +147,7 @@ def _choose(candidates: dict[str, dict[str, Any]], file: str) -> str:
         return plain[0]
     if plain:
         raise WeightsRefused(f"{file} holds several sets of weights: {_list(plain)}. Choose one with --part.")
-    raise WeightsRefused(f"{file} holds no weights: there is no tensor under a name in it.")
+    raise WeightsRefused(f"{file} holds no weights: it contains no named tensor.")
 
 
 def _choose_by_prefix(candidates: dict[str, dict[str, Any]], part: str, file: str) -> tuple[str, str]:
@@ -123,7 +155,7 @@ def _choose_by_prefix(candidates: dict[str, dict[str, Any]], part: str, file: st
     found = [path for path, content in candidates.items() if any(str(key).startswith(prefix) for key in content)]
     if not found:
         there = f"It has {_list([path for path in candidates if path])}." if any(candidates) else "It has no parts."
-        raise WeightsRefused(f"{file} has no part '{part}', and no tensor whose name begins so. {there}")
+        raise WeightsRefused(f"{file} has no part '{part}', and no tensor whose name starts with it. {there}")
     return (found[0] if len(found) == 1 else _choose({path: candidates[path] for path in found}, file)), prefix
 
 
@@ -132,14 +164,14 @@ def _check_tensors(tensors: dict[str, Tensor], source: WeightSource) -> None:
     for key, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPE_NAMES:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
-            raise WeightsRefused(f"'{key}' in {source.path.name} is of the kind {kind}, which cannot be imported.")
+            raise WeightsRefused(f"'{key}' in {source.path.name} is {kind}, which cannot be imported.")
         if tensor.device.type == "meta":
-            raise WeightsRefused(f"'{key}' in {source.path.name} is a meta tensor: it has a shape, but no numbers.")
+            raise WeightsRefused(f"'{key}' in {source.path.name} is a meta tensor: it has a shape, but no data.")
         total += math.prod(tensor.shape) * tensor.element_size()
-    # A tensor may repeat its numbers (expand): a few bytes can claim to be terabytes.
+    # A tensor may repeat its data (expand), so a few bytes can claim to be terabytes.
     if total > _EXPANSION * source.bytes + _SPARE_BYTES:
         raise WeightsRefused(
-            f"{source.path.name} has {source.bytes:,} bytes and claims to hold {total:,} bytes of tensors."
+            f"{source.path.name} has {source.bytes:,} bytes, but claims to hold {total:,} bytes of tensors."
         )
 
 
@@ -154,7 +186,7 @@ def _name_kind(source: WeightSource, part: str) -> str:
 
 
 def _describe_entry(key: Any, value: Any) -> str:
-    """What an entry of a checkpoint is, as far as it can be told: "epoch 12", "optimizer (optimizer state)"."""
+    """Describe an entry of a checkpoint in a few words: "epoch 12", "optimizer (optimizer state)"."""
     name = str(key)[:80]
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.device.type == "cpu":
         value = value.item()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the model that a config makes: told by names, types and shapes, before anything starts."""
+"""Checks, before a run starts, that a checkpoint fits the model that a config builds: names, types and shapes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from relight.training.task import Task
 
 
 def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
-    """What does not fit the checkpoint `sequence` of the store in `folder`: "16 with another shape or type: …", or "".
+    """Return how the model differs from checkpoint `sequence`: "16 with another shape or type: …"; "" if it fits.
 
-    The model is built without data (on PyTorch's meta device), so even a large one costs little. None when that is not
-    possible, which some models' code is not made for: then the start of the training tells.
+    The model is built without data (on PyTorch's meta device), so even a large one costs little. Return None if the
+    model's code cannot do that; then only the start of the training shows whether it fits.
     """
     saved = _read_forms(folder, sequence)
     if saved is None:
@@ -37,7 +37,7 @@ def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
     except Exception:
         return None
     live = {names.canonical(name): describe_form(value) for name, value in state.items()}
-    # A lazy module takes whatever shape it is given.
+    # A lazy module takes any shape.
     lazy = {names.canonical(name) for name, value in state.items() if is_lazy(value)}
     problems = [
         f"{key} ({form} in the checkpoint, {live[key]} now)"
@@ -49,7 +49,7 @@ def find_misfit(task: Task, folder: Path, sequence: int) -> str | None:
 
 
 def _read_forms(folder: Path, sequence: int) -> dict[str, str | None] | None:
-    """Type and shape of everything in the model's state dict by name; None for what is no tensor."""
+    """Return the type and shape of everything in the model's state dict by name; None for other values."""
     store = CheckpointStore(folder)
     try:
         info = store.find_sequence(sequence)

@@ -1,7 +1,8 @@
-"""Reads what `torch.save` wrote without running any code of it, in bounded memory and time."""
+"""Reads a file of `torch.save` without running any of its code, in bounded memory and time."""
 
 from __future__ import annotations
 
+import _compat_pickle
 import collections
 import io
 import pickletools
@@ -13,8 +14,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from types import FrameType
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ _SPARE_BYTES = 1 << 30
 _CPU_S = 60.0
 _CPU_S_A_GIGABYTE = 10.0
 _LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of the storages
+_FIRST_UNREAD_PROTOCOL = 4
 _MAGIC = 0x1950A86A20F9469CFC6C
 _CHUNK_BYTES = 8 << 20
 _ZIP = b"PK\x03\x04"
@@ -36,10 +38,20 @@ _LOCAL_HEADER_BYTES = 30
 _ACTING_MODULES = {
     "__builtin__", "builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "runpy",
     "importlib", "code", "codeop", "commands", "webbrowser", "requests", "urllib", "http", "asyncio", "multiprocessing",
-    "threading", "pickle", "marshal", "types", "functools", "operator", "platform", "signal", "tempfile", "zipfile",
+    "threading", "pickle", "marshal", "types", "platform", "signal", "tempfile", "zipfile",
     "pip", "timeit", "pdb", "bdb", "cProfile", "profile", "doctest", "unittest", "ssl", "smtplib", "ftplib",
 }  # fmt: skip
-"""Modules whose functions do something when they are called: a file of weights has no honest use for them."""
+"""Modules whose functions act when they are called: a file of weights has no honest use for them."""
+
+_ACTING_FAMILIES = (
+    "io.", "_io.", "codecs.open", "torch.hub.", "torch.load", "torch.serialization.load", "torch.jit.",
+    "torch.package.", "torch.utils.cpp_extension.", "torch.distributed.", "numpy.load", "numpy.f2py.",
+    "numpy.testing.", "pandas.", "joblib.", "dill.", "cloudpickle.",
+)  # fmt: skip
+"""Beginnings of other names that load files or programs when they are called."""
+
+_ATTRIBUTE = "builtins.getattr"
+"""How pickle names an enum or class that is nested in another one: by itself it only looks a name up."""
 
 _TENSORS = {
     "collections.OrderedDict", "torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter",
@@ -47,7 +59,7 @@ _TENSORS = {
     "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state", "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
 }  # fmt: skip
-"""All that plain tensors in dictionaries need, of what PyTorch's own restricted loader allows."""
+"""The names that plain tensors in dictionaries need; PyTorch's own restricted loader allows them."""
 
 _OTHER_TENSORS = {
     "_rebuild_qtensor": "quantized",
@@ -73,16 +85,16 @@ _VALUE_FAMILIES = (
     "numpy._core.numeric.", "pathlib.", "datetime.", "omegaconf.", "torch.optim.", "pytorch_lightning.callbacks.",
     "lightning.pytorch.callbacks.", "yacs.config.", "ml_collections.",
 )  # fmt: skip
-"""Settings and numbers that people keep beside the weights. They are skipped: an inert stand-in takes their place."""
+"""Settings and numbers that people save next to the weights."""
 
 
 class Skipped:
-    """Stands for a value that is neither a tensor nor plain; whatever it was made of is dropped."""
+    """An inert stand-in for an object that is neither a tensor nor a plain value. It keeps nothing and does nothing."""
 
     name = "object"
 
     def __new__(cls, *_: Any, **__: Any) -> Skipped:
-        """Take any arguments, and keep none."""
+        """Accept any arguments, and keep none."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -91,12 +103,34 @@ class Skipped:
     def __setstate__(self, state: Any) -> None:
         """Drop the state."""
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Drop the item of what was a kind of dictionary."""
 
-def read_pickled(path: Path) -> Any:
-    """Return the tree that `torch.save` wrote to `path`: tensors on the CPU, mapped from the file where that can be.
 
-    Nothing in the file is run: its pickle is first looked through for what it would call, then read by PyTorch's
-    restricted loader (`weights_only=True`). Raises `WeightsRefused` for a file that would run code, or is damaged.
+class _SkippedAttribute(Skipped):
+    """Stands for `getattr` and for every name that it would look up."""
+
+    name = _ATTRIBUTE
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """Return the class itself, so that calling the result is inert as well."""
+        return cls
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """The tree of a `torch.save` file. In place of `objects`, which only code could make, it has inert stand-ins."""
+
+    tree: Any
+    objects: tuple[str, ...] = ()
+    """Full names of classes and functions of other programs: "__main__.Net"."""
+
+
+def read_pickled(path: Path) -> Pickled:
+    """Return the tree that `torch.save` wrote to `path`: tensors on the CPU, mapped from the file if possible.
+
+    Nothing in the file is run: its pickle is first searched for the names it would call, then read by PyTorch's
+    restricted loader (`weights_only=True`). Raise `WeightsRefused` for a malicious or damaged file.
     """
     size = path.stat().st_size
     with path.open("rb") as file, warnings.catch_warnings():
@@ -104,7 +138,7 @@ def read_pickled(path: Path) -> Any:
         zipped = file.read(len(_ZIP)) == _ZIP
         file.seek(0)
         names = _scan_archive(file, path) if zipped else _scan_legacy(file, path)
-    stand_ins = _choose_stand_ins(names, path)
+    stand_ins, objects = _choose_stand_ins(names, path)
     try:
         with warnings.catch_warnings(), _bounded(size), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
@@ -113,57 +147,62 @@ def read_pickled(path: Path) -> Any:
         raise
     except MemoryError:
         raise WeightsRefused(
-            f"{path.name} asks for far more memory than a file of its size can hold. It was not made by torch.save."
+            f"{path.name} asks for far more memory than a file of its size can need. It was not made by torch.save."
         ) from None
     except _TookTooLong:
         raise WeightsRefused(
-            f"{path.name} keeps its reader busy without end. It was not made by torch.save as it is."
+            f"{path.name} takes far longer to read than a file of its size can need. It was not made by torch.save."
         ) from None
     except Exception as error:  # a broken pickle can break its reader anywhere
         if _is_out_of_memory(error):
             raise WeightsRefused(
-                f"{path.name} asks for far more memory than a file of its size can hold. It was not made by torch.save."
+                f"{path.name} asks for far more memory than a file of its size can need. It was not made by torch.save."
             ) from None
         raise _explain(error, path) from error
     if zipped:
         _check_storages(tree, path)
-    return tree
+    return Pickled(tree, objects)
 
 
 class _TookTooLong(BaseException):
-    """Reading used up its time. Not an `Exception`, so that no reader swallows it."""
+    """Reading took too long. Not an `Exception`, so that no reader swallows it."""
 
 
 def _scan_archive(file: IO[bytes], path: Path) -> set[str]:
-    """Check a zip archive of `torch.save` and return the names that its pickle would look up."""
+    """Check a zip archive of `torch.save`, and return the names that its pickle would look up."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
         pickled = _find_pickle(entries, path)
         _check_sums(file, entries, path)
         file.seek(_find_part(file, pickled))
-        return _list_globals(io.BytesIO(file.read(pickled.file_size)), path)
+        names, protocol = _list_globals(io.BytesIO(file.read(pickled.file_size)), path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError) as error:
         said = _first_line(error)
-        raise WeightsRefused(f"{path.name} is damaged: {said}. Copy it again from where it is.") from error
+        raise WeightsRefused(f"{path.name} is damaged: {said}. Copy it again from its source.") from error
+    _check_names(names, protocol, path)
+    return names
 
 
 def _find_pickle(entries: Sequence[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
-        raise WeightsRefused(
-            f"{path.name} is a compressed zip file, which torch.save never makes: it could unpack to any size. "
-            "Unpack it first if the weights are inside."
-        )
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise WeightsRefused(f"{path.name} is a zip file whose parts overlap: it was not made by torch.save.")
     if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
         raise WeightsRefused(
-            f"{path.name} is a TorchScript program, not weights. Where it was made, save its weights alone: "
+            f"{path.name} is a TorchScript program, not weights. Where it was made, save only the weights: "
             "torch.save(model.state_dict(), FILE)."
         )
+    twice = [name for name, count in collections.Counter(entry.filename for entry in entries).items() if count > 1]
+    if twice:
+        raise WeightsRefused(f"{path.name} has two parts named '{twice[0]}', so it was not made by torch.save.")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+        raise WeightsRefused(
+            f"{path.name} is a compressed zip file, which torch.save never makes and which could unpack to any size. "
+            "If the weights are inside, unpack it first."
+        )
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise WeightsRefused(f"{path.name} is a zip file with overlapping parts, so it was not made by torch.save.")
     pickles = [entry for entry in entries if entry.filename.split("/", 1)[-1] == "data.pkl"]
     if not pickles:
-        raise WeightsRefused(f"{path.name} is a zip file, but none of torch.save's: there is no data.pkl in it.")
+        raise WeightsRefused(f"{path.name} is a zip file, but not from torch.save: it contains no data.pkl.")
     if pickles[0].file_size > _PICKLE_BYTES:
         raise WeightsRefused(
             f"{path.name} has a table of contents of {pickles[0].file_size:,} bytes, which no weights need."
@@ -172,12 +211,12 @@ def _find_pickle(entries: Sequence[zipfile.ZipInfo], path: Path) -> zipfile.ZipI
 
 
 def _check_sums(file: IO[bytes], entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
-    """Compare each part with its checksum; PyTorch can be told to write none, and then they are 0."""
+    """Compare each part with its checksum. A checksum of 0 means that PyTorch was configured to write none."""
     for entry in entries:
         if entry.CRC and _sum(file, entry) != entry.CRC:
             raise WeightsRefused(
                 f"{path.name} is damaged: its part '{entry.filename}' does not match its checksum. "
-                "Copy it again from where it is."
+                "Copy it again from its source."
             )
 
 
@@ -193,7 +232,7 @@ def _sum(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
 
 
 def _find_part(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of an uncompressed part begin."""
+    """Return the offset of the first byte of an uncompressed part."""
     if entry.header_offset < 0:
         raise EOFError(f"its part '{entry.filename}' would begin before the file")
     file.seek(entry.header_offset)
@@ -205,24 +244,26 @@ def _find_part(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
 
 
 def _scan_legacy(file: IO[bytes], path: Path) -> set[str]:
-    """The format before PyTorch 1.6: five pickles, then the numbers. Returns the names that they would look up."""
+    """Check a file from before PyTorch 1.6 (five pickles, then the numbers); return the names they would look up."""
     names: set[str] = set()
     for place in range(_LEGACY_PICKLES):
         begin = file.tell()
         try:
-            names |= _list_globals(file, path)
+            found, protocol = _list_globals(file, path)
         except WeightsRefused:
             if place == 0:
                 raise WeightsRefused(
-                    f"{path.name} is neither a file of torch.save nor safetensors, or it is cut off at its end."
+                    f"{path.name} is neither a torch.save file nor a safetensors file, or it is truncated."
                 ) from None
             raise
+        names |= found
         if place == 0 and not _is_magic(file, begin):
             _refuse_acting(names, path)
             raise WeightsRefused(
-                f"{path.name} is a pickle, but none of torch.save's, so it is not read. Where it was made, save the "
-                "weights with torch.save(model.state_dict(), FILE)."
+                f"{path.name} is a pickle, but not from torch.save, so Relight does not read it. Where it was made, "
+                "save the weights with torch.save(model.state_dict(), FILE)."
             )
+        _check_names(found, protocol, path)
         if file.tell() - begin > _PICKLE_BYTES:
             raise WeightsRefused(
                 f"{path.name} has a table of contents of {file.tell():,} bytes, which no weights need."
@@ -238,64 +279,94 @@ def _is_magic(file: IO[bytes], begin: int) -> bool:
     return numbers == [_MAGIC]
 
 
-def _list_globals(file: IO[bytes], path: Path) -> set[str]:
-    """Names that a pickle looks up, up to its end. Not a byte of it is executed."""
+def _list_globals(file: IO[bytes], path: Path) -> tuple[set[str], int]:
+    """Return the names that a pickle looks up, up to its end, and its protocol, without executing any of it."""
     names: set[str] = set()
+    protocol = 0
+    texts: list[Any] = []  # the last values that were pushed
+    memory: list[Any] = []
     try:
         for op, value, _ in pickletools.genops(file):
-            if op.name in ("GLOBAL", "INST"):
+            if op.name == "PROTO":
+                protocol = int(value or 0)
+            elif op.name in ("GLOBAL", "INST"):
                 module, _, name = str(value).partition(" ")
-                names.add(f"{'builtins' if module == '__builtin__' else module}.{name}")
+                names.add(_name_in_python_3(module, name))
+            elif op.name == "STACK_GLOBAL" and len(texts) > 1 and all(isinstance(text, str) for text in texts[-2:]):
+                names.add(".".join(texts[-2:]))
             elif op.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                names.add("")  # a name that is only put together while it is read
+                names.add("")  # a name that exists only while the file is read
+            if op.name == "MEMOIZE":
+                memory.append(texts[-1] if texts else None)
+            elif op.name in ("BINGET", "LONG_BINGET"):
+                place = int(value or 0)
+                texts.append(memory[place] if protocol >= _FIRST_UNREAD_PROTOCOL and place < len(memory) else None)
+            elif op.name != "FRAME":
+                texts.append(value)
+            del texts[:-2]
     except Exception as error:  # genops meets garbage
         raise WeightsRefused(
             f"{path.name} is damaged: its table of contents cannot be read ({_first_line(error)})."
         ) from error
-    return names
+    return names, protocol
 
 
-def _choose_stand_ins(names: set[str], path: Path) -> list[Any]:
-    """What PyTorch's loader may use instead of each name that it does not know; refuses what is no plain data."""
+def _name_in_python_3(module: str, name: str) -> str:
+    """Return the full name; `torch.save` writes the names of Python 2."""
+    renamed = _compat_pickle.NAME_MAPPING.get((module, name))
+    module, name = renamed or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+    return f"{module}.{name}"
+
+
+def _check_names(names: set[str], protocol: int, path: Path) -> None:
+    """Raise `WeightsRefused` for a pickle that is malicious, or that PyTorch's loader cannot read."""
     _refuse_acting(names, path)
+    if "" in names:
+        raise WeightsRefused(
+            f"{path.name} hides the names of what it would run when it is loaded, which torch.save never does. "
+            "Nothing in it was run."
+        )
+    if protocol >= _FIRST_UNREAD_PROTOCOL:
+        raise WeightsRefused(
+            f"{path.name} was saved with pickle_protocol={protocol}, which PyTorch's safe loader cannot read. Where it "
+            "was made, save it again without pickle_protocol: torch.save(model.state_dict(), FILE)."
+        )
+
+
+def _choose_stand_ins(names: set[str], path: Path) -> tuple[list[Any], tuple[str, ...]]:
+    """Return what PyTorch's loader uses in place of names that it does not know, and which of them are objects."""
     stand_ins: list[Any] = []
+    objects: list[str] = []
     for name in sorted(names):
         if name in _TENSORS or _is_torch_type(name):
             continue
         kind = _OTHER_TENSORS.get(name.removeprefix("torch._utils."))
         if kind is not None:
             raise WeightsRefused(
-                f"{path.name} holds {kind} tensors, which cannot be imported. Save them as plain ones."
+                f"{path.name} holds {kind} tensors, which cannot be imported. Save them as ordinary tensors."
             )
         if name in _DICTIONARIES:
             stand_ins.append((_make_dictionary, name))
-        elif name in _VALUES or name.startswith(_VALUE_FAMILIES):
-            stand_ins.append((type("Skipped", (Skipped,), {"name": name}), name))
-        elif name == "":
-            raise WeightsRefused(
-                f"{path.name} hides the names of what it would run when it is loaded, which torch.save never does. "
-                "Nothing of it was run."
-            )
+        elif name == _ATTRIBUTE:
+            stand_ins.append((_SkippedAttribute, name))
         else:
-            what = "a whole model" if name.startswith(("torch.nn.", "__main__.")) else "objects of other programs"
-            raise WeightsRefused(
-                f"{path.name} holds {what} ('{name}'), and making these would run code, so nothing of it was loaded. "
-                "Where it was made, save the weights alone: torch.save(model.state_dict(), FILE)."
-            )
-    return stand_ins
+            stand_ins.append((type("Skipped", (Skipped,), {"name": name}), name))
+            if name not in _VALUES and not name.startswith(_VALUE_FAMILIES):
+                objects.append(name)
+    return stand_ins, tuple(objects)
 
 
 def _refuse_acting(names: set[str], path: Path) -> None:
-    for name in sorted(names - _VALUES - _DICTIONARIES):
-        if name.partition(".")[0] in _ACTING_MODULES:
+    for name in sorted(names - _VALUES - _DICTIONARIES - {_ATTRIBUTE}):
+        if name.partition(".")[0] in _ACTING_MODULES or name.startswith(_ACTING_FAMILIES):
             raise WeightsRefused(
-                f"{path.name} is malicious: loading it would run '{name}'. Nothing of it was run, and nothing "
+                f"{path.name} is malicious: loading it would run '{name}'. Nothing in it was run, and nothing "
                 "was imported. Do not open it with other programs."
             )
 
 
 def _is_torch_type(name: str) -> bool:
-    """Whether it is a dtype or a class of storages."""
+    """Tell whether `name` is a dtype or a storage class."""
     module, _, leaf = name.rpartition(".")
     if module == "torch.storage":
         return leaf in ("UntypedStorage", "TypedStorage")
@@ -310,7 +381,7 @@ def _make_dictionary(*_: Any) -> dict[Any, Any]:
 
 @contextmanager
 def _bounded(size: int) -> Iterator[None]:
-    """Let reading a file of `size` bytes take no more memory and time than a file of that size can need."""
+    """Limit memory and time to what reading a file of `size` bytes can need."""
     with _bounded_memory(size * 2 + _SPARE_BYTES), _bounded_time(_CPU_S + size / 1e9 * _CPU_S_A_GIGABYTE):
         yield
 
@@ -318,7 +389,7 @@ def _bounded(size: int) -> Iterator[None]:
 @contextmanager
 def _bounded_memory(more_bytes: int) -> Iterator[None]:
     used = _read_data_bytes()
-    if used is None:  # not Linux: such a limit would not be heeded
+    if used is None:  # not Linux: the limit would have no effect
         yield
         return
     import resource
@@ -336,7 +407,7 @@ def _bounded_memory(more_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def _bounded_time(cpu_s: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
         yield
         return
 
@@ -361,7 +432,7 @@ def _read_data_bytes() -> int | None:
 
 
 def _check_storages(tree: Any, path: Path) -> None:
-    """See that each tensor's numbers are one part of the archive: the loader takes the pickle's word for their size."""
+    """Check that each tensor's data is one part of the archive; the loader trusts the sizes in the pickle."""
     with zipfile.ZipFile(path) as archive:
         sizes = collections.Counter(entry.file_size for entry in archive.infolist())
     seen: dict[int, int] = {}
@@ -370,11 +441,11 @@ def _check_storages(tree: Any, path: Path) -> None:
         if storage.device.type == "cpu" and storage.nbytes():
             seen.setdefault(storage.data_ptr(), storage.nbytes())
     if any(count > sizes[size] for size, count in collections.Counter(seen.values()).items()):
-        raise WeightsRefused(f"{path.name} is damaged: a tensor claims other bytes than the file has for it.")
+        raise WeightsRefused(f"{path.name} is damaged: the size of a tensor does not match its data in the file.")
 
 
 def list_tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in a tree of dictionaries, lists and tuples; each container is looked into once."""
+    """Yield every tensor in a tree of dictionaries, lists and tuples; each container is visited once."""
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -392,11 +463,16 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _explain(error: Exception, path: Path) -> WeightsRefused:
     said = _first_line(error)
-    if isinstance(error, UnpicklingError) and "weights_only" in str(error).lower():
-        # PyTorch's message recommends loading without its protection; nobody needs to read that here.
-        said = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()[:1]  # type: ignore[assignment]
-        said = said[0] if said else "its table of contents is not one of torch.save"
-    return WeightsRefused(f"{path.name} is damaged, or not made by torch.save: {said.rstrip('.')[:200]}.")
+    if "persistent_load of storage" in str(error):
+        return WeightsRefused(
+            f"{path.name} holds a whole model in PyTorch's format before 1.6, which stores its source code, so nothing "
+            "was loaded. Where it was made, save only the weights: torch.save(model.state_dict(), FILE)."
+        )
+    if "weights_only" in str(error).lower():
+        # PyTorch's message recommends loading without its protection, which must not reach anybody.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        said = reason if reason and "weights_only" not in reason else "its table of contents is not from torch.save"
+    return WeightsRefused(f"{path.name} is damaged, or was not made by torch.save: {said.rstrip('.')[:200]}.")
 
 
 def _first_line(error: BaseException) -> str:

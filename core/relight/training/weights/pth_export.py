@@ -34,7 +34,7 @@ _PREFIX = "model."
 
 
 def main(arguments: list[str]) -> int:
-    """Export what the arguments name and say how it went; 0 when the file is there, 1 when not."""
+    """Export what the arguments name and print the result; return 0 for success, 1 for failure."""
     if len(arguments) != 3:
         sys.stderr.write(f"{__doc__}\n")
         return 2
@@ -48,10 +48,10 @@ def main(arguments: list[str]) -> int:
 
 
 def export_state_dict(folder: Path, manifest: str, out: Path) -> dict[str, int]:
-    """Write the weights of the checkpoint whose manifest is so called to `out`, which appears whole or not at all.
+    """Write the weights of the checkpoint with this manifest to `out`, which appears complete or not at all.
 
-    What was written is loaded again and compared with the checkpoint before it gets its name. Raises
-    `DamagedCheckpoint`, or `ExportError` when the file cannot be written.
+    The file is loaded again and compared with the checkpoint before it gets its name. Raise `DamagedCheckpoint`, or
+    `ExportError` when the file cannot be written.
     """
     store = CheckpointStore(folder)
     info = next((info for info in store.list().checkpoints if info.path.name == manifest), None)
@@ -76,7 +76,7 @@ def export_state_dict(folder: Path, manifest: str, out: Path) -> dict[str, int]:
 
 
 def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
-    """Return the model's `state_dict()` as it was: plain values included, tied parameters one tensor again.
+    """Return the model's `state_dict()` as it was, with plain values, and with tied parameters as one tensor.
 
     Every byte is compared with its digest while it is read.
     """
@@ -97,7 +97,7 @@ def read_state_dict(reader: CheckpointReader) -> dict[str, Any]:
 
 
 class _EachOnce(StoredTensors):
-    """A name that is asked for again, as of tied parameters, is the same tensor."""
+    """Returns the same tensor when a name is requested again, as for tied parameters."""
 
     def __init__(self, reader: CheckpointReader) -> None:
         super().__init__(reader)
@@ -121,7 +121,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
     with path.open("xb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # PyTorch's writer hides the disk's own error behind one about positions
+        except RuntimeError as error:  # PyTorch's writer hides the error of the disk behind one about positions
             cause = error.__cause__ or error.__context__
             raise cause if isinstance(cause, OSError) else ExportError(f"PyTorch cannot write it: {error}") from error
         file.flush()
@@ -133,15 +133,15 @@ def _load(path: Path) -> Any:
         return torch.load(path, weights_only=True, mmap=True)
     except OSError:
         raise
-    except Exception as error:  # whatever PyTorch's restricted loader refuses
+    except Exception as error:  # anything that PyTorch's restricted loader refuses
         raise ExportError(
-            "The model's state has values that a .pth cannot carry without running code when it is loaded "
-            f"({str(error).strip().splitlines()[0]}): export as safetensors."
+            "The model's state has values that a .pth file cannot store without running code when it is loaded "
+            f"({str(error).strip().splitlines()[0]}). Export it as safetensors instead."
         ) from error
 
 
 def _compare(written: Any, loaded: Any, *, where: str = "the state") -> None:
-    """Raise `ExportError` at the first value that came back otherwise than it was written."""
+    """Raise `ExportError` at the first value that differs from what was written."""
     same = type(written) is type(loaded)
     if same and isinstance(written, Tensor):
         same = (written.dtype, written.shape) == (loaded.dtype, loaded.shape)
@@ -158,11 +158,11 @@ def _compare(written: Any, loaded: Any, *, where: str = "the state") -> None:
         both_nan = isinstance(written, float) and math.isnan(written) and math.isnan(loaded)
         same = both_nan or bool(written == loaded)
     if not same:
-        raise ExportError(f"The exported file reads back wrong at {where}: the disk may be failing.")
+        raise ExportError(f"The exported file differs from the checkpoint at {where}. The disk may be failing.")
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
-    """View a contiguous tensor as bytes: NaN compares as equal, and types that NumPy lacks are no matter."""
+    """View a contiguous tensor as bytes, so that NaN equals NaN and types that NumPy lacks can be compared."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The one error of files with weights that were made elsewhere."""
+"""The one error for weights that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from relight.errors import RelightError
 
 
 class WeightsRefused(RelightError):
-    """The weights cannot be taken: one sentence says which file, why, and what to do. Nothing was made of them."""
+    """The weights cannot be imported: one sentence says which file, why, and what to do. Nothing was created."""

@@ -1,4 +1,4 @@
-"""Fits weights that were made elsewhere to a model: which tensor goes where, or one error with all that differs."""
+"""Fits foreign weights to a model: decides which tensor goes where, or raises one error that lists all differences."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _NAMED_AT_MOST = 12
 
 @dataclass(frozen=True)
 class WeightFit:
-    """How the weights fit. `prefix` was taken off the file's names, `added` put in front of them."""
+    """How the weights fit. `prefix` was removed from the file's names, `added` was put before them."""
 
     prefix: str = ""
     added: str = ""
     converted: tuple[str, ...] = ()
-    """Numbers that changed their type on the way: "F16 to F32 (12 tensors)"."""
+    """Type conversions: "F16 to F32 (12 tensors)"."""
     outside: tuple[str, ...] = ()
     """Tensors of the file that are not below `prefix`."""
     tied: tuple[str, ...] = ()
-    """Names that the file does not have, being one tensor with another that it has."""
+    """Names that the file lacks because they are tied to a tensor that it has."""
 
 
 def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """The bare model's name of each name: what DistributedDataParallel, compile and checkpointing add is taken away."""
+    """Map each name to its name in the bare model, without the prefixes of DDP, compile and checkpointing."""
     listed = list(names)
     bare = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in listed}
     while bare and all(name.startswith("module.") and len(name) > 7 for name in bare.values()):
         bare = {name: stripped[7:] for name, stripped in bare.items()}
     twice = [name for name, count in Counter(bare.values()).items() if count > 1]
     if twice:
-        raise WeightsRefused(f"Without the prefixes of wrappers, two tensors of the file are named '{twice[0]}'.")
+        raise WeightsRefused(f"Without wrapper prefixes, two tensors of the file are named '{twice[0]}'.")
     return bare
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, file: str, task: str) -> WeightFit:
-    """Copy `tensors` into `model`. Every tensor of the model must be there in its shape, and nothing else.
+    """Copy `tensors` into `model`. Every tensor of the model must be present with its shape, and nothing else.
 
-    Prefixes of wrappers, and one prefix of all names (a Lightning module's "model."), make no difference. Raises
-    `WeightsRefused` with the lists of what is missing, too much, or of another shape; the model is then as it was.
+    Wrapper prefixes, and one common prefix of all names (a Lightning module's "model."), make no difference. Raise
+    `WeightsRefused` with lists of what is missing, extra, or of another shape; the model is then unchanged.
     """
     names = ModuleNames(model)
     state = model.state_dict()
@@ -79,7 +79,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, file: str, tas
 def _find_prefix(
     bare: Mapping[str, Tensor], live: Mapping[str, Tensor], ties: Sequence[Sequence[str]], *, file: str
 ) -> tuple[str, str]:
-    """What to take off the file's names, and what to put in front of them, so that they become the model's."""
+    """Return the prefix to remove from the file's names, and the one to add, to get the model's names."""
     counts = Counter(
         name[: len(name) - len(suffix)] for name in bare for suffix in _list_suffixes(name) if suffix in live
     )
@@ -90,7 +90,7 @@ def _find_prefix(
         return whole[0], ""
     if whole:
         raise WeightsRefused(
-            f"{file} has {len(whole)} sets of weights that fit: below {_list(sorted(whole))}. Choose one with --part."
+            f"{file} has {len(whole)} sets of weights that fit, below {_list(sorted(whole))}. Choose one with --part."
         )
     first = next(iter(live), "")
     places = [place + 1 for place, letter in enumerate(first) if letter == "."]
@@ -133,20 +133,20 @@ def _check(inside: Mapping[str, Tensor], live: Mapping[str, Tensor], *, file: st
     if missing:
         parts.append(f"{len(missing)} missing in the file: {_list(missing)}")
     if extra:
-        parts.append(f"{len(extra)} that only the file has: {_list(extra)}")
+        parts.append(f"{len(extra)} only in the file: {_list(extra)}")
     if shapes:
-        parts.append(f"{len(shapes)} of another shape: {_list(shapes)}")
+        parts.append(f"{len(shapes)} with another shape: {_list(shapes)}")
     if types:
-        parts.append(f"{len(types)} of another type: {_list(types)}")
+        parts.append(f"{len(types)} with another type: {_list(types)}")
     if parts:
         raise WeightsRefused(
             f"{file} does not fit the model of {task}. {'; '.join(parts)}. Set the task's options with --set so that "
-            "it builds the model that the weights are of."
+            "it builds the model that these weights came from."
         )
 
 
 def _can_become(given: torch.dtype, wanted: torch.dtype) -> bool:
-    """Only real numbers change their precision; counters, masks and complex numbers must be what they are."""
+    """Tell whether a conversion is allowed: only between floating-point types."""
     return given == wanted or (given.is_floating_point and wanted.is_floating_point)
 
 
@@ -158,7 +158,7 @@ def _list_ties(model: nn.Module, names: ModuleNames) -> list[list[str]]:
 
 
 def _fill_ties(inside: dict[str, Tensor], ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Hugging Face saves a tied tensor under one of its names only."""
+    """Add missing names of tied tensors: Hugging Face saves a tied tensor under only one of its names."""
     filled = []
     for group in ties:
         there = next((key for key in group if key in inside), None)
@@ -174,7 +174,7 @@ def _check_ties(inside: Mapping[str, Tensor], ties: Sequence[Sequence[str]], *, 
         for other in others:
             one, two = inside[first], inside[other]
             if one is not two and (one.dtype != two.dtype or not torch.equal(one, two)):
-                raise WeightsRefused(f"'{first}' and '{other}' are one tensor in the model, and two in {file}.")
+                raise WeightsRefused(f"'{first}' and '{other}' are one tensor in the model, but two in {file}.")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -50,7 +50,7 @@ _CHUNK_BYTES = 8 << 20
 
 
 class ImportOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parent process asks for: a first checkpoint in `checkpoints` for a task, or the file `out`."""
+    """The parent process's request: a first checkpoint in `checkpoints` for a task, or the file `out`."""
 
     source: str
     part: str | None = None
@@ -60,7 +60,7 @@ class ImportOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> int:
-    """Do what stdin says and answer on stdout; 0 when it is done, 1 when not."""
+    """Read the request from stdin and answer on stdout; return 0 for success, 1 for failure."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=ImportOrder)
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)  # a print in the task's file must not mix with the answer
@@ -74,8 +74,8 @@ def main() -> int:
 def import_checkpoint(source: Path, folder: Path, prepared: PreparedTask, *, part: str | None = None) -> dict[str, Any]:
     """Commit the task at step 0 with these weights to the store in `folder`, as the first checkpoint of a run.
 
-    Everything but the weights is as a fresh start has it, so a resume trains from them exactly as from any other
-    checkpoint. Every byte is read back. Raises `WeightsRefused` when the weights do not fit the task's model.
+    Everything except the weights is as in a fresh start, so a resume continues from this checkpoint as from any other.
+    Every byte is read back. Raise `WeightsRefused` when the weights do not fit the task's model.
     """
     opened = open_weights(source)
     found = find_weights(opened, part=part)
@@ -109,7 +109,7 @@ def import_checkpoint(source: Path, folder: Path, prepared: PreparedTask, *, par
     info = store.commit(header, _view_tensors(captured))
     damaged = store.check(info, from_disk=True)
     if damaged:
-        raise DamagedCheckpoint(f"What was written reads back wrong: {damaged[0].reason} The disk may be failing.")
+        raise DamagedCheckpoint(f"The new checkpoint reads back wrong: {damaged[0].reason} The disk may be failing.")
     store.mark_verified(info)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -122,9 +122,9 @@ def import_checkpoint(source: Path, folder: Path, prepared: PreparedTask, *, par
 
 
 def convert(source: Path, out: Path, *, part: str | None = None) -> dict[str, Any]:
-    """Write the weights in `source` to the safetensors file `out`, which appears whole, read back and compared.
+    """Write the weights in `source` to the safetensors file `out`, which appears complete, read back and compared.
 
-    Names lose the prefixes of wrappers. Raises `WeightsRefused`, and `ExportError` when the file cannot be written.
+    Wrapper prefixes are removed from names. Raise `WeightsRefused`, or `ExportError` if the file cannot be written.
     """
     opened = open_weights(source)
     found = find_weights(opened, part=part)
@@ -142,12 +142,12 @@ def convert(source: Path, out: Path, *, part: str | None = None) -> dict[str, An
         "parameters": sum(tensor.numel() for tensor in bare.values()),
         "sha256": written.sha256,
         "bytes": written.bytes,
-        "notes": [f"'{found.prefix}' was taken off all names."] if found.prefix else [],
+        "notes": [f"'{found.prefix}' was removed from all names."] if found.prefix else [],
     }
 
 
 class _Start:
-    """What the trainer sees as its session while nothing is trained: it only collects what is tracked."""
+    """Stands in for the trainer's session while nothing is trained: it only collects what is tracked."""
 
     def __init__(self) -> None:
         self.state = TrainingState()
@@ -160,7 +160,7 @@ class _Start:
             self.models[name] = tracked
 
     def read_position(self) -> tuple[int, dict[str, Any]]:
-        """From the beginning."""
+        """Return the beginning."""
         return 0, {}
 
 
@@ -179,7 +179,7 @@ def _build(prepared: PreparedTask, start: _Start) -> torch.device:
 
 
 def _view_tensors(captured: CapturedState) -> list[memoryview]:
-    """The bytes of each tensor: where it lies when that is row-major memory of ours, else a copy."""
+    """Return the bytes of each tensor: in place if it is row-major CPU memory, else a copy."""
     views = []
     for tensor in captured.tensors.values():
         if tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg()):
@@ -217,19 +217,19 @@ def _describe_source(opened: WeightSource, found: FoundWeights) -> ImportedFrom:
 
 
 def _word_fit(fit: WeightFit, found: FoundWeights) -> list[str]:
-    """Say everything that was done to the weights on their way into the model."""
+    """Return sentences about everything that was done to the weights on their way into the model."""
     notes = []
     prefix = found.prefix + fit.prefix
     if prefix:
-        notes.append(f"'{prefix}' was taken off the file's names.")
+        notes.append(f"'{prefix}' was removed from the file's names.")
     if fit.added:
-        notes.append(f"'{fit.added}' was put in front of the file's names.")
+        notes.append(f"'{fit.added}' was put before the file's names.")
     notes += [f"Numbers were converted from {what}." for what in fit.converted]
     if fit.tied:
         notes.append(f"The model ties {', '.join(fit.tied)} to a tensor that the file has under another name.")
     if fit.outside:
         names = ", ".join(fit.outside[:8]) + (f" and {len(fit.outside) - 8} more" if len(fit.outside) > 8 else "")
-        notes.append(f"Not part of the model, and not taken over: {names}.")
+        notes.append(f"Not part of the model, so not imported: {names}.")
     return notes
 
 
