@@ -55,9 +55,11 @@ def drill(
 
     Trains a few steps, kills the trainer with kill -9 in mid-epoch, resumes, and compares with an uninterrupted run.
 
-    Prints "bit-exact", or the first difference with its likely cause and cure; then the exit code is 1. The drill
-    works in a temporary runs folder and removes it at the end. The result is kept: `relight show` and the pages of the
-    task's runs show it.
+    Prints "bit-exact" if nothing differs. Otherwise prints the first difference, its likely cause and its cure, and
+    exits with 1.
+
+    The drill works in a temporary runs folder and removes it at the end. Its result is kept: `relight show` and the
+    pages of the task's runs show it.
     """
     from relight.cli.task_argument import prepare_task
     from relight.drill.rehearsal import run_drill

@@ -117,7 +117,7 @@ def stop(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Stop a run, with a checkpoint.
+    """Stop a run after saving a checkpoint.
 
     The trainer saves a checkpoint at its next step edge and exits; the command waits until it has.
     """
@@ -153,7 +153,12 @@ def resume(
     ] = None,
     restarts: Annotated[
         int | None,
-        typer.Option("--restarts", metavar="N", min=0, help="Restart a crashed trainer automatically, up to N times."),
+        typer.Option(
+            "--restarts",
+            metavar="N",
+            min=0,
+            help="Restart a crashed trainer automatically, up to N times. Default: as before.",
+        ),
     ] = None,
     detach: DetachOption = False,
     runs: RunsOption = None,
@@ -195,7 +200,12 @@ def branch(
         bool,
         typer.Option("--weights-only", help="Take only the weights, to fine-tune: step 0, new optimizer."),
     ] = False,
-    name: NameOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Name of the new run. Default: PARENT-from-STEP.", show_default=False
+        ),
+    ] = None,
     restarts: RestartsOption = 0,
     detach: DetachOption = False,
     runs: RunsOption = None,
