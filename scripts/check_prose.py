@@ -18,7 +18,7 @@ PATTERNS = {
     r"\bthere(in|of|upon)\b": "write 'in it', 'of it'",
     r"\bby (itself|themselves)\b": "write 'automatically', 'on its own' or 'alone'",
     r"(?<!there )(?<!here )\bis no (?!longer\b|more\b|less\b|such\b)\w": "write 'is not a …'",
-    r"\bis none\b": "write 'is not one', or turn the sentence around",
+    r"(?<!there )\bis (?-i:none)\b": "write 'is not one', or turn the sentence around",
     r"\bit is (looked|asked|told|said)\b": "name the actor",
     r"\bis told to\b": "name the actor",
     r"\bof so many\b": "say of what",
@@ -26,8 +26,8 @@ PATTERNS = {
     r"\bnobody knows\b": "write 'unknown'",
     r"(?:^|[.:] )Of (?:the|all|several|these|those|two|many|a|each) [^.]{1,80}, ": "put the subject first",
     r"\b(behaviou?r(?<=iour)|colour|honour|favour|neighbour|flavour)\w*": "American spelling: -or",
-    r"\b(recogni|initiali|normali|optimi|summari|seriali|organi|minimi|maximi|synchroni|visuali|categori|utili|capitali"
-    r"|generali|speciali|reali|reorgani|customi|memori|prioriti|finali|randomi|stabili)s(e|ed|es|ing|ation|ations|er)\b": (
+    r"\b(recogni|initiali|normali|optimi|summari|seriali|organi|minimi|maximi|synchroni|visuali|categori|utili"
+    r"|capitali|generali|speciali|customi|memori|prioriti|finali|randomi|stabili)s(e|ed|es|ing|ations?|er)\b": (
         "American spelling: -ize"
     ),
     r"\b(grey|centre|licence|judgement)\b": "American spelling",
