@@ -13,7 +13,7 @@ from relight.checkpoints.retention import RetentionPlan
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import JudgedProof, judge_run
 from relight.errors import RelightError
-from relight.metrics.metric_file import read_names
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
 from relight.overview.attempts import AttemptSummary, summarize_attempts
 from relight.overview.exports import ExportFile, list_exports
@@ -99,7 +99,7 @@ class Engine:
     def list_metrics(self, run: str) -> list[str]:
         """List the full names of all metrics that the run has logged."""
         folder = self.find_layout(run).metrics
-        return self.memo.unchanged(("metrics", run), _names_signature(folder), lambda: read_names(folder))
+        return self.memo.unchanged(("metrics", run), _names_signature(folder), lambda: scan_metrics(folder).names)
 
     def read_curve(self, run: RunSummary) -> tuple[str, Sequence[float]] | None:
         """Return the metric that represents the run in the list, and about fifty of its values; None without one."""

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from relight.checkpoints.store import CheckpointStore
-from relight.metrics.series import read_ghosts, read_series
+from relight.metrics.series import read_series, read_split_series
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
@@ -48,7 +48,7 @@ def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_continues_from_
     wait_for_step(layout, record.step + 5, attempt=2)
     chart.wait_for_step(record.step + 5)
     assert read_record(layout.attempt(2).start, AttemptStart).from_step == record.step
-    assert read_ghosts(layout.metrics, "train/loss") == []
+    assert read_split_series(layout.metrics, "train/loss").ghosts == ()
     assert chart.range() == zoomed
     assert chart.is_marked(), "the chart was patched in place"
 
@@ -76,7 +76,7 @@ def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Da
     chart.wait_for_step(stopped.step + 1)
     steps = read_series(layout.metrics, "train/loss").steps.tolist()
     assert steps == list(range(1, steps[-1] + 1))
-    (ghost,) = read_ghosts(layout.metrics, "train/loss")
+    (ghost,) = read_split_series(layout.metrics, "train/loss").ghosts
     assert ghost.steps.tolist() == list(range(older + 1, stopped.step + 1))
     drawn = chart.points("train")
     assert drawn == list(range(1, drawn[-1] + 1)), "each step once"

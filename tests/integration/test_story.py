@@ -15,7 +15,7 @@ import pytest
 from integration import soak
 from integration.conftest import ENDLESS, QUICK, Workshop
 from relight.checkpoints.store import CheckpointStore
-from relight.metrics.series import read_ghosts, read_series
+from relight.metrics.series import read_series, read_split_series
 from relight.overview.summary import summarize_run
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses, AttemptStart, RunRecord
@@ -40,7 +40,7 @@ def test_a_stop_saves_the_last_step_and_a_resume_goes_on_from_there(workshop: Wo
     resume_run(layout)
     assert read_record(layout.attempt(2).start, AttemptStart).from_step == record.step
     assert workshop.wait_for_step(layout, record.step + 3).attempt == 2
-    assert read_ghosts(layout.metrics, "train/loss") == []
+    assert read_split_series(layout.metrics, "train/loss").ghosts == ()
 
 
 def test_a_killed_run_shows_each_step_once_and_the_repeated_part_as_ghost(workshop: Workshop) -> None:
@@ -57,7 +57,7 @@ def test_a_killed_run_shows_each_step_once_and_the_repeated_part_as_ghost(worksh
     workshop.finish(layout)
     steps = read_series(layout.metrics, "train/loss").steps.tolist()
     assert steps == list(range(1, 81))
-    (ghost,) = read_ghosts(layout.metrics, "train/loss")
+    (ghost,) = read_split_series(layout.metrics, "train/loss").ghosts
     assert ghost.steps.tolist() == list(range((dead.durable_step or 0) + 1, record.step + 1))
 
 

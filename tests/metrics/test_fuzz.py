@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relight.metrics.csv import write_csv
 from relight.metrics.file_format import HEADER_ALIGNMENT_BYTES, MetricHeader, encode_header
 from relight.metrics.latest import latest_values
-from relight.metrics.metric_file import scan_metrics
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.recent import read_recent
 from relight.metrics.series import read_split_series
 from relight.metrics.tail import MetricTail
@@ -88,7 +88,8 @@ def _read_everything(path: Path, data: bytes, pristine: bytes) -> None:
             assert len(split.main.steps) <= 10 + len(data) // 16
         latest_values(folder)
         read_recent(folder, "train/loss", attempt=2)
-        MetricTail(folder).poll()
+        for block in MetricTail(folder).poll():
+            block.read_rows()
         write_csv(folder, io.StringIO(), ghosts=True)
     finally:
         path.write_bytes(pristine)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from relight.errors import DamagedFile
-from relight.metrics.metric_file import MetricFile, read_names, read_streams, scan_metrics
+from relight.metrics.metric_file import MetricFile
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
 from tests.metrics.metric_folder import log_rows, losses
 
@@ -20,12 +21,13 @@ def test_streams_and_names(tmp_path: Path) -> None:
     log_rows(tmp_path, stream="validation", rows=[(1, {"accuracy": 0.5})])
     log_rows(tmp_path, stream="my stream", attempt=2, rows=[(1, {"x/y": 0.5})])
     (tmp_path / "notes.txt").write_text("")
-    assert read_streams(tmp_path) == ["my stream", "train", "validation"]
-    assert read_names(tmp_path) == ["my stream/x/y", "train/loss", "train/lr", "validation/accuracy"]
+    scan = scan_metrics(tmp_path)
+    assert scan.streams == ["my stream", "train", "validation"]
+    assert scan.names == ["my stream/x/y", "train/loss", "train/lr", "validation/accuracy"]
 
 
 def test_a_missing_folder_holds_nothing(tmp_path: Path) -> None:
-    assert read_names(tmp_path / "none") == []
+    assert scan_metrics(tmp_path / "none").names == []
     assert len(read_series(tmp_path / "none", "train/loss")) == 0
 
 
@@ -36,12 +38,12 @@ def test_a_damaged_file_is_named_and_hides_no_other(tmp_path: Path, data: bytes)
     path = tmp_path / "0002-train.rlm"
     path.write_bytes(data)
     scan = scan_metrics(tmp_path)
-    assert [file.attempt for file in scan.files] == [1]
+    assert [file.header.attempt for file in scan.files] == [1]
     (sentence,) = scan.damaged
     assert str(path) in sentence
     assert read_series(tmp_path, "train/loss").steps.tolist() == [1, 2]
     with pytest.raises(DamagedFile, match="is damaged"):
-        MetricFile.open(path)
+        MetricFile(path)
 
 
 def test_a_folder_in_place_of_a_file_is_damage(tmp_path: Path) -> None:
@@ -66,10 +68,9 @@ def test_values_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_million_records_open_in_well_under_a_second(tmp_path: Path) -> None:
     log_rows(tmp_path, rows=losses([1]))
     path = tmp_path / "0001-train.rlm"
-    begin = MetricFile.open(path).begin
     records = np.zeros((1_000_000, 3))
     records[:, 0] = np.arange(1, 1_000_001).view("<f8")
-    path.write_bytes(path.read_bytes()[:begin] + records.tobytes())
+    path.write_bytes(path.read_bytes()[:-24] + records.tobytes())
     import time
 
     began = time.process_time()

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from relight.metrics.series import (
     Series,
-    read_ghosts,
-    read_many_samples,
     read_samples,
     read_series,
     read_split_series,
@@ -30,7 +28,7 @@ def test_one_attempt_is_all_main_line(tmp_path: Path) -> None:
     series = read_series(tmp_path, "train/loss")
     assert _pairs(series) == [(1, 1, 1.0), (2, 1, 2.0), (3, 1, 3.0)]
     assert series.times.tolist() == [0.0, 1.0, 2.0]
-    assert read_ghosts(tmp_path, "train/loss") == []
+    assert read_split_series(tmp_path, "train/loss").ghosts == ()
 
 
 def test_what_a_later_attempt_trained_again_is_ghost(tmp_path: Path) -> None:
@@ -40,7 +38,7 @@ def test_what_a_later_attempt_trained_again_is_ghost(tmp_path: Path) -> None:
         *((step, 1, float(step)) for step in range(1, 6)),
         *((step, 2, step + 0.5) for step in range(6, 10)),
     ]
-    (ghost,) = read_ghosts(tmp_path, "train/loss")
+    (ghost,) = read_split_series(tmp_path, "train/loss").ghosts
     assert _pairs(ghost) == [(6, 1, 6.0), (7, 1, 7.0)]
 
 
@@ -85,14 +83,14 @@ def test_a_name_that_nobody_logged_is_empty(tmp_path: Path) -> None:
 def test_samples_keep_every_record(tmp_path: Path) -> None:
     log_rows(tmp_path, stream="system", rows=[(0, {"cpu": float(number)}) for number in range(50)])
     log_rows(tmp_path, stream="system", attempt=2, rows=[(0, {"cpu": 99.0})])
-    assert read_samples(tmp_path, "system/cpu").values.tolist() == [*map(float, range(50)), 99.0]
+    assert read_samples(tmp_path, ["system/cpu"])["system/cpu"].values.tolist() == [*map(float, range(50)), 99.0]
     assert len(read_series(tmp_path, "system/cpu")) == 1
 
 
 def test_several_names_are_read_at_once(tmp_path: Path) -> None:
     log_rows(tmp_path, rows=[(1, {"loss": 1.0, "lr": 0.1})])
     log_rows(tmp_path, stream="validation", rows=[(1, {"loss": 2.0})])
-    many = read_many_samples(tmp_path, ["train/loss", "validation/loss", "none/at-all"])
+    many = read_samples(tmp_path, ["train/loss", "validation/loss", "none/at-all"])
     assert {name: series.values.tolist() for name, series in many.items()} == {
         "train/loss": [1.0],
         "validation/loss": [2.0],

@@ -9,14 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
-from relight.metrics.table import read_metrics_table, read_table
+from relight.metrics.table import MetricTable, read_table
 from tests.metrics.metric_folder import log_rows, losses
+
+
+def read_all(folder: Path, *, ghosts: bool = False) -> MetricTable:
+    return read_table(folder, scan_metrics(folder).names, ghosts=ghosts)
 
 
 def test_names_logged_apart_share_a_row(tmp_path: Path) -> None:
     log_rows(tmp_path, rows=[(1, {"loss": 1.0}), (1, {"lr": 0.1}), (2, {"loss": 2.0})])
-    table = read_table(tmp_path, "train")
+    table = read_all(tmp_path)
     assert table.names == ("train/loss", "train/lr")
     assert table.steps.tolist() == [1, 2]
     assert table.present.tolist() == [[True, True], [True, False]]
@@ -26,7 +31,7 @@ def test_names_logged_apart_share_a_row(tmp_path: Path) -> None:
 def test_ghost_rows_stand_before_their_main_row(tmp_path: Path) -> None:
     for attempt in (1, 2, 3):
         log_rows(tmp_path, attempt=attempt, rows=losses([attempt, 3], offset=attempt / 10))
-    table = read_table(tmp_path, "train", ghosts=True)
+    table = read_all(tmp_path, ghosts=True)
     assert list(zip(table.steps.tolist(), table.attempts.tolist(), table.ghost.tolist(), strict=True)) == [
         (1, 1, False),
         (2, 2, False),
@@ -38,14 +43,14 @@ def test_ghost_rows_stand_before_their_main_row(tmp_path: Path) -> None:
 
 def test_a_logged_nan_is_told_from_a_gap(tmp_path: Path) -> None:
     log_rows(tmp_path, rows=[(1, {"loss": float("nan")}), (2, {"lr": 0.1})])
-    table = read_table(tmp_path, "train")
+    table = read_all(tmp_path)
     assert table.present.tolist() == [[True, False], [False, True]]
     assert np.isnan(table.values).tolist() == [[True, True], [True, False]]
 
 
 def test_nothing_gives_an_empty_table(tmp_path: Path) -> None:
-    assert len(read_table(tmp_path, "train", ghosts=True)) == 0
-    assert read_metrics_table(tmp_path, []).values.shape == (0, 0)
+    assert len(read_all(tmp_path, ghosts=True)) == 0
+    assert read_table(tmp_path, []).values.shape == (0, 0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,7 +73,7 @@ def test_each_cell_is_what_the_main_line_of_its_name_says(
                 if at == attempt
             ],
         )
-    table = read_table(folder, "train")
+    table = read_all(folder)
     assert len(set(table.steps.tolist())) == len(table), "no step shows twice"
     for column, name in enumerate(table.names):
         series = read_series(folder, name)

@@ -12,7 +12,7 @@ import pytest
 
 from relight.metrics import csv as csv_module
 from relight.metrics.csv import write_csv
-from relight.metrics.table import read_metrics_table
+from relight.metrics.table import read_table
 from relight.metrics.windows import StepWindows
 from relight.metrics.writer import MetricWriter
 
@@ -40,10 +40,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("ghosts", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 50, 10_000])
 def test_windows_together_are_the_whole_table(folder: Path, rows: int, ghosts: bool) -> None:
-    whole = read_metrics_table(folder, NAMES, ghosts=ghosts)
+    whole = read_table(folder, NAMES, ghosts=ghosts)
     parts = [
-        read_metrics_table(folder, NAMES, ghosts=ghosts, window=window)
-        for window in StepWindows(folder, NAMES, rows=rows)
+        read_table(folder, NAMES, ghosts=ghosts, window=window) for window in StepWindows(folder, NAMES, rows=rows)
     ]
     assert (len(parts) > 1) is (rows < 10_000)
     for field in ("steps", "times", "attempts", "ghost", "values", "present"):
@@ -53,8 +52,7 @@ def test_windows_together_are_the_whole_table(folder: Path, rows: int, ghosts: b
 
 def test_no_window_holds_much_more_than_it_should(folder: Path) -> None:
     sizes = [
-        len(read_metrics_table(folder, NAMES, ghosts=True, window=window))
-        for window in StepWindows(folder, NAMES, rows=100)
+        len(read_table(folder, NAMES, ghosts=True, window=window)) for window in StepWindows(folder, NAMES, rows=100)
     ]
     assert len(sizes) >= 4
     assert max(sizes) < 250

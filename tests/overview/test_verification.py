@@ -14,7 +14,7 @@ import pytest
 
 from relight.checkpoints.export import export_weights
 from relight.checkpoints.store import CheckpointStore
-from relight.metrics.metric_file import MetricFile
+from relight.metrics.metric_records import read_records
 from relight.overview.verification import check_run
 from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
@@ -145,10 +145,10 @@ def _is_harmless(run: RunLayout, path: Path, pristine: bytes, damaged: bytes) ->
 
 def _is_only_a_curve(path: Path, pristine: bytes) -> bool:
     """Values have no digest: a point of a curve is another one, or its end is missing. Nothing is computed from it."""
-    records = MetricFile.open(path).read_records()
+    records = read_records(path)
     damaged = path.read_bytes()
     path.write_bytes(pristine)
-    before = MetricFile.open(path).read_records()
+    before = read_records(path)
     path.write_bytes(damaged)
     count = len(records.steps)
     return count <= len(before.steps) and records.header == before.header and bool(np.all(records.times > 0))

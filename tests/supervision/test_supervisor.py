@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relight.metrics.metric_file import read_streams
+from relight.metrics.metric_scan import scan_metrics
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record
@@ -192,12 +192,12 @@ def test_the_machine_is_sampled_once_a_second_with_the_step_it_was_at(lab: Lab) 
     layout = lab.launch("train", "60").layout
     lab.wait_for_exit(layout)
     lab.wait_until_free(layout)
-    assert "system" in read_streams(layout.metrics)
+    assert "system" in scan_metrics(layout.metrics).streams
 
 
 def test_the_supervisor_stays_small_and_idle(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
-    wait_for(lambda: "system" in read_streams(layout.metrics))
+    wait_for(lambda: "system" in scan_metrics(layout.metrics).streams)
     supervisor = psutil.Process(lab.processes(layout).supervisor.pid)
     before = supervisor.cpu_times()
     begun = time.monotonic()

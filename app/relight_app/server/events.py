@@ -14,11 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from relight.machine.report import MachineReport
+from relight.metrics.tail import Positions, RecordBlock
 from relight_app.server.live_state import LiveState
-from relight_app.server.run_tail import Positions, RowBlock
 
 BYE = b"event: bye\ndata: {}\n\n"
 KEEP_ALIVE = b": here\n\n"
@@ -30,8 +29,9 @@ def encode_hello(run: str, positions: Positions) -> bytes:
     return _encode("hello", {"run": run, "positions": positions})
 
 
-def encode_rows(run: str, block: RowBlock) -> bytes:
+def encode_rows(run: str, block: RecordBlock) -> bytes:
     """Encode new records of one metric file."""
+    steps, times, *columns = block.read_columns()
     return _encode(
         "rows",
         {
@@ -40,12 +40,9 @@ def encode_rows(run: str, block: RowBlock) -> bytes:
             "file": block.file,
             "first": block.first,
             "attempt": block.header.attempt,
-            "steps": block.steps.tolist(),
-            "times": block.times.tolist(),
-            "columns": {
-                name: np.ascontiguousarray(block.values[:, index]).tolist()
-                for index, name in enumerate(block.header.columns)
-            },
+            "steps": steps,
+            "times": times,
+            "columns": dict(zip(block.header.columns, columns, strict=True)),
         },
     )
 

@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relight.metrics.series import read_many_samples
+from relight.metrics.series import read_samples
+from relight.metrics.tail import MetricTail
 from relight_app.server.curve_history import Axis, Curve, make_curve
 from relight_app.server.files import find_layout
-from relight_app.server.run_tail import read_positions
 
 _MOST_POINTS = 20_000
 _MOST_SERIES = 64
@@ -57,8 +57,8 @@ def _send_history(request: Request) -> Response:
     layout = find_layout(request.query_params.get("run", ""))
     asked = _parse(request)
     # Before the rows: a row logged in between is sent twice, which the browser notices, rather than not at all.
-    positions = read_positions(layout.metrics)
-    samples = read_many_samples(layout.metrics, asked.names)
+    positions = MetricTail(layout.metrics, from_start=False).positions()
+    samples = read_samples(layout.metrics, asked.names)
     curves = [
         make_curve(
             samples[name],

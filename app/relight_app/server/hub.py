@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relight.metrics.tail import MetricTail
 from relight.runs.layout import RunLayout
 from relight_app.server.events import encode_gone, encode_hello, encode_machine, encode_reset, encode_rows, encode_state
 from relight_app.server.live_state import LiveState, read_live_state
 from relight_app.server.machine_reader import latest_machine_report
-from relight_app.server.run_tail import RunTail
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ _STATE_SHARE = 0.1
 """At most this share of the time goes into reading a run's state, however slow its disk is."""
 _MACHINE_INTERVAL_S = 1.0
 _EVENTS_WAITING = 500
+_MOST_ROWS = 5_000
+"""Of more new rows in one file only the last ones are sent: the browser sees the gap and reads the history."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class _WatchedRun:
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
-        self.tail = RunTail(layout.metrics)
+        self.tail = MetricTail(layout.metrics, from_start=False)
         self.state: LiveState | None = None
         self.next_state = 0.0
 
@@ -179,10 +181,13 @@ class Hub:
         if watched is None:  # new to us, or there again
             watched = runs[run] = _WatchedRun(layout)
             known = []
-        for block in watched.tail.poll():
-            _send([w for w in known if block.header.stream in w.watch.runs[run]], mail, [encode_rows(run, block)])
+        blocks = watched.tail.poll()
         if watched.tail.replaced:
             _send(known, mail, [encode_reset(run)])
+        for block in blocks:
+            interested = [watcher for watcher in known if block.header.stream in watcher.watch.runs[run]]
+            if interested:
+                _send(interested, mail, [encode_rows(run, block.keep_last(_MOST_ROWS))])
         self._follow_state(run, watched, known, mail)
         fresh = [watcher for watcher in watchers if watcher not in known]
         if fresh:

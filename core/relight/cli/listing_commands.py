@@ -220,9 +220,9 @@ def logs(
 
 
 def _check_streams(layout: RunLayout, streams: Sequence[str]) -> None:
-    from relight.metrics.metric_file import read_streams
+    from relight.metrics.metric_scan import scan_metrics
 
-    known = read_streams(layout.metrics)
+    known = scan_metrics(layout.metrics).streams
     for name in streams:
         if name not in known:
             there = f"it has {', '.join(known)}" if known else "it has not logged anything yet"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.differences import MetricRows, StateDifference, find_differences, find_metric_difference
-from relight.metrics.metric_file import read_names
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
 from relight.runs.layout import RunLayout
 
@@ -79,7 +79,7 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | N
 def _read_metrics(layout: RunLayout) -> MetricRows:
     """Read what training and validation logged, from the latest attempt that has the step; no times and no rates."""
     rows: dict[int, dict[str, float]] = {}
-    for name in read_names(layout.metrics):
+    for name in scan_metrics(layout.metrics).names:
         if name.startswith(_COMPARED_STREAMS) and not _depends_on_clock(name):
             series = read_series(layout.metrics, name)
             for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):

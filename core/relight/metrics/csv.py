@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from relight.metrics.metric_file import scan_metrics
-from relight.metrics.table import MetricTable, read_metrics_table
+from relight.metrics.metric_scan import scan_metrics
+from relight.metrics.table import MetricTable, read_table
 from relight.metrics.windows import StepWindows
 
 MACHINE_STREAM = "system"
@@ -35,7 +35,7 @@ def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *
     writer.writerow(["step", "time", "attempt", *(["ghost"] if ghosts else []), *names])
     count = 0
     for window in StepWindows(folder, names):
-        table = read_metrics_table(folder, names, ghosts=ghosts, window=window)
+        table = read_table(folder, names, ghosts=ghosts, window=window)
         writer.writerows(_rows(table, ghosts=ghosts))
         count += len(table)
     return count

@@ -5,15 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from relight.metrics.file_format import (
-    HEADER_LIMIT_BYTES,
-    MetricFileName,
-    MetricFormatError,
-    decode_header,
-    parse_file_name,
-)
-
-_FIRST_READ_BYTES = 512
+from relight.errors import DamagedFile
+from relight.metrics.file_format import MetricFileName
+from relight.metrics.metric_file import MetricFile
+from relight.metrics.metric_scan import list_file_names
 
 
 def latest_values(folder: Path) -> dict[str, float]:
@@ -21,13 +16,8 @@ def latest_values(folder: Path) -> dict[str, float]:
 
     For each stream the newest attempt that logged it counts; of its files, the newest record that has the name.
     """
-    try:
-        names = os.listdir(folder)  # noqa: PTH208  a listing of 200 runs does this 200 times
-    except OSError:
-        return {}
-    parsed = [(known, name) for name in names if (known := parse_file_name(name)) is not None]
     streams: dict[str, list[tuple[MetricFileName, str]]] = {}
-    for known, name in sorted(parsed, reverse=True):
+    for known, name in reversed(list_file_names(folder)):
         streams.setdefault(known.stream, []).append((known, name))
     values: dict[str, float] = {}
     for files in streams.values():
@@ -53,25 +43,14 @@ def _newest_of_stream(folder: Path, files: list[tuple[MetricFileName, str]]) -> 
 
 
 def _last_record(path: str) -> tuple[float, dict[str, float]] | None:
-    """Time and values of the last whole record of a file."""
+    """Return time and values of the file's last complete record; None when it has none or is damaged."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        with MetricFile(path) as file:
+            count = file.count_records()
+            data = file.read_bytes(first=count - 1, count=1) if count else b""
+            if not data:
+                return None
+            _, time_s, *values = file.header.record_struct().unpack(data)
+            return time_s, dict(zip(file.header.names, values, strict=True))
+    except (OSError, DamagedFile):
         return None
-    try:
-        start = os.read(descriptor, _FIRST_READ_BYTES)
-        if b"\n" not in start and len(start) == _FIRST_READ_BYTES:
-            start = os.pread(descriptor, HEADER_LIMIT_BYTES, 0)
-        header, begin = decode_header(start)
-        count = (os.fstat(descriptor).st_size - begin) // header.record_bytes
-        if count <= 0:
-            return None
-        data = os.pread(descriptor, header.record_bytes, begin + (count - 1) * header.record_bytes)
-        if len(data) < header.record_bytes:
-            return None
-        _, time_s, *values = header.record_struct().unpack(data)
-        return time_s, dict(zip(header.names, values, strict=True))
-    except (OSError, MetricFormatError):
-        return None
-    finally:
-        os.close(descriptor)

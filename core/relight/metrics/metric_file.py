@@ -1,144 +1,66 @@
-"""Reading metric files whole, as numpy arrays."""
+"""An open metric file: the one place that opens one and checks its header. No numpy."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from types import TracebackType
+from typing import Self
 
 from relight.errors import DamagedFile
-from relight.metrics.file_format import (
-    HEADER_LIMIT_BYTES,
-    MetricFormatError,
-    MetricHeader,
-    decode_header,
-    metric_file_name,
-    parse_file_name,
-)
+from relight.metrics.file_format import HEADER_LIMIT_BYTES, MetricFormatError, decode_header
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-_FIRST_READ_BYTES = 4096
+_FIRST_READ_BYTES = 512
+"""Enough for most headers: a list of 200 runs opens some thousand files."""
 
 
-@dataclass(frozen=True)
 class MetricFile:
-    """A metric file whose header has been read; `part` orders the files of one attempt and stream."""
+    """A metric file that is open for reading. Its header has been checked; records are counted as the file grows."""
 
-    path: Path
-    header: MetricHeader
-    begin: int
-    """Where the records begin."""
-    part: int
-
-    @classmethod
-    def open(cls, path: Path) -> MetricFile:
-        """Read the header; `DamagedFile` when it is none of ours, `FileNotFoundError` when the file is gone."""
-        known = parse_file_name(path.name)
+    def __init__(self, path: str | Path) -> None:
+        """Open the file. Raises `DamagedFile` when its header is not a valid one, and `OSError`."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with path.open("rb") as file:
-                start = file.read(_FIRST_READ_BYTES)
-                if b"\n" not in start:
-                    start += file.read(HEADER_LIMIT_BYTES)
-            header, begin = decode_header(start)
-        except FileNotFoundError:
-            raise
+            start = os.read(self._descriptor, _FIRST_READ_BYTES)
+            if b"\n" not in start and len(start) == _FIRST_READ_BYTES:
+                start = os.pread(self._descriptor, HEADER_LIMIT_BYTES, 0)
+            self.header, self._begin = decode_header(start)
         except MetricFormatError as error:
+            self.close()
             raise DamagedFile(
-                f"The metric file {str(path)!r} is damaged: {error}. Its curves are not shown; the others are."
+                f"The metric file {str(path)!r} is damaged: {error}. Its curves are missing; all others are shown."
             ) from error
-        except OSError as error:
-            raise DamagedFile(f"The metric file {str(path)!r} cannot be read: {error.strerror or error}.") from error
-        return cls(path, header, begin, known.part if known is not None else 1)
+        except BaseException:
+            self.close()
+            raise
 
     @property
-    def attempt(self) -> int:
-        """The attempt that wrote it."""
-        return self.header.attempt
+    def inode(self) -> int:
+        """The file's number in its file system: a file that replaces this one has another."""
+        return os.fstat(self._descriptor).st_ino
 
-    def read_records(self, *, first: int = 0, count: int | None = None) -> MetricRecords:
-        """The whole records that are there now, or `count` of them from record `first` on.
+    def count_records(self) -> int:
+        """Return how many complete records the file has now."""
+        return max(0, os.fstat(self._descriptor).st_size - self._begin) // self.header.record_bytes
 
-        What is left over at the end is ignored.
-        """
-        # Read, not mapped: a mapped file that somebody cuts short kills its reader with SIGBUS, and for a million
-        # records of five values reading takes only some 20 ms.
-        width = self.header.record_bytes // 8
-        with self.path.open("rb", buffering=0) as file:
-            there = max(0, os.fstat(file.fileno()).st_size - self.begin) // self.header.record_bytes - first
-            count = max(0, there if count is None else min(count, there))
-            file.seek(self.begin + first * self.header.record_bytes)
-            words = np.fromfile(file, dtype="<i8", count=count * width)
-        words = words[: len(words) // width * width].reshape(-1, width)
-        floats = words.view("<f8")
-        return MetricRecords(self.header, words[:, 0].copy(), floats[:, 1].copy(), floats[:, 2:])
+    def read_bytes(self, *, first: int, count: int) -> bytes:
+        """Return the bytes of `count` records from record `first` on: fewer where the file ends, only complete ones."""
+        assert first >= 0
+        width = self.header.record_bytes
+        offset, wanted = self._begin + first * width, max(0, count) * width
+        data = os.pread(self._descriptor, wanted, offset)
+        while len(data) < wanted and (more := os.pread(self._descriptor, wanted - len(data), offset + len(data))):
+            data += more  # a single call reads at most 2 GiB
+        return data[: len(data) // width * width]
 
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
-@dataclass(frozen=True)
-class MetricRecords:
-    """The records of one file, in the order in which they were written: steps [n], times [n], values [n, columns]."""
+    def __enter__(self) -> Self:
+        return self
 
-    header: MetricHeader
-    steps: Integers
-    times: Floats
-    values: Floats
-
-    def column(self, name: str) -> Floats:
-        """The values [n] of one column, named without its stream."""
-        return np.ascontiguousarray(self.values[:, self.header.columns.index(name)])
-
-
-@dataclass(frozen=True)
-class MetricScan:
-    """The metric files of a run, by attempt, stream and part; and a sentence for each that is damaged."""
-
-    files: tuple[MetricFile, ...]
-    damaged: tuple[str, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """Full names of everything that was logged, sorted."""
-        return sorted({name for file in self.files for name in file.header.names})
-
-    @property
-    def streams(self) -> list[str]:
-        """Names of the streams, sorted."""
-        return sorted({file.header.stream for file in self.files})
-
-
-def scan_metrics(folder: Path, *, stream: str | None = None) -> MetricScan:
-    """Open the header of every metric file in `folder`, or of one stream's only. A missing folder holds none."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208  the dashboard does this often
-    except OSError:
-        return MetricScan((), ())
-    wanted = None if stream is None else parse_file_name(metric_file_name(stream, attempt=1))
-    files: list[MetricFile] = []
-    damaged: list[str] = []
-    for known, name in sorted((known, name) for name in names if (known := parse_file_name(name)) is not None):
-        if wanted is not None and known.stream != wanted.stream:
-            continue
-        try:
-            file = MetricFile.open(folder / name)
-        except FileNotFoundError:
-            continue
-        except DamagedFile as error:
-            damaged.append(str(error))
-            continue
-        if stream is None or file.header.stream == stream:
-            files.append(file)
-    return MetricScan(tuple(files), tuple(damaged))
-
-
-def read_streams(folder: Path) -> list[str]:
-    """Names of the streams that were logged, sorted."""
-    return scan_metrics(folder).streams
-
-
-def read_names(folder: Path) -> list[str]:
-    """Full names of everything that was logged, sorted: "train/loss"."""
-    return scan_metrics(folder).names
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

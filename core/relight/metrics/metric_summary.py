@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from relight.metrics.csv import MACHINE_STREAM
-from relight.metrics.metric_file import read_names
+from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
 
 
@@ -29,7 +29,7 @@ class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
 def summarize_metrics(folder: Path, streams: Sequence[str] | None) -> list[MetricSummary]:
     """Summarize every metric of `streams`; None means all but the machine's."""
     rows = []
-    for name in read_names(folder):
+    for name in scan_metrics(folder).names:
         stream = name.partition("/")[0]
         if stream == MACHINE_STREAM if streams is None else stream not in streams:
             continue

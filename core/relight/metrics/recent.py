@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 from pathlib import Path
 
-from relight.metrics.file_format import (
-    HEADER_LIMIT_BYTES,
-    MetricFormatError,
-    decode_header,
-    metric_file_name,
-    split_name,
-)
+from relight.errors import DamagedFile
+from relight.metrics.file_format import metric_file_name, split_name
+from relight.metrics.metric_file import MetricFile
 
 
 def read_recent(
@@ -26,26 +21,17 @@ def read_recent(
     """
     stream, column = split_name(name)
     try:
-        descriptor = os.open(folder / metric_file_name(stream, attempt=attempt), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        with MetricFile(folder / metric_file_name(stream, attempt=attempt)) as file:
+            if column not in file.header.columns:
+                return []
+            record, place = file.header.record_struct(), file.header.columns.index(column)
+            count = file.count_records()
+            step = max(1, min(count, records) // samples)
+            found: list[tuple[float, float]] = []
+            for index in range(count - 1, max(-1, count - 1 - records), -step):
+                _, time_s, *values = record.unpack(file.read_bytes(first=index, count=1))
+                if math.isfinite(values[place]) and math.isfinite(time_s):
+                    found.append((time_s, values[place]))
+            return found[samples - 1 :: -1]
+    except (OSError, DamagedFile, struct.error):  # the last: the file was cut short this instant
         return []
-    try:
-        header, begin = decode_header(os.pread(descriptor, HEADER_LIMIT_BYTES, 0))
-        if column not in header.columns:
-            return []
-        record = header.record_struct()
-        count = (os.fstat(descriptor).st_size - begin) // header.record_bytes
-        step = max(1, min(count, records) // samples)
-        found: list[tuple[float, float]] = []
-        for index in range(count - 1, max(-1, count - 1 - records), -step):
-            _, time_s, *values = record.unpack(
-                os.pread(descriptor, header.record_bytes, begin + index * header.record_bytes)
-            )
-            value = values[header.columns.index(column)]
-            if math.isfinite(value) and math.isfinite(time_s):
-                found.append((time_s, value))
-        return found[samples - 1 :: -1]
-    except (OSError, MetricFormatError, struct.error):  # the last: cut off this instant
-        return []
-    finally:
-        os.close(descriptor)

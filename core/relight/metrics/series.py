@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from relight.errors import DamagedFile
 from relight.metrics.file_format import split_name
-from relight.metrics.metric_file import Floats, Integers, MetricFile, MetricRecords, scan_metrics
+from relight.metrics.metric_records import Floats, Integers, MetricRecords, read_records
+from relight.metrics.metric_scan import scan_metrics
 
 
 @dataclass(frozen=True)
@@ -44,32 +46,23 @@ class SplitSeries:
 
 
 def read_series(folder: Path, name: str) -> Series:
-    """The main line of the metric with that full name, sorted by step. Empty when nobody logged it."""
+    """Return the main line of the metric with that full name, sorted by step. Empty when it was never logged."""
     return read_split_series(folder, name).main
 
 
-def read_ghosts(folder: Path, name: str) -> list[Series]:
-    """The parts of that metric which a later attempt trained again: one series an attempt, sorted by step."""
-    return list(read_split_series(folder, name).ghosts)
-
-
 def read_split_series(folder: Path, name: str) -> SplitSeries:
-    """Main line and ghosts of the metric with that full name, in one reading."""
-    return split_series(read_samples(folder, name))
+    """Return the main line and the ghosts of the metric with that full name."""
+    return split_series(read_samples(folder, [name])[name])
 
 
-def read_samples(folder: Path, name: str) -> Series:
-    """Every record of the metric as it was logged: attempt after attempt, steps repeating.
-
-    For what is a function of time rather than of the step: the machine is sampled many times during a long step.
-    """
-    return read_many_samples(folder, [name])[name]
-
-
-def read_many_samples(
-    folder: Path, names: Iterable[str], *, read: Callable[[MetricFile], MetricRecords] = MetricFile.read_records
+def read_samples(
+    folder: Path, names: Iterable[str], *, read: Callable[[Path], MetricRecords] = read_records
 ) -> dict[str, Series]:
-    """The same for several metrics; each file is read once, by `read`."""
+    """Return every record of several metrics, by full name, as it was logged: attempt after attempt, steps repeating.
+
+    `read` reads a file; each file is read once. Use this directly for a metric that is a function of time rather than
+    of the step: the machine is sampled many times during a long step.
+    """
     parts: dict[str, list[Series]] = {name: [] for name in names}
     for stream in {split_name(name)[0] for name in parts}:
         for file in scan_metrics(folder, stream=stream).files:
@@ -77,10 +70,10 @@ def read_many_samples(
             if not wanted:
                 continue
             try:
-                records = read(file)
-            except OSError:
-                continue  # removed this instant
-            attempts = np.full(len(records.steps), file.attempt, dtype=np.int64)
+                records = read(file.path)
+            except (OSError, DamagedFile):
+                continue  # removed or replaced this instant
+            attempts = np.full(len(records.steps), file.header.attempt, dtype=np.int64)
             for name in wanted:
                 values = records.column(split_name(name)[1])
                 parts[name].append(Series(name, records.steps, records.times, values, attempts))

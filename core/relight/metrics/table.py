@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from relight.metrics.metric_file import Floats, Integers, MetricFile, scan_metrics
-from relight.metrics.series import Series, empty_series, read_many_samples, split_series
+from relight.metrics.metric_records import Floats, Integers, read_records
+from relight.metrics.series import Series, empty_series, read_samples, split_series
 from relight.metrics.windows import StepWindow
 
 
@@ -34,21 +34,14 @@ class MetricTable:
         return len(self.steps)
 
 
-def read_table(folder: Path, stream: str, *, ghosts: bool = False) -> MetricTable:
-    """Every metric of one stream."""
-    names = scan_metrics(folder, stream=stream).names
-    return read_metrics_table(folder, names, ghosts=ghosts)
-
-
-def read_metrics_table(
+def read_table(
     folder: Path, names: Sequence[str], *, ghosts: bool = False, window: StepWindow | None = None
 ) -> MetricTable:
-    """The metrics with those full names. Each cell is what `read_series` (or `read_ghosts`) says for its name.
+    """Read the metrics with those full names, or only the steps of `window`.
 
-    With a `window` only its steps.
+    Each cell is what `read_split_series` returns for its name.
     """
-    read = MetricFile.read_records if window is None else window.read
-    samples = read_many_samples(folder, names, read=read)
+    samples = read_samples(folder, names, read=read_records if window is None else window.read)
     split = [split_series(samples.pop(name)) for name in names]
     main = _join(names, [part.main for part in split], ghost=False)
     if not ghosts:

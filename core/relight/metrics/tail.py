@@ -1,28 +1,27 @@
-"""Following the metrics of a run while it trains: each poll reads the new bytes only. No numpy."""
+"""Following the metrics of a run while it trains: each poll reads only what is new. No numpy."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from relight.metrics.file_format import (
-    HEADER_LIMIT_BYTES,
-    MetricFileName,
-    MetricFormatError,
-    MetricHeader,
-    decode_header,
-    parse_file_name,
-)
+from relight.errors import DamagedFile
+from relight.metrics.file_format import MetricHeader
+from relight.metrics.metric_file import MetricFile
+from relight.metrics.metric_scan import list_file_names
 
 READ_BYTES = 4 << 20
 """At most this much of a file in one poll; the rest comes with the next ones."""
 
+Positions = dict[str, dict[str, int]]
+"""How many records of each file have been read, by stream and file name."""
+
 
 class MetricRow(NamedTuple):
-    """One record. `values` by full name: "train/loss"."""
+    """One record. `values` are by full name: "train/loss"."""
 
     stream: str
     attempt: int
@@ -31,107 +30,134 @@ class MetricRow(NamedTuple):
     values: dict[str, float]
 
 
-class MetricTail:
-    """Yields every record of a run once, as it is written.
+@dataclass(frozen=True)
+class RecordBlock:
+    """Consecutive records of one file. File name and number identify a record forever: metric files only grow."""
 
-    Files may appear at any moment; one that is replaced or cut short is read from its beginning again; one that is
-    damaged is left out for as long as it stays as it is.
+    file: str
+    first: int
+    """Number of the first record, counted from 0."""
+    header: MetricHeader
+    data: bytes
+
+    def __len__(self) -> int:
+        return len(self.data) // self.header.record_bytes
+
+    def keep_last(self, count: int) -> RecordBlock:
+        """Return the last `count` records, or all when there are fewer."""
+        skipped = max(0, len(self) - count)
+        data = self.data[skipped * self.header.record_bytes :]
+        return RecordBlock(self.file, self.first + skipped, self.header, data)
+
+    def read_columns(self) -> list[tuple[float, ...]]:
+        """Return the steps, the times (seconds since 1970), and the values of each column of the header."""
+        return list(zip(*self.header.record_struct().iter_unpack(self.data), strict=True))
+
+    def read_rows(self) -> list[MetricRow]:
+        """Return the records one by one."""
+        stream, attempt, names = self.header.stream, self.header.attempt, self.header.names
+        return [
+            MetricRow(stream, attempt, step, time_s, dict(zip(names, values, strict=True)))
+            for step, time_s, *values in self.header.record_struct().iter_unpack(self.data)
+        ]
+
+
+class MetricTail:
+    """Hands out every record of a run once, as it is written.
+
+    Files may appear at any moment. One that is replaced or cut short is read from its beginning again. A damaged one is
+    skipped until it changes. Not for two threads at once.
     """
 
     def __init__(self, folder: Path, *, from_start: bool = True) -> None:
-        """With `from_start=False` what is there already is passed over. The folder need not exist yet."""
+        """Follow the metric files in `folder`, which need not exist yet. `from_start=False` skips what is there now."""
         self._folder = folder
-        self._files: dict[str, _Followed] = {}
+        self._files: dict[str, _FollowedFile] = {}
+        self.replaced = False
+        """Whether the last poll found a known file cut, replaced or removed: earlier positions are void then."""
         if not from_start:
-            self._skip_existing()
+            for _, name in list_file_names(folder):
+                self._files[name] = _FollowedFile(folder, name)
+                self._files[name].skip_to_end()
 
-    def poll(self) -> list[MetricRow]:
-        """The records that were written since the last poll, by file and in the order of writing. Never raises."""
-        rows: list[MetricRow] = []
-        names = self._list()
-        for _, name in names:
-            followed = self._files.setdefault(name, _Followed())
-            try:
-                rows += followed.read_new(os.path.join(self._folder, name))  # noqa: PTH118
-            except OSError:
-                continue
-        if len(self._files) > len(names):
-            present = {name for _, name in names}
-            self._files = {name: followed for name, followed in self._files.items() if name in present}
-        return rows
+    def poll(self) -> list[RecordBlock]:
+        """Return what was written since the last poll: at most one block for each file. Never raises."""
+        names = [name for _, name in list_file_names(self._folder)]
+        gone = self._files.keys() - names
+        self.replaced = any(self._files.pop(name).header is not None for name in gone)
+        blocks: list[RecordBlock] = []
+        for name in names:
+            if name not in self._files:
+                self._files[name] = _FollowedFile(self._folder, name)
+            file = self._files[name]
+            block = file.read_new()
+            self.replaced |= file.replaced
+            if block is not None:
+                blocks.append(block)
+        return blocks
 
-    def _list(self) -> list[tuple[MetricFileName, str]]:
+    def positions(self) -> Positions:
+        """Return how many records of each file have been read."""
+        positions: Positions = {}
+        for name, file in self._files.items():
+            if file.header is not None:
+                positions.setdefault(file.header.stream, {})[name] = file.records
+        return positions
+
+
+class _FollowedFile:
+    """How far one file has been read. Until its header is complete and valid it has no records."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = os.path.join(folder, name)  # noqa: PTH118
+        self._name = name
+        self.header: MetricHeader | None = None
+        self.records = 0
+        self.replaced = False
+        """Whether the last reading found another file than before, or a shorter one."""
+        self._inode = -1
+        self._done: tuple[int, int] | None = None
+        """Inode and size at which there was nothing more to read."""
+
+    def skip_to_end(self) -> None:
+        """Count the records that are there as read."""
+        with contextlib.suppress(OSError, DamagedFile), MetricFile(self._path) as file:
+            self.header, self._inode = file.header, file.inode
+            self.records = file.count_records()
+
+    def read_new(self) -> RecordBlock | None:
+        self.replaced = False
         try:
-            names = os.listdir(self._folder)  # noqa: PTH208
+            status = os.stat(self._path)  # noqa: PTH116
+            seen = (status.st_ino, status.st_size)
+            if seen == self._done:
+                return None
+            with MetricFile(self._path) as file:
+                if file.inode != self._inode or file.count_records() < self.records:
+                    self._forget()
+                    self._inode = file.inode
+                block, more = self._read(file)
+                self._done = None if more else seen
+                return block
+        except DamagedFile:
+            self._forget()
         except OSError:
-            return []
-        return sorted((known, name) for name in names if (known := parse_file_name(name)) is not None)
+            pass  # removed this instant, or unreadable for now
+        return None
 
-    def _skip_existing(self) -> None:
-        for _, name in self._list():
-            followed = self._files[name] = _Followed()
-            try:
-                followed.skip_to_end(os.path.join(self._folder, name))  # noqa: PTH118
-            except OSError:
-                continue
+    def _forget(self) -> None:
+        self.replaced = self.header is not None
+        self.header, self.records, self._done = None, 0, None
 
-
-@dataclass
-class _Followed:
-    """How far one file has been read."""
-
-    inode: int = -1
-    offset: int = 0
-    size: int = -1
-    header: MetricHeader | None = None
-    names: tuple[str, ...] = ()
-    record: struct.Struct = field(default_factory=lambda: struct.Struct("<qd"))
-
-    def read_new(self, path: str) -> list[MetricRow]:
-        status = os.stat(path)  # noqa: PTH116
-        if status.st_ino != self.inode or status.st_size < self.offset:
-            self.inode, self.offset, self.size, self.header = status.st_ino, 0, -1, None
-        if status.st_size == self.size:
-            return []
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if self.header is None and not self._read_header(descriptor):
-                self.size = status.st_size
-                return []
-            whole = max(0, status.st_size - self.offset) // self.record.size * self.record.size
-            limit = max(self.record.size, READ_BYTES // self.record.size * self.record.size)
-            data = os.pread(descriptor, min(whole, limit), self.offset)
-        finally:
-            os.close(descriptor)
-        data = data[: len(data) // self.record.size * self.record.size]
-        self.offset += len(data)
-        # Only a file that was read to its last whole record may be passed over until it grows.
-        self.size = status.st_size if len(data) == whole else -1
-        return self._rows(data)
-
-    def skip_to_end(self, path: str) -> None:
-        status = os.stat(path)  # noqa: PTH116
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.inode = status.st_ino
-            if self._read_header(descriptor):
-                self.offset += max(0, status.st_size - self.offset) // self.record.size * self.record.size
-        finally:
-            os.close(descriptor)
-
-    def _read_header(self, descriptor: int) -> bool:
-        try:
-            self.header, self.offset = decode_header(os.pread(descriptor, HEADER_LIMIT_BYTES, 0))
-        except MetricFormatError:
-            return False
-        self.names = self.header.names
-        self.record = self.header.record_struct()
-        return True
-
-    def _rows(self, data: bytes) -> list[MetricRow]:
-        assert self.header is not None
-        stream, attempt, names = self.header.stream, self.header.attempt, self.names
-        return [
-            MetricRow(stream, attempt, step, time_s, dict(zip(names, values, strict=True)))
-            for step, time_s, *values in self.record.iter_unpack(data)
-        ]
+    def _read(self, file: MetricFile) -> tuple[RecordBlock | None, bool]:
+        """Read the next records, and say whether there are more."""
+        self.header = file.header
+        new = file.count_records() - self.records
+        if new == 0:
+            return None, False
+        data = file.read_bytes(first=self.records, count=min(new, max(1, READ_BYTES // file.header.record_bytes)))
+        if not data:
+            return None, True  # cut short this instant
+        block = RecordBlock(self._name, self.records, file.header, data)
+        self.records += len(block)
+        return block, len(block) < new

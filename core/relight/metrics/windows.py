@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from relight.metrics.metric_file import Integers, MetricFile, MetricRecords, scan_metrics
+from relight.errors import DamagedFile
+from relight.metrics.metric_records import Integers, MetricRecords, read_records
+from relight.metrics.metric_scan import scan_metrics
 
 _BLOCK_RECORDS = 16_384
 _SAMPLES_A_WINDOW = 32
@@ -40,7 +42,7 @@ class StepWindows:
             if wanted.isdisjoint(file.header.names):
                 continue
             blocks = self._blocks[file.path] = []
-            for first, records in _read_blocks(file):
+            for first, records in _read_blocks(file.path):
                 steps = records.steps
                 blocks.append(_Block(first, len(steps), int(steps.min()), int(steps.max())))
                 sampled.append(steps[::every].copy())
@@ -63,12 +65,12 @@ class StepWindow:
     low: int | None
     high: int | None
 
-    def read(self, file: MetricFile) -> MetricRecords:
-        """The file's records of these steps."""
+    def read(self, path: Path) -> MetricRecords:
+        """Read a file's records of these steps."""
         parts = []
-        for block in self.blocks.get(file.path, []):
+        for block in self.blocks.get(path, []):
             if (self.low is None or block.highest >= self.low) and (self.high is None or block.lowest < self.high):
-                records = file.read_records(first=block.first, count=block.count)
+                records = read_records(path, first=block.first, count=block.count)
                 inside = np.ones(len(records.steps), dtype=np.bool_)
                 if self.low is not None:
                     inside &= records.steps >= self.low
@@ -78,22 +80,22 @@ class StepWindow:
                     MetricRecords(records.header, records.steps[inside], records.times[inside], records.values[inside])
                 )
         if not parts:
-            return file.read_records(count=0)
+            return read_records(path, count=0)
         return MetricRecords(
-            file.header,
+            parts[0].header,
             np.concatenate([part.steps for part in parts]),
             np.concatenate([part.times for part in parts]),
             np.concatenate([part.values for part in parts]),
         )
 
 
-def _read_blocks(file: MetricFile) -> Iterator[tuple[int, MetricRecords]]:
+def _read_blocks(path: Path) -> Iterator[tuple[int, MetricRecords]]:
     first = 0
     while True:
         try:
-            records = file.read_records(first=first, count=_BLOCK_RECORDS)
-        except OSError:
-            return  # removed this instant
+            records = read_records(path, first=first, count=_BLOCK_RECORDS)
+        except (OSError, DamagedFile):
+            return  # removed or replaced this instant
         if not len(records.steps):
             return
         yield first, records

@@ -12,7 +12,7 @@ import numpy as np
 from relight.checkpoints.file_names import StoreLayout, parse_label_name
 from relight.errors import DamagedFile
 from relight.metrics.file_format import parse_file_name
-from relight.metrics.metric_file import MetricFile
+from relight.metrics.metric_records import read_records
 from relight.runs.json_digest import has_wrong_digest
 from relight.runs.layout import RunLayout
 from relight.runs.progress import read_progress
@@ -45,7 +45,7 @@ def check_files(layout: RunLayout) -> Iterator[Found]:
 def _check_metrics(path: Path) -> str | None:
     """Its header, and that each record has a step and a time; its values have no digest."""
     try:
-        records = MetricFile.open(path).read_records()
+        records = read_records(path)
     except FileNotFoundError:
         return None
     except DamagedFile as error:

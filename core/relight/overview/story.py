@@ -95,7 +95,8 @@ class RunStory:
 
     def _tell_epochs(self) -> list[Line]:
         lines = []
-        rows = [row for row in self._tail.poll() if row.attempt >= self.attempt]
+        blocks = [block for block in self._tail.poll() if block.header.attempt >= self.attempt]
+        rows = [row for block in blocks for row in block.read_rows()]
         for row in sorted(rows, key=lambda row: (row.attempt, row.step, row.stream == "validation")):
             if row.stream == "train":
                 values = {name: value for name, value in row.values.items() if name in _TOLD}

@@ -141,8 +141,9 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     progress, saving = evidence.progress, evidence.saving
     known = progress or _earlier_progress(evidence) or Progress()
     live = report.status.is_live
-    environment = layout.attempt(evidence.attempt).environment
-    changes = read_changes(environment) if traceback and evidence.attempt else None
+    changes = None
+    if traceback and evidence.attempt:
+        changes = read_changes(layout.attempt(evidence.attempt).environment)
     risk = measure_work_at_risk(evidence, newest_step=_newest_durable_step(layout), live=live)
     training = progress if report.status is RunStatus.RUNNING else None
     metrics = latest_values(layout.metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 _ATTEMPT = re.compile(r"^\d{4,}$")
@@ -84,7 +85,7 @@ class RunLayout:
         """The run's id: the folder's name."""
         return self.folder.name
 
-    @property
+    @cached_property
     def record(self) -> Path:
         """Identity, task, config, parent (`RunRecord`); written once."""
         return self.folder / "run.json"
@@ -99,7 +100,7 @@ class RunLayout:
         """There while somebody has asked the current attempt to stop (`StopRequest`)."""
         return self.folder / "stop.json"
 
-    @property
+    @cached_property
     def attempts(self) -> Path:
         """One folder for each attempt, numbered from 0001."""
         return self.folder / "attempts"
