@@ -266,7 +266,7 @@ def _show_checkpoints(seen: _Seen) -> None:
             )  # fmt: skip
         else:
             content = build_empty(
-                "No checkpoint yet",
+                "No checkpoint yet" if now.status.is_live else "No checkpoint",
                 "The first checkpoint follows within seconds of training. Until then, all work is at risk."
                 if now.status.is_live
                 else "The run ended before its first checkpoint was durable. A resume starts from step 0.",

@@ -10,7 +10,7 @@ from relight.overview.exports import ExportFile
 from relight.wording import describe_bytes
 from relight_app.icons import icon
 from relight_app.jobs import Job
-from relight_app.markup import Markup, tag
+from relight_app.markup import Markup, join, tag
 from relight_app.problems import explain
 from relight_app.server.urls import download_url
 from relight_app.tables import build_age
@@ -50,16 +50,16 @@ def _newest(exports: Sequence[ExportFile], job: Job | None) -> ExportFile:
 
 
 def _build_ready(file: ExportFile, exports: Sequence[ExportFile], *, run: str, best: CheckpointInfo | None) -> Markup:
-    facts = [describe_bytes(file.bytes)]
+    compared = None
     if file.step is not None and best is not None:
-        facts.append("best so far" if file.step == best.step else f"step {file.step:,}; step {best.step:,} is better")
+        compared = "best so far" if file.step == best.step else f"step {file.step:,}; step {best.step:,} is better"
+    digest = tag("span", f"sha256 {file.sha256[:12]}…", class_="mono", title=file.sha256) if file.sha256 else None
+    exported = tag("span", "exported ", build_age(file.time_s))
     others = [other for other in exports if other is not file][:6]
     return tag(
         "div",
         tag("span", file.name, class_="mono"),
-        tag("span", " · ".join(facts), class_="sub"),
-        tag("span", f"sha256 {file.sha256[:12]}…", class_="sub mono", title=file.sha256) if file.sha256 else None,
-        tag("span", "exported ", build_age(file.time_s), class_="sub"),
+        tag("span", join(describe_bytes(file.bytes), compared, digest, exported, separator=" · "), class_="sub"),
         tag("a", icon("download"), "Download", class_="button solid push", role="button",
             href=download_url(run, file.name), download=file.name),
         tag(

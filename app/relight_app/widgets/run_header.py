@@ -12,19 +12,19 @@ from relight.runs.records import RunRecord
 from relight.runs.status import RunStatus
 from relight.wording import count, describe_bytes, describe_duration
 from relight_app.formats import describe_option, describe_risk
-from relight_app.markup import Markup, tag
+from relight_app.markup import Markup, join, tag
 from relight_app.navigation import address
 from relight_app.tables import build_age, build_pill
 from relight_app.widgets.notice import build_traceback
 from relight_app.widgets.proof_card import build_proof_badge
 
 _SOON_FULL_S = 86_400.0
+_PHASES = {"starting": "starting: the trainer is loading", "validating": "validating", "saving": "saving"}
 
 
 def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, proof: JudgedProof | None) -> Markup:
     """Build one line with status, id, task, device, attempt, parent, and whether a resume is proven."""
     parent = record.parent
-    began = run.started_s or run.created_s
     return tag(
         "div",
         build_pill(run.status),
@@ -40,12 +40,19 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         if parent is not None
         else None,
         build_proof_badge(proof),
-        _phase(run),
-        tag("span", "started ", build_age(began), class_="sub"),
-        tag("span", f"trained for {describe_duration(run.work_s)}", class_="sub") if run.work_s >= 1 else None,
-        tag("span", f"pid {run.pids.trainer}", class_="sub") if run.pids.trainer else None,
+        tag(
+            "span",
+            join(
+                _PHASES.get(run.phase or ""),
+                tag("span", "started ", build_age(run.started_s or run.created_s)),
+                f"trained for {describe_duration(run.work_s)}" if run.work_s >= 1 else None,
+                f"pid {run.pids.trainer}" if run.pids.trainer else None,
+                separator=" · ",
+            ),
+            class_="sub",
+        ),
         class_="row",
-    )  # fmt: skip
+    )
 
 
 def build_family(record: RunRecord, branches: Sequence[RunSummary]) -> Markup | None:
@@ -98,18 +105,15 @@ def _attempt(run: RunSummary) -> Markup | None:
     return tag("span", f"attempt {run.attempt}", class_="badge on" if run.attempt > 1 else "badge")
 
 
-def _phase(run: RunSummary) -> Markup | None:
-    words = {"starting": "starting: the trainer is loading", "validating": "validating", "saving": "saving"}
-    return tag("span", words[run.phase], class_="sub") if run.phase in words else None
-
-
 def _death(run: RunSummary) -> Markup | None:
     if run.status not in (RunStatus.CRASHED, RunStatus.INTERRUPTED):
         return None
     reason = run.error or run.reason or "Cause unknown."
     risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
     lost = f"{risk} lost." if run.work_at_risk_steps else "Nothing was lost."
-    where = f"A resume continues from step {run.durable_step or 0:,}."
+    where = (
+        f"A resume continues from step {run.durable_step:,}." if run.durable_step else "A resume starts from step 0."
+    )
     return tag(
         "div",
         tag("div", tag("strong", reason)),

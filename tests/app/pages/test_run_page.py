@@ -59,8 +59,8 @@ def test_without_a_checkpoint_nothing_can_be_exported(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="crashed", step=30, checkpoints=0))
     page = open_page("run", id=layout.run_id)
     assert _buttons(page) == {"Resume": True, "Export best weights": False}
-    assert "A resume continues from step 0" in view_texts(page)
-    assert "No checkpoint yet" in view_texts(page)
+    assert "30 steps lost. A resume starts from step 0." in view_texts(page)
+    assert "No checkpoint The run ended before" in view_texts(page)
 
 
 def test_a_crash_shows_its_whole_traceback_and_what_was_lost(runs: Path) -> None:
