@@ -70,15 +70,15 @@ def test_wrong_usage_is_one_line_exit_2_and_says_where_to_look(ask: Ask, argumen
     assert "--help`." in answer.error
 
 
-def test_a_bug_keeps_its_whole_traceback(ask: Ask, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_whole_traceback(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     import relight.overview.summary
 
     def broken(*_arguments: object, **_more: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(relight.overview.summary, "summarize_run", broken)
+    monkeypatch.setattr(relight.overview.summary, "list_runs", broken)
     with pytest.raises(KeyError, match="ours"):
-        ask("show", make_run().run_id)
+        ask("list")
 
 
 def test_an_error_of_the_operating_system_is_one_line(ask: Ask, runs: Path, tmp_path: Path) -> None:

@@ -258,8 +258,8 @@ def prune(
 ) -> None:
     """Delete the checkpoints that retention does not keep.
 
-    Training does this automatically after each save; use it for a run that has ended. `relight checkpoints RUN --preview`
-    shows in advance what would be deleted.
+    Training does this automatically after each save; use it for a run that has ended. `relight checkpoints RUN
+    --preview` shows in advance what would be deleted.
     """
     from relight.runs.catalog import find_run, runs_folder
     from relight.tasks.parsing import split_assignments
