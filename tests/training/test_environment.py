@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relight.training.environment import describe_environment, describe_git, prepare_determinism, write_environment
 
@@ -53,6 +55,23 @@ print(getattr(compiler, "deterministic", True))
     clean = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_DETERMINISTIC"}
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "False", "True", "True"]
+
+
+@pytest.mark.usefixtures("_deterministic_flags")
+def test_vector_math_is_called_on_one_thread_before_several_can_call_it_for_the_first_time() -> None:
+    called: set[tuple[str, torch.dtype, int]] = set()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if args and isinstance(args[0], torch.Tensor):
+                called.add((str(func), args[0].dtype, args[0].numel()))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        prepare_determinism(torch.device("cpu"))
+    for name in ("exp", "log", "sin", "sqrt", "tanh"):
+        for dtype in (torch.float32, torch.float64):
+            assert (f"aten.{name}.default", dtype, 1) in called
 
 
 def test_the_commit_of_the_tasks_code_is_found_and_a_change_is_noticed(tmp_path: Path) -> None:

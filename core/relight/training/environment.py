@@ -23,6 +23,10 @@ from relight.training.starting_point import find_starting_checkpoint
 from relight.version import __version__
 
 _GIT_TIMEOUT_S = 3.0
+_VECTOR_MATH = (
+    "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "log", "log10", "log2", "sin", "sqrt", "tan", "tanh",
+    "trunc",
+)  # fmt: skip
 _KEPT_IN_CHECKPOINTS = (
     "relight", "torch", "python", "numpy", "cuda", "cudnn", "device", "gpu", "gpu_capability", "cpu", "cpu_capability",
     "threads", "world_size", "tf32", "hash_seed", "git",
@@ -34,6 +38,7 @@ def prepare_determinism(device: torch.device) -> None:
 
     Must come before the first CUDA call. Operations without a deterministic kernel go on, and PyTorch warns of them.
     """
+    _settle_vector_math()
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -48,6 +53,19 @@ def prepare_determinism(device: torch.device) -> None:
             compiler.deterministic = True
         # Filling fresh memory with NaN finds bugs; it changes no result and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _settle_vector_math() -> None:
+    """Call each function that PyTorch takes from MKL's vector library once, on one thread.
+
+    MKL chooses a kernel at a function's first call. If several threads make that call at the same time, one of them may
+    get a kernel of low accuracy for this call only (github.com/pytorch/pytorch/issues/188792), and the first step of a
+    resumed training would differ. Takes a few milliseconds.
+    """
+    for dtype in (torch.float32, torch.float64):
+        number = torch.full((1,), 0.5, dtype=dtype)
+        for name in _VECTOR_MATH:
+            getattr(torch, name)(number)
 
 
 def describe_environment(device: torch.device, *, code_folder: Path | None) -> dict[str, Any]:
