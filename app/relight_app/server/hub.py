@@ -1,8 +1,8 @@
-"""One tailer for the whole process: follows the runs that somebody watches and hands each watcher what is new.
+"""The hub of the live streams: one thread follows the watched runs and passes new events to all watchers.
 
-A thread of its own reads files (ten times a second, only while somebody watches), encodes every event once, and gives
-the bytes to all watchers. A watcher that does not keep up loses events and is told nothing: rows carry their places,
-so the browser sees the gap and reads the history again.
+The thread reads files ten times a second, only while there are watchers. It encodes every event once and passes the
+bytes to all watchers. A slow watcher loses events without notice: rows carry their positions, so the browser sees the
+gap and reads the history again.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _log = logging.getLogger(__name__)
 INTERVAL_S = 0.1
 _STATE_INTERVAL_S = 0.25
 _STATE_SHARE = 0.1
-"""At most this share of the time goes into reading a run's state, however slow its disk is."""
+"""Reading a run's state takes at most this share of the time, however slow its disk is."""
 _MACHINE_INTERVAL_S = 1.0
 _EVENTS_WAITING = 500
 _MOST_ROWS = 5_000
-"""Of more new rows in one file only the last ones are sent: the browser sees the gap and reads the history."""
+"""If one file has more new rows, only the last ones are sent: the browser sees the gap and reads the history."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What one stream wants: runs with the metric streams of each (state comes by itself), and the machine or not."""
+    """The subscription of one stream: runs with their metric streams (the state is always sent), and the machine."""
 
     runs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     machine: bool = False
@@ -47,14 +47,14 @@ class Watcher:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.welcomed: set[str] = set()
-        """Runs whose state and positions it has been told; touched by the tailer only."""
+        """The runs whose state and positions this watcher has got; only the hub's thread uses it."""
         self.machine_time = 0.0
         self._events: list[bytes] = []
         self._ready = asyncio.Event()
         self._ended = False
 
     async def events(self, *, timeout_s: float) -> list[bytes] | None:
-        """What has arrived, waiting for the first; empty after `timeout_s`, None when the server ends."""
+        """Wait for events and return them; return [] after `timeout_s`, and None when the server shuts down."""
         if not self._events and not self._ended:
             try:
                 await asyncio.wait_for(self._ready.wait(), timeout_s)
@@ -65,20 +65,20 @@ class Watcher:
         return None if self._ended and not events else events
 
     def offer(self, events: list[bytes]) -> None:
-        """Take events in; on the event loop only."""
+        """Add events; only on the event loop."""
         if len(self._events) + len(events) > _EVENTS_WAITING:
             self._events.clear()
         self._events.extend(events)
         self._ready.set()
 
     def end(self) -> None:
-        """No more events; on the event loop only."""
+        """End the stream; only on the event loop."""
         self._ended = True
         self._ready.set()
 
 
 class _WatchedRun:
-    """What the tailer keeps of a run."""
+    """The hub's state of one run."""
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
@@ -88,7 +88,7 @@ class _WatchedRun:
 
 
 class Hub:
-    """Owns the tailer. `start`, `watch`, `leave` and `stop` belong to the event loop; `stop` may come from a signal."""
+    """Owns the thread. Call `start`, `watch` and `leave` on the event loop; `stop` also from a signal handler."""
 
     def __init__(self, folder: Path, *, interval_s: float = INTERVAL_S) -> None:
         self._folder = folder
@@ -98,15 +98,15 @@ class Hub:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="relight-tailer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="relight-hub", daemon=True)
 
     def start(self) -> None:
-        """Start the tailer's thread; it sleeps until somebody watches."""
+        """Start the thread; it sleeps until there is a watcher."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def watch(self, watch: Watch) -> Watcher:
-        """A new watcher, which is told where everything stands at once."""
+        """Add a watcher; it immediately gets the positions and states of its runs."""
         watcher = Watcher(watch)
         with self._lock:
             self._watchers = [*self._watchers, watcher]
@@ -114,12 +114,12 @@ class Hub:
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
-        """The watcher wants no more."""
+        """Remove a watcher."""
         with self._lock:
             self._watchers = [other for other in self._watchers if other is not watcher]
 
     def stop(self) -> None:
-        """End every stream and the tailer; returns at once."""
+        """End all streams and the thread; return immediately."""
         self._stopping.set()
         self._wake.set()
         loop = self._loop
@@ -143,14 +143,14 @@ class Hub:
             try:
                 self._deliver(self._follow(runs, watchers))
             except Exception:
-                _log.exception("The tailer failed; it goes on.")
+                _log.exception("The live stream had an unexpected error; it continues.")
             self._wake.wait(max(0.01, self._interval_s - (time.monotonic() - began)))
             self._wake.clear()
 
     def _follow(
         self, runs: dict[str, _WatchedRun | None], watchers: list[Watcher]
     ) -> list[tuple[Watcher, list[bytes]]]:
-        """One round: what is new, for whom."""
+        """Do one round; return the new events of each watcher."""
         wanted = {run for watcher in watchers for run in watcher.watch.runs}
         for run in list(runs):
             if run not in wanted:
@@ -178,7 +178,7 @@ class Hub:
             for watcher in watchers:
                 watcher.welcomed.add(run)
             return
-        if watched is None:  # new to us, or there again
+        if watched is None:  # a new run, or one that has reappeared
             watched = runs[run] = _WatchedRun(layout)
             known = []
         blocks = watched.tail.poll()
@@ -232,7 +232,7 @@ class Hub:
 
         try:
             loop.call_soon_threadsafe(hand_out)
-        except RuntimeError:  # the loop closed in between
+        except RuntimeError:  # the loop has closed in the meantime
             self._stopping.set()
 
 

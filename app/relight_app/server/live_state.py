@@ -1,4 +1,4 @@
-"""The part of a run that ticks on the screen without a rerun."""
+"""The figures of a run that tick on the screen without a rerun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relight.runs.layout import RunLayout
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's figures at one moment. A field that is not known is None; `metrics` holds latest values by full name."""
+    """A run's figures at one moment. Unknown ones are None; `metrics` has the latest values by full name."""
 
     status: str
     reason: str = ""
@@ -24,12 +24,12 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None = None
     """0 to 1."""
     epoch: int | None = None
-    """From 1, as people count."""
+    """Counted from 1."""
     epochs: int | None = None
     steps_per_s: float | None = None
     eta_s: float | None = None
     elapsed_s: float | None = None
-    """Since the newest attempt was launched, while it runs."""
+    """Since the launch of the newest attempt, while it runs."""
     work_s: float = 0.0
     durable_step: int | None = None
     work_at_risk_s: float = 0.0
@@ -42,7 +42,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_live_state(layout: RunLayout) -> LiveState:
-    """The run's figures now. A run that cannot be read has the status "damaged", and the sentence as its reason."""
+    """Read the run's current figures. An unreadable run has the status "damaged" and the error as its reason."""
     evidence = gather_evidence(layout)
     try:
         return make_live_state(summarize_evidence(evidence, traceback=False), now_s=evidence.now_s)
@@ -51,7 +51,7 @@ def read_live_state(layout: RunLayout) -> LiveState:
 
 
 def make_live_state(summary: RunSummary, *, now_s: float) -> LiveState:
-    """What ticks, from the summary."""
+    """Take the figures from a summary."""
     best = summary.best
     live = summary.status.is_live
     return LiveState(
@@ -66,7 +66,7 @@ def make_live_state(summary: RunSummary, *, now_s: float) -> LiveState:
         epochs=summary.epochs,
         steps_per_s=summary.steps_per_s,
         eta_s=summary.eta_s,
-        # Whole seconds: a figure that changes for its own sake would make an event each time.
+        # Whole seconds, so that the time alone causes at most one event per second.
         elapsed_s=float(int(now_s - summary.started_s)) if live and summary.started_s is not None else None,
         work_s=round(summary.work_s, 1),
         durable_step=summary.durable_step,
@@ -81,6 +81,6 @@ def make_live_state(summary: RunSummary, *, now_s: float) -> LiveState:
 
 
 def live_fields(state: LiveState) -> dict[str, Any]:
-    """The figures as plain JSON values, as the stream sends them."""
+    """Convert the figures to plain JSON values, as the stream sends them."""
     fields: dict[str, Any] = msgspec.to_builtins(state)
     return fields
