@@ -107,7 +107,7 @@ def _start_alone(workshop: Workshop, project: Path, *arguments: str) -> tuple[su
     return process, soak.wait_for(look, why="a run")
 
 
-def test_a_script_lives_as_long_as_a_task_would(workshop: Workshop, project: Path) -> None:
+def test_a_script_survives_kills_and_resumes_like_a_task(workshop: Workshop, project: Path) -> None:
     launched = workshop.relight(
         "run", "train.py", "--name", "mine", "--detach", "--set", "epochs=5", "--", "--lr", "0.2", cwd=project
     )
@@ -174,7 +174,7 @@ def test_ctrl_c_saves_and_a_killed_supervisor_ends_the_script(workshop: Workshop
             process.wait()
 
 
-def test_a_branch_has_other_arguments_and_its_diff(workshop: Workshop, project: Path) -> None:
+def test_a_branch_of_a_script_has_other_arguments_and_records_the_difference(workshop: Workshop, project: Path) -> None:
     arguments = ("--", "--nap", "0", "--epochs", "4")
     launched = workshop.relight("run", "train.py", "--name", "parent", *arguments, cwd=project)
     assert launched.returncode == 0, launched.stdout + launched.stderr
@@ -198,7 +198,7 @@ def test_a_branch_has_other_arguments_and_its_diff(workshop: Workshop, project: 
     assert summary.parent.changes["epochs"] == (4, 6)
 
 
-def test_another_interpreter_is_asked_before_a_run_exists(workshop: Workshop, project: Path, tmp_path: Path) -> None:
+def test_another_interpreter_is_checked_before_a_run_exists(workshop: Workshop, project: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     venv.create(bare, with_pip=False)
     refused = workshop.relight("run", "train.py", "--python", str(bare / "bin" / "python"), cwd=project)
@@ -223,7 +223,7 @@ def test_the_drill_proves_a_script(workshop: Workshop, project: Path) -> None:
     assert "bit-exact: train.py came back from kill -9 as if nothing had happened." in drill.stdout
 
 
-def test_a_script_that_never_joins_is_told_so(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_script_that_never_calls_init_gets_the_reason(workshop: Workshop, tmp_path: Path) -> None:
     script = tmp_path / "idle.py"
     script.write_text("import relight\nprint('nothing to do')\nif not __name__:\n    relight.init()\n")
     answer = workshop.relight("run", str(script))

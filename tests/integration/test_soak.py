@@ -30,7 +30,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[soak.Referen
 
 
 @pytest.mark.parametrize("victim", soak.VICTIMS)
-def test_killed_at_random_moments_a_run_loses_nothing_and_ends_in_the_same_state(
+def test_a_run_killed_at_random_moments_loses_nothing_and_ends_in_the_same_state(
     tmp_path: Path, reference: soak.Reference, victim: str
 ) -> None:
     try:
@@ -40,7 +40,7 @@ def test_killed_at_random_moments_a_run_loses_nothing_and_ends_in_the_same_state
     assert figures.kills == KILLS
 
 
-def test_a_training_whose_writers_all_die_goes_on_says_so_and_has_its_end_saved(
+def test_a_training_whose_writers_all_die_continues_reports_it_and_saves_its_end(
     tmp_path: Path, reference: soak.Reference
 ) -> None:
     layout = soak.launch(tmp_path, CONFIG | soak.EVERY_STEP, name="writers die")

@@ -27,7 +27,7 @@ from relight.supervision.stop import stop_run
 pytestmark = pytest.mark.processes
 
 
-def test_a_stop_saves_the_last_step_and_a_resume_goes_on_from_there(workshop: Workshop) -> None:
+def test_a_stop_saves_the_last_step_and_a_resume_continues_from_it(workshop: Workshop) -> None:
     layout = workshop.launch(ENDLESS)
     workshop.wait_for_step(layout, 3)
     record = stop_run(layout, wait_s=60.0)
@@ -73,7 +73,7 @@ def test_an_exception_keeps_its_whole_traceback_and_the_last_finished_step(works
     assert "ValueError: told to fail" in layout.attempt(1).log.read_text()
 
 
-def test_a_branch_trains_on_with_another_config_and_its_parent_stays_as_it_was(workshop: Workshop) -> None:
+def test_a_branch_trains_with_another_config_and_its_parent_stays_unchanged(workshop: Workshop) -> None:
     layout = workshop.launch(QUICK)
     workshop.finish(layout)
     before = soak.digest(layout)
@@ -86,7 +86,7 @@ def test_a_branch_trains_on_with_another_config_and_its_parent_stays_as_it_was(w
     assert soak.digest(layout) == before
 
 
-def test_a_run_folder_that_moved_to_another_place_resumes_there(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_path: Path) -> None:
     from relight.runs.layout import RunLayout
 
     layout = workshop.launch(ENDLESS)
@@ -167,7 +167,7 @@ def test_the_training_outlives_the_command_line_that_launched_it(workshop: Works
     assert workshop.wait_for_step(layout, summarize_run(layout).step + 5).status is RunStatus.RUNNING
 
 
-def test_the_command_line_stops_resumes_and_shows_what_the_engine_does(workshop: Workshop) -> None:
+def test_the_command_line_stops_resumes_and_shows_a_run(workshop: Workshop) -> None:
     import json
 
     settings = [word for key, value in ENDLESS.items() for word in ("--set", f"{key}={value}")]
@@ -196,7 +196,7 @@ def test_the_supervisor_of_a_real_training_stays_under_40_megabytes(workshop: Wo
     assert not [name for name in loaded if "torch" in name or "numpy" in name]
 
 
-def test_what_is_recorded_of_a_run_is_enough_to_resume_it(workshop: Workshop) -> None:
+def test_the_run_record_is_enough_to_resume_the_run(workshop: Workshop) -> None:
     layout = workshop.launch(QUICK, name="kept")
     workshop.finish(layout)
     record = read_record(layout.record, RunRecord)

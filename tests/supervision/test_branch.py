@@ -75,7 +75,7 @@ def test_a_branch_has_the_same_state_in_its_own_store(lab: Lab, parent: RunLayou
     assert not verify_store(own).damaged
 
 
-def test_a_branch_without_a_name_is_called_after_its_parent_and_the_step(lab: Lab, parent: RunLayout) -> None:
+def test_a_branch_is_named_after_its_parent_and_step_by_default(lab: Lab, parent: RunLayout) -> None:
     name = read_record(parent.record, RunRecord).name
     assert read_record(branch(parent, 10).layout.record, RunRecord).name == f"{name}-from-10"
     assert len(name_branch("x" * NAME_CHARACTERS, 10**12)) <= NAME_CHARACTERS
@@ -107,7 +107,7 @@ def test_a_branch_reads_its_parents_record_once(lab: Lab, parent: RunLayout) -> 
     }
 
 
-def test_the_parent_keeps_the_checkpoint_for_good(lab: Lab, parent: RunLayout) -> None:
+def test_the_parent_keeps_the_checkpoint_permanently(lab: Lab, parent: RunLayout) -> None:
     branch(parent, 10)
     assert CheckpointStore(parent.checkpoints).find(10).labels == ("parent",)
 
@@ -123,7 +123,7 @@ def test_the_same_token_again_is_the_same_branch(lab: Lab, parent: RunLayout) ->
     ("from_", "changes", "error"),
     [(15, {}, CheckpointNotFound), ("20", {"wrong": 1}, ConfigError), ("sideways", {}, CheckpointNotFound)],
 )
-def test_a_branch_that_cannot_be_leaves_no_run(
+def test_a_refused_branch_leaves_no_run(
     lab: Lab, parent: RunLayout, from_: str | int, changes: dict[str, Any], error: type[RelightError]
 ) -> None:
     with pytest.raises(error):
@@ -132,9 +132,7 @@ def test_a_branch_that_cannot_be_leaves_no_run(
     assert all("parent" not in info.labels for info in CheckpointStore(parent.checkpoints).list().checkpoints)
 
 
-def test_a_branch_that_cannot_be_copied_leaves_no_run_and_no_label(
-    lab: Lab, parent: RunLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_copy_leaves_no_run_and_no_label(lab: Lab, parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*arguments: Any, **more: Any) -> Any:
         raise RelightError("No space left on device.")
 
@@ -145,7 +143,7 @@ def test_a_branch_that_cannot_be_copied_leaves_no_run_and_no_label(
     assert "parent" not in CheckpointStore(parent.checkpoints).find(20).labels
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_and_latest_passes_over_it(lab: Lab, parent: RunLayout) -> None:
+def test_a_damaged_checkpoint_is_refused_by_step_and_skipped_by_latest(lab: Lab, parent: RunLayout) -> None:
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
     with pytest.raises(DamagedCheckpoint, match="step 30"):
         branch(parent, 30)
@@ -155,7 +153,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_latest_passes_over_it(lab: 
     assert len(CheckpointStore(parent.checkpoints).list().checkpoints) == 3  # a parent may be training: nothing moves
 
 
-def test_a_resume_takes_the_newest_whole_checkpoint_and_tells_what_it_costs(lab: Lab, parent: RunLayout) -> None:
+def test_a_resume_takes_the_newest_undamaged_checkpoint_and_says_what_it_costs(lab: Lab, parent: RunLayout) -> None:
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
     choice = choose_checkpoint(gather_evidence(parent), "latest")
     assert (choice.sequence, choice.step) == (2, 20)
@@ -164,7 +162,7 @@ def test_a_resume_takes_the_newest_whole_checkpoint_and_tells_what_it_costs(lab:
     assert [info.step for info in CheckpointStore(parent.checkpoints).list().checkpoints] == [10, 20]
 
 
-def test_a_resume_without_any_whole_checkpoint_begins_anew_and_says_so(lab: Lab, parent: RunLayout) -> None:
+def test_a_resume_without_an_undamaged_checkpoint_starts_over_and_says_so(lab: Lab, parent: RunLayout) -> None:
     for pack in (parent.checkpoints / "packs").iterdir():
         pack.write_bytes(b"")
     choice = choose_checkpoint(gather_evidence(parent), None)
@@ -180,7 +178,7 @@ def test_each_way_to_name_a_checkpoint_finds_it(
     assert (choice.step, choice.notes) == (step, ())
 
 
-def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent: RunLayout) -> None:
+def test_a_requested_checkpoint_that_is_damaged_is_refused_with_the_reason(lab: Lab, parent: RunLayout) -> None:
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(20))
     with pytest.raises(DamagedCheckpoint, match=r"step 20 .* is damaged: Tensor "):
         choose_checkpoint(gather_evidence(parent), "best")
@@ -189,7 +187,7 @@ def test_a_named_checkpoint_that_is_damaged_is_refused_in_words(lab: Lab, parent
         choose_checkpoint(gather_evidence(parent), 10)
 
 
-def test_a_run_without_checkpoints_begins_at_the_beginning(lab: Lab) -> None:
+def test_a_run_without_checkpoints_starts_from_the_beginning(lab: Lab) -> None:
     layout = create_run(lab.folder, stand_in("train")).layout
     assert choose_checkpoint(gather_evidence(layout), None).sequence is None
     with pytest.raises(CheckpointNotFound):

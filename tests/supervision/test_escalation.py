@@ -19,13 +19,13 @@ def ask(*, now: bool = False, grace_s: float = 60.0) -> StopRequest:
     return StopRequest(attempt=1, time_s=0.0, now=now, grace_s=grace_s)
 
 
-def test_nothing_is_due_when_nobody_asked() -> None:
+def test_no_signal_is_due_without_a_request() -> None:
     escalation = StopEscalation()
     assert escalation.next_signal(at=1e9) is None
     assert not escalation.requested
 
 
-def test_a_graceful_stop_is_left_alone_for_its_grace_then_terminated_then_killed() -> None:
+def test_a_graceful_stop_gets_its_grace_time_then_sigterm_then_sigkill() -> None:
     escalation = StopEscalation()
     escalation.request(ask(grace_s=60.0), at=100.0)
     assert escalation.next_signal(at=159.9) is None
@@ -42,7 +42,7 @@ def test_stop_now_terminates_at_once_and_kills_soon() -> None:
     assert escalation.next_signal(at=100.0 + NOW_TO_KILL_S) is signal.SIGKILL
 
 
-def test_now_hastens_a_graceful_stop_that_runs_already() -> None:
+def test_a_stop_now_shortens_a_graceful_stop() -> None:
     escalation = StopEscalation()
     escalation.request(ask(grace_s=600.0), at=100.0)
     escalation.request(ask(now=True), at=130.0)
@@ -58,7 +58,7 @@ def test_reading_the_same_request_again_does_not_push_the_deadline_away() -> Non
 
 
 @given(requests=st.lists(st.tuples(REQUESTS, st.floats(0.0, 100.0)), min_size=1))
-def test_whatever_is_asked_a_stop_always_ends_and_no_signal_comes_twice(
+def test_every_stop_ends_and_no_signal_comes_twice(
     requests: list[tuple[StopRequest, float]],
 ) -> None:
     escalation = StopEscalation()

@@ -34,13 +34,13 @@ def test_a_finished_trainer_finished() -> None:
     assert (record.attempt, record.outcome, record.step, record.exit_code, record.signal) == (2, "finished", 9, 0, None)
 
 
-def test_a_crash_that_the_trainer_told_of_keeps_its_whole_traceback() -> None:
+def test_a_crash_that_the_trainer_reported_keeps_its_whole_traceback() -> None:
     record = describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="ValueError: no"))
     assert (record.outcome, record.reason, record.error) == ("crashed", "ValueError: no", "ValueError: no")
     assert record.traceback == "Traceback"
 
 
-def test_killed_without_evidence_says_who_may_have_done_it() -> None:
+def test_a_kill_without_evidence_names_the_possible_cause() -> None:
     record = describe(ProcessEnd(signal="SIGKILL"), progress=Progress(step=7))
     assert record.outcome == "crashed"
     assert record.signal == "SIGKILL"
@@ -50,13 +50,13 @@ def test_killed_without_evidence_says_who_may_have_done_it() -> None:
     )
 
 
-def test_killed_for_memory_names_limit_and_peak() -> None:
+def test_an_out_of_memory_kill_names_the_limit_and_the_peak() -> None:
     record = describe(ProcessEnd(signal="SIGKILL", peak_memory_bytes=3 * GIB), out_of_memory="group")
     assert "reached its memory limit" in record.reason
     assert record.reason.endswith("Its memory use had peaked at 3.22 GB.")
 
 
-def test_memory_running_out_elsewhere_on_the_machine_is_only_likely() -> None:
+def test_memory_running_out_elsewhere_on_the_machine_is_only_a_probable_cause() -> None:
     assert "probably" in describe(ProcessEnd(signal="SIGKILL"), out_of_memory="machine").reason
 
 
@@ -68,13 +68,13 @@ def test_an_exception_while_memory_ran_out_mentions_that() -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGTERM", "SIGILL", "SIGXCPU"])
-def test_each_usual_signal_is_explained(name: str) -> None:
+def test_each_common_signal_is_explained(name: str) -> None:
     record = describe(ProcessEnd(signal=name))
     assert record.outcome == "crashed"
     assert record.reason.startswith(f"Ended by {name}: ")
 
 
-def test_an_unusual_signal_is_named() -> None:
+def test_a_rare_signal_is_named() -> None:
     assert describe(ProcessEnd(signal="signal 35")).reason == "Ended by signal 35."
 
 
@@ -85,25 +85,25 @@ def test_exit_code_zero_before_the_end_is_a_crash() -> None:
     assert "sys.exit()" in record.reason
 
 
-def test_exit_code_zero_at_the_end_is_finished_even_when_the_last_word_is_missing() -> None:
+def test_exit_code_zero_at_the_end_is_finished_even_without_a_report() -> None:
     progress = Progress(step=10, steps_total=10, phase="finished")
     assert describe(ProcessEnd(exit_code=0), progress=progress).outcome == "finished"
 
 
-def test_an_unknown_exit_code_points_at_the_log() -> None:
+def test_an_unknown_exit_code_points_to_the_log() -> None:
     record = describe(ProcessEnd(exit_code=7))
     assert record.outcome == "crashed"
     assert "exit code 7" in record.reason
 
 
 @pytest.mark.parametrize("end", [ProcessEnd(signal="SIGKILL"), ProcessEnd(signal="SIGTERM"), ProcessEnd(exit_code=1)])
-def test_once_a_person_asked_to_stop_it_is_stopped_whatever_it_took(end: ProcessEnd) -> None:
+def test_after_a_stop_request_the_outcome_is_stopped_whatever_signals_it_took(end: ProcessEnd) -> None:
     record = describe(end, stop=StopAsked(sent=(signal.SIGTERM, signal.SIGKILL)), progress=Progress(step=4))
     assert record.outcome == "stopped"
     assert "had to be killed at step 4" in record.reason
 
 
-def test_an_error_that_the_escalation_caused_is_a_stop_with_that_error() -> None:
+def test_an_error_caused_by_the_escalation_is_a_stop_with_that_error() -> None:
     record = describe(
         ProcessEnd(exit_code=3), outcome=told("crashed", error="E"), stop=StopAsked(sent=(signal.SIGTERM,))
     )
@@ -111,7 +111,7 @@ def test_an_error_that_the_escalation_caused_is_a_stop_with_that_error() -> None
     assert record.error == "E"
 
 
-def test_an_error_of_its_own_while_stopping_is_a_crash() -> None:
+def test_an_error_of_the_training_while_it_stops_is_a_crash() -> None:
     assert describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="E"), stop=StopAsked()).outcome == "crashed"
 
 
@@ -126,7 +126,7 @@ def test_a_signal_while_closing_down_does_not_undo_the_outcome() -> None:
     assert record.reason == "It was ended by SIGSEGV while it was closing down."
 
 
-def test_the_step_is_the_furthest_that_anybody_told() -> None:
+def test_the_recorded_step_is_the_highest_one_reported() -> None:
     assert describe(ProcessEnd(signal="SIGKILL"), outcome=told("stopped", step=3), progress=Progress(step=8)).step == 8
 
 
@@ -135,7 +135,7 @@ def describe_script(end: ProcessEnd, *, outcome: TrainerOutcome | None = None, j
     return describe_exit(1, end, outcome=outcome, progress=progress, is_script=True, joined=joined)
 
 
-def test_a_scripts_exit_code_counts_where_it_thought_that_it_was_done() -> None:
+def test_a_nonzero_exit_code_of_a_script_is_a_crash_even_after_it_finished() -> None:
     assert describe_script(ProcessEnd(exit_code=0), outcome=told("finished")).outcome == "finished"
     record = describe_script(ProcessEnd(exit_code=2), outcome=told("finished", step=3))
     assert (record.outcome, record.reason) == ("crashed", "The script ended with exit code 2 at step 3.")
@@ -148,7 +148,7 @@ def test_a_script_that_never_joined_is_told_so() -> None:
     assert "exit code 0 before it called relight.init()" in record.reason
 
 
-def test_of_a_process_that_is_no_child_only_its_own_words_are_known() -> None:
+def test_for_an_adopted_process_only_its_own_report_is_known() -> None:
     record = describe_script(ProcessEnd())
     assert (record.outcome, record.exit_code, record.signal) == ("crashed", None, None)
     assert record.reason == (

@@ -70,7 +70,7 @@ def ask(folder: Path, source: Path = Path("x.pth")) -> ImportedRun:
     )
 
 
-def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path, child: Any) -> None:
+def test_an_imported_run_appears_complete_and_records_its_source(tmp_path: Path, child: Any) -> None:
     child(f"print('noise'); print(json.dumps({ANSWER!r}))")
     imported = ask(tmp_path / "runs")
     record = read_record(imported.layout.record, RunRecord)
@@ -93,21 +93,21 @@ def test_a_run_appears_whole_and_says_where_its_weights_are_from(tmp_path: Path,
         ("print('no json'); sys.exit(1)", "ended with exit code 1"),
     ],
 )
-def test_an_import_that_fails_leaves_nothing(tmp_path: Path, child: Any, code: str, said: str) -> None:
+def test_a_failed_import_leaves_no_run(tmp_path: Path, child: Any, code: str, said: str) -> None:
     child(code)
     with pytest.raises(RelightError, match=said):
         ask(tmp_path / "runs")
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_traceback_of_the_persons_task_comes_through_whole(tmp_path: Path, child: Any) -> None:
+def test_the_traceback_of_your_task_is_kept_whole(tmp_path: Path, child: Any) -> None:
     child("print(json.dumps({'ok': False, 'error': 'E', 'traceback': 'line 1\\nline 2'}))")
     with pytest.raises(TaskError) as raised:
         ask(tmp_path / "runs")
     assert raised.value.traceback == "line 1\nline 2"
 
 
-def test_an_import_that_is_killed_leaves_no_run(tmp_path: Path, child: Any) -> None:
+def test_a_killed_import_leaves_no_run(tmp_path: Path, child: Any) -> None:
     command = child("Path(os.environ['ORDER']).write_text(str(os.getpid())); time.sleep(60)")
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
@@ -130,7 +130,7 @@ def test_an_import_that_is_killed_leaves_no_run(tmp_path: Path, child: Any) -> N
     assert list_layouts(runs) == []
 
 
-def test_the_order_names_both_files_absolutely(tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_contains_absolute_paths(tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     child("print(json.dumps({'ok': False, 'error': 'E'}))")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RelightError):
@@ -139,7 +139,7 @@ def test_the_order_names_both_files_absolutely(tmp_path: Path, child: Any, monke
     assert order == {"source": f"{tmp_path}/x.pth", "part": "model.", "out": f"{tmp_path}/out.safetensors"}
 
 
-def test_an_import_loads_no_torch_here() -> None:
+def test_importing_loads_no_torch_in_the_calling_process() -> None:
     code = "import sys, relight.supervision.importing; print('torch' in sys.modules, 'numpy' in sys.modules)"
     told = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "False False\n"

@@ -43,7 +43,7 @@ def launch_elsewhere(lab: Lab, *, nap_s: float = 0.0, **more: Any) -> subprocess
     return subprocess.Popen([*command, "train", "10000"], text=True, **more)
 
 
-def test_a_launch_returns_when_the_run_is_under_way(lab: Lab) -> None:
+def test_a_launch_returns_when_the_supervisor_is_running(lab: Lab) -> None:
     launched = lab.launch("train", "10000", name="My run", max_restarts=2)
     assert launched.created
     assert launched.attempt == 1
@@ -77,7 +77,7 @@ def test_a_double_click_from_many_threads_starts_one_run(lab: Lab) -> None:
     assert results[0].layout.list_attempts() == [1]
 
 
-def test_two_launchers_in_two_processes_with_one_token_start_one_run(lab: Lab) -> None:
+def test_three_processes_with_one_token_start_one_run(lab: Lab) -> None:
     launchers = [launch_elsewhere(lab, stdout=subprocess.PIPE) for _ in range(3)]
     answers = [launcher.communicate(timeout=60)[0].split() for launcher in launchers]
     assert sorted(created for _, created in answers) == ["False", "False", "True"]
@@ -89,14 +89,14 @@ def test_without_a_token_two_launches_are_two_runs(lab: Lab) -> None:
     assert lab.launch("train", "10000").layout != lab.launch("train", "10000").layout
 
 
-def test_a_launch_whose_launcher_died_halfway_is_finished_by_the_next_with_that_token(lab: Lab) -> None:
+def test_a_launch_that_died_halfway_is_completed_by_the_next_one_with_its_token(lab: Lab) -> None:
     create_run(lab.folder, stand_in("train", "10000"), token="click")
     launched = lab.launch("train", "10000", token="click")
     assert launched.created
     lab.wait_for_step(launched.layout, 1)
 
 
-def test_the_trainer_lives_on_when_its_launcher_is_killed(lab: Lab) -> None:
+def test_the_trainer_survives_the_process_that_launched_it(lab: Lab) -> None:
     launcher = launch_elsewhere(lab, nap_s=600, start_new_session=True)
     try:
         wait_for(lambda: lab.folder.exists() and list_layouts(lab.folder))
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_between_run_and_attempt_leaves_no_run(lab: Lab, mo
     assert list_layouts(lab.folder) == []
 
 
-def test_a_supervisor_that_cannot_start_is_told_and_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_that_cannot_start_is_reported_and_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # then no Python starts
     with pytest.raises(RelightError, match="supervisor of run"):
         lab.launch("train")

@@ -47,7 +47,7 @@ def test_no_kill_is_no_evidence(kernel: Kernel) -> None:
     assert kernel.watch().evidence() is None
 
 
-def test_a_kill_in_the_own_group_is_told_from_one_on_the_machine(kernel: Kernel) -> None:
+def test_a_kill_in_the_attempts_own_group_is_distinguished_from_one_on_the_machine(kernel: Kernel) -> None:
     watch = kernel.watch()
     kernel.set(group=0, machine=1)
     assert watch.evidence() == "machine"
@@ -60,7 +60,7 @@ def test_kills_before_the_watch_began_do_not_count(kernel: Kernel) -> None:
     assert kernel.watch().evidence() is None
 
 
-def test_kills_of_long_ago_do_not_count_but_one_just_before_a_refresh_does(kernel: Kernel) -> None:
+def test_old_kills_do_not_count_but_one_just_before_a_refresh_does(kernel: Kernel) -> None:
     watch = kernel.watch()
     kernel.set(group=0, machine=1)
     watch.refresh()
@@ -69,7 +69,7 @@ def test_kills_of_long_ago_do_not_count_but_one_just_before_a_refresh_does(kerne
     assert watch.evidence() is None
 
 
-def test_a_machine_without_such_files_claims_nothing(tmp_path: Path) -> None:
+def test_without_the_kernels_files_there_is_no_evidence(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     watch = OutOfMemoryWatch(group=CgroupLimits(root=nowhere, membership=nowhere), vmstat=nowhere)
     watch.refresh()

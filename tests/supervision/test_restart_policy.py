@@ -24,7 +24,7 @@ def past(
     return PastAttempt(start=start, exit=AttemptExit(attempt=1, time_s=0.0, outcome=outcome, step=step, error=error))
 
 
-def test_a_crash_is_restarted_when_that_was_asked_for() -> None:
+def test_a_crash_is_restarted_when_restarts_are_allowed() -> None:
     decision = decide_restart([past(reason="launch")])
     assert decision.restart
     assert decision.delay_s == FIRST_DELAY_S
@@ -35,14 +35,14 @@ def test_a_crash_is_not_restarted_by_default() -> None:
     assert not decide_restart([past(reason="launch", max_restarts=0)]).restart
 
 
-def test_what_finished_or_was_stopped_is_never_restarted() -> None:
+def test_a_finished_or_stopped_attempt_is_never_restarted() -> None:
     for outcome in ("finished", "stopped"):
         decision = decide_restart([past(outcome, reason="launch")])
         assert not decision.restart
         assert decision.reason == ""
 
 
-def test_restarts_end_after_as_many_as_were_allowed() -> None:
+def test_restarts_end_at_the_allowed_number() -> None:
     history = [past(reason="launch", max_restarts=2, step=1), past(max_restarts=2, step=5)]
     assert decide_restart(history).restart
     history.append(past(max_restarts=2, step=9))
@@ -51,7 +51,7 @@ def test_restarts_end_after_as_many_as_were_allowed() -> None:
     assert "restarted 2 times" in decision.reason
 
 
-def test_a_resume_by_a_person_gives_all_restarts_anew() -> None:
+def test_a_resume_resets_the_number_of_restarts() -> None:
     history = [past(reason="launch", step=1), *(past(step=step) for step in range(2, 7)), past(reason="resume", step=8)]
     decision = decide_restart(history)
     assert decision.restart
@@ -66,7 +66,7 @@ def test_the_same_error_at_the_same_step_is_not_tried_a_third_time() -> None:
     assert decision.reason == "It crashed 2 times in a row at step 7, so it was not restarted again."
 
 
-def test_signals_at_the_same_step_may_be_chance_once_but_not_twice() -> None:
+def test_a_signal_at_the_same_step_is_retried_once_but_not_twice() -> None:
     history = [past(reason="launch"), past()]
     assert decide_restart(history).restart
     assert not decide_restart([*history, past()]).restart

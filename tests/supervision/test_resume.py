@@ -44,7 +44,7 @@ def test_a_killed_run_trains_again_in_the_next_attempt(lab: Lab) -> None:
     assert lab.wait_for_exit(layout, 2).outcome == "finished"
 
 
-def test_a_run_that_is_being_trained_is_refused_at_once_with_its_pid(lab: Lab) -> None:
+def test_resuming_a_training_run_is_refused_at_once_with_its_pid(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
     begun = time.monotonic()
@@ -61,7 +61,7 @@ def test_a_finished_run_has_nothing_to_resume(lab: Lab) -> None:
         lab.resume(layout, "train")
 
 
-def test_of_two_resumes_at_once_one_starts_and_the_other_is_told(lab: Lab) -> None:
+def test_one_of_several_simultaneous_resumes_starts_and_the_others_are_refused(lab: Lab) -> None:
     layout = dead_run(lab)
     results: list[Launched | RunBusy] = []
 
@@ -164,7 +164,7 @@ def test_a_resume_waits_until_the_writer_of_a_killed_trainer_is_done(lab: Lab, t
     assert done.exists()
 
 
-def test_the_restarts_allowed_are_kept_unless_given(lab: Lab) -> None:
+def test_a_resume_keeps_the_number_of_restarts_unless_given(lab: Lab) -> None:
     layout = lab.launch("train", "10000", max_restarts=4).layout
     lab.wait_for_step(layout, 1)
     from relight.supervision.stop import stop_run
@@ -181,7 +181,7 @@ def test_a_stop_request_of_an_earlier_attempt_does_not_stop_the_next(lab: Lab) -
     assert lab.wait_for_exit(layout, 2).outcome == "finished"
 
 
-def test_temporary_files_that_a_kill_left_are_cleared_when_they_are_old(lab: Lab) -> None:
+def test_old_temporary_files_that_a_kill_left_are_removed(lab: Lab) -> None:
     layout = dead_run(lab)
     old = layout.attempts / ".0007-abcd.tmp"
     old.mkdir()

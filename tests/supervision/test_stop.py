@@ -27,14 +27,14 @@ def test_a_stop_ends_at_the_next_step_edge(lab: Lab) -> None:
     assert lab.summary(layout).status is RunStatus.STOPPED
 
 
-def test_asking_returns_at_once_when_not_told_to_wait(lab: Lab) -> None:
+def test_a_stop_returns_at_once_without_wait_s(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
     assert stop_run(layout) is None
     assert lab.wait_for_exit(layout).outcome == "stopped"
 
 
-def test_a_trainer_that_hears_nothing_is_killed_after_its_grace_and_counts_as_stopped(lab: Lab) -> None:
+def test_a_trainer_that_ignores_the_request_is_ended_after_the_grace_time_and_counts_as_stopped(lab: Lab) -> None:
     layout = lab.launch("stubborn").layout
     lab.processes(layout)
     record = stop_run(layout, grace_s=0.3, wait_s=30.0)
@@ -43,7 +43,7 @@ def test_a_trainer_that_hears_nothing_is_killed_after_its_grace_and_counts_as_st
     assert record.reason == "Stopped by request. It was ended by SIGTERM at step 0."
 
 
-def test_stop_now_kills_what_does_not_even_hear_sigterm(lab: Lab) -> None:
+def test_stop_now_kills_a_trainer_that_ignores_sigterm(lab: Lab) -> None:
     layout = lab.launch("deaf", max_restarts=3).layout
     lab.wait_for_step(layout, 1)
     record = stop_run(layout, now=True, wait_s=30.0)
@@ -63,7 +63,7 @@ def test_a_frozen_trainer_can_be_stopped(lab: Lab) -> None:
     assert record.outcome == "stopped"
 
 
-def test_now_hastens_a_stop_that_waits_for_its_grace(lab: Lab) -> None:
+def test_a_stop_now_shortens_the_grace_time(lab: Lab) -> None:
     layout = lab.launch("stubborn").layout
     lab.processes(layout)
     assert stop_run(layout, grace_s=600.0, wait_s=0.3) is None
@@ -72,14 +72,14 @@ def test_now_hastens_a_stop_that_waits_for_its_grace(lab: Lab) -> None:
     assert record.outcome == "stopped"
 
 
-def test_a_stop_asked_before_the_trainer_started_starts_none(lab: Lab) -> None:
+def test_a_stop_before_the_trainer_starts_prevents_the_start(lab: Lab) -> None:
     layout = lab.launch("code", "7", max_restarts=1).layout
     wait_for(lambda: layout.latest_attempt() == 2)
     record = stop_run(layout, wait_s=30.0)
     assert record is not None
     assert record.outcome == "stopped"
     assert record.attempt == 2
-    assert "had not been started" in record.reason
+    assert "had not started yet" in record.reason
 
 
 def test_a_crash_while_it_stops_is_not_restarted(lab: Lab) -> None:
@@ -104,7 +104,7 @@ def test_many_stops_at_once_are_one_stop(lab: Lab) -> None:
     assert [record.outcome for record in records if record is not None] == ["stopped"] * 4
 
 
-def test_there_is_nothing_to_stop_when_nothing_is_trained(lab: Lab) -> None:
+def test_a_run_that_is_not_training_cannot_be_stopped(lab: Lab) -> None:
     layout = lab.launch("train", "1").layout
     lab.wait_for_exit(layout)
     lab.wait_until_free(layout)
@@ -113,7 +113,7 @@ def test_there_is_nothing_to_stop_when_nothing_is_trained(lab: Lab) -> None:
     assert not layout.stop_request.exists()
 
 
-def test_an_orphan_can_be_stopped_though_it_has_no_supervisor_any_more(
+def test_an_orphan_without_a_supervisor_can_be_stopped(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from relight.supervision import orphans

@@ -23,7 +23,7 @@ from supervision.conftest import Lab, kill, lives, stand_in, wait_for
 pytestmark = pytest.mark.processes
 
 
-def test_a_training_that_ends_by_itself_is_finished(lab: Lab) -> None:
+def test_a_training_that_reaches_its_end_is_finished(lab: Lab) -> None:
     layout = lab.launch("train", "3").layout
     record = lab.wait_for_exit(layout)
     assert (record.outcome, record.exit_code, record.step) == ("finished", 0, 3)
@@ -46,7 +46,7 @@ def test_a_running_training_shows_its_pids_and_holds_the_lock(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "removed in part"])
-def test_a_training_whose_run_folder_is_taken_away_ends_and_does_not_bring_it_back(
+def test_removing_the_run_folder_ends_the_training_and_the_folder_does_not_come_back(
     lab: Lab, tmp_path: Path, how: str
 ) -> None:
     layout = lab.launch("train", "10000").layout
@@ -63,14 +63,14 @@ def test_a_training_whose_run_folder_is_taken_away_ends_and_does_not_bring_it_ba
     assert layout.folder.exists() == (how == "removed in part")
 
 
-def test_a_training_whose_record_alone_is_lost_goes_on(lab: Lab) -> None:
+def test_a_training_continues_when_only_its_run_record_is_lost(lab: Lab) -> None:
     layout = lab.launch("train", "50").layout
     lab.wait_for_step(layout, 1)
     layout.record.unlink()
     assert lab.wait_for_exit(layout).outcome == "finished"
 
 
-def test_both_streams_reach_the_log_also_from_outside_python(lab: Lab, tmp_path: Path) -> None:
+def test_both_streams_reach_the_log_even_from_outside_python(lab: Lab, tmp_path: Path) -> None:
     layout = lab.launch("environment").layout
     lab.wait_for_exit(layout)
     log = layout.attempt(1).log.read_text()
@@ -105,12 +105,12 @@ def test_an_exception_keeps_its_traceback(lab: Lab) -> None:
     assert record.traceback is not None and record.traceback.endswith("ValueError: no")
 
 
-def test_an_exit_code_that_nobody_explains_is_a_crash(lab: Lab) -> None:
+def test_an_unexplained_exit_code_is_a_crash(lab: Lab) -> None:
     record = lab.wait_for_exit(lab.launch("code", "7").layout)
     assert (record.outcome, record.exit_code) == ("crashed", 7)
 
 
-def test_a_trainer_that_cannot_be_started_is_a_crash_that_says_so(lab: Lab) -> None:
+def test_a_trainer_that_cannot_be_started_is_a_crash_with_the_reason(lab: Lab) -> None:
     layout = lab.launch(task=stand_in("train", python="/no/such/program")).layout
     record = lab.wait_for_exit(layout)
     assert record.outcome == "crashed"
@@ -140,7 +140,7 @@ def test_when_both_are_killed_the_run_is_interrupted(lab: Lab) -> None:
     wait_for(lambda: not is_locked(layout), timeout_s=2.0)
 
 
-def test_workers_left_in_the_group_of_a_dead_trainer_are_ended(lab: Lab, tmp_path: Path) -> None:
+def test_workers_left_in_a_dead_trainers_process_group_are_killed(lab: Lab, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     layout = lab.launch("workers", str(note)).layout
     lab.wait_for_step(layout, 1)
@@ -151,7 +151,7 @@ def test_workers_left_in_the_group_of_a_dead_trainer_are_ended(lab: Lab, tmp_pat
     wait_for(lambda: not lives(worker), timeout_s=5.0)
 
 
-def test_nothing_that_was_started_is_a_child_of_the_launcher(lab: Lab) -> None:
+def test_supervisor_and_trainer_are_not_children_of_the_launching_process(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     processes = lab.processes(layout)
     assert processes.trainer is not None
@@ -161,7 +161,7 @@ def test_nothing_that_was_started_is_a_child_of_the_launcher(lab: Lab) -> None:
     assert len(sessions) == 3
 
 
-def test_hanging_up_ends_neither_supervisor_nor_trainer(lab: Lab) -> None:
+def test_a_hangup_ends_neither_supervisor_nor_trainer(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
     processes = lab.processes(layout)
@@ -172,7 +172,7 @@ def test_hanging_up_ends_neither_supervisor_nor_trainer(lab: Lab) -> None:
     assert is_alive(processes.supervisor)
 
 
-def test_ending_the_supervisor_by_sigterm_lets_the_trainer_save_and_says_why(lab: Lab) -> None:
+def test_sigterm_to_the_supervisor_lets_the_trainer_save(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
     os.kill(lab.processes(layout).supervisor.pid, signal.SIGTERM)
@@ -180,7 +180,7 @@ def test_ending_the_supervisor_by_sigterm_lets_the_trainer_save_and_says_why(lab
     assert (record.outcome, record.exit_code) == ("stopped", 130)
 
 
-def test_a_log_that_cannot_be_made_does_not_stop_the_training(lab: Lab) -> None:
+def test_a_log_that_cannot_be_opened_does_not_stop_the_training(lab: Lab) -> None:
     layout = lab.launch("crash-once", max_restarts=1).layout
     wait_for(lambda: layout.latest_attempt() == 2)
     layout.attempt(2).log.mkdir()  # while the restart waits
@@ -188,7 +188,7 @@ def test_a_log_that_cannot_be_made_does_not_stop_the_training(lab: Lab) -> None:
     assert "trains without one" in layout.attempt(1).supervisor_log.read_text()
 
 
-def test_the_machine_is_sampled_once_a_second_with_the_step_it_was_at(lab: Lab) -> None:
+def test_the_machine_is_sampled_during_the_training(lab: Lab) -> None:
     layout = lab.launch("train", "60").layout
     lab.wait_for_exit(layout)
     lab.wait_until_free(layout)
@@ -237,7 +237,7 @@ def test_a_restart_waits_until_the_writer_of_the_dead_trainer_is_done(
     assert done.exists()
 
 
-def test_the_same_error_at_the_same_step_is_not_restarted_for_ever(lab: Lab) -> None:
+def test_the_same_error_at_the_same_step_ends_the_restarts(lab: Lab) -> None:
     layout = lab.launch("crash", "2", max_restarts=10).layout
     record = lab.wait_for_exit(layout, 2)
     lab.wait_until_free(layout)
@@ -258,7 +258,7 @@ def test_a_stop_while_a_restart_waits_ends_the_run(lab: Lab) -> None:
     assert layout.latest_attempt() == exits.attempt
 
 
-def test_the_exit_record_waits_for_a_disk_that_takes_nothing(lab: Lab) -> None:
+def test_the_exit_record_is_retried_until_the_disk_accepts_it(lab: Lab) -> None:
     layout = lab.launch("train", "10000").layout
     lab.wait_for_step(layout, 1)
     blocker = layout.attempt(1).exit
@@ -275,7 +275,7 @@ def test_the_exit_record_waits_for_a_disk_that_takes_nothing(lab: Lab) -> None:
     assert read_record(blocker, AttemptExit).signal == "SIGKILL"
 
 
-def test_a_supervisor_that_fails_itself_ends_its_trainer_and_says_so(lab: Lab) -> None:
+def test_a_supervisor_that_fails_kills_its_trainer_and_records_the_error(lab: Lab) -> None:
     layout = lab.launch("crash-once", max_restarts=1).layout
     wait_for(lambda: layout.latest_attempt() == 2)
     wait_for(layout.attempt(2).processes.exists)
@@ -288,7 +288,7 @@ def test_a_supervisor_that_fails_itself_ends_its_trainer_and_says_so(lab: Lab) -
     wait_for(lambda: not is_locked(layout))
 
 
-def test_a_supervisor_for_a_run_that_is_being_trained_is_refused(lab: Lab) -> None:
+def test_a_second_supervisor_for_a_training_run_is_refused(lab: Lab) -> None:
     import subprocess
 
     layout = lab.launch("train", "10000").layout

@@ -19,7 +19,7 @@ def test_the_defaults_are_valid_and_survive_json(config_class: type[TaskConfig])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_json_cannot_hold_is_refused_in_subclasses_too(value: float) -> None:
+def test_a_value_that_json_cannot_hold_is_refused_even_in_subclasses(value: float) -> None:
     class Config(TaskConfig):
         temperature: float = option(1.0, "No bounds here.")
 
@@ -27,7 +27,7 @@ def test_a_value_that_json_cannot_hold_is_refused_in_subclasses_too(value: float
         Config(temperature=value)
 
 
-def test_a_config_never_changes_after_it_was_made() -> None:
+def test_a_config_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TaskConfig().epochs = 3  # type: ignore[misc]
 

@@ -43,7 +43,7 @@ def fields() -> dict[str, ConfigField]:
     return {field.name: field for field in describe_config(Config)}
 
 
-def test_the_task_s_own_fields_come_first_in_the_order_they_are_written(fields: dict[str, ConfigField]) -> None:
+def test_the_tasks_own_fields_come_first_in_the_order_of_definition(fields: dict[str, ConfigField]) -> None:
     names = list(fields)
     own = ["count", "maybe", "name", "flag", "mode", "power", "colour", "only", "folder", "sizes", "table", "needed"]
     assert names[: len(own)] == own
@@ -61,7 +61,7 @@ def test_each_field_has_the_type_that_a_form_draws(fields: dict[str, ConfigField
     assert fields[name].type == kind
 
 
-def test_bounds_say_whether_they_are_included(fields: dict[str, ConfigField]) -> None:
+def test_bounds_say_whether_they_are_inclusive(fields: dict[str, ConfigField]) -> None:
     assert describe_bounds(fields["lr"]) == "greater than 0 and at most 1"
     assert describe_bounds(fields["count"]) == "at least 1 and less than 10"
     assert describe_bounds(fields["maybe"]) == "at least 2"
@@ -70,7 +70,7 @@ def test_bounds_say_whether_they_are_included(fields: dict[str, ConfigField]) ->
     assert describe_bounds(ConfigField(name="n", type="int", maximum=10**6)) == "at most 1000000"
 
 
-def test_defaults_choices_and_help_come_through(fields: dict[str, ConfigField]) -> None:
+def test_defaults_choices_and_help_are_kept(fields: dict[str, ConfigField]) -> None:
     assert fields["lr"].default == 0.5
     assert fields["lr"].help == "Overridden."
     assert fields["lr"].group == "Optimization"
@@ -94,7 +94,7 @@ def test_a_schema_that_came_through_json_gives_the_same_fields() -> None:
 
 
 @pytest.mark.parametrize("name", BUILTIN_TASKS)
-def test_every_field_of_a_built_in_task_has_help_and_bounds_where_it_is_a_number(name: str) -> None:
+def test_every_field_of_a_built_in_task_has_help_and_every_number_has_bounds(name: str) -> None:
     for field in describe_config(BUILTIN_TASKS[name].config_class):
         assert field.help.endswith("."), field.name
         assert field.type not in ("int", "float") or field.minimum is not None, field.name

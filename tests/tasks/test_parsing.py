@@ -61,11 +61,11 @@ def test_a_mapping_of_typed_values_works_as_well_as_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["none", "None", "null"])
-def test_none_clears_a_key_that_can_be_left_open(text: str) -> None:
+def test_none_clears_a_nullable_key(text: str) -> None:
     assert parse_config(Config, [f"depth={text}"]).depth is None
 
 
-def test_the_last_assignment_of_a_key_counts_and_values_may_hold_equal_signs() -> None:
+def test_the_last_assignment_of_a_key_wins_and_values_may_contain_equal_signs() -> None:
     assert split_assignments(["a=1", " a = 2=3 "]) == {"a": "2=3"}
 
 
@@ -79,7 +79,7 @@ def test_an_unknown_key_gets_the_nearest_name() -> None:
     assert explain("Batch-Size=3") == "Unknown key 'Batch-Size': did you mean 'batch_size'?"
 
 
-def test_an_unknown_key_that_is_near_to_nothing_gets_all_names() -> None:
+def test_an_unknown_key_without_a_similar_name_gets_all_names() -> None:
     sentence = explain("zzzzzz=3")
     assert "the keys are width, depth" in sentence
     assert "epochs" in sentence
@@ -154,5 +154,5 @@ def test_any_text_gives_a_config_or_a_sentence(values: dict[str, str]) -> None:
 
 
 @given(st.text(max_size=30))
-def test_a_nearest_name_is_always_one_of_those_known(name: str) -> None:
+def test_the_nearest_name_is_always_a_known_one(name: str) -> None:
     assert nearest_name(name, ["epochs", "batch_size"]) in ("epochs", "batch_size", None)

@@ -50,7 +50,7 @@ def test_train_and_val_folders_decide_the_split(tmp_path: Path, train: str, vali
     assert [picture.path for picture in held_out] == [f"{validation}/dog/2.jpg"]
 
 
-def test_classes_that_are_called_train_and_val_are_classes(tmp_path: Path) -> None:
+def test_classes_may_be_called_train_and_val(tmp_path: Path) -> None:
     fill(tmp_path, "train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg", "bus/1.jpg", "bus/2.jpg")
     assert scan_pictures(tmp_path).classes == ("bus", "train", "val")
 
@@ -62,12 +62,12 @@ def test_train_without_val_is_not_mistaken_for_a_class(tmp_path: Path) -> None:
     )
 
 
-def test_a_class_that_only_val_has_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_class_that_exists_only_in_val_is_refused_by_name(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cow/1.jpg")
     assert "has the class 'cow'" in explain(tmp_path)
 
 
-def test_hidden_and_foreign_files_are_not_pictures_and_the_latter_are_counted(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped_and_other_files_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "a/notes.txt", "a/noext", "b/Thumbs.db")
     fill(tmp_path, "a/.hidden.jpg", ".git/x/1.jpg", "a/.cache/1.jpg", "__MACOSX/a/1.jpg", "top-level.jpg")
     folder = scan_pictures(tmp_path)
@@ -87,7 +87,7 @@ def test_hidden_and_foreign_files_are_not_pictures_and_the_latter_are_counted(tm
         (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/x.txt"], "val has no pictures"),
     ],
 )
-def test_what_cannot_be_trained_on_gets_one_sentence(tmp_path: Path, names: list[str], sentence: str) -> None:
+def test_a_folder_that_cannot_be_trained_on_gets_one_sentence(tmp_path: Path, names: list[str], sentence: str) -> None:
     assert sentence in explain(fill(tmp_path, *names))
 
 
@@ -97,14 +97,14 @@ def test_a_class_without_validation_pictures_is_allowed(tmp_path: Path) -> None:
     assert len(paths(tmp_path)) == 4
 
 
-def test_a_missing_folder_and_a_file_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_file_get_different_sentences(tmp_path: Path) -> None:
     assert "does not exist. It should look like FOLDER/cat/1.jpg" in explain(tmp_path / "nope")
     (tmp_path / "file").touch()
     assert "is a file, not a folder" in explain(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg")
     (tmp_path / "dog").chmod(0)
     try:
@@ -135,7 +135,7 @@ def test_link_loops_end_and_nothing_is_listed_twice(tmp_path: Path) -> None:
     assert paths(tmp_path) == ["cat/1.jpg", "cat/2.jpg", "cat/more/3.jpg", "dog/1.jpg", "dog/2.jpg"]
 
 
-def test_loops_between_train_and_val_are_no_classes(tmp_path: Path) -> None:
+def test_loops_between_train_and_val_are_not_classes(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/2.jpg", "val/dog/2.jpg")
     (tmp_path / "train/loop").symlink_to(tmp_path)
     (tmp_path / "val/loop").symlink_to(tmp_path / "val")
@@ -151,7 +151,7 @@ def test_broken_links_and_pipes_are_counted_and_not_opened(tmp_path: Path) -> No
     assert folder.ignored == 2
 
 
-def test_weird_names_are_pictures_like_any_other(tmp_path: Path) -> None:
+def test_pictures_with_weird_names_are_listed(tmp_path: Path) -> None:
     weird = ["a 0/x.jpg", "a'; echo x/ü=ü.png", "line\nbreak/é\t.jpg", "-rf/x..jpg.png", "日本/%s{}.bmp"]
     for name in weird:
         fill(tmp_path, name, f"{name}.jpg")
@@ -166,7 +166,7 @@ def test_weird_names_are_pictures_like_any_other(tmp_path: Path) -> None:
     assert "bytes-\\udcff has only one picture" in explain(tmp_path)
 
 
-def test_printable_leaves_text_alone_and_escapes_the_rest() -> None:
+def test_printable_keeps_text_and_escapes_everything_else() -> None:
     assert printable("naïve 日本") == "naïve 日本"
     assert printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
 
@@ -179,7 +179,7 @@ pictures = st.lists(
 
 
 @given(pictures, st.floats(0.01, 0.99))
-def test_a_split_loses_nothing_and_leaves_something_on_each_side_of_each_class(
+def test_a_split_loses_no_picture_and_puts_some_of_each_class_on_each_side(
     given_pictures: list[Picture], share: float
 ) -> None:
     training, validation = split_pictures(given_pictures, share=share)
@@ -197,7 +197,7 @@ def test_a_split_does_not_depend_on_the_order_of_the_files(given_pictures: list[
     assert split_pictures(shuffled, share=0.3) == split_pictures(given_pictures, share=0.3)
 
 
-def test_adding_a_picture_moves_no_other_and_the_share_is_kept() -> None:
+def test_adding_a_picture_moves_no_other_and_keeps_the_share() -> None:
     before = [Picture(path=f"cat/{n}.jpg", label=0) for n in range(2000)]
     training, validation = split_pictures(before, share=0.2)
     assert 0.17 < len(validation) / 2000 < 0.23

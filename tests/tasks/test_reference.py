@@ -105,14 +105,14 @@ def test_a_file_without_a_class_is_asked_for_one(file: Path) -> None:
     assert "write spi'ral.py:CLASS." in refusal(f"{file}:")
 
 
-def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     assert "is not a Python file" in refusal("notes.txt:X", folder=tmp_path)
     (tmp_path / "x.py").mkdir()
     assert "there is no file" in refusal("x.py:X", folder=tmp_path)
 
 
-def test_a_built_in_task_is_prepared_with_a_whole_config() -> None:
+def test_a_built_in_task_is_prepared_with_a_complete_config() -> None:
     prepared = validate_config(resolve_task("digits"), ["epochs=3", "lr=0.01"])
     assert prepared.config["epochs"] == 3 and prepared.config["batch_size"] == 64
     assert prepared.objective == Objective("validation/accuracy", higher_is_better=True)
@@ -139,12 +139,12 @@ def test_a_built_in_task_that_cannot_be_trained_is_refused(
 
 
 @pytest.mark.parametrize("assignment", ["device=cuda:77", "precision=fp16 device=cpu"])
-def test_a_device_that_is_not_there_is_refused(assignment: str) -> None:
+def test_a_missing_device_is_refused(assignment: str) -> None:
     with pytest.raises(DeviceError, match=r"device=cuda:77 was asked for|precision=fp16 needs a CUDA GPU"):
         validate_config(resolve_task("digits"), assignment.split())
 
 
-def test_a_person_s_task_is_described_and_prepared(file: Path) -> None:
+def test_your_own_task_is_described_and_prepared(file: Path) -> None:
     reference = resolve_task(f"{file}:SmallSpiral")
     described = describe_task(reference)
     assert (described.title, described.summary) == ("Small Spiral", "Tells three arms of a spiral apart.")
@@ -155,7 +155,7 @@ def test_a_person_s_task_is_described_and_prepared(file: Path) -> None:
     assert prepared.objective == Objective("validation/accuracy", higher_is_better=True)
 
 
-def test_a_person_s_config_is_refused_in_the_person_s_words(file: Path) -> None:
+def test_your_own_validator_refuses_a_config_in_its_own_words(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         validate_config(resolve_task(f"{file}:SmallSpiral"), ["hidden=99", "data=/surely/not/there", "hiden=3"])
     assert "hidden=99 is out of bounds: it must be at least 1 and at most 64." in str(caught.value)
@@ -163,7 +163,7 @@ def test_a_person_s_config_is_refused_in_the_person_s_words(file: Path) -> None:
     assert "Unknown key 'hiden': did you mean 'hidden'?" in str(caught.value)
 
 
-def test_a_file_that_does_not_import_gives_its_sentence_and_whole_traceback(file: Path) -> None:
+def test_a_file_that_does_not_import_gives_one_sentence_and_the_whole_traceback(file: Path) -> None:
     file.write_text("def f():\n    raise ValueError('no')\nf()\n")
     with pytest.raises(TaskError) as caught:
         validate_config(resolve_task(f"{file}:SmallSpiral"))
@@ -187,7 +187,7 @@ def test_a_file_that_ends_its_process_is_refused(file: Path, code: str, sentence
     assert sentence in str(caught.value)
 
 
-def test_a_file_that_never_finishes_is_given_up_with_the_line_where_it_waits(file: Path, tmp_path: Path) -> None:
+def test_an_import_that_never_ends_times_out_and_shows_the_waiting_line(file: Path, tmp_path: Path) -> None:
     file.write_text(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
     with pytest.raises(TaskError, match="did not finish importing") as caught:
         inspect_task(resolve_task(f"{file}:SmallSpiral"), timeout_s=1)
@@ -196,7 +196,7 @@ def test_a_file_that_never_finishes_is_given_up_with_the_line_where_it_waits(fil
 
 
 @pytest.mark.timeout(100)
-def test_threads_that_the_file_starts_do_not_keep_the_answer_waiting(file: Path) -> None:
+def test_threads_started_by_the_file_do_not_delay_the_answer(file: Path) -> None:
     file.write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n" + SPIRAL)
     assert describe_task(resolve_task(f"{file}:SmallSpiral")).title == "Small Spiral"
 

@@ -19,13 +19,13 @@ from relight.tasks.retention_options import plan_run_retention, read_retention
 from tests.checkpoints.snapshots import make_snapshot
 
 
-def test_a_config_that_says_nothing_keeps_the_newest_two_and_the_best() -> None:
+def test_the_default_keeps_the_newest_two_and_the_best() -> None:
     policy = read_retention({"epochs": 3}, higher_is_better=False)
     assert policy == RetentionPolicy(newest=2, best=(BestRule(higher_is_better=False),))
     assert policy == read_retention(TaskConfig(), higher_is_better=False)
 
 
-def test_everything_that_retention_knows_can_be_set() -> None:
+def test_every_retention_rule_can_be_set() -> None:
     set_so = [
         "keep_latest=4",
         "keep_best=3",
@@ -59,7 +59,7 @@ def make_run(folder: Path, *, kind: str, config: dict[str, object]) -> RunLayout
     return layout
 
 
-def test_a_plan_follows_the_runs_own_config_and_what_is_tried_instead(tmp_path: Path) -> None:
+def test_a_plan_follows_the_runs_config_and_the_changes_tried(tmp_path: Path) -> None:
     layout = make_run(tmp_path, kind="builtin", config={"keep_latest": 3})
     assert [info.step for info, _ in plan_run_retention(layout).kept] == [1, 4, 5, 6], "the lowest score is the best"
     assert [info.step for info, _ in plan_run_retention(layout, {"keep_latest": "2"}).kept] == [1, 5, 6]
@@ -67,7 +67,7 @@ def test_a_plan_follows_the_runs_own_config_and_what_is_tried_instead(tmp_path: 
         plan_run_retention(layout, {"keep_lates": "2"})
 
 
-def test_a_scripts_plan_follows_what_it_told_init_and_not_its_own_config(tmp_path: Path) -> None:
+def test_a_scripts_plan_follows_the_options_of_init_and_not_the_scripts_config(tmp_path: Path) -> None:
     layout = make_run(tmp_path, kind="script", config={})
     assert len(plan_run_retention(layout).kept) == 3
     write_record(

@@ -34,7 +34,7 @@ class Colour(enum.Enum):
         (3, 5, 5),
     ],
 )
-def test_a_value_is_read_as_what_is_there(there: Any, text: Any, read: Any) -> None:
+def test_text_is_converted_to_the_type_of_the_current_value(there: Any, text: Any, read: Any) -> None:
     args = argparse.Namespace(key=there)
     assert apply_overrides(vars(args), {"key": text}) == {}
     assert args.key == read
@@ -51,13 +51,13 @@ def test_a_value_is_read_as_what_is_there(there: Any, text: Any, read: Any) -> N
         (print, "x", "key cannot be set at launch: the script's own value is a builtin_function_or_method."),
     ],
 )
-def test_a_value_that_cannot_be_read_so_is_one_sentence(there: Any, text: str, said: str) -> None:
+def test_text_that_cannot_be_converted_is_refused_with_one_sentence(there: Any, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         apply_overrides({"key": there}, {"key": text})
     assert str(caught.value) == said
 
 
-def test_the_options_of_init_can_be_set_too_and_the_scripts_own_come_first() -> None:
+def test_the_options_of_init_can_be_set_and_the_scripts_own_keys_win() -> None:
     config = {"seed": 1, "lr": 0.1}
     settings = apply_overrides(config, {"seed": "2", "relight.seed": "3", "checkpoint_every_s": "5", "lr": "1"})
     assert config == {"seed": 2, "lr": 1.0}
@@ -66,7 +66,7 @@ def test_the_options_of_init_can_be_set_too_and_the_scripts_own_come_first() -> 
         apply_overrides(config, {"lrr": "1"})
 
 
-def test_any_config_can_be_written_down() -> None:
+def test_any_config_becomes_json() -> None:
     args = {
         "path": Path("/x"), "inf": float("inf"), "nan": float("nan"), "colour": Colour.RED, "act": print, "flag": True,
         "nested": {1: (2, {3})}, "kind": int, "n": None, "text": "é",

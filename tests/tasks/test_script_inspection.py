@@ -29,7 +29,7 @@ from relight.tasks.reference import launch_script, resolve_task, validate_config
         },
     ],
 )
-def test_a_script_that_joins_is_found_to(tmp_path: Path, files: dict[str, str]) -> None:
+def test_a_script_that_calls_init_is_recognized(tmp_path: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -52,7 +52,7 @@ def test_a_script_that_joins_is_found_to(tmp_path: Path, files: dict[str, str]) 
         ("import relight\nclass A(relight.Task):\n    pass\n", UsageError, "write train.py:A"),
     ],
 )
-def test_what_cannot_be_launched_is_one_sentence(
+def test_a_file_that_cannot_be_launched_is_refused_with_one_sentence(
     tmp_path: Path, text: str, kind: type[RelightError], said: str
 ) -> None:
     (tmp_path / "train.py").write_text(text)
@@ -62,7 +62,7 @@ def test_what_cannot_be_launched_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_interpreter_that_cannot_run_the_script_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import relight\nrelight.init()\n")
     reference = resolve_task("train.py", working_folder=tmp_path)
     with pytest.raises(UsageError, match="is not an executable interpreter"):

@@ -1,4 +1,4 @@
-"""An attempt's beginning: its folder appears with its start record, and a detached supervisor takes over."""
+"""Starting an attempt: its folder appears with the start record, and a detached supervisor takes over."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from relight.runs.records import AttemptExit, AttemptStart
 from relight.runs.stop_request import clear_stop_request
 
 READY_TIMEOUT_S = 60.0
-"""How long a launcher waits for word from the supervisor. On a machine that slow it may still come up later."""
+"""How long to wait until a supervisor reports that it is ready. On a very slow machine it may still start later."""
 
 TWIN_WAIT_S = 60.0
-"""How long a launch waits for another one with the same token, which may be copying a large checkpoint."""
+"""How long a launch waits for an earlier one with the same token, which may be copying a large checkpoint."""
 _LEFTOVER_AGE_S = 3600.0
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A run whose attempt `attempt` is on its way. `created` is False when somebody else had already started it."""
+    """A run whose attempt `attempt` was started. `created` is False if an earlier call with this token started it."""
 
     layout: RunLayout
     attempt: int
     created: bool
     notes: tuple[str, ...] = ()
-    """Sentences for a person: damaged checkpoints that were passed over, and how many steps that costs."""
+    """Messages for the user: which damaged checkpoints were skipped, and how many steps that costs."""
     reached_step: int = 0
-    """Of a resume: the last step edge of the attempt before. Steps from the checkpoint up to it are trained again."""
+    """For a resume: the last step edge of the attempt before. Steps from the checkpoint to it are trained again."""
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """A living process that is to be the attempt's trainer, and the pipe by which it learns of its supervisor's end."""
+    """A live process that becomes the attempt's trainer; `lifeline` is the writing end of the pipe it watches."""
 
     pid: int
     lifeline: int
@@ -56,41 +56,28 @@ def start_attempt(
     layout: RunLayout,
     start: AttemptStart,
     *,
-    lock: RunLock | None = None,
+    lock: RunLock,
     adoption: Adoption | None = None,
 ) -> None:
-    """Make the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
+    """Create the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
-    Returns when the supervisor lives and holds the run's lock, which is handed down to it: it is never free in between.
-    `lock` is one that the caller holds already (and goes on to release); with `adoption` no trainer is started, and
-    that process is watched instead.
-    Raises FileExistsError when that attempt exists, RunBusy when the run is being trained, RelightError when no
-    supervisor could be started (the attempt then says so, too).
+    Returns when the supervisor is running and also holds `lock`, the run's lock, which the caller releases later. With
+    `adoption` the supervisor starts no trainer and watches that process instead. Raises FileExistsError when the
+    attempt exists, and RelightError when no supervisor could be started (the attempt's exit record then says so, too).
     """
-    own = None if lock is not None else RunLock.acquire(layout)
-    held = lock or own
-    assert held is not None
+    _clear_leftovers(layout)
+    attempt = _begin(layout, start)
     try:
-        _clear_leftovers(layout)
-        attempt = _begin(layout, start)
-        try:
-            _spawn_supervisor(layout, attempt, lock=held, adoption=adoption)
-        except NotStarted as error:
-            _record_failure(attempt, start, str(error))
-            raise
-    finally:
-        if own is not None:
-            own.release()
-
-
-class NotStarted(RelightError):
-    """The supervisor that was started ended at once."""
+        _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
+    except _NotStarted as error:
+        _record_failure(attempt, start, str(error))
+        raise
 
 
 def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) -> Launched:
-    """Start a new run's first attempt, unless somebody else with the same token does or did; then wait until it has.
+    """Start a new run's first attempt. If an earlier call with the same token is starting it, wait for that one.
 
-    `prepare` runs with the run's lock held, and only by the one who starts the attempt.
+    `prepare` runs under the run's lock, and only in the call that starts the attempt.
     """
     deadline = time.monotonic() + TWIN_WAIT_S
     while layout.latest_attempt() == 0:
@@ -111,15 +98,15 @@ def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) 
 
 
 def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
-    """Make the folder of attempt `start.attempt` with its start record in it, in one step that only one caller wins.
+    """Create the folder of attempt `start.attempt` with its start record, in one atomic step.
 
-    Raises FileExistsError when that attempt is there already.
+    Raises FileExistsError when the attempt already exists.
     """
     attempt = layout.attempt(start.attempt)
     new = AttemptLayout(layout.attempts / f".{attempt.folder.name}-{secrets.token_hex(4)}.tmp", start.attempt)
     try:
         write_record(new.start, start)
-        # Renaming a folder replaces an empty one only: a folder with a start record in it stays.
+        # A rename replaces a folder only if it is empty, so never one with a start record.
         os.rename(new.folder, attempt.folder)  # noqa: PTH104
     except OSError as error:
         shutil.rmtree(new.folder, ignore_errors=True)
@@ -137,7 +124,7 @@ def _begin(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
         raise
     except OSError as error:
         raise RelightError(
-            f"Attempt {start.attempt} of run {layout.run_id!r} cannot be started: {error.strerror or error} "
+            f"Attempt {start.attempt} of run {layout.run_id!r} could not be started: {error.strerror or error} "
             f"({str(layout.attempts)!r})."
         ) from error
 
@@ -151,13 +138,13 @@ def _record_failure(attempt: AttemptLayout, start: AttemptStart, sentence: str) 
 
 
 def _clear_leftovers(layout: RunLayout) -> None:
-    """Take away what an end without notice left. The run's lock is held, so no request can mean a living attempt."""
+    """Remove what a sudden end left behind. The caller holds the run's lock, so no request is for a live attempt."""
     clear_stop_request(layout)
     folders = (layout.folder, layout.attempts, layout.attempt(layout.latest_attempt()).folder)
     for path in (path for folder in folders for path in folder.glob(".*.tmp")):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime < _LEFTOVER_AGE_S:
-                continue  # somebody may be writing it: a stop request needs no lock
+                continue  # another process may be writing it: a stop request needs no lock
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -171,13 +158,13 @@ def _spawn_supervisor(
     lock: RunLock,
     adoption: Adoption | None,
 ) -> None:
-    """Start the supervisor and wait for word that it has taken over.
+    """Start the supervisor and wait until it reports that it is ready.
 
-    What is started here is a starter that leaves the supervisor behind and ends, so that the supervisor is nobody's
-    child: no zombie stays with a server that launched it, and nobody waits for it.
+    The process started here forks the supervisor and ends. So the supervisor is not a child of the dashboard's server,
+    which would have to reap it.
     """
     log = _open_or_null(attempt.supervisor_log)
-    # -P: what lies in the current folder must not stand in for modules of ours.
+    # -P: files in the current folder must not shadow our modules.
     arguments = [sys.executable, "-P", "-m", "relight.supervision"]
     arguments += [str(layout.folder), str(attempt.number), "--lock-fd", str(lock.fileno())]
     handed = [lock.fileno()]
@@ -194,7 +181,7 @@ def _spawn_supervisor(
             start_new_session=True,
         )
     except OSError as error:
-        raise NotStarted(f"No supervisor of run {layout.run_id!r} could be started: {error}.") from error
+        raise _NotStarted(f"The supervisor of run {layout.run_id!r} could not be started: {error}.") from error
     finally:
         os.close(log)
     try:
@@ -204,15 +191,20 @@ def _spawn_supervisor(
         starter.wait()
         return
     if code < 0:
-        # Whether the supervisor lives nobody can tell: the run's status will.
+        # The supervisor may be alive or not; the run's status will show it.
         raise RelightError(
-            f"What starts the supervisor of run {layout.run_id!r} was killed (signal {-code}). Look again."
+            f"The process that starts the supervisor of run {layout.run_id!r} was killed (signal {-code}). Check the "
+            "run's status before you start it again."
         )
     if code != 0:
-        raise NotStarted(
+        raise _NotStarted(
             f"The supervisor of run {layout.run_id!r} could not be started (exit code {code}): "
             f"{_last_line(attempt.supervisor_log)} See {str(attempt.supervisor_log)!r}."
         )
+
+
+class _NotStarted(RelightError):
+    """The supervisor ended immediately or was never started."""
 
 
 def _open_or_null(path: Path) -> int:
@@ -228,4 +220,4 @@ def _last_line(path: Path) -> str:
         lines = path.read_text(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1] if lines else "it said nothing."
+    return lines[-1] if lines else "its log is empty."

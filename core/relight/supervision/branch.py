@@ -1,4 +1,4 @@
-"""Starting a new run from another's checkpoint, with a changed config."""
+"""Starting a new run from a checkpoint of another run, with a changed config."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def branch_run(
     token: str | None = None,
     max_restarts: int = 0,
 ) -> Launched:
-    """Create a run beside `layout`'s from its checkpoint `from_` ("latest", "best" or a step) and start it.
+    """Create a run in the same runs folder from checkpoint `from_` ("latest", "best" or a step) and start it.
 
-    The checkpoint is copied into the child's own store, so that either folder can go anywhere by itself, and is kept in
-    the parent by the label "parent". `config_changes` are values by key, checked as those of a launch. A script may get
-    other `arguments`. With `weights_only` the child begins at step 0 with a fresh optimizer, and takes nothing but its
-    modules' weights. The same `token` again gives the same run.
+    The checkpoint is copied to the child's own store, so each run folder is self-contained, and the label "parent"
+    keeps it in the parent. `config_changes` maps keys to values, which are checked as in a launch. `arguments` replaces
+    the arguments of a script. With `weights_only` the child takes only the weights of the modules, and starts at step 0
+    with a fresh optimizer. A second call with the same `token` returns the same run.
 
     Raises CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or the config's
-    model would not fit the checkpoint; none of them leaves a run behind.
+    model would not fit the checkpoint. After an error there is no new run.
     """
     definition = read_definition(layout)
     record = definition.record
     if record.task.kind == "script":
         plan = _plan_script(definition, config_changes, arguments)
     elif arguments is not None:
-        raise UsageError(f"{record.task.name} takes no arguments: change its options with --set KEY=VALUE.")
+        raise UsageError(f"{record.task.name} takes no arguments. Change its options with --set KEY=VALUE.")
     else:
         from relight.tasks.reference import validate_config
 
@@ -98,13 +98,13 @@ def branch_run(
 
 
 def name_branch(parent: str, step: int) -> str:
-    """What a branch is called when nobody says otherwise: both can be named then."""
+    """Return the default name of a branch."""
     return f"{parent[:_PARENT_CHARACTERS]}-from-{step}"
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the child trains, and how that differs from what its parent trains."""
+    """What the child trains, and how that differs from its parent."""
 
     task: TaskReference
     config: dict[str, Any]
@@ -115,9 +115,9 @@ class _Plan:
 def _plan_script(
     definition: RunDefinition, config_changes: Mapping[str, Any], arguments: Sequence[str] | None
 ) -> _Plan:
-    """A script's whole config is known only when it runs: what is known of the changes by now is written down.
+    """Plan the branch of a script, whose whole config is known only when it runs: record the changes known so far.
 
-    New arguments stand instead of all that the parent's launch had set.
+    New arguments replace everything that the parent's launch had set.
     """
     from relight.tasks.script_config import apply_overrides
 
@@ -138,17 +138,17 @@ def _plan_script(
 
 
 def _copy(layout: RunLayout, info: CheckpointInfo, child: RunLayout, *, weights_only: bool) -> CheckpointInfo:
-    """Copy it, and keep it in the parent: before the copy begins, since a living trainer may be about to thin out."""
+    """Copy the checkpoint. First label it in the parent, whose trainer may otherwise delete it during the copy."""
     from relight.checkpoints.retention import PARENT
     from relight.checkpoints.store import CheckpointStore
 
     store = CheckpointStore(layout.checkpoints)
-    labelled_before = PARENT in info.labels
+    labeled_before = PARENT in info.labels
     kept = store.add_label(info, PARENT)
     try:
         copy = copy_weights if weights_only else copy_checkpoint
         return copy(store, kept, CheckpointStore(child.checkpoints))
     except BaseException:
-        if not labelled_before:
+        if not labeled_before:
             store.remove_label(kept, PARENT)
         raise

@@ -33,10 +33,6 @@ class RemovalWatch:
             self._gone_since = at
         return at - self._gone_since >= self.PATIENCE_S
 
-    def close(self) -> None:
-        """Close the descriptor of the folder."""
-        os.close(self._descriptor)
-
     def _is_there(self, attempt: AttemptLayout) -> bool:
         ours = os.fstat(self._descriptor)
         try:

@@ -1,4 +1,4 @@
-"""Asking a run to stop, and waiting until it has."""
+"""Requesting a run to stop, and waiting until it has."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _POLL_S = 0.05
 def stop_run(
     layout: RunLayout, *, now: bool = False, grace_s: float = 60.0, wait_s: float | None = None
 ) -> AttemptExit | None:
-    """Ask the run to stop at its next step edge with a checkpoint, or `now` without one.
+    """Request the run to stop at its next step edge with a checkpoint, or `now` without one.
 
-    Returns at once, with None; or, given `wait_s`, waits that long for the exit record and returns it, None when it has
-    not ended yet. Raises RelightError when the run is not being trained.
+    Without `wait_s` this returns None at once. With `wait_s` it waits that long for the exit record and returns it, or
+    None when the run has not ended by then. Raises RelightError when the run is not training.
     """
     evidence = gather_evidence(layout)
     status = derive_status(evidence).status
-    # A supervisor that lives behind a crash is about to restart the run.
+    # A supervisor that is still alive after a crash is about to restart the run.
     if evidence.attempt == 0 or not (status.is_live or evidence.supervisor_alive or evidence.trainer_alive):
-        raise RelightError(f"Run {layout.run_id!r} is not being trained (it is {status}), so there is nothing to stop.")
+        raise RelightError(f"Run {layout.run_id!r} is not training (it is {status}), so there is nothing to stop.")
     request_stop(layout, now=now, grace_s=grace_s)
     if wait_s is None:
         return None

@@ -1,4 +1,4 @@
-"""The supervisor of a run: starts its trainer, samples the machine, honours stop requests, records how it ended."""
+"""The supervisor of a run: starts and watches the trainer, samples the machine, and records how each attempt ended."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
 
 POLL_S = 0.1
-"""How often the folder is looked at for a stop request. A trainer's death is noticed at once."""
+"""Interval between checks for a stop request. The death of a trainer that is a child process wakes the supervisor."""
 SYSTEM_PATIENCE_S = 60.0
-"""After SIGTERM to the supervisor itself: a machine that goes down kills earlier than that, if it wants to."""
+"""Time for the trainer to end after the supervisor received SIGTERM. A shutdown may kill both earlier."""
 LOCK_HOLDERS_S = 60.0
+"""How long a restart waits for other processes that hold the run's lock."""
 MEMORY_WATCH_S = 5.0
 RECORD_RETRY_S = 1.0
 EXIT_RECORD_BYTES = 64 << 10
+"""Disk space reserved for the exit record with its traceback, so that it can be written when the disk is full."""
 _LAST_LINE_CHARACTERS = 300
-"""Room kept for the exit record, a traceback included: it must fit on a full disk."""
 
 _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs attempt `number` of a run, and those that the restart policy adds. One for a process, in its main thread.
+    """Runs attempt `number` of a run and the attempts that the restart policy adds, under the run's lock.
 
-    It holds the run's lock for as long as it lives.
+    Create one per process, in its main thread.
     """
 
     def __init__(self, layout: RunLayout, number: int, *, lock: RunLock, launcher: Launcher) -> None:
@@ -74,8 +75,8 @@ class Supervisor:
         self._is_script = False
         self._sentence = ""
 
-    def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Supervise until no attempt is left to run. `on_ready` is called once this process is on record."""
+    def run(self, *, on_ready: Callable[[], None]) -> None:
+        """Supervise until no attempt is left to run. Calls `on_ready` when this process is on record."""
         self._write_processes(None)
         on_ready()
         stop_request = reserve_stop_request(self._layout)
@@ -107,10 +108,10 @@ class Supervisor:
             delay_s = decision.delay_s
 
     def _run_attempt(self, metrics: SystemMetrics, *, delay_s: float) -> AttemptExit:
-        """Run the trainer to its end, or find that there is nothing to run."""
+        """Run the trainer to its end and return the exit record."""
         self._wait(delay_s)
         if self._escalation.requested:
-            return self._ended_early("stopped", f"{self._sentence} Its trainer had not been started yet.")
+            return self._ended_early("stopped", f"{self._sentence} Its trainer had not started yet.")
         try:
             trainer = self._start_trainer()
         except (OSError, RelightError) as error:
@@ -120,7 +121,7 @@ class Supervisor:
             metrics.start(trainer.pid)
             return self._watch(trainer)
         except BaseException:
-            # A bug of ours. The checkpoint writer has a session of its own and still finishes what is staged.
+            # A bug in the supervisor. The checkpoint writer has its own session and still finishes the staged snapshot.
             trainer.send(signal.SIGKILL)
             raise
 
@@ -144,7 +145,7 @@ class Supervisor:
             if now >= refresh_at:
                 memory.refresh()
                 refresh_at = now + MEMORY_WATCH_S
-        self._listen(0.0)  # a request that came with the end still counts
+        self._listen(0.0)  # a request that arrived together with the end still counts
         stop = StopAsked(self._sentence, tuple(self._escalation.sent)) if self._escalation.requested else None
         joined = not self._is_script or self._attempt.script.exists()
         return describe_exit(
@@ -160,7 +161,7 @@ class Supervisor:
         )
 
     def _read_last_line(self) -> str:
-        """What the trainer printed last, as far as that can be read."""
+        """Return the last line that the trainer printed, or an empty string."""
         try:
             lines = read_log_tail(self._attempt.log, lines=20).split("\n")
         except OSError:
@@ -168,23 +169,25 @@ class Supervisor:
         return next((line.strip()[:_LAST_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
 
     def _wait(self, duration_s: float) -> None:
-        """Wait, and listen at least once; shorter when a stop is asked for."""
+        """Wait, or until a stop is requested. Listens at least once."""
         until = time.monotonic() + duration_s
         self._listen(0.0)
         while not self._escalation.requested and (left_s := until - time.monotonic()) > 0:
             self._listen(min(POLL_S, left_s))
 
     def _listen(self, timeout_s: float) -> None:
-        """Wait for a signal or a child's death, then take in what was asked of this attempt."""
+        """Wait for a signal or the death of a child, then process the stop requests for this attempt."""
         for number in self._inbox.wait(timeout_s):
             self._sentence = self._sentence or (
-                f"Stopped because its supervisor was sent {number.name}: by a shutdown, a preemption or a person."
+                f"Stopped because its supervisor received {number.name} (from a shutdown, a preemption or a person)."
             )
             self._escalation.end(at=time.monotonic(), patience_s=SYSTEM_PATIENCE_S)
         request = read_stop_request(self._layout)
-        # One for an earlier attempt of this supervisor came while it was about to restart the run.
+        # A request for an earlier attempt of this supervisor came while it was about to restart the run.
         if request is not None and self._first <= request.attempt <= self._attempt.number:
-            self._sentence = self._sentence or ("Stopped at once by request." if request.now else "Stopped by request.")
+            self._sentence = self._sentence or (
+                "Stopped immediately by request." if request.now else "Stopped by request."
+            )
             self._escalation.request(request, at=time.monotonic())
 
     def _decide_restart(self, record: AttemptExit) -> RestartDecision:
@@ -194,7 +197,7 @@ class Supervisor:
         return decide_restart([*before, PastAttempt(start=this.start, exit=record)])
 
     def _begin_restart(self, decision: RestartDecision) -> bool:
-        """Begin the next attempt of the same run; False when it cannot be, or must not be any more."""
+        """Begin the next attempt of the same run. Return False when it cannot begin, or a stop was requested."""
         self._wait_for_writer()
         if self._escalation.requested:
             return False
@@ -224,12 +227,12 @@ class Supervisor:
         return True
 
     def _wait_for_writer(self) -> None:
-        """Wait, unless a stop comes, until nobody makes the dead trainer's last checkpoint durable any more."""
+        """Wait until the dead trainer's last checkpoint is durable, or until a stop is requested."""
         writer = read_record_or_none(self._attempt.writer, ProcessIdentity)
         while is_alive(writer) and not self._escalation.requested:
             self._listen(POLL_S)
-        # A writer that replaced a dead one may not be on record; it holds the lock, as we do. Whoever has the file open
-        # for long without being ours, a backup say, must not hold up the restart for ever.
+        # A writer that replaced a dead one may not be on record, but it holds the lock, as this process does. Another
+        # program that keeps the lock file open, such as a backup, must not delay the restart forever.
         until = time.monotonic() + LOCK_HOLDERS_S
         while not self._escalation.requested and time.monotonic() < until and find_lock_holders(self._layout):
             self._listen(POLL_S)
@@ -245,7 +248,7 @@ class Supervisor:
         )
 
     def _failed(self, error: Exception) -> AttemptExit:
-        """The record of an attempt that ended by a failure of this very process."""
+        """Return the exit record for an attempt that ended because the supervisor itself failed."""
         ended = self._ended_early("crashed", f"Its supervisor failed: {type(error).__name__}: {error}")
         progress = read_progress(self._attempt.progress)
         return msgspec.structs.replace(
@@ -256,12 +259,12 @@ class Supervisor:
         )
 
     def _write_processes(self, trainer: ProcessIdentity | None) -> None:
-        # Not fsynced: after a power cut no process in it lives anyway.
+        # Not fsynced: after a power cut, none of these processes is alive.
         record = AttemptProcesses(supervisor=self._identity, trainer=trainer)
         write_record(self._attempt.processes, record, durable=False)
 
     def _write_exit(self, record: AttemptExit) -> None:
-        """Write the exit record; while the disk takes nothing, try again: without it the end stays unexplained."""
+        """Write the exit record. Retry while the disk rejects it: without the record the end stays unexplained."""
         warned = False
         exit_file = ReservedFile(self._attempt.exit, room_bytes=EXIT_RECORD_BYTES)
         while True:
@@ -272,8 +275,8 @@ class Supervisor:
             except OSError as error:
                 if not warned:
                     warned = True
-                    _log.warning("The exit record cannot be written yet (%s). It would say: %s", error, record)
+                    _log.warning("The exit record cannot be written yet (%s). Its content: %s", error, record)
                 if not self._layout.folder.is_dir():
-                    return  # somebody removed the run
+                    return  # the run was removed
             if self._inbox.wait(RECORD_RETRY_S):
                 return

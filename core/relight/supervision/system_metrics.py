@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from relight.machine.machine_sampler import MachineSampler
 
 STREAM = "system"
+_INTERVAL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -20,10 +21,9 @@ _log = logging.getLogger(__name__)
 class SystemMetrics:
     """Samples the machine in the background. A failure here is logged once and never stops a training."""
 
-    def __init__(self, layout: RunLayout, attempt: AttemptLayout, *, interval_s: float = 1.0) -> None:
+    def __init__(self, layout: RunLayout, attempt: AttemptLayout) -> None:
         self._folder = layout.folder
         self._progress = attempt.progress
-        self._interval_s = interval_s
         self._writer = MetricWriter(layout.metrics, stream=STREAM, attempt=attempt.number)
         self._sampler: MachineSampler | None = None
 
@@ -33,7 +33,7 @@ class SystemMetrics:
             # Imported while the trainer loads torch, so that the trainer does not wait for this import.
             from relight.machine.machine_sampler import MachineSampler
 
-            self._sampler = MachineSampler(self._folder, on_sample=self._log, interval_s=self._interval_s)
+            self._sampler = MachineSampler(self._folder, on_sample=self._log, interval_s=_INTERVAL_S)
             self._sampler.set_pids(trainer_pid)
             self._sampler.start()
         except Exception:
