@@ -1,4 +1,4 @@
-"""Real trainings under real supervisors; nothing that they start outlives its test."""
+"""Real trainings under real supervisors. Every process they start ends with its test."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ class Workshop:
         self, config: Mapping[str, Any], *, task: str = soak.TASK, working_folder: Path | None = None, **more: Any
     ) -> RunLayout:
         prepared = validate_config(resolve_task(task, working_folder=working_folder), config)
-        return launch_run(
-            self.folder,
-            prepared,
-            **more,
-        ).layout
+        return launch_run(self.folder, prepared, **more).layout
 
     def wait_for_step(self, layout: RunLayout, step: int) -> RunSummary:
         def reached() -> RunSummary | None:
@@ -57,13 +53,13 @@ class Workshop:
         return found
 
     def wait_for_end(self, layout: RunLayout) -> AttemptExit:
-        """The exit record of the newest attempt."""
+        """Wait for the end of the newest attempt and return its exit record."""
         attempt = layout.attempt(layout.latest_attempt())
         soak.wait_for(attempt.exit.exists, why=f"the end: {self.log(layout)}")
         return read_record(attempt.exit, AttemptExit)
 
     def finish(self, layout: RunLayout) -> RunSummary:
-        """Wait until it has finished, and nothing else."""
+        """Wait until the run has ended, and assert that it finished."""
         self.wait_for_end(layout)
         summary = summarize_run(layout)
         assert summary.status is RunStatus.FINISHED, f"{summary.reason}\n{summary.traceback}\n{self.log(layout)}"
@@ -71,7 +67,7 @@ class Workshop:
 
     def log(self, layout: RunLayout) -> str:
         log = layout.attempt(layout.latest_attempt()).log
-        if not log.is_file():  # not there yet, or a device, which would be read without end
+        if not log.is_file():  # missing, or a device that could be read forever
             return ""
         return log.read_text(errors="replace")[-3000:]
 

@@ -1,11 +1,11 @@
-"""Kills trainings at random moments, again and again, and proves that nothing is ever lost, doubled or different.
+"""Kills trainings at random moments, many times, and checks that nothing is lost, repeated or different.
 
-    python tests/integration/soak.py --kills 25                    each of the victims, and a table of figures
+    python tests/integration/soak.py --kills 25                    every victim, and a table of figures
     python tests/integration/soak.py --kills 5 --victims writer --seed 3
     python tests/integration/soak.py --kills 100 --every-step      a checkpoint at every step
 
-`make soak` runs the first; the tests in `test_soak.py` run a few kills of each. After each death every byte of every
-checkpoint is read, and what had been acknowledged must be there.
+`make soak` runs the first; the tests in `test_soak.py` kill each victim a few times. After each kill the soak reads
+every byte of every checkpoint, and every checkpoint that was reported as durable must still exist.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Figures:
-    """What one victim's kills gave. Times in seconds."""
+    """Measurements of the kills of one victim. Times are in seconds."""
 
     victim: str
     kills: int = 0
@@ -72,10 +72,10 @@ class Figures:
     resume_s: list[float] = field(default_factory=list)
     lost_steps: list[int] = field(default_factory=list)
     checkpoints: int = 0
-    """Checkpoints of which every byte was read after a kill."""
+    """Number of checkpoints that were read completely after kills."""
 
     def row(self) -> str:
-        """One line of the table."""
+        """Return the line of the table."""
         return (
             f"{self.victim:<15}{self.kills:>6}{self.runs:>6}  "
             f"{_spread(self.status_s):>16}{_spread(self.exit_record_s):>16}{_spread(self.resume_s):>16}"
@@ -91,7 +91,7 @@ HEADER = (
 
 
 class Reference:
-    """The uninterrupted run: its digest and its curves, which every killed run must reach to the last bit."""
+    """The uninterrupted run: its digest and curves, which every killed run must match bit for bit."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         layout = launch(folder, config, name="uninterrupted")
@@ -105,7 +105,7 @@ class Reference:
         self.best = summary.best
 
     def compare(self, layout: RunLayout) -> None:
-        """Assert that the run ended in the same state over the same curves, and shows no step twice."""
+        """Assert that the run ended in the same state with the same curves, and shows no step twice."""
         assert digest(layout) == self.digest, f"{layout.folder}: the final state differs"
         for name, expected in (("train/loss", self.loss), ("validation/accuracy", self.accuracy)):
             series = read_series(layout.metrics, name)
@@ -118,17 +118,13 @@ class Reference:
 def launch(folder: Path, config: dict[str, Any], *, name: str) -> RunLayout:
     """Start a run of the tiny task."""
     prepared = validate_config(resolve_task(TASK), config)
-    return launch_run(
-        folder,
-        prepared,
-        name=name,
-    ).layout
+    return launch_run(folder, prepared, name=name).layout
 
 
 def soak(
     folder: Path, reference: Reference, config: dict[str, Any], *, victim: str, kills: int, seed: int, say: Say
 ) -> Figures:
-    """Kill `victim` `kills` times at random moments of one run after the other, resume each time, compare each end."""
+    """Kill `victim` `kills` times at random moments, resume each time, and compare each finished run."""
     chance = random.Random(f"{victim} {seed}")
     figures = Figures(victim)
     layout: RunLayout | None = None
@@ -159,10 +155,10 @@ def _wait_for_the_end(layout: RunLayout) -> None:
 
 
 def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figures: Figures) -> bool:
-    """Let the attempt live for a random while, kill, and check what is shown. False when the run ended before that."""
+    """Kill after a random time and check the shown status. Return False when the run ended before the kill."""
     number = layout.latest_attempt()
     processes = wait_for(lambda: _processes(layout, number), why="processes on record")
-    # A third of the kills strike while it starts, the others while it trains.
+    # A third of the kills come during the start, the others during the training.
     if chance.random() < 0.67:
         wait_for(lambda: summarize_run(layout).phase == "training" or not _alive(processes), why="training")
     until = time.monotonic() + chance.uniform(0.0, 1.5)
@@ -201,7 +197,7 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
 
 
 def _read_all(layout: RunLayout, figures: Figures, *, acknowledged: int) -> None:
-    """Every byte of every checkpoint must be right, and what was durable when it was killed is durable for good."""
+    """Assert that every byte of every checkpoint is right, and that no durable checkpoint was lost."""
     store = CheckpointStore(layout.checkpoints)
     found = verify_store(store)
     assert not found.damaged, found.damaged
@@ -227,13 +223,13 @@ def _kill(layout: RunLayout, victim: str, processes: AttemptProcesses, before: R
         for target in targets:
             assert target is not None
             os.kill(target, signal.SIGKILL) if target > 0 else os.killpg(-target, signal.SIGKILL)
-    except ProcessLookupError:  # it ended by itself this instant
+    except ProcessLookupError:  # it ended just before the kill
         return False
     return True
 
 
 def _watch_writer_come_back(layout: RunLayout, before: RunSummary, killed_at: float) -> float:
-    """A training must go on without its writer, and have another one soon. Seconds until it had, or had ended."""
+    """Assert that the training continues and gets a new writer. Return the seconds that took."""
     number = layout.latest_attempt()
 
     def back() -> bool:
@@ -261,7 +257,7 @@ def _resume(layout: RunLayout, figures: Figures) -> None:
 
 
 def _processes(layout: RunLayout, number: int) -> AttemptProcesses | None:
-    """Both on record; or as far as it came, when the attempt is over already."""
+    """Return the processes once both are on record."""
     found = read_record_if_there(layout.attempt(number).processes, AttemptProcesses)
     return found if found is not None and found.trainer is not None else None
 
@@ -271,13 +267,13 @@ def _alive(processes: AttemptProcesses) -> bool:
 
 
 def digest(layout: RunLayout) -> str:
-    """The state digest of the run's last checkpoint."""
+    """Return the state digest of the run's last checkpoint."""
     store = CheckpointStore(layout.checkpoints)
     return store.digest(store.find("latest"))
 
 
 def wait_for(what: Callable[[], Any], *, timeout_s: float = PATIENCE_S, why: str) -> Any:
-    """The first answer that is true."""
+    """Poll until `what` returns something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (answer := what()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {why}"
@@ -286,7 +282,7 @@ def wait_for(what: Callable[[], Any], *, timeout_s: float = PATIENCE_S, why: str
 
 
 def end_everything(folder: Path) -> None:
-    """Kill whatever of the folder's runs still lives."""
+    """Kill all live processes of the folder's runs."""
     for layout in list_layouts(folder) if folder.exists() else []:
         for number in layout.list_attempts():
             attempt = layout.attempt(number)
@@ -310,7 +306,7 @@ def _spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Soak from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25, help="kills of each victim")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)

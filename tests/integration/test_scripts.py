@@ -1,4 +1,4 @@
-"""Training scripts as people start them: through the launcher, by themselves, by another interpreter, as branches."""
+"""Training scripts: started by Relight, with plain `python`, with another interpreter, and as branches."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ for epoch in run.epochs(args.epochs):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
-    """A folder like a person's: a script, and packages whose names are ours, too."""
+    """A user's folder: a script, and packages with the same names as ours."""
     folder = tmp_path / "a project"
     for package in ("core", "app"):
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").write_text(f"NAME = {package!r}\n")
     (folder / "train.py").write_text(SCRIPT)
-    # What stands in for our own modules in the script's folder reaches neither supervisor nor writer.
+    # Files in the script's folder that shadow our modules reach neither supervisor nor writer.
     (folder / "typer.py").write_text("raise SystemExit('the wrong module')\n")
     yield folder
 
@@ -131,7 +131,7 @@ def test_a_script_survives_kills_and_resumes_like_a_task(workshop: Workshop, pro
     assert (summary.step, summary.best.metric) == (30, "validation/error")
     assert read_series(layout.metrics, "train/loss").steps.tolist() == list(range(1, 31))
     assert f"in {project} with 0.2" in workshop.relight("logs", "mine").stdout
-    # Alone, with a kill as well, the same script computes the same.
+    # Started with plain python, and killed too, the same script computes the same.
     (project / "fast").unlink()
     process, alone = _start_alone(workshop, project, "--lr", "0.2", "--epochs", "5")
     try:
@@ -187,7 +187,7 @@ def test_a_branch_of_a_script_has_other_arguments_and_records_the_difference(wor
     child = json.loads(workshop.relight("show", "child", "--json").stdout)
     assert child["parent"]["changes"] == {"lr": [0.1, 0.01], "epochs": [4, 6]}
     rates = read_series(Path(child["path"]) / "metrics", "train/rate")
-    # Its course goes on: a tenth of what the parent would have had in its fifth and sixth epoch.
+    # The schedule continues: a tenth of the parent's rates in the fifth and sixth epoch.
     assert rates.steps[0] == 25
     assert rates.values.tolist() == pytest.approx([0.01 / 2**4] * 6 + [0.01 / 2**5] * 6)
     tuned = workshop.relight("branch", "parent", "--from", "best", "--weights-only", "--name", "tuned", *arguments[:3])

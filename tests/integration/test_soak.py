@@ -1,4 +1,4 @@
-"""A short soak of each victim; `make soak` runs the long one."""
+"""A short soak of each victim; `make soak` runs a long one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person does to a training, with the real trainer: launch, stop, kill, resume, branch, and odd surroundings."""
+"""Real trainings are launched, stopped, killed, resumed and branched, also in unusual surroundings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -94,7 +93,7 @@ def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_pat
     record = stop_run(layout, wait_s=60.0)
     assert record is not None
     moved = RunLayout(workshop.folder / "renamed")
-    soak.wait_for(lambda: not soak.is_locked(layout), why="everybody to be gone")
+    soak.wait_for(lambda: not soak.is_locked(layout), why="all processes to end")
     layout.folder.rename(moved.folder)
     resume_run(moved)
     assert workshop.wait_for_step(moved, record.step + 1).status is RunStatus.RUNNING
@@ -104,10 +103,10 @@ def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_pat
 def test_a_log_on_a_full_disk_does_not_stop_the_training(workshop: Workshop) -> None:
     layout = workshop.launch({**QUICK, "fail_at": 5, "checkpoint_every_s": 0}, max_restarts=1)
     soak.wait_for(lambda: layout.latest_attempt() == 2, why="the restart")
-    layout.attempt(2).log.symlink_to("/dev/full")  # while it waits for its restart: every write says ENOSPC
+    layout.attempt(2).log.symlink_to("/dev/full")  # while the restart waits; every write fails with ENOSPC
     workshop.wait_for_end(layout)
     summary = summarize_run(layout)
-    # It trained with nothing to write to, up to its next exception, whose traceback is not lost with the log.
+    # It trained without a log up to its next exception, whose traceback is in the record.
     assert (summary.status, summary.step) == (RunStatus.CRASHED, 8)
     assert summary.traceback is not None
     assert "told to fail" in summary.traceback
@@ -121,7 +120,7 @@ def test_a_project_whose_packages_are_called_core_and_app_trains(workshop: Works
     source = Path(soak.TASK.rpartition(":")[0]).read_text()
     checks = "import app, core, utils\nassert (app.NAME, core.NAME, utils.NAME) == ('app', 'core', 'utils')\n"
     (project / "core" / "mine.py").write_text(source.replace("\nimport time\n", f"\nimport time\n{checks}\n", 1))
-    # What shadows the standard library or Relight in the person's folder must not reach our own processes.
+    # Files in the user's folder that shadow installed modules must not reach our own processes.
     for name in ("msgspec", "psutil", "relight"):
         (project / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     layout = workshop.launch({**QUICK, "epochs": 1}, task="core/mine.py:Tiny", working_folder=project)
@@ -154,11 +153,7 @@ def test_the_training_outlives_the_command_line_that_launched_it(workshop: Works
             lambda: soak.list_layouts(workshop.folder) if workshop.folder.exists() else [], why="a run"
         )
         workshop.wait_for_step(layout, 2)
-        os.killpg(terminal.pid, signal.SIGHUP)
-        time.sleep(0.2)
-        with_kill = terminal.poll() is None
-        if with_kill:
-            os.killpg(terminal.pid, signal.SIGKILL)
+        os.killpg(terminal.pid, signal.SIGHUP)  # as a closed terminal does
         terminal.wait(30)
     finally:
         if terminal.poll() is None:

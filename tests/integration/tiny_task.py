@@ -1,4 +1,4 @@
-"""A task for tests that kill trainings: everything that must survive is in it, and its steps take as long as asked."""
+"""A task for tests that kill trainings: it has every kind of state that must survive, and adjustable step times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relight.training.task import Data
 
 
 class Points(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Two rings of points; each sample is jittered anew in each epoch, from the generator that it is given."""
+    """Two rings of points; each epoch jitters each sample again, with the generator for that sample."""
 
     def __init__(self, count: int) -> None:
         generator = torch.Generator().manual_seed(7)

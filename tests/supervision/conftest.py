@@ -1,4 +1,4 @@
-"""Runs of a stand-in trainer under a real supervisor; nothing that they start outlives its test."""
+"""Runs of a stand-in script under a real supervisor. Every process they start ends with its test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def wait_for(what: Callable[[], T | None], *, timeout_s: float = TIMEOUT_S, why: object = "") -> T:
-    """The first answer that is true."""
+    """Poll until `what` returns something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while True:
         answer = what()
@@ -44,13 +44,13 @@ def wait_for(what: Callable[[], T | None], *, timeout_s: float = TIMEOUT_S, why:
 
 
 def stand_in(*behavior: str, **more: Any) -> PreparedTask:
-    """A training script that behaves as told, without torch."""
+    """Return the stand-in, a training script without torch, with the given behavior."""
     task = TaskReference(kind="script", name=STAND_IN.name, path=str(STAND_IN), arguments=behavior, **more)
     return PreparedTask(task)
 
 
 class Lab:
-    """A runs folder, with what a test wants to know of its runs."""
+    """A runs folder with stand-in runs, and questions that tests ask about them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,14 +60,14 @@ class Lab:
         return launch_run(self.folder, task or stand_in(*behavior), **more)
 
     def resume(self, layout: RunLayout, *behavior: str, **more: Any) -> Launched:
-        """Resume a run of the stand-in, which behaves like this from now on."""
+        """Resume a run of the stand-in, with another behavior from now on."""
         written = layout.folder / f".behavior-{threading.get_ident()}"
         written.write_text(json.dumps(behavior))
         written.replace(layout.folder / "behavior.json")
         return resume_run(layout, **more)
 
     def processes(self, layout: RunLayout, number: int | None = None) -> AttemptProcesses:
-        """Supervisor and trainer of the newest attempt, once both are on record."""
+        """Wait until supervisor and trainer of the attempt are on record, and return them."""
         attempt = layout.attempt(number or layout.latest_attempt())
 
         def find() -> AttemptProcesses | None:
@@ -96,7 +96,7 @@ class Lab:
         return read_record(attempt.exit, AttemptExit)
 
     def wait_until_free(self, layout: RunLayout) -> None:
-        """Until supervisor and trainer of the newest attempt are gone."""
+        """Wait until supervisor and trainer of the newest attempt have ended."""
         processes = read_record(layout.attempt(layout.latest_attempt()).processes, AttemptProcesses)
         wait_for(lambda: not is_alive(processes.supervisor) and not is_alive(processes.trainer))
 
@@ -110,7 +110,7 @@ class Lab:
         )
 
     def end_everything(self) -> None:
-        """Kill what still lives: supervisors first, or they would restart their trainers."""
+        """Kill all live processes: supervisors first, because they would restart their trainers."""
         for layout in list_layouts(self.folder) if self.folder.exists() else []:
             for number in layout.list_attempts():
                 for identity in reversed(_identities(layout.attempt(number))):
@@ -143,7 +143,7 @@ def kill(pid: int) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Whether that process lives; a zombie does not."""
+    """Return whether the process is alive; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

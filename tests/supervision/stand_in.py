@@ -75,10 +75,10 @@ def main(behavior: str, argument: str = "") -> int:
     match behavior:
         case "train":
             return train(int(argument or STEPS))
-        case "deaf":  # hears neither stop requests nor SIGTERM
+        case "deaf":  # ignores stop requests and SIGTERM
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return train(10_000, heeds_stops=False)
-        case "stubborn":  # never reaches a step edge, ends on SIGTERM by default action, and ignores its life line
+        case "stubborn":  # never reaches a step edge, ends on SIGTERM by default, and ignores its lifeline
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(600)
         case "undead":  # ignores everything but SIGKILL, even the death of its supervisor
@@ -89,7 +89,7 @@ def main(behavior: str, argument: str = "") -> int:
             return train(STEPS, crash_at=int(argument))
         case "crash-once":  # crashes in the first attempt only
             return train(STEPS, crash_at=3 if attempt.number == 1 else None)
-        case "crash-on-stop":  # an error of its own while it stops
+        case "crash-on-stop":  # fails with an error while it stops
             while not read_stop_request(layout, attempt=attempt.number):
                 time.sleep(0.01)
             say("crashed", 1, error="ValueError: no", reason="ValueError: no")
@@ -100,11 +100,11 @@ def main(behavior: str, argument: str = "") -> int:
             signal.signal(signal.Signals[argument], signal.SIG_DFL) if argument != "SIGKILL" else None
             os.kill(os.getpid(), signal.Signals[argument])
             time.sleep(60)
-        case "workers":  # a child in the process group that would outlive everybody
+        case "workers":  # starts a child in its process group that does not end by the lifeline
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock_fd(),))
             Path(argument).write_text(str(child.pid))
             return train(10_000)
-        case "writer":  # one that is not done yet when the trainer of the first attempt dies
+        case "writer":  # starts a writer that is still busy when the first attempt's trainer dies
             if attempt.number == 1:
                 script = "import sys, time; time.sleep(1.5); open(sys.argv[1], 'w').close()"
                 child = subprocess.Popen(

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.processes
 
 
 def commit(layout: RunLayout, step: int, *, score: float | None = None) -> CheckpointInfo:
-    """A checkpoint with a tensor that changes and one that every checkpoint shares."""
+    """Commit a checkpoint with one tensor that changes and one that all checkpoints share."""
     tensors = [TensorSpec("model.w", "F32", (4,), 16), TensorSpec("model.frozen", "U8", (3,), 3)]
     state = {"step": step, 7: (float("inf"), b"x"), "w": TensorRef("model.w"), "frozen": TensorRef("model.frozen")}
     header = SnapshotHeader(
@@ -92,7 +92,7 @@ def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunL
         1,
     )
     assert record.parent.changes == {"lr": (0.1, 0.01)}
-    assert record.config == {"lr": 0.01}  # the script says the rest when it runs
+    assert record.config == {"lr": 0.01}  # the script adds the rest when it runs
     assert record.best_metric == "validation/accuracy"
     start = read_record(launched.layout.attempt(1).start, AttemptStart)
     assert (start.reason, start.from_sequence, start.from_step, start.max_restarts) == ("branch", 1, 10, 2)
@@ -150,7 +150,9 @@ def test_a_damaged_checkpoint_is_refused_by_step_and_skipped_by_latest(lab: Lab,
     launched = branch(parent, "latest")
     assert read_record(launched.layout.record, RunRecord).parent.step == 20
     assert "step 30 was passed over" in launched.notes[0]
-    assert len(CheckpointStore(parent.checkpoints).list().checkpoints) == 3  # a parent may be training: nothing moves
+    assert (
+        len(CheckpointStore(parent.checkpoints).list().checkpoints) == 3
+    )  # the parent may be training, so nothing is quarantined
 
 
 def test_a_resume_takes_the_newest_undamaged_checkpoint_and_says_what_it_costs(lab: Lab, parent: RunLayout) -> None:

@@ -1,4 +1,4 @@
-"""How a stop request grows teeth."""
+"""The escalation of a stop: which signal is due when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an attempt ended, in words."""
+"""The exit record: how an attempt ended, and the sentence that says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An import makes a whole run or none, and starts nothing; it needs no torch in the process that asks for it."""
+"""An import makes a complete run or none, starts nothing, and loads no torch in the calling process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWER = {
     "digest": "cd" * 16,
 }
 
-# Stands in for the process with torch: what it is to say comes from the environment.
+# Replaces the process with torch. The environment says what it does.
 CHILD = """
 import json, os, sys, time
 from pathlib import Path
@@ -48,7 +48,7 @@ exec(os.environ["CHILD"])
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Puts a stand-in in the place of the reader, which runs the given code after it has written something."""
+    """Replace the reading process by one that writes a checkpoint file and then runs the given code."""
     (tmp_path / "child.py").write_text(CHILD)
     monkeypatch.setenv("ORDER", str(tmp_path / "order.json"))
 

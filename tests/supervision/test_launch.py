@@ -38,7 +38,7 @@ time.sleep(float(nap))
 
 
 def launch_elsewhere(lab: Lab, *, nap_s: float = 0.0, **more: Any) -> subprocess.Popen[str]:
-    """Launch the stand-in, with the token "click", from a process of its own that then sleeps for `nap_s`."""
+    """Launch the stand-in with the token "click" from another process, which then sleeps for `nap_s`."""
     command = [sys.executable, "-P", "-c", _LAUNCH, str(lab.folder), "click", str(nap_s), str(STAND_IN)]
     return subprocess.Popen([*command, "train", "10000"], text=True, **more)
 
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_between_run_and_attempt_leaves_no_run(lab: Lab, mo
 
 
 def test_a_supervisor_that_cannot_start_is_reported_and_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # then no Python starts
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no Python can start with this
     with pytest.raises(RelightError, match="supervisor of run"):
         lab.launch("train")
     monkeypatch.delenv("PYTHONHOME")

@@ -1,4 +1,4 @@
-"""Whether a crashed attempt is started again by itself."""
+"""Whether a crashed attempt restarts automatically."""
 
 from __future__ import annotations
 

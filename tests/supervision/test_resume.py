@@ -1,4 +1,4 @@
-"""Bringing a dead run back: once, from the right place, and never beside a living one."""
+"""Resuming a dead run: once, from the right checkpoint, and never next to a live trainer."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_workers_of_a_trainer_killed_with_its_supervisor_do_not_block_a_resume(l
     processes = lab.processes(layout)
     assert processes.trainer is not None
     worker = int(note.read_text())
-    os.kill(processes.supervisor.pid, signal.SIGSTOP)  # it must not see its trainer end
+    os.kill(processes.supervisor.pid, signal.SIGSTOP)  # it must not notice the end of its trainer
     kill(processes.trainer.pid)
     kill(processes.supervisor.pid)
     wait_for(lambda: not is_alive(processes.supervisor))
@@ -176,7 +176,7 @@ def test_a_resume_keeps_the_number_of_restarts_unless_given(lab: Lab) -> None:
 
 def test_a_stop_request_of_an_earlier_attempt_does_not_stop_the_next(lab: Lab) -> None:
     layout = dead_run(lab)
-    write_record(layout.stop_request, StopRequest(attempt=2, time_s=0.0))  # even one that names it
+    write_record(layout.stop_request, StopRequest(attempt=2, time_s=0.0))  # even one that names the next attempt
     lab.resume(layout, "train", "5")
     assert lab.wait_for_exit(layout, 2).outcome == "finished"
 

@@ -1,4 +1,4 @@
-"""Asking a run to stop: it always ends, and counts as stopped."""
+"""Stopping a run: it always ends, and counts as stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervisor and its trainer: real processes, a stand-in for the training."""
+"""A supervisor and its trainer: real processes, with a stand-in script as the training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_removing_the_run_folder_ends_the_training_and_the_folder_does_not_come_
         shutil.move(layout.folder, tmp_path / "elsewhere")
     elif how == "removed":
         wait_for(lambda: shutil.rmtree(layout.folder, ignore_errors=True) or not layout.folder.exists())
-    else:  # as `rm -r` leaves it when a file is made under its hands
+    else:  # what `rm -r` leaves when the training creates a file meanwhile
         for path in (layout.record, layout.lock, layout.attempt(1).processes):
             path.unlink()
     wait_for(lambda: not is_alive(processes.supervisor) and not is_alive(processes.trainer), timeout_s=15)
@@ -84,7 +84,7 @@ def test_a_signal_is_recorded_by_name_within_a_fraction_of_a_second(lab: Lab, na
     lab.wait_for_step(layout, 2)
     trainer = lab.trainer(layout)
     if name == "SIGTERM":
-        os.kill(trainer, signal.SIGTERM)  # which it handles: it ends at the next step edge
+        os.kill(trainer, signal.SIGTERM)  # the trainer handles it: it ends at the next step edge
         record = lab.wait_for_exit(layout)
         assert (record.outcome, record.exit_code, record.signal) == ("stopped", 130, None)
         return
@@ -205,7 +205,7 @@ def test_the_supervisor_stays_small_and_idle(lab: Lab) -> None:
     spent = supervisor.cpu_times()
     share = (spent.user + spent.system - before.user - before.system) / (time.monotonic() - begun)
     assert supervisor.memory_info().rss < 40 * 2**20
-    assert share < 0.05  # under 1 % on an idle machine; tests share theirs
+    assert share < 0.05  # under 1 % on an idle machine, but tests share the machine
 
 
 def test_a_crash_is_restarted_and_the_next_attempt_says_why(lab: Lab) -> None:
@@ -280,7 +280,7 @@ def test_a_supervisor_that_fails_kills_its_trainer_and_records_the_error(lab: La
     wait_for(lambda: layout.latest_attempt() == 2)
     wait_for(layout.attempt(2).processes.exists)
     layout.attempt(2).processes.unlink()
-    layout.attempt(2).processes.mkdir()  # then the trainer cannot be put on record
+    layout.attempt(2).processes.mkdir()  # so that the trainer cannot be put on record
     record = lab.wait_for_exit(layout, 2)
     assert record.outcome == "crashed"
     assert record.reason.startswith("Its supervisor failed: IsADirectoryError")

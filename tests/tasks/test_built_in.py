@@ -1,4 +1,4 @@
-"""The built-in tasks: what the form is told is what the implementation does."""
+"""The built-in tasks: their descriptions match their implementations, and missing requirements are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The common config: defaults that are valid, and values that could not be written down are refused."""
+"""The config that all tasks share: valid defaults, and no values that JSON cannot hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/tasks.md says what the configs say: every key, its default and its help."""
+"""docs/tasks.md lists every config key with its default and its help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of a config as a form needs them: type, bounds, choices, default, help, group."""
+"""Config fields as a form needs them: type, bounds, choices, default, help, group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     red = "red"
     blue = "blue"
 
@@ -30,7 +30,7 @@ class Config(TaskConfig):
     flag: bool = option(True, "A switch.")
     mode: Literal["fast", "slow"] = option("fast", "A choice.")
     power: Literal[1, 2, 4] = option(2, "A choice of numbers.")
-    colour: Colour = option(Colour.red, "An enum.")
+    color: Color = option(Color.red, "An enum.")
     only: Literal["one"] = option("one", "A choice of one.")
     folder: Path = option(Path("data"), "A folder.")
     sizes: tuple[int, ...] = option((1, 2), "A list.")
@@ -45,7 +45,7 @@ def fields() -> dict[str, ConfigField]:
 
 def test_the_tasks_own_fields_come_first_in_the_order_of_definition(fields: dict[str, ConfigField]) -> None:
     names = list(fields)
-    own = ["count", "maybe", "name", "flag", "mode", "power", "colour", "only", "folder", "sizes", "table", "needed"]
+    own = ["count", "maybe", "name", "flag", "mode", "power", "color", "only", "folder", "sizes", "table", "needed"]
     assert names[: len(own)] == own
     assert sorted(names[len(own) :]) == sorted(TaskConfig.model_fields)
 
@@ -54,7 +54,7 @@ def test_the_tasks_own_fields_come_first_in_the_order_of_definition(fields: dict
     ("name", "kind"),
     [
         ("count", "int"), ("lr", "float"), ("maybe", "int"), ("name", "str"), ("flag", "bool"), ("mode", "choice"),
-        ("power", "choice"), ("colour", "choice"), ("only", "choice"), ("folder", "path"), ("sizes", "str"),
+        ("power", "choice"), ("color", "choice"), ("only", "choice"), ("folder", "path"), ("sizes", "str"),
     ],
 )  # fmt: skip
 def test_each_field_has_the_type_that_a_form_draws(fields: dict[str, ConfigField], name: str, kind: str) -> None:
@@ -75,7 +75,7 @@ def test_defaults_choices_and_help_are_kept(fields: dict[str, ConfigField]) -> N
     assert fields["lr"].help == "Overridden."
     assert fields["lr"].group == "Optimization"
     assert fields["power"].choices == (1, 2, 4)
-    assert fields["colour"].choices == ("red", "blue")
+    assert fields["color"].choices == ("red", "blue")
     assert fields["only"].choices == ("one",)
     assert fields["maybe"].nullable and fields["maybe"].default is None and not fields["maybe"].required
     assert not fields["count"].nullable

@@ -1,4 +1,4 @@
-"""From text to a config: what a person may type, and the sentence for what they may not."""
+"""Turning typed text into a config, and the sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relight.tasks.parsing import nearest_name, parse_config, split_assignments
 
 
 class Config(TaskConfig):
-    """Kinds of fields that text alone does not fit."""
+    """Fields whose values are not plain text."""
 
     width: int = option(8, "Width.", ge=1, le=64)
     depth: int | None = option(None, "Depth.", ge=1)

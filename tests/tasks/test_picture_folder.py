@@ -1,4 +1,4 @@
-"""Which pictures a folder has: layouts, links, weird names, and the sentence for what cannot be trained on."""
+"""Listing the pictures of a folder: layouts, links, weird names, and the sentence for each refused folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a person calls a task to one that can be launched, and a sentence for each way in which it cannot."""
+"""From the name of a task to a prepared task, and the sentence for each failure."""
 
 from __future__ import annotations
 

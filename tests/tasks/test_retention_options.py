@@ -1,4 +1,4 @@
-"""What a config says of retention reaches the store's policy, for tasks and for scripts."""
+"""The retention options of a config become the store's policy, for tasks and for scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a launch sets goes into a script's config as what is there; the record of it is always JSON."""
+"""Values set by a launch go into a script's config with the right type, and the record of it is always JSON."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_the_options_of_init_can_be_set_and_the_scripts_own_keys_win() -> None:
 
 def test_any_config_becomes_json() -> None:
     args = {
-        "path": Path("/x"), "inf": float("inf"), "nan": float("nan"), "colour": Colour.RED, "act": print, "flag": True,
+        "path": Path("/x"), "inf": float("inf"), "nan": float("nan"), "color": Colour.RED, "act": print, "flag": True,
         "nested": {1: (2, {3})}, "kind": int, "n": None, "text": "é",
     }  # fmt: skip
     plain = plain_config(args)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["path"] == "/x"
-    assert (plain["inf"], plain["colour"], plain["act"], plain["kind"]) == ("inf", "red", "print", "int")
+    assert (plain["inf"], plain["color"], plain["act"], plain["kind"]) == ("inf", "red", "print", "int")
     assert plain["nested"] == {"1": [2, ["3"]]}

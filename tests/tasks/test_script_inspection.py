@@ -1,4 +1,4 @@
-"""A script is read before it is launched: what it imports from beside it counts, and nothing of it is run."""
+"""A script is read, with the modules next to it that it imports, before it is launched; nothing is run."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def test_an_interpreter_that_cannot_run_the_script_is_refused(tmp_path: Path) ->
         launch_script(reference, python=tmp_path / "python")
     with pytest.raises(TaskError, match="cannot run a training script"):
         launch_script(reference, python=Path("/bin/cat"))
-    # The link of a virtual environment stays: what it leads to has other packages.
+    # The link of a virtual environment is kept: its target has other packages.
     assert launch_script(reference, python=Path(sys.executable)).python == sys.executable
