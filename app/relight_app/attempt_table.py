@@ -76,7 +76,8 @@ def _describe_exit(attempt: AttemptSummary) -> str:
         return "Still running: there is no exit record yet."
     if record is None:
         return "No exit record: the supervisor was killed, or the machine lost power, before it could write one."
-    how = f"signal {record.signal}" if record.signal else f"exit code {describe_option(record.exit_code)}"
+    code = "unknown" if record.exit_code is None else record.exit_code
+    how = f"signal {record.signal}" if record.signal else f"exit code {code}"
     return f"Exit record: {attempt.outcome} at {describe_moment(attempt.ended_s)}, {how}."
 
 

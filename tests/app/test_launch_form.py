@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from relight.runs.records import TaskReference
 from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.fields import ConfigField
 from relight.tasks.parsing import parse_config
@@ -17,6 +18,7 @@ from relight_app.launch_form import (
     first_value,
     group_fields,
     label_field,
+    name_task,
     step_of,
 )
 
@@ -63,6 +65,18 @@ def test_an_emptied_field_has_its_default_and_a_required_one_is_always_sent() ->
     plain, required = ConfigField(name="a", type="int", default=3), ConfigField(name="b", type="str", required=True)
     assert changed_values([plain, required], {"a": None, "b": "x"}) == {"b": "x"}
     assert changed_values([plain, required], {"a": 4, "b": None}) == {"a": 4}
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        (TaskReference(kind="builtin", name="digits"), "digits"),
+        (TaskReference(kind="file", name="a.py:A", path="/x/a.py", class_name="A"), "/x/a.py:A"),
+        (TaskReference(kind="script", name="a.py", path="/x/a.py"), "/x/a.py"),
+    ],
+)
+def test_the_name_of_a_task_is_what_a_person_types(task: TaskReference, name: str) -> None:
+    assert name_task(task) == name
 
 
 def test_the_command_survives_a_shell() -> None:

@@ -1,1 +1,1 @@
-"""What the pages put on the screen beside Streamlit's own elements."""
+"""The parts of the pages that Streamlit does not have."""
