@@ -36,6 +36,7 @@ from measuring.report import Report, add_report_options, results_folder
 from measuring.states import State, flat_buffers, make_header, make_state
 
 _CHUNK_BYTES = 16 << 20
+_SILENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class _Writer:
     def _wait_for(self, kind: type[Any]) -> None:
         from relight.checkpoints.writer_channel import SaveFailed
 
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + _SILENCE_S
         while True:
             events = self._client.poll()
             if any(isinstance(event, kind) for event in events):
@@ -184,7 +185,7 @@ class _Writer:
                 if isinstance(event, SaveFailed):
                     raise SystemExit(event.sentence)
             if time.monotonic() > deadline:
-                raise SystemExit("The checkpoint writer has not reported anything for 120 s.")
+                raise SystemExit(f"The checkpoint writer has not reported anything for {_SILENCE_S:.0f} s.")
             time.sleep(0.001)
 
     def close(self) -> None:

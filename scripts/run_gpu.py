@@ -29,6 +29,7 @@ from relight.machine.gpu import GpuReader  # noqa: E402
 
 LIMIT_S = 480.0
 TEST_LIMIT_S = 150.0
+"""How long the tests of one file may take on a card. A rehearsal, on a busy machine perhaps, may take all the time."""
 SAVE_LIMITS_S = {1_500: 90.0, 12_000: LIMIT_S}
 """How long the saves of a state of that size, in MB, may take."""
 REHEARSED_SAVE_LIMITS_S = {2: 90.0}
@@ -76,7 +77,7 @@ class Session:
                 sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-p", "no:cacheprovider",
                 "--basetemp", str(Path(folder, "tmp")), "-o", "junit_family=xunit1", f"--junitxml={found}",
             ]  # fmt: skip
-            problem, seconds = self._run(name, command, TEST_LIMIT_S)
+            problem, seconds = self._run(name, command, self._left_s() if self._rehearse else TEST_LIMIT_S)
             rows = self._read_tests(found) if found.exists() else []
         if problem and all(row.is_good for row in rows):
             rows.append(Row(name, "failed", problem, seconds, is_good=False))
