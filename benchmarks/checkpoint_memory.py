@@ -52,7 +52,6 @@ def _measure(state: State, folder: Path, *, rounds: int) -> tuple[list[int], int
     peaks: list[int] = []
     samples = 0
     try:
-        client.reserve_memory(sum(tensor.nbytes for tensor in state.values()))
         for step in range(1, 3):  # uses both slots, and loads everything that is loaded late
             _save(client, state, step)
         settled = _held(client.pid)

@@ -103,7 +103,7 @@ def main() -> None:
 def _measure(
     state: State, folder: Path, *, names: Sequence[str], rounds: int, limit_s: float
 ) -> dict[str, list[Taken]]:
-    writer = _Writer(folder / "writer", state) if "writer" in names else None
+    writer = _Writer(folder / "writer") if "writer" in names else None
     ways = {way.name: way for way in WAYS}
     times: dict[str, list[Taken]] = {name: [] for name in names}
     order = random.Random(0)
@@ -149,11 +149,10 @@ def _save(way: Way, state: State, folder: Path) -> Taken:
 class _Writer:
     """Relight as a training uses it: the loop copies into shared memory, and another process makes that durable."""
 
-    def __init__(self, folder: Path, state: State) -> None:
+    def __init__(self, folder: Path) -> None:
         from relight.checkpoints.writer_client import WriterClient
 
         self._client = WriterClient(folder)
-        self._client.reserve_memory(sum(tensor.nbytes for tensor in state.values()))
         self._step = 0
 
     def save(self, state: State) -> Taken:

@@ -199,15 +199,6 @@ def test_the_deepest_state_that_is_taken_comes_back() -> None:
             encode_state(wrap(wrap(tree)))
 
 
-def test_a_converter_is_asked_about_types_that_are_not_known() -> None:
-    def convert(value: Any) -> Any:
-        return ["range", value.start, value.stop] if isinstance(value, range) else value
-
-    assert decode_state(encode_state({"r": range(2, 5)}, convert=convert)) == {"r": ["range", 2, 5]}
-    with pytest.raises(UnsupportedState):
-        encode_state({"r": object()}, convert=convert)
-
-
 @pytest.mark.parametrize(
     "data",
     [b"", b"{", b"nul", b'{"$tuple":3}', b'{"$nothing":1}', b'{"$set":[[1]]}', b'{"$bytes":"*"}', b'{"$int":"x"}',

@@ -17,6 +17,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from relight.checkpoints import writer_client
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.removal import sweep
@@ -48,11 +49,15 @@ def folder(tmp_path: Path) -> Path:
     return run / "checkpoints"
 
 
+@pytest.fixture
+def all_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announce small snapshots too."""
+    monkeypatch.setattr(writer_client, "ANNOUNCED_BYTES", 0)
+
+
 @contextmanager
-def started(
-    folder: Path, policy: RetentionPolicy | None = None, *, announced_bytes: int = 1 << 30
-) -> Iterator[WriterClient]:
-    client = WriterClient(folder, policy=policy, announced_bytes=announced_bytes)
+def started(folder: Path, policy: RetentionPolicy | None = None) -> Iterator[WriterClient]:
+    client = WriterClient(folder, policy=policy)
     try:
         yield client
     finally:
@@ -139,7 +144,6 @@ def test_close_loses_nothing_that_was_submitted(folder: Path) -> None:
 
 def test_snapshots_may_grow_and_shrink(folder: Path) -> None:
     with started(folder) as client:
-        client.reserve_memory(1000)
         for step, trained in enumerate([10, 3_000_000, 0, 4_000_000, 5], 1):
             save(client, step, trained=trained)
             wait_for(client, Verified)
@@ -213,9 +217,10 @@ def test_an_unsubmitted_snapshot_is_forgotten(folder: Path) -> None:
     assert [info.step for info in CheckpointStore(folder).list().checkpoints] == [2]
 
 
+@pytest.mark.usefixtures("all_announced")
 def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpoint_only_after(folder: Path) -> None:
     store = CheckpointStore(folder)
-    with started(folder, announced_bytes=0) as client:
+    with started(folder) as client:
         save(client, 1, trained=900_000)
         wait_for(client, Verified)
         header, buffers = make_snapshot(2, trained=900_000)
@@ -243,9 +248,10 @@ def _begun_bytes(store: CheckpointStore) -> int:
     return found
 
 
+@pytest.mark.usefixtures("all_announced")
 def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_is_whole(folder: Path) -> None:
     store = CheckpointStore(folder)
-    with started(folder, announced_bytes=0) as client:
+    with started(folder) as client:
         save(client, 1, trained=900_000)
         wait_for(client, Verified)
         for step in range(2, 6):
@@ -260,10 +266,13 @@ def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_
     assert verify_store(store).damaged == []
 
 
-def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(folder: Path, tmp_path: Path) -> None:
+def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stores = []
     for name, announced_bytes in (("early", 0), ("late", 1 << 30)):
-        with started(tmp_path / name, RetentionPolicy(newest=100), announced_bytes=announced_bytes) as client:
+        monkeypatch.setattr(writer_client, "ANNOUNCED_BYTES", announced_bytes)
+        with started(tmp_path / name, RetentionPolicy(newest=100)) as client:
             for step, frozen in enumerate([0, 4000, 4000, 4000, 0, 300, 300], 1):
                 save(client, step, frozen=frozen, trained=1000 if step != 4 else 2000)
                 wait_for(client, Verified)
@@ -276,12 +285,13 @@ def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(folde
     assert [verify_store(store).damaged for store in stores] == [[], []]
 
 
+@pytest.mark.usefixtures("all_announced")
 def test_an_announced_snapshot_that_cannot_be_written_is_told_only_once_it_is_submitted(folder: Path) -> None:
     store = CheckpointStore(folder)
     store.commit(*make_snapshot(1))
     store.layout.temporary.rmdir()
     store.layout.temporary.write_text("in the way")
-    with started(folder, announced_bytes=0) as client:
+    with started(folder) as client:
         stage_snapshot(client, *make_snapshot(2))
         assert client.drain(0.3) == []
         client.submit()
@@ -291,9 +301,10 @@ def test_an_announced_snapshot_that_cannot_be_written_is_told_only_once_it_is_su
         assert wait_for(client, Durable).step == 2
 
 
+@pytest.mark.usefixtures("all_announced")
 def test_a_writer_that_is_killed_in_the_middle_of_an_announced_snapshot_is_replaced(folder: Path) -> None:
     store = CheckpointStore(folder)
-    with started(folder, announced_bytes=0) as client:
+    with started(folder) as client:
         save(client, 1, trained=900_000)
         wait_for(client, Verified)
         stage_snapshot(client, *make_snapshot(2, trained=900_000))

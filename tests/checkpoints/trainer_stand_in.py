@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from relight.checkpoints import writer_client
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.writer_channel import Durable, WriterDied
@@ -47,11 +48,12 @@ def main() -> None:
     import fcntl
 
     fcntl.flock(lock, fcntl.LOCK_EX)
+    if first % 2:  # one life writes while it copies, the next one does not
+        writer_client.ANNOUNCED_BYTES = 0
     client = WriterClient(
         folder,
         policy=RetentionPolicy(best=()),
         inherit_fds=(lock,),
-        announced_bytes=0 if first % 2 else 1 << 30,  # one life writes while it copies, the next one does not
     )
     say(f"writer {client.pid}")
     if scenario == "submit, then hang":

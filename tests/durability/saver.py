@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from relight.checkpoints import writer_client
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.removal import apply_retention, sweep
@@ -86,12 +87,13 @@ def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
 
 def save_with_writer(life: Life, say: Say, pipe: int) -> None:
     """Hand each step's snapshot to a writer process, as a trainer does."""
+    if life.first_step % 2:  # some lives write while they copy, others do not
+        writer_client.ANNOUNCED_BYTES = 0
     client = WriterClient(
         Path(life.folder),
         policy=KEEP_ALL if life.keep_all else KEEP_FEW,
         inherit_fds=(pipe,),
         best=("score", True),
-        announced_bytes=0 if life.first_step % 2 else 1 << 30,  # some lives write while they copy, others do not
     )
     say("writer", client.pid)
     for step in itertools.count(life.first_step):

@@ -8,7 +8,7 @@ import msgspec
 
 from relight.checkpoints.manifest import encode_metrics
 from relight.checkpoints.snapshot_header import SnapshotFacts, SnapshotHeader, TensorSpec, check_tensors, facts_of
-from relight.checkpoints.typed_json import Convert, encode_state
+from relight.checkpoints.typed_json import encode_state
 
 
 class EncodedSnapshot(SnapshotFacts, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class EncodedSnapshot(SnapshotFacts, frozen=True, kw_only=True):
     tensors: tuple[TensorSpec, ...]
 
 
-def encode_snapshot(header: SnapshotHeader, *, convert: Convert | None = None) -> EncodedSnapshot:
+def encode_snapshot(header: SnapshotHeader) -> EncodedSnapshot:
     """Encode a header. Raises `UnsupportedState`, with the name of what a checkpoint cannot hold."""
     check_tensors(header.tensors)
     score = None if header.score is None or not math.isfinite(header.score) else float(header.score)
@@ -30,6 +30,6 @@ def encode_snapshot(header: SnapshotHeader, *, convert: Convert | None = None) -
         token=header.token,
         metrics=encode_metrics(header.metrics),
         environment=msgspec.Raw(encode_state(header.environment, owner="environment")),
-        state=msgspec.Raw(encode_state(header.state, convert=convert)),
+        state=msgspec.Raw(encode_state(header.state)),
         tensors=tuple(header.tensors),
     )

@@ -10,7 +10,7 @@ import xxhash
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.file_names import CheckpointName, parse_pack_name
 from relight.checkpoints.snapshot_header import SnapshotFacts
-from relight.checkpoints.typed_json import decode_state, to_plain
+from relight.checkpoints.typed_json import decode_state, encode_state
 from relight.errors import DamagedCheckpoint, DamagedFile
 
 VERSION = 1
@@ -123,7 +123,7 @@ def decode_head(data: bytes, *, file_name: str) -> ManifestHead:
 
 def encode_metrics(metrics: dict[str, float]) -> msgspec.Raw:
     """Metrics as typed JSON (NaN and infinities are values too)."""
-    return msgspec.Raw(msgspec.json.encode(to_plain({name: float(value) for name, value in metrics.items()})))
+    return msgspec.Raw(encode_state({name: float(value) for name, value in metrics.items()}, owner="metrics"))
 
 
 def _check(data: bytes, file_name: str) -> bytes:

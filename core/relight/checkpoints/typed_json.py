@@ -30,9 +30,6 @@ _FACTORIES: dict[str, Any] = {"none": None, "list": list, "dict": dict, "set": s
 _NUMPY_KINDS = "biufc"
 _NUMPY_TYPE = re.compile(r"[<|][biufc][0-9]{1,2}\Z")
 
-Convert = Callable[[Any], Any]
-"""Turns a value of a type unknown here into one that typed JSON knows (a tensor into its `TensorRef`, say)."""
-
 
 @dataclass(frozen=True)
 class EnumValue:
@@ -43,20 +40,15 @@ class EnumValue:
     name: str
 
 
-def encode_state(tree: Any, *, owner: str = "state", convert: Convert | None = None) -> bytes:
-    """`tree` as typed JSON. A value that cannot be represented raises `UnsupportedState` with its path below `owner`.
-
-    `convert` is asked about every value of an unknown type; returning the value itself means that it does not know it
-    either.
-    """
-    return msgspec.json.encode(to_plain(tree, owner=owner, convert=convert))
+def encode_state(tree: Any, *, owner: str = "state") -> bytes:
+    """Encode `tree` as typed JSON. Raises `UnsupportedState`, with the value's path below `owner`, for other values."""
+    return msgspec.json.encode(_encode(tree, owner, 0))
 
 
 def decode_state(data: bytes | msgspec.Raw) -> Any:
     """The tree that `encode_state` wrote. Anything else raises `DamagedFile`."""
     try:
-        plain = msgspec.json.decode(data)
-        return from_plain(plain)
+        return _decode(msgspec.json.decode(data), 0)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise DamagedFile(f"The state is not typed JSON: {error}") from None
 
@@ -69,96 +61,79 @@ def canonical_json(data: bytes | msgspec.Raw) -> bytes:
         raise DamagedFile(f"The state is not typed JSON: {error}") from None
 
 
-def to_plain(value: Any, *, owner: str = "state", convert: Convert | None = None) -> Any:
-    """`value` with everything that JSON cannot say replaced by its tagged form."""
-    return _Encoder(convert).encode(value, owner, 0)
+def _encode(value: Any, path: str, depth: int) -> Any:
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        return value if value in _SMALL_INT else {"$int": hex(value)}
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": _float_name(value)}
+    if kind is str:
+        return _encode_text(value)
+    if depth > MAX_DEPTH:
+        raise UnsupportedState(f"{path} is nested more than {MAX_DEPTH} deep, or holds itself. Flatten it.")
+    if kind is dict:
+        return _encode_dict(value, path, depth)
+    if kind is list:
+        return _encode_items(value, path, depth)
+    if kind is tuple:
+        return {"$tuple": _encode_items(value, path, depth)}
+    return _encode_other(value, path, depth)
 
 
-def from_plain(plain: Any) -> Any:
-    """The value of which `plain` is the tagged form."""
-    return _decode(plain, 0)
+def _encode_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if all(type(key) is str and not key.startswith("$") and key.isprintable() for key in value):
+        return {key: _encode(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
+    return {"$dict": _encode_pairs(value, path, depth)}
 
 
-class _Encoder:
-    def __init__(self, convert: Convert | None) -> None:
-        self._convert = convert
+def _encode_pairs(value: Mapping[Any, Any], path: str, depth: int) -> list[Any]:
+    return [
+        [_encode(key, f"key {key!r} of {path}", depth + 1), _encode(item, f"{path}[{key!r}]", depth + 1)]
+        for key, item in value.items()
+    ]
 
-    def encode(self, value: Any, path: str, depth: int) -> Any:
-        kind = type(value)
-        if value is None or kind is bool:
-            return value
-        if kind is int:
-            return value if value in _SMALL_INT else {"$int": hex(value)}
-        if kind is float:
-            return value if math.isfinite(value) else {"$float": _float_name(value)}
-        if kind is str:
-            return _encode_text(value)
-        if depth > MAX_DEPTH:
-            raise UnsupportedState(f"{path} is nested more than {MAX_DEPTH} deep, or holds itself. Flatten it.")
-        if kind is dict:
-            return self._encode_dict(value, path, depth)
-        if kind is list:
-            return self._encode_items(value, path, depth)
-        if kind is tuple:
-            return {"$tuple": self._encode_items(value, path, depth)}
-        return self._encode_other(value, path, depth)
 
-    def _encode_dict(self, value: dict[Any, Any], path: str, depth: int) -> Any:
-        if all(type(key) is str and not key.startswith("$") and key.isprintable() for key in value):
-            return {key: self.encode(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
-        return {"$dict": self._encode_pairs(value, path, depth)}
+def _encode_items(value: Iterable[Any], path: str, depth: int) -> list[Any]:
+    return [_encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
 
-    def _encode_pairs(self, value: Mapping[Any, Any], path: str, depth: int) -> list[Any]:
-        return [
-            [self.encode(key, f"key {key!r} of {path}", depth + 1), self.encode(item, f"{path}[{key!r}]", depth + 1)]
-            for key, item in value.items()
-        ]
 
-    def _encode_items(self, value: Iterable[Any], path: str, depth: int) -> list[Any]:
-        return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-
-    def _encode_other(self, value: Any, path: str, depth: int) -> Any:
-        kind = type(value)
-        if kind is TensorRef:
-            return {"$tensor": value.name}
-        if kind is bytes or kind is bytearray:
-            return {f"${kind.__name__}": _to_base64(value)}
-        if kind is complex:
-            return {"$complex": [self.encode(value.real, path, depth), self.encode(value.imag, path, depth)]}
-        if kind is set or kind is frozenset:
-            items = [self.encode(item, f"{path}{{{item!r}}}", depth + 1) for item in value]
-            return {f"${kind.__name__}": sorted(items, key=msgspec.json.encode)}
-        if kind is OrderedDict:
-            return {"$ordered_dict": self._encode_pairs(value, path, depth)}
-        if kind is Counter:
-            return {"$counter": self._encode_pairs(value, path, depth)}
-        if kind is defaultdict:
-            name = next((name for name, factory in _FACTORIES.items() if factory is value.default_factory), None)
-            if name is None:
-                raise UnsupportedState(
-                    f"{path} is a defaultdict of {value.default_factory!r}, which a checkpoint cannot hold. "
-                    "Return a plain dict from state_dict()."
-                )
-            return {"$default_dict": [name, self._encode_pairs(value, path, depth)]}
-        if kind is deque:
-            return {"$deque": [self._encode_items(value, path, depth), value.maxlen]}
-        if isinstance(value, enum.Enum):
-            return {"$enum": [f"{kind.__module__}:{kind.__qualname__}", value.name]}
-        if kind is EnumValue:
-            return {"$enum": [value.type, value.name]}
-        if kind.__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") in _NUMPY_KINDS:
-            return _encode_numpy(value)
-        return self._encode_converted(value, path, depth)
-
-    def _encode_converted(self, value: Any, path: str, depth: int) -> Any:
-        converted = value if self._convert is None else self._convert(value)
-        if converted is not value:
-            return self.encode(converted, path, depth + 1)
-        kind = type(value)
-        raise UnsupportedState(
-            f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold. "
-            "Return plain numbers, strings, lists, dicts or tensors from state_dict()."
-        )
+def _encode_other(value: Any, path: str, depth: int) -> Any:
+    kind = type(value)
+    if kind is TensorRef:
+        return {"$tensor": value.name}
+    if kind is bytes or kind is bytearray:
+        return {f"${kind.__name__}": _to_base64(value)}
+    if kind is complex:
+        return {"$complex": [_encode(value.real, path, depth), _encode(value.imag, path, depth)]}
+    if kind is set or kind is frozenset:
+        items = [_encode(item, f"{path}{{{item!r}}}", depth + 1) for item in value]
+        return {f"${kind.__name__}": sorted(items, key=msgspec.json.encode)}
+    if kind is OrderedDict:
+        return {"$ordered_dict": _encode_pairs(value, path, depth)}
+    if kind is Counter:
+        return {"$counter": _encode_pairs(value, path, depth)}
+    if kind is defaultdict:
+        name = next((name for name, factory in _FACTORIES.items() if factory is value.default_factory), None)
+        if name is None:
+            raise UnsupportedState(
+                f"{path} is a defaultdict of {value.default_factory!r}, which a checkpoint cannot hold. "
+                "Return a plain dict from state_dict()."
+            )
+        return {"$default_dict": [name, _encode_pairs(value, path, depth)]}
+    if kind is deque:
+        return {"$deque": [_encode_items(value, path, depth), value.maxlen]}
+    if isinstance(value, enum.Enum):
+        return {"$enum": [f"{kind.__module__}:{kind.__qualname__}", value.name]}
+    if kind is EnumValue:
+        return {"$enum": [value.type, value.name]}
+    if kind.__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") in _NUMPY_KINDS:
+        return _encode_numpy(value)
+    raise UnsupportedState(
+        f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold. "
+        "Return plain numbers, strings, lists, dicts or tensors from state_dict()."
+    )
 
 
 def _encode_text(value: str) -> Any:

@@ -22,7 +22,6 @@ from relight.checkpoints.pack import HEADER_ALIGNMENT, lay_out
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.staging import StagingMemory
-from relight.checkpoints.typed_json import Convert
 from relight.checkpoints.writer_channel import (
     Abandon,
     Announce,
@@ -48,6 +47,10 @@ from relight.checkpoints.writer_channel import (
 from relight.errors import SaveError
 from relight.runs.process_identity import identify_process
 from relight.runs.records import ProcessIdentity
+
+ANNOUNCED_BYTES = 64 << 20
+"""Snapshots of this size or more are announced, and so written while they are copied. For smaller ones the messages
+cost more than that saves."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +91,8 @@ class WriterClient:
         policy: RetentionPolicy | None = None,
         best: tuple[str | None, bool] | None = None,
         inherit_fds: Sequence[int] = (),
-        convert: Convert | None = None,
-        announced_bytes: int = 64 << 20,
     ) -> None:
-        """`best` is (name of the run's best metric, whether higher is better); `convert` as for `encode_state`.
-
-        Snapshots of `announced_bytes` or more are written while they are copied; smaller ones are not worth the talk.
-        """
+        """`best` is (name of the run's best metric, whether higher is better)."""
         policy = policy or RetentionPolicy()
         if best is not None:
             rules = tuple(
@@ -103,8 +101,6 @@ class WriterClient:
             policy = replace(policy, best=rules)
         self._configure = Configure(str(folder.absolute()), policy)
         self._inherit_fds = tuple(inherit_fds)
-        self._convert = convert
-        self._announced_bytes = announced_bytes
         self._guard = threading.RLock()
         self._slots = [_Slot(number) for number in range(_SLOTS)]
         self._events: deque[WriterEvent] = deque()
@@ -141,13 +137,6 @@ class WriterClient:
             except Disconnected:
                 pass  # Noticed at the next call, which starts another one with this.
 
-    def reserve_memory(self, nbytes: int) -> None:
-        """Take the memory for snapshots of about `nbytes` now, so that the first one does not have to wait for it."""
-        with self._guard:
-            for slot in self._slots:
-                if slot.state == "free":
-                    self._fit_or_do_without(slot, nbytes)
-
     def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
         """Memory for each tensor of `header`, in its order, to be filled before `submit`.
 
@@ -156,7 +145,7 @@ class WriterClient:
         A snapshot that still waits to be written is given up for this one, unless it is scored or was asked for: then
         this waits up to `timeout_s` for it first. Raises `UnsupportedState`, or `SaveError` without memory.
         """
-        snapshot = encode_snapshot(header, convert=self._convert)
+        snapshot = encode_snapshot(header)
         text = msgspec.json.encode(snapshot)
         offsets = lay_out(snapshot.tensors)
         data_bytes = sum(tensor.nbytes for tensor in snapshot.tensors)
@@ -171,7 +160,7 @@ class WriterClient:
             slot.state = "filling"
             slot.heard = False
             slot.submit = Submit(slot.number, snapshot.step, header_offset, len(text), precious=_is_precious(snapshot))
-            slot.announced = data_bytes >= self._announced_bytes
+            slot.announced = data_bytes >= ANNOUNCED_BYTES
             if slot.announced:
                 self._tell(Announce(slot.submit))
             return [
