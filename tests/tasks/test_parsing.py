@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import field_validator, model_validator
 
@@ -145,6 +145,7 @@ def test_long_and_unprintable_values_stay_on_one_short_line() -> None:
     assert sentence.isprintable()
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.dictionaries(st.sampled_from([*Config.model_fields, "other"]), st.text(max_size=20), max_size=4))
 def test_any_text_gives_a_config_or_a_sentence(values: dict[str, str]) -> None:
     try:
@@ -153,6 +154,7 @@ def test_any_text_gives_a_config_or_a_sentence(values: dict[str, str]) -> None:
         assert str(error) and "\n" not in str(error)
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.text(max_size=30))
 def test_the_nearest_name_is_always_a_known_one(name: str) -> None:
     assert nearest_name(name, ["epochs", "batch_size"]) in ("epochs", "batch_size", None)

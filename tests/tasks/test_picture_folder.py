@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relight.errors import TaskError
@@ -178,6 +178,7 @@ pictures = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(pictures, st.floats(0.01, 0.99))
 def test_a_split_loses_no_picture_and_puts_some_of_each_class_on_each_side(
     given_pictures: list[Picture], share: float
@@ -190,6 +191,7 @@ def test_a_split_loses_no_picture_and_puts_some_of_each_class_on_each_side(
         assert total < 2 or any(picture.label == label for picture in validation)
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(pictures, st.randoms(use_true_random=False))
 def test_a_split_does_not_depend_on_the_order_of_the_files(given_pictures: list[Picture], random: object) -> None:
     shuffled = list(given_pictures)
