@@ -13,7 +13,6 @@ from relight.supervision.launcher import ProcessEnd
 from relight.wording import describe_bytes
 
 FINISHED_CODE = 0
-CRASHED_CODE = 3
 STOPPED_CODE = 130
 
 OutOfMemory = Literal["group", "machine"]

@@ -10,19 +10,7 @@ from relight.errors import UsageError
 from relight.runs.records import Objective
 from relight.tasks import digits_config, images_config, stdlib_gpt_config
 from relight.tasks.config import TaskConfig
-from relight.tasks.fields import ConfigField, describe_bounds, describe_config, describe_schema
-from relight.tasks.parsing import nearest_name, parse_config
-
-__all__ = [
-    "BUILTIN_TASKS",
-    "BuiltinTask",
-    "ConfigField",
-    "describe_bounds",
-    "describe_config",
-    "describe_schema",
-    "find_builtin",
-    "parse_config",
-]
+from relight.tasks.parsing import nearest_name
 
 
 @dataclass(frozen=True)
