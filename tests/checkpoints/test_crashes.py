@@ -15,8 +15,8 @@ import pytest
 
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.deletion import apply_retention
 from relight.checkpoints.file_names import parse_pack_name
-from relight.checkpoints.removal import apply_retention
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE

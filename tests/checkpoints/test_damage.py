@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.quarantine import quarantine_checkpoint
 from relight.checkpoints.recovery import find_newest_good, verify_store
-from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import DamagedCheckpoint
 from tests.checkpoints.snapshots import make_snapshot

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.recovery import find_newest_good
-from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError, SaveError

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.file_names import CheckpointName, parse_pack_name
 from relight.checkpoints.manifest import PackEntry, TensorEntry, encode_manifest
 from relight.checkpoints.quarantine import quarantine_checkpoint
 from relight.checkpoints.receipt import Receipt, merge_receipts
 from relight.checkpoints.recovery import find_newest_good, verify_store
-from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.snapshots import make_snapshot
 

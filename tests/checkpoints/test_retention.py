@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from relight.checkpoints.deletion import apply_retention
 from relight.checkpoints.file_names import CheckpointName
 from relight.checkpoints.listing import CheckpointInfo, find_best
 from relight.checkpoints.quarantine import quarantine_checkpoint
 from relight.checkpoints.recovery import verify_store
-from relight.checkpoints.removal import apply_retention
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.snapshots import make_snapshot

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.dtypes import ITEM_BYTES
 from relight.checkpoints.listing import newest_durable
 from relight.checkpoints.quarantine import quarantine_checkpoint
 from relight.checkpoints.recovery import find_newest_good, verify_store
-from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.checkpoints.store import CheckpointStore

@@ -183,7 +183,7 @@ def test_what_cannot_be_represented_is_refused_with_the_name_of_its_owner(tree: 
 def test_a_state_that_holds_itself_is_refused() -> None:
     tree: list[Any] = []
     tree.append(tree)
-    with pytest.raises(UnsupportedState, match="holds itself"):
+    with pytest.raises(UnsupportedState, match="contains itself"):
         encode_state(tree)
 
 

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from relight.checkpoints import writer_client
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.recovery import find_newest_good, verify_store
-from relight.checkpoints.removal import sweep
-from relight.checkpoints.retention import RetentionPolicy
+from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_channel import (
     Durable,
@@ -118,7 +118,7 @@ def test_the_writer_keeps_what_the_policy_keeps(folder: Path) -> None:
 
 
 def test_lower_is_better_reaches_the_retention(folder: Path) -> None:
-    client = WriterClient(folder, best=("validation/loss", False))
+    client = WriterClient(folder, policy=RetentionPolicy(best=(BestRule(higher_is_better=False),)))
     for step in range(1, 6):
         save(client, step, score=float(step))
         wait_for(client, Verified)
@@ -159,7 +159,7 @@ def test_with_memory_for_one_snapshot_saving_goes_on(folder: Path, monkeypatch: 
         for step in (2, 3, 4):
             save(client, step, score=1.0)
         events = client.drain(PATIENCE_S)
-    assert sum(isinstance(event, Warned) and "one snapshot only" in event.sentence for event in events) == 1
+    assert sum(isinstance(event, Warned) and "only one snapshot" in event.sentence for event in events) == 1
     assert CheckpointStore(folder).find("latest").step == 4
 
 
@@ -456,7 +456,7 @@ def test_a_machine_that_can_start_no_process_costs_checkpoints_and_not_the_train
             os.kill(client.pid, signal.SIGKILL)
             save(client, 1)
             assert "No such file" in wait_for(client, WriterDied).sentence
-            with pytest.raises(SaveError, match="No checkpoint writer can be started: No such file"):
+            with pytest.raises(SaveError, match="The checkpoint writer cannot be started: No such file"):
                 WriterClient(folder)
         assert wait_for(client, Durable).step == 1
 
@@ -474,7 +474,7 @@ def test_damage_right_after_the_write_is_told_and_the_next_save_is_whole(folder:
         save(client, 2, frozen=50_000)
         warned = wait_for(client, Warned)
         assert "step 2 is damaged" in warned.sentence
-        assert "no good one left" in warned.sentence
+        assert "No good checkpoint is left" in warned.sentence
         save(client, 3, frozen=50_000)
         assert wait_for(client, Verified).step == 3
     assert [info.step for info in store.list().checkpoints] == [3]

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.recovery import find_newest_good
-from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from tests.durability.saver import Life, snapshot_at
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relight.checkpoints import writer_client
+from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
@@ -93,7 +93,6 @@ def save_with_writer(life: Life, say: Say, pipe: int) -> None:
         Path(life.folder),
         policy=KEEP_ALL if life.keep_all else KEEP_FEW,
         inherit_fds=(pipe,),
-        best=("score", True),
     )
     say("writer", client.pid)
     for step in itertools.count(life.first_step):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.recovery import find_newest_good, verify_store
-from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError

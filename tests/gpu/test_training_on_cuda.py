@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from relight import Data, Task, TaskConfig
+from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.metrics.series import read_series
@@ -26,6 +27,8 @@ from relight.training.trainer import Trainer
 from relight.training.training_session import TrainingSession
 
 pytestmark = pytest.mark.gpu
+
+LOWER_IS_BETTER = RetentionPolicy(best=(BestRule(higher_is_better=False),))
 
 
 class Pictures(Task):
@@ -57,7 +60,7 @@ def train(folder: Path, task: Task, *, device: torch.device, attempt: int = 1, *
     prepare_determinism(device)
     layout = RunLayout(folder)
     layout.attempt(attempt).folder.mkdir(parents=True)
-    writer = WriterClient(layout.checkpoints, best=("validation/loss", False))
+    writer = WriterClient(layout.checkpoints, policy=LOWER_IS_BETTER)
     session = TrainingSession(
         layout,
         AttemptStart(attempt=attempt, time_s=0.0, reason="resume" if attempt > 1 else "launch", **start),

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from relight import Data, Task, TaskConfig
+from relight.checkpoints.retention import BestRule, RetentionPolicy
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.errors import TaskError
@@ -53,6 +54,9 @@ class Line(Task):
         return {"loss": F.mse_loss(model(x), y), "size": torch.tensor(float(len(x)))}
 
 
+LOWER_IS_BETTER = RetentionPolicy(best=(BestRule(higher_is_better=False),))
+
+
 class Here:
     """One attempt of a run in this process."""
 
@@ -60,7 +64,7 @@ class Here:
         self.layout = RunLayout(folder)
         self.layout.attempt(attempt).folder.mkdir(parents=True)
         reason = "resume" if attempt > 1 else "launch"
-        self.writer = WriterClient(self.layout.checkpoints, best=("validation/loss", False))
+        self.writer = WriterClient(self.layout.checkpoints, policy=LOWER_IS_BETTER)
         self.session = TrainingSession(
             self.layout,
             AttemptStart(attempt=attempt, time_s=0.0, **{"reason": reason, **start}),

@@ -1,1 +1,1 @@
-"""The checkpoint store: manifests, packs, the write protocol, retention, reading back and export. No torch."""
+"""The checkpoint store: format, write protocol, reading back, retention, export, and the writer process. No torch."""

@@ -1,4 +1,4 @@
-"""A snapshot that is still being copied into the writer's memory, and the bytes of a pack as they arrive."""
+"""Writing a pack while its snapshot is still being copied into the writer's memory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LARGEST_BATCH_BYTES = 32 << 20
 
 
 class Abandoned(Exception):
-    """The snapshot was given up, or its trainer died, before it was complete."""
+    """The trainer gave the snapshot up, or died, before it was complete."""
 
 
 class WrongGuess(Exception):
-    """Other tensors have to be written than was expected."""
+    """The pack has to hold other tensors than expected."""
 
 
 class Arrival:
-    """How much of a snapshot is there: told by one thread, waited for by others."""
+    """How much of a snapshot has arrived. One thread reports progress, and others wait for it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,28 +37,28 @@ class Arrival:
         self._state: Literal["arriving", "complete", "abandoned"] = "arriving"
 
     def note_copied(self, count: int) -> None:
-        """The first `count` tensors, in the order of a pack, are there."""
+        """Report that the first `count` tensors, in pack order, have arrived."""
         with self._changed:
             self._copied = count
             self._changed.notify_all()
 
     def complete(self) -> None:
-        """Everything is there, and the snapshot is to become a checkpoint."""
+        """Report that everything has arrived, and that the snapshot shall become a checkpoint."""
         self._end("complete")
 
     def abandon(self) -> None:
-        """The rest will never come."""
+        """Report that the rest will never arrive."""
         self._end("abandoned")
 
     def wait_for(self, count: int) -> None:
-        """Return when the first `count` tensors are there. Raises `Abandoned`."""
+        """Wait until the first `count` tensors have arrived. Raises `Abandoned`."""
         with self._changed:
             self._changed.wait_for(lambda: self._copied >= count or self._state != "arriving")
             if self._state == "abandoned":
                 raise Abandoned
 
     def wait_until_complete(self) -> None:
-        """Return when everything is there. Raises `Abandoned`."""
+        """Wait until everything has arrived. Raises `Abandoned`."""
         with self._changed:
             self._changed.wait_for(lambda: self._state != "arriving")
             if self._state == "abandoned":
@@ -71,9 +71,9 @@ class Arrival:
 
 
 class ArrivingPack:
-    """The data of a pack whose first tensors are passed on while later ones are still being copied.
+    """The data of a pack, whose first tensors can be written while later ones are still being copied.
 
-    Hashing waits for the last copy: the training stands still for that long, and is not to share its cores.
+    Hashing starts after the last copy. Until then the training is stopped, and hashing would compete with it for cores.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ArrivingPack:
         parent: Manifest,
         arrival: Arrival,
     ) -> None:
-        """`written` are the indices of the tensors that the pack is expected to hold, in its order."""
+        """`written` are the indices of the tensors that the pack is expected to hold, in pack order."""
         self.digests = [""] * len(tensors)
         self._tensors = tensors
         self._buffers = buffers
@@ -96,9 +96,9 @@ class ArrivingPack:
         self._arrival = arrival
 
     def __iter__(self) -> Iterator[memoryview]:
-        """The bytes in their order; at the end all of `digests` are there, and the snapshot is complete.
+        """Yield the bytes in order. At the end the snapshot is complete, and so are `digests`.
 
-        Raises `WrongGuess` as soon as it is known that the pack has to hold other tensors, or `Abandoned`.
+        Raises `WrongGuess` as soon as a digest shows that the pack has to hold other tensors, or `Abandoned`.
         """
         batches = self._make_batches()
         pool = ThreadPoolExecutor(1, thread_name_prefix="relight-hash")
@@ -117,7 +117,7 @@ class ArrivingPack:
             raise WrongGuess
 
     def _make_batches(self) -> list[tuple[int, list[int]]]:
-        """Tensors in the order of a pack, and with each batch how many have to be there for it."""
+        """Return batches of tensors in pack order, each with the number of tensors that must have arrived for it."""
         batches: list[tuple[int, list[int]]] = []
         batch: list[int] = []
         nbytes, limit = 0, _FIRST_BATCH_BYTES

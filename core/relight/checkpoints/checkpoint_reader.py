@@ -1,4 +1,4 @@
-"""Reads one checkpoint; every byte is checked against its digest while it is read, and never after it was used."""
+"""Reads one checkpoint, and checks every byte against its digest while reading it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ OnRead = Callable[[int], None]
 
 
 class CheckpointReader:
-    """One checkpoint, open. Its packs are held open, so a retention that runs meanwhile takes nothing away.
+    """One open checkpoint. Its packs stay open, so it can be read to the end even if the retention deletes it.
 
-    Methods raise `DamagedCheckpoint`, naming tensor and pack, when the disk does not hold what the manifest says.
+    Methods raise `DamagedCheckpoint`, with the names of tensor and pack, if the disk does not hold what the manifest
+    says.
     """
 
     def __init__(self, manifest: Manifest, *, layout: StoreLayout, operations: FileOperations) -> None:
@@ -52,44 +53,44 @@ class CheckpointReader:
         self.close()
 
     def close(self) -> None:
-        """Close the packs; the reader is of no use any more."""
+        """Close the packs. The reader cannot be used after that."""
         for file in self._files:
             self._operations.close(file)
         self._files.clear()
 
     @cached_property
     def state(self) -> Any:
-        """The state tree, with a `TensorRef` where a tensor belongs. Decoded anew for each reader."""
+        """The state tree, with a `TensorRef` in place of each tensor. Each reader decodes its own."""
         return self._decode(self.manifest.state, "state")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device and flags under which the checkpoint was made."""
+        """Versions, device and flags with which the checkpoint was made."""
         environment = self._decode(self.manifest.environment, "environment")
         return environment if isinstance(environment, dict) else {"environment": environment}
 
     @property
     def tensor_names(self) -> list[str]:
-        """Names of all tensors, in the order in which they were handed over."""
+        """Names of all tensors, in the order of the snapshot."""
         return list(self._entries)
 
     def spec(self, name: str) -> TensorSpec:
-        """Type and shape of a tensor. `KeyError` when there is none of that name."""
+        """Return the type and shape of a tensor. `KeyError` if there is none of that name."""
         entry = self._entries[name]
         return TensorSpec(entry.name, entry.dtype, entry.shape, entry.bytes)
 
     def digest(self, name: str) -> str:
-        """What the tensor's bytes must hash to (xxh3-128)."""
+        """Return the digest that the tensor's bytes must have (xxh3-128)."""
         return self._entries[name].digest
 
     def read(self, name: str) -> bytearray:
-        """The bytes of a tensor, in memory of their own."""
+        """Return a copy of the bytes of a tensor."""
         data = bytearray(self._entries[name].bytes)
         self.read_into(name, data)
         return data
 
     def read_into(self, name: str, buffer: bytearray | memoryview) -> None:
-        """Read a tensor into `buffer`, which has exactly its bytes. After `DamagedCheckpoint` the buffer is rubbish."""
+        """Read a tensor into `buffer`, which has its size. After `DamagedCheckpoint` do not use the buffer."""
         entry = self._entries[name]
         view = memoryview(buffer).cast("B") if entry.bytes else memoryview(b"")
         assert len(view) == entry.bytes, (len(view), entry)
@@ -102,9 +103,9 @@ class CheckpointReader:
             raise self._mismatch(entry)
 
     def read_chunks(self, name: str) -> Iterator[memoryview]:
-        """The bytes of a tensor piece by piece, each valid until the next is asked for.
+        """Yield the bytes of a tensor in pieces. Each is valid until the next one is read.
 
-        Whether the digest is right is known, and `DamagedCheckpoint` raised, only after the last one.
+        The digest can only be checked after the last piece: `DamagedCheckpoint` is raised then.
         """
         entry = self._entries[name]
         scratch = memoryview(bytearray(min(entry.bytes, _CHUNK_BYTES)))
@@ -118,7 +119,7 @@ class CheckpointReader:
             raise self._mismatch(entry)
 
     def check(self, *, on_read: OnRead | None = None) -> list[tuple[Path, str]]:
-        """Read everything and compare it with its digests: (pack, sentence) for every damage. Changes nothing."""
+        """Read everything, compare it with its digests, and return (pack, sentence) for all damage. Changes nothing."""
         damaged: list[tuple[Path, str]] = []
         largest = max((pack.bytes for pack in self.manifest.packs), default=0)
         scratch = memoryview(bytearray(min(largest, _CHUNK_BYTES)))
@@ -140,7 +141,7 @@ class CheckpointReader:
         return damaged
 
     def forget_cached(self) -> None:
-        """Let the kernel drop its copies of the packs: what was read to be checked is not needed again soon."""
+        """Ask the kernel to drop its copies of the packs."""
         for file in self._files:
             self._operations.forget_cached(file)
 
@@ -175,7 +176,7 @@ class CheckpointReader:
         ]
 
     def _runs(self) -> Iterator[list[TensorEntry]]:
-        """All tensors, neighbours on the disk together as long as they fit in one read."""
+        """Yield all tensors; those that are adjacent on the disk together, as long as they fit into one read."""
         run: list[TensorEntry] = []
         for entry in sorted(self.manifest.tensors, key=lambda entry: (entry.pack, entry.offset, entry.bytes)):
             if not entry.bytes:
@@ -235,7 +236,7 @@ class CheckpointReader:
 
 
 def _explain(error: OSError, what: str) -> Exception:
-    """A disk that cannot give back what was written is damage; too many open files, say, are not."""
+    """Return `DamagedCheckpoint` if the disk cannot give back what was written. Too many open files are no damage."""
     if error.errno in UNREADABLE:
         return DamagedCheckpoint(f"{what}: {error.strerror}.")
     return error

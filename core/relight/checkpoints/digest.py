@@ -1,4 +1,4 @@
-"""The state digest: one hash over everything that was computed, and over nothing else."""
+"""The state digest: one hash over everything that the training computed, and over nothing else."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from relight.checkpoints.typed_json import canonical_json
 
 
 def state_digest(manifest: Manifest) -> str:
-    """32 hexadecimal characters that are equal for two runs that computed the same.
+    """Return 32 hexadecimal characters that are equal for two runs that computed the same.
 
-    Taken over the step, over name, type, shape and digest of every tensor in the order of their names, and over the
-    canonical form of the state tree. Clock, host, attempt, path, metrics, the reason for the checkpoint and where the
-    bytes lie on disk (packs, shared tensors) have no part in it.
+    The digest covers the step and the epoch; name, type, shape and digest of every tensor, ordered by name; and the
+    canonical form of the state tree. It does not cover clock, host, attempt, path, metrics, the reason for the
+    checkpoint, and where the bytes are on the disk (packs, shared tensors).
     """
     hasher = xxhash.xxh3_128()
     hasher.update(b"relight-state 1\n")

@@ -1,4 +1,4 @@
-"""The tensor types of a checkpoint: their names (safetensors' own), their sizes, and how a pack stores each."""
+"""The tensor types that a checkpoint can hold: their names (as in safetensors), sizes, and how a pack stores them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ ITEM_BYTES: dict[str, int] = {
     "C64": 8,
     "C128": 16,
 }
-"""Bytes of one item by type name."""
+"""Bytes of one item, by the name of the type."""
 
 _STORED_AS_PARTS = {"C128": "F64"}
-"""Types that safetensors does not know, stored as pairs of this type in one more dimension."""
+"""Types that safetensors does not know, and the type that is stored instead, with one more dimension of 2."""
 
 
 def count_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a contiguous tensor; 0-d holds one item, any zero in `shape` means none."""
+    """Return the bytes of a contiguous tensor. A 0-d tensor has one item; a zero in `shape` means no items."""
     return ITEM_BYTES[dtype] * math.prod(shape)
 
 
 def stored_form(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """Type and shape under which a pack's own header shows the tensor; the bytes are the same."""
+    """Return the type and shape in the header of a pack. The bytes are the same."""
     part = _STORED_AS_PARTS.get(dtype)
     return (dtype, shape) if part is None else (part, (*shape, 2))

@@ -1,4 +1,4 @@
-"""Exports the weights of a checkpoint as a file of their own, read back and compared before it gets its name."""
+"""Exports the weights of a checkpoint to a file, which is read back and compared before it gets its name."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Format = Literal["safetensors", "pth"]
 FORMATS: tuple[Format, ...] = ("safetensors", "pth")
 EXPORTED = "exported"
 BEST_MODEL = "best_model"
-"""Stem of the file that is kept at a fixed path for people and programs that do not want to ask which is the best."""
+"""Stem of the file that always has the best weights, for people and programs that need a fixed path."""
 _PREFIX = "model."
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: the file, its SHA-256, and the card that says where the weights are from."""
+    """A finished export: the file, its SHA-256, and the card that says where the weights come from."""
 
     path: Path
     card: Path
@@ -50,11 +50,11 @@ class Exported:
 def export_weights(
     store: CheckpointStore, info: CheckpointInfo, out: Path, *, format: Format = "safetensors"
 ) -> Exported:
-    """Write the model's weights of a checkpoint to `out`, replacing a file of that name in one step.
+    """Write the model's weights of a checkpoint to `out`, in place of a file of that name, in one step.
 
-    The names are those of the model's own `state_dict()`. The file is read back and compared with the checkpoint
-    tensor by tensor before it gets its name, so whoever sees `out` sees it whole. Beside it comes `<out>.json`.
-    Raises `DamagedCheckpoint`, or `ExportError` when the file cannot be written.
+    The names are those of the model's own `state_dict()`. The file is read back and compared with the checkpoint tensor
+    by tensor before it gets its name, so `out` is always complete. Its card is written next to it, as `<out>.json`.
+    Raises `DamagedCheckpoint`, or `ExportError` if the file cannot be written.
     """
     try:
         with new_file(out, store.operations) as temporary, store.open(info) as reader:
@@ -78,17 +78,17 @@ def export_weights(
     try:
         store.add_label(info, EXPORTED)
     except OSError:
-        pass  # A note for the listing; a read-only run folder can be exported all the same.
+        pass  # It is only a note for listings. You can export from a read-only run folder too.
     return Exported(out, card, written.sha256, written.bytes, len(names))
 
 
 def export_best(
     store: CheckpointStore, info: CheckpointInfo, folder: Path, *, format: Format = "safetensors"
 ) -> Sequence[Exported]:
-    """Keep `folder`/best_model.FORMAT fresh: what was there is replaced in one step, and never missing in between.
+    """Update `folder`/best_model.FORMAT. The earlier file is replaced in one step, so the path always exists.
 
-    A best_model of the other format that lies beside it is brought to the same checkpoint, so that the two never
-    differ; both are returned, the asked for one first.
+    If there is a best_model of the other format, it is updated too, so that both are of the same checkpoint. Returns
+    the exports, the one of `format` first.
     """
     paths = {each: folder / f"{BEST_MODEL}.{each}" for each in FORMATS}
     others = (each for each in FORMATS if each != format and store.operations.exists(paths[each]))
@@ -105,9 +105,9 @@ def export_to_run(
 
 
 def _list_weights(reader: CheckpointReader) -> tuple[dict[str, str], list[str]]:
-    """The checkpoint's tensor by name in the model's `state_dict()`, and the names there that hold no tensor.
+    """Return the checkpoint's tensors by name in the model's `state_dict()`, and the names there without a tensor.
 
-    Where the state is not of the shape that `relight.training` makes, every tensor called "model.…" is taken.
+    If the state does not have the structure that `relight.training` makes, these are all tensors called "model.…".
     """
     modules = find_modules(reader.state)
     if modules is not None:
@@ -133,7 +133,7 @@ def _write_safetensors(
 
 
 def _write_pth(store: CheckpointStore, info: CheckpointInfo, path: Path) -> None:
-    """Have a child with torch write the `state_dict`, sync it, load it back and compare it; it prints one JSON line."""
+    """Let a child process with torch write the `state_dict`, sync it, load it back and compare it."""
     finished = subprocess.run(
         [
             sys.executable,

@@ -1,4 +1,4 @@
-"""Every folder and file name of a checkpoint store, and how a name is read back. Other names are never touched."""
+"""Every folder and file name of a checkpoint store, and how to parse one. The store touches no other files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACK_SUFFIX = ".safetensors"
 
 
 class CheckpointName(NamedTuple):
-    """What the file names of a checkpoint say: manifest and pack share one stem. They sort from the oldest on."""
+    """The facts in the file names of a checkpoint. Manifest, pack and labels share one stem. Sorts oldest first."""
 
     sequence: int
     step: int
@@ -24,7 +24,7 @@ class CheckpointName(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """For example `00000012-s400-1a2b3c4d`."""
+        """Beginning of all its file names, such as `00000012-s400-1a2b3c4d`."""
         return f"{self.sequence:08d}-s{self.step}-{self.token}"
 
     @property
@@ -39,7 +39,7 @@ class CheckpointName(NamedTuple):
 
 
 def parse_stem(stem: str) -> CheckpointName | None:
-    """The checkpoint that a stem names, or None for a foreign name."""
+    """Return the checkpoint that a stem names, or None for a foreign name."""
     match = _STEM.match(stem)
     if match is None:
         return None
@@ -49,7 +49,7 @@ def parse_stem(stem: str) -> CheckpointName | None:
 
 @lru_cache(maxsize=4096)
 def parse_manifest_name(file_name: str) -> CheckpointName | None:
-    """The checkpoint that a manifest's file name says, or None for a foreign name."""
+    """Return the checkpoint that a manifest's file name names, or None for a foreign name."""
     return parse_stem(file_name.removesuffix(MANIFEST_SUFFIX)) if file_name.endswith(MANIFEST_SUFFIX) else None
 
 
@@ -65,13 +65,13 @@ def parse_pack_name(file_name: str) -> CheckpointName | None:
 
 
 def label_file_name(stem: str, label: str) -> str:
-    """File name of a label on a checkpoint."""
+    """Return the file name of a label on a checkpoint."""
     assert _LABEL.match(label), label
     return f"{stem}.{label}"
 
 
 def parse_label_name(file_name: str) -> tuple[CheckpointName, str] | None:
-    """The checkpoint and the label that a label's file name says, or None for a foreign name."""
+    """Return the checkpoint and the label that a label's file name names, or None for a foreign name."""
     stem, dot, label = file_name.partition(".")
     name = parse_stem(stem)
     return (name, label) if name is not None and dot and _LABEL.match(label) else None
@@ -79,18 +79,18 @@ def parse_label_name(file_name: str) -> tuple[CheckpointName, str] | None:
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """The folders and files of one store."""
+    """The paths of the folders and files of one store."""
 
     folder: Path
 
     @cached_property
     def format(self) -> Path:
-        """Says the format's version."""
+        """Names the version of the format."""
         return self.folder / "format.json"
 
     @cached_property
     def manifests(self) -> Path:
-        """One small file for each checkpoint: the checkpoint itself."""
+        """The checkpoints themselves, one small file each."""
         return self.folder / "manifests"
 
     @cached_property
@@ -110,10 +110,10 @@ class StoreLayout:
 
     @cached_property
     def temporary(self) -> Path:
-        """Files that are being written. Whatever lies here when no writer runs is rubbish."""
+        """Files that are being written. When no writer runs, everything in it is left over from a crash."""
         return self.folder / "tmp"
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
-        """All folders below `folder`, which is not among them."""
+        """All folders in `folder`."""
         return (self.manifests, self.packs, self.labels, self.quarantine, self.temporary)

@@ -1,4 +1,4 @@
-"""Streams memory into a file as fast as the disk takes it: past the page cache where it can, never copied twice."""
+"""Streams memory into a file at the speed of the disk: past the page cache if possible, and with at most one copy."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _GATHER_BYTES = 4 << 20
 _WRITE_BYTES = 32 << 20
 _LARGE_BYTES = 256 << 10
 _LARGE_CACHED_BYTES = 16 << 10
-"""A write of so much is better than a copy: to the disk itself, and to the kernel's cache."""
+"""From this size on a separate write is faster than a copy: to the disk itself, and to the page cache."""
 
 
 class FileStream:
-    """Writes buffers one after the other from the beginning of a new file.
+    """Writes buffers one after the other, from the beginning of a new file.
 
-    Direct writes want everything aligned. Where a buffer's address and its place in the file agree modulo
-    `DIRECT_ALIGNMENT` (a staged snapshot has the layout of its pack) it goes to the disk from where it is; other bytes
-    go through one small aligned buffer.
+    Direct writes need aligned addresses, offsets and lengths. A buffer whose address and offset in the file are equal
+    modulo `DIRECT_ALIGNMENT` is written from where it is; a staged snapshot has the layout of its pack for that reason.
+    All other bytes go through one small aligned buffer.
     """
 
     def __init__(self, operations: FileOperations, file: int, *, direct: bool = True) -> None:
@@ -35,8 +35,8 @@ class FileStream:
     def write(self, data: memoryview) -> None:
         """Append `data`, a flat view of bytes."""
         while len(data):
-            if len(data) >= (_LARGE_BYTES if self._direct else _LARGE_CACHED_BYTES) and self._lies_right(data):
-                # Up to the next boundary through the buffer, and from there on as it lies.
+            if len(data) >= (_LARGE_BYTES if self._direct else _LARGE_CACHED_BYTES) and self._is_aligned(data):
+                # Up to the next boundary through the buffer, from there on directly.
                 lead = -self._filled % DIRECT_ALIGNMENT if self._direct else 0
                 self._gather(data[:lead])
                 self._flush()
@@ -52,7 +52,7 @@ class FileStream:
                     self._flush()
 
     def finish(self) -> int:
-        """Write what is left, and return the length of the file. It is not synced yet."""
+        """Write what is left, and return the length of the file in bytes. The file is not synced yet."""
         aligned = self._filled - self._filled % DIRECT_ALIGNMENT
         tail = self._filled - aligned
         if self._direct and tail:
@@ -68,7 +68,7 @@ class FileStream:
     def _gathered(self) -> memoryview:
         return memoryview(mmap.mmap(-1, _GATHER_BYTES))
 
-    def _lies_right(self, data: memoryview) -> bool:
+    def _is_aligned(self, data: memoryview) -> bool:
         if not self._direct:
             return True
         address = address_of(data)
@@ -108,14 +108,14 @@ class FileStream:
 
 
 def address_of(data: memoryview) -> int | None:
-    """Where in memory a view begins; None when that cannot be seen (read-only memory)."""
+    """Return the address where a view begins; None if it cannot be found out (read-only memory)."""
     if data.readonly or not len(data):
         return None
     return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
 def merge_adjacent(buffers: Iterable[memoryview]) -> list[memoryview]:
-    """The same bytes in as few views as possible: neighbours in the same memory become one."""
+    """Return the same bytes in as few views as possible: adjacent views of the same memory become one."""
     merged: list[memoryview] = []
     end: int | None = None
     for data in buffers:

@@ -1,4 +1,4 @@
-"""Labels: an empty file for each word on a checkpoint. They cost no tensor bytes and are never a copy or a link."""
+"""Labels: words on checkpoints, each an empty file. A label is never a copy of a checkpoint or a link to one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from relight.checkpoints.file_names import CheckpointName, StoreLayout, label_fi
 from relight.checkpoints.file_operations import FileOperations
 
 VERIFIED = "verified"
-"""Every byte of the checkpoint was read back from the disk and was right."""
+"""Every byte of the checkpoint was read back from the disk and matches its digest."""
 
 
 def read(layout: StoreLayout, operations: FileOperations) -> dict[CheckpointName, frozenset[str]]:
-    """All labels by checkpoint."""
+    """Return all labels, by checkpoint."""
     found: dict[CheckpointName, frozenset[str]] = {}
     for file_name in operations.list_folder(layout.labels):
         parsed = parse_label_name(file_name)
@@ -21,17 +21,17 @@ def read(layout: StoreLayout, operations: FileOperations) -> dict[CheckpointName
 
 
 def add(name: CheckpointName, label: str, *, layout: StoreLayout, operations: FileOperations, durable: bool) -> None:
-    """Put a label on a checkpoint, if it is not there yet."""
+    """Put a label on a checkpoint unless it has it already."""
     try:
         operations.close(operations.create(layout.labels / label_file_name(name.stem, label)))
     except FileExistsError:
         pass
-    if durable:  # one that is there may be from somebody who died before he had synced it
+    if durable:  # an existing one may be from a process that died before it had synced the folder
         operations.sync_folder(layout.labels)
 
 
 def remove(name: CheckpointName, label: str, *, layout: StoreLayout, operations: FileOperations) -> None:
-    """Take a label away, if it is there."""
+    """Take a label off a checkpoint, durably, if it has it."""
     try:
         operations.remove(layout.labels / label_file_name(name.stem, label))
     except FileNotFoundError:

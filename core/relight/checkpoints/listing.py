@@ -1,4 +1,4 @@
-"""What a store holds, as values: the rows that command line, dashboard, retention and resume all work on."""
+"""Checkpoints as plain values, for the command line, the dashboard, the retention and a resume."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BEST = "best"
 
 
 class CheckpointInfo(SnapshotFacts, frozen=True, kw_only=True):
-    """One checkpoint as its manifest describes it."""
+    """One checkpoint, as its manifest describes it."""
 
     name: CheckpointName
     path: Path
-    """The manifest."""
+    """Path of the manifest."""
     metrics: dict[str, float]
     bytes: int
-    """All tensors of the checkpoint, shared ones included."""
+    """Size of all tensors of the checkpoint, shared ones included."""
     new_bytes: int
-    """Size of what this checkpoint added to the disk: its manifest and its own pack."""
+    """What this checkpoint added to the disk: its manifest and its own packs."""
     packs: tuple[str, ...] = ()
     """File names of all packs that it needs, its own included."""
     verified: bool = False
@@ -34,30 +34,30 @@ class CheckpointInfo(SnapshotFacts, frozen=True, kw_only=True):
 
     @property
     def sequence(self) -> int:
-        """Its place in the order in which the run's checkpoints were made."""
+        """Its number in the order in which the run's checkpoints were made."""
         return self.name.sequence
 
 
 @dataclass(frozen=True)
 class DamagedEntry:
-    """A file of the store that is not what it should be, and one sentence that says how."""
+    """A damaged file of the store, with one sentence that says what is wrong."""
 
     path: Path
     reason: str
     later_version: bool = False
-    """Not damaged at all, but written by a later version of Relight."""
+    """It is not damaged: a later version of Relight wrote it."""
 
 
 @dataclass(frozen=True)
 class CheckpointListing:
-    """Everything in a store: `checkpoints` from the oldest to the newest, and what could not be read."""
+    """Everything in a store: its checkpoints from the oldest to the newest, and what could not be read."""
 
     checkpoints: list[CheckpointInfo] = field(default_factory=list)
     damaged: list[DamagedEntry] = field(default_factory=list)
 
 
 def find_best(checkpoints: Iterable[CheckpointInfo], *, higher_is_better: bool) -> CheckpointInfo | None:
-    """The checkpoint with the best finite score; of equals the earliest. None when nothing was scored."""
+    """Return the checkpoint with the best finite score, the earliest of equal ones; None if none has a score."""
     best: CheckpointInfo | None = None
     for info in sorted(checkpoints, key=lambda info: info.name):
         if info.score is None or not math.isfinite(info.score):
@@ -68,14 +68,14 @@ def find_best(checkpoints: Iterable[CheckpointInfo], *, higher_is_better: bool) 
 
 
 def with_best_label(checkpoints: Iterable[CheckpointInfo], *, higher_is_better: bool) -> list[CheckpointInfo]:
-    """The same checkpoints, the best one labelled so. `best` is computed, never stored."""
+    """Return the same checkpoints, the best one with the label `best`, which is computed and never stored."""
     listed = list(checkpoints)
     best = find_best(listed, higher_is_better=higher_is_better)
     return [replace(info, labels=(BEST, *info.labels)) if info is best else info for info in listed]
 
 
 def newest_durable(folder: Path) -> tuple[int, int] | None:
-    """(sequence, step) of the newest checkpoint of the store in `folder`, from file names alone; None without one."""
+    """Return (sequence, step) of the newest checkpoint in a store, from file names alone; None if there is none."""
     try:
         file_names = SYSTEM.list_folder(StoreLayout(folder).manifests)
     except NotADirectoryError:

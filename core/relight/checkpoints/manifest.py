@@ -1,4 +1,4 @@
-"""The manifest: one JSON file that is the checkpoint, with its own digest as its last line."""
+"""The manifest: the JSON file that is the checkpoint. Its last line is its own digest."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ _TAIL_BYTES = len(_TAIL) - 2 + 32
 
 
 class LaterVersion(DamagedCheckpoint):
-    """Not damaged: a later version of Relight wrote it."""
+    """The file is not damaged: a later version of Relight wrote it."""
 
 
 class PackEntry(msgspec.Struct, frozen=True):
-    """A pack that holds tensors of the checkpoint. All its bytes are covered by `header_digest` and tensor digests."""
+    """A pack that holds tensors of the checkpoint. `header_digest` and the tensors' digests cover all its bytes."""
 
     file: str
     bytes: int
     header_bytes: int
-    """Where the tensors begin: the eight bytes of the length and the padded header before them included."""
+    """Where the tensors begin, after the eight bytes of the length and the padded header."""
     header_digest: str
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
-    """One tensor: where its bytes are and what they must hash to (xxh3-128)."""
+    """One tensor: where its bytes are, and their digest (xxh3-128)."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     pack: int
-    """Index into `Manifest.packs`."""
+    """Index into `Manifest.packs`; -1 if the tensor has no bytes."""
     offset: int
-    """From the beginning of the pack's file."""
+    """From the beginning of the file."""
     bytes: int
     digest: str
 
 
 class _Head(SnapshotFacts, frozen=True, kw_only=True):
-    """What a listing needs; the rest of the file is checked by its digest, and skipped."""
+    """What a listing needs. The rest of the file is covered by its digest, and not decoded."""
 
     format: Literal["relight-checkpoint"] = "relight-checkpoint"
     version: int = VERSION
     name: str
     sequence: int
     parent: str | None
-    """Stem of the checkpoint before this one, with which tensors may be shared."""
+    """Stem of the checkpoint before this one, which may share tensors with it."""
     metrics: msgspec.Raw
     tensor_bytes: int
     packs: tuple[PackEntry, ...]
@@ -65,7 +65,7 @@ class _Head(SnapshotFacts, frozen=True, kw_only=True):
         return CheckpointName(self.sequence, self.step, self.name.rpartition("-")[2])
 
     def read_metrics(self) -> dict[str, float]:
-        """Latest values by full name at the step edge."""
+        """Return the latest values at the step edge, by full name. Raises `DamagedCheckpoint`."""
         metrics = decode_state(self.metrics)
         if type(metrics) is not dict or not all(type(value) is float for value in metrics.values()):
             raise DamagedCheckpoint(f"The metrics of checkpoint {self.name} are not numbers by name.")
@@ -73,7 +73,7 @@ class _Head(SnapshotFacts, frozen=True, kw_only=True):
 
 
 class ManifestHead(_Head, frozen=True, kw_only=True):
-    """The head of a manifest alone."""
+    """The head of a manifest without the rest."""
 
 
 class Manifest(_Head, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of the file: one field a line, one tensor a line, and the digest of all that last."""
+    """Return the bytes of the file: one field or tensor per line, and the digest of all that as the last line."""
     lines: list[bytes] = []
     for field in _LINES:
         value = getattr(manifest, field)
@@ -109,20 +109,20 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes, *, file_name: str) -> Manifest:
-    """The manifest in `data`, checked against its own digest and its file's name. Raises `DamagedCheckpoint`."""
+    """Decode a manifest, and check it against its own digest and its file name. Raises `DamagedCheckpoint`."""
     manifest: Manifest = _decode(_decoder, _check(data, file_name), file_name)
     _check_tensors(manifest, file_name)
     return manifest
 
 
 def decode_head(data: bytes, *, file_name: str) -> ManifestHead:
-    """As `decode_manifest`, without the cost of the tensors."""
+    """Decode the head of a manifest, with the same checks but without the cost of the tensors."""
     head: ManifestHead = _decode(_head_decoder, _check(data, file_name), file_name)
     return head
 
 
 def encode_metrics(metrics: dict[str, float]) -> msgspec.Raw:
-    """Metrics as typed JSON (NaN and infinities are values too)."""
+    """Encode metrics as typed JSON, which can hold NaN and infinities."""
     return msgspec.Raw(encode_state({name: float(value) for name, value in metrics.items()}, owner="metrics"))
 
 
@@ -144,7 +144,7 @@ def _decode(decoder: Any, data: bytes, file_name: str) -> Any:
             raise LaterVersion(
                 f"Manifest {file_name} has version {version}, written by a later Relight. Update Relight to read it."
             ) from None
-        raise DamagedCheckpoint(f"Manifest {file_name} is not what it should be: {error}") from None
+        raise DamagedCheckpoint(f"Manifest {file_name} has the wrong content: {error}") from None
     if head.version > VERSION:
         raise LaterVersion(
             f"Manifest {file_name} has version {head.version}, written by a later Relight. Update Relight to read it."
@@ -153,11 +153,11 @@ def _decode(decoder: Any, data: bytes, file_name: str) -> Any:
         raise DamagedCheckpoint(f"Manifest {file_name} belongs to checkpoint {head.name}: a renamed or copied file.")
     for pack in head.packs:
         if parse_pack_name(pack.file) is None:
-            raise DamagedCheckpoint(f"Manifest {file_name} names a pack '{pack.file}', which is no name of a pack.")
+            raise DamagedCheckpoint(f"Manifest {file_name} names '{pack.file}', which is not the name of a pack.")
     try:
         head.read_metrics()
     except DamagedFile as error:
-        raise DamagedCheckpoint(f"Manifest {file_name} is not what it should be: {error}") from None
+        raise DamagedCheckpoint(f"Manifest {file_name} has the wrong content: {error}") from None
     return head
 
 

@@ -1,4 +1,4 @@
-"""Which parts of a training state hold the weights that an export is made of."""
+"""Finds the parts of a training state that hold the weights to export."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def find_modules(state: Any) -> dict[str, dict[str, Any]] | None:
-    """The modules to export, each by the prefix that its tensors' names get.
+    """Return the modules to export, by the prefix that the names of their tensors get.
 
-    That is what is tracked as "model", else the only module: both without a prefix. Of several other ones, each by its
-    name ("netG."). None where the state is not of the shape that `relight.training` makes.
+    That is the module tracked as "model", or the only module, without a prefix. Otherwise it is every module, with its
+    own name as prefix ("netG."). Returns None if the state does not have the structure that `relight.training` makes.
     """
     parts = state.get("parts") if isinstance(state, dict) else None
     if not isinstance(parts, dict):

@@ -1,4 +1,4 @@
-"""A pack: an ordinary safetensors file whose header is padded so that its tensors begin on a page of their own."""
+"""A pack: an ordinary safetensors file whose header is padded, so that the tensors begin at a page boundary."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from relight.errors import UnsupportedState
 
 HEADER_ALIGNMENT = 4096
 MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library accepts."""
+"""The most that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Where everything goes in a pack, before a byte of it is written."""
+    """The layout of a pack, before any of it is written."""
 
     header: bytes
-    """The first bytes of the file: length, JSON, and spaces up to the page where the tensors begin."""
+    """The first bytes of the file: length, JSON, and spaces up to the page boundary where the tensors begin."""
     offsets: tuple[int, ...]
     """Where each tensor begins, from the beginning of the file."""
     bytes: int
@@ -29,9 +29,9 @@ class PackPlan:
 
 
 def order_for_pack(tensors: Sequence[TensorSpec], chosen: Iterable[int] | None = None) -> list[int]:
-    """Indices of `tensors` in the order of a pack: wide items first, so that each lies aligned; then by name.
+    """Return the indices of `tensors`, or those in `chosen`, in pack order.
 
-    All of them, or those in `chosen`.
+    Tensors with wide items come first, so that each one is aligned; among equally wide ones names decide.
     """
     return sorted(
         range(len(tensors)) if chosen is None else chosen,
@@ -40,7 +40,7 @@ def order_for_pack(tensors: Sequence[TensorSpec], chosen: Iterable[int] | None =
 
 
 def lay_out(tensors: Sequence[TensorSpec]) -> list[int]:
-    """Where each tensor of a snapshot lies in the data of a pack that holds them all, from the first tensor on."""
+    """Return the offset of each tensor in the data of a pack that holds all of them; the first has offset 0."""
     offsets = [0] * len(tensors)
     position = 0
     for index in order_for_pack(tensors):
@@ -50,7 +50,7 @@ def lay_out(tensors: Sequence[TensorSpec]) -> list[int]:
 
 
 def plan_pack(tensors: Sequence[TensorSpec], *, metadata: Mapping[str, str]) -> PackPlan:
-    """A pack with `tensors`, which must come in the order of `order_for_pack`."""
+    """Lay out a pack of `tensors`, which must be in pack order."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     relative: list[int] = []
     position = 0
@@ -63,7 +63,7 @@ def plan_pack(tensors: Sequence[TensorSpec], *, metadata: Mapping[str, str]) -> 
     text += b" " * (-(8 + len(text)) % HEADER_ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
         raise UnsupportedState(
-            f"The checkpoint has {len(tensors):,} tensors, more than one safetensors file can name. "
+            f"The checkpoint has {len(tensors):,} tensors, more than one safetensors file can hold. "
             "Stack the small ones into larger tensors."
         )
     header = len(text).to_bytes(8, "little") + text

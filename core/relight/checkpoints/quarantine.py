@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from relight.checkpoints import labels
+from relight.checkpoints.deletion import find_named_packs, remove_if_there
 from relight.checkpoints.file_names import CheckpointName, label_file_name, parse_pack_name
-from relight.checkpoints.removal import find_named_packs, remove_if_there
 from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.store_format import make_folders
 
 
 def quarantine_checkpoint(store: CheckpointStore, name: CheckpointName) -> None:
@@ -16,7 +17,7 @@ def quarantine_checkpoint(store: CheckpointStore, name: CheckpointName) -> None:
     The checkpoint also loses its `verified` mark. Only the process that holds the run's lock may call this. Raises
     `OSError`.
     """
-    store.make_folders()
+    make_folders(store.layout, store.operations)
     layout, operations = store.layout, store.operations
     _move(store, layout.manifests / name.manifest)
     named, complete = find_named_packs(store)

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from relight.checkpoints.listing import CheckpointInfo, DamagedEntry
 from relight.checkpoints.quarantine import quarantine_checkpoint
-from relight.checkpoints.store import FORMAT, CheckpointStore
+from relight.checkpoints.store import CheckpointStore
+from relight.checkpoints.store_format import find_format_problem
 from relight.errors import CheckpointNotFound
 
 OnProgress = Callable[[int, int], None]
-"""Called with (bytes read, bytes in all)."""
+"""Called with (bytes read, bytes in total)."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What reading a whole store found."""
+    """The result of reading a whole store."""
 
     checked: int
-    """Checkpoints of which every byte was read."""
+    """Number of checkpoints of which every byte was read."""
     bytes: int
     damaged: list[DamagedEntry] = field(default_factory=list)
 
@@ -93,23 +93,7 @@ def verify_store(store: CheckpointStore, *, on_progress: OnProgress | None = Non
             continue  # The retention has removed it in the meantime: it is not damaged.
         checked += 1
         damaged.extend(entry for entry in found if entry not in damaged)
-    problem = _find_format_problem(store)
+    problem = find_format_problem(store.layout, store.operations, is_empty=not store.manifest_names())
     if problem is not None:
         damaged.append(problem)
     return VerifyReport(checked=checked, bytes=done, damaged=damaged)
-
-
-def _find_format_problem(store: CheckpointStore) -> DamagedEntry | None:
-    path = store.layout.format
-    try:
-        data = store.operations.read_file(path)
-    except FileNotFoundError:
-        # A crash between making the folders and the first commit may leave a store without it: nothing is lost.
-        return DamagedEntry(path, "It is missing.") if store.manifest_names() else None
-    except OSError as error:
-        return DamagedEntry(path, f"It cannot be read: {error.strerror}.")
-    try:
-        said = msgspec.json.decode(data, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        said = {}
-    return None if said == FORMAT else DamagedEntry(path, "It does not say which format the store has.")

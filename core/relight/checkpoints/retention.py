@@ -1,4 +1,4 @@
-"""Which checkpoints stay: a pure function from what is on disk and a policy to what is kept, and why."""
+"""The retention policy, and the plan that follows from it: which checkpoints are kept, why, and which are deleted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from relight.checkpoints.listing import CheckpointInfo
 PINNED = "pinned"
 PARENT = "parent"
 KEEPING_LABELS = {PINNED: "pinned", PARENT: "a branch started from it"}
-"""Labels that keep a checkpoint for good, and how that is said."""
+"""Labels that keep a checkpoint as long as it has them, and the reason that people read."""
 
 _ALWAYS_NEWEST = 2
 
 
 @dataclass(frozen=True)
 class BestRule:
-    """Keep the best `count` by the metric with this full name; None is the run's own best metric."""
+    """Keep the best `count` checkpoints by the metric with this full name; None means the run's best metric."""
 
     metric: str | None = None
     higher_is_better: bool = True
@@ -27,9 +27,9 @@ class BestRule:
 
 
 def parse_best_rules(text: str) -> tuple[BestRule, ...]:
-    """Read "validation/loss:min, train/lr:max:3": a metric's name, which way is better, and how many (one).
+    """Parse "validation/loss:min, train/lr:max:3": a metric's name, which way is better, and how many (default 1).
 
-    A name without a stream is the validation's. `ValueError` with one sentence for anything else.
+    A name without a stream belongs to the stream `validation`. Raises `ValueError` with one sentence for anything else.
     """
     rules = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -37,8 +37,8 @@ def parse_best_rules(text: str) -> tuple[BestRule, ...]:
         way, _, count = rest.partition(":")
         if not name or way not in ("min", "max") or (count and not (count.isdecimal() and 0 < int(count) <= 10_000)):
             raise ValueError(
-                f"{part[:80]!r} does not say what to keep: write METRIC:min or METRIC:max, and :3 for the best three, "
-                "such as validation/loss:min"
+                f"{part[:80]!r} does not say what to keep: write METRIC:min or METRIC:max, with :3 at the end for the "
+                "best three, such as validation/loss:min"
             )
         full = name if "/" in name else f"validation/{name}"
         rules.append(BestRule(full, higher_is_better=way == "max", count=int(count or 1)))
@@ -47,10 +47,10 @@ def parse_best_rules(text: str) -> tuple[BestRule, ...]:
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What to keep beside everything that is pinned or a branch's parent.
+    """What to keep, in addition to checkpoints that are pinned or the parent of a branch.
 
-    The newest `newest` verified checkpoints, two at least, and whatever is newer than them; the best by each rule of
-    `best`; and the first checkpoint at or after every `every_steps` steps or `every_hours` hours.
+    The newest `newest` verified checkpoints (at least two) and all that are newer; the best by each rule of `best`; and
+    the first checkpoint at or after every `every_steps` steps or `every_hours` hours.
     """
 
     newest: int = 2
@@ -61,7 +61,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class RetentionPlan:
-    """What a policy means for the checkpoints of a store: `kept` says why each stays."""
+    """What a policy does to the checkpoints of a store. `kept` has the reasons for each."""
 
     kept: tuple[tuple[CheckpointInfo, tuple[str, ...]], ...]
     removed: tuple[CheckpointInfo, ...]
@@ -69,13 +69,13 @@ class RetentionPlan:
 
     @property
     def freed_bytes(self) -> int:
-        """What removing gives back, at least: packs that a kept checkpoint shares are not counted."""
+        """Disk space that the deletion frees, at least: packs that a kept checkpoint shares are not counted."""
         shared = {pack for info, _ in self.kept for pack in info.packs}
         return sum(info.new_bytes for info in self.removed if not shared.intersection(info.packs))
 
 
 def plan_retention(checkpoints: Sequence[CheckpointInfo], policy: RetentionPolicy) -> RetentionPlan:
-    """Decide from nothing but the list. Until `policy.newest` checkpoints are verified, nothing is removed."""
+    """Decide from the list alone. Until `policy.newest` checkpoints are verified, nothing is removed."""
     ordered = sorted(checkpoints, key=lambda info: info.name)
     reasons: dict[CheckpointName, list[str]] = {}
 
@@ -129,7 +129,7 @@ def _first_of_each(ordered: list[CheckpointInfo], every_steps: int) -> list[Chec
 
 
 def _spaced(ordered: list[CheckpointInfo], every_s: float) -> list[CheckpointInfo]:
-    # In order of sequence, never of clock: a clock that jumped back only starts a new series.
+    # In the order of sequence numbers, not of times: a clock that jumped back only starts a new series.
     kept: list[CheckpointInfo] = []
     for info in ordered:
         if not kept or not 0 <= info.time_s - kept[-1].time_s < every_s:

@@ -1,4 +1,4 @@
-"""Which tensors of a snapshot have to be written, and which lie on the disk already: pure decisions from digests."""
+"""Decides, from digests alone, which tensors of a snapshot must be written and which are on the disk already."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from relight.checkpoints.receipt import Receipt
 from relight.checkpoints.snapshot_header import TensorSpec
 
 SHARED_FRACTION = 0.5
-"""An old pack is referenced only while at least this much of it is needed: a pack stays as long as anything in it is,
-so a checkpoint never holds more than 1 / SHARED_FRACTION of its own size on the disk."""
+"""The part of an old pack that must be needed for the pack to be shared.
+
+A pack stays on the disk as long as anything in it is needed. So a checkpoint keeps at most 1 / SHARED_FRACTION of its
+own size on the disk."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each tensor of a snapshot will be, by its index."""
+    """Where each tensor of a snapshot will be. Tensors are given by index."""
 
     written: tuple[int, ...]
-    """Tensors of the new pack, in its order."""
+    """The tensors of the new pack, in pack order."""
     same_as: dict[int, int]
-    """Every tensor whose bytes are in the new pack -> the written one that has them: itself, or its equal."""
+    """For each tensor whose bytes are in the new pack, the written tensor that has them: itself, or an equal one."""
     shared: dict[int, TensorEntry]
-    """Tensors whose bytes an older pack has -> the parent's entry that says where."""
+    """For each tensor whose bytes are in an older pack, the parent's entry that says where."""
     old_packs: tuple[PackEntry, ...]
-    """The parent's packs."""
+    """The packs of the parent."""
 
 
 def place_tensors(tensors: Sequence[TensorSpec], digests: Sequence[str], *, parent: Manifest | None) -> Placement:
-    """Share what `parent` has with the same type, shape and digest; write equal tensors (tied weights) once."""
+    """Share what `parent` has with the same type, shape and digest, and write equal tensors (tied weights) once."""
     shared = {} if parent is None else _find_shared(tensors, digests, parent)
     order = order_for_pack(tensors, [i for i, tensor in enumerate(tensors) if tensor.nbytes and i not in shared])
     first: dict[tuple[str, int], int] = {}
@@ -41,7 +43,7 @@ def place_tensors(tensors: Sequence[TensorSpec], digests: Sequence[str], *, pare
 
 
 def guess_written(tensors: Sequence[TensorSpec], parent: Manifest) -> tuple[int, ...]:
-    """What `place_tensors` will probably say is written, before there is any digest: what was written last time too."""
+    """Predict, before there are digests, what `place_tensors` will have written: the tensors written last time."""
     own = next((number for number, pack in enumerate(parent.packs) if pack.file == parent.checkpoint_name.pack), None)
     entries = {entry.name: entry for entry in parent.tensors}
     written: list[int] = []
@@ -51,7 +53,7 @@ def guess_written(tensors: Sequence[TensorSpec], parent: Manifest) -> tuple[int,
         entry = entries.get(tensor.name)
         if entry is not None and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
             if entry.pack != own or entry.offset in offsets:
-                continue  # it is frozen, or the equal of another one
+                continue  # it is frozen, or equal to another one
             offsets.add(entry.offset)
         written.append(i)
     return tuple(written)
@@ -65,7 +67,7 @@ def make_receipt(
     new_pack: PackEntry | None,
     offsets: Sequence[int],
 ) -> Receipt:
-    """Say where each tensor is; `offsets` are those of `placement.written` in the new pack."""
+    """Say where each tensor is. `offsets` are those of `placement.written` in the new pack."""
     needed = list(dict.fromkeys(entry.pack for entry in placement.shared.values()))
     numbers = {old: number for number, old in enumerate(needed, 0 if new_pack is None else 1)}
     new_offsets = dict(zip(placement.written, offsets, strict=True))
@@ -90,7 +92,7 @@ def _find_shared(tensors: Sequence[TensorSpec], digests: Sequence[str], parent: 
     for i, (tensor, digest, same) in enumerate(zip_longest(tensors, digests, parent.tensors[: len(tensors)])):
         if not tensor.nbytes:
             continue
-        # Nearly always it is the one at the same place.
+        # It is nearly always the one with the same index.
         if same is not None and same.digest == digest and same.dtype == tensor.dtype and same.shape == tensor.shape:
             found[i] = same
             continue

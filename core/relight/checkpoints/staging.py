@@ -1,4 +1,4 @@
-"""Memory that trainer and writer process share by file descriptor: a snapshot in it outlives the trainer."""
+"""Memory that the trainer and the writer process share. A snapshot in it outlives the trainer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ _MARGIN_BYTES = 1 << 20
 
 
 class StagingMemory:
-    """One block of shared memory. It ends with the last process that has it mapped or its descriptor open."""
+    """One block of shared memory, shared by file descriptor.
+
+    The kernel frees it when no process has it mapped or its descriptor open any more.
+    """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
-        """Map `nbytes` of an open descriptor, which this object then owns."""
+        """Map `nbytes` of an open descriptor, which this object owns from then on."""
         self.descriptor = descriptor
         self.nbytes = nbytes
         self._map = mmap.mmap(descriptor, nbytes)
@@ -30,15 +33,15 @@ class StagingMemory:
 
     @classmethod
     def create(cls, nbytes: int) -> StagingMemory:
-        """New memory, taken from the machine at once: writing to it later cannot fail. `SaveError` when there is none.
+        """Allocate memory. It is taken from the machine at once, so that writing to it later cannot fail.
 
-        On Linux it is a memfd, which no file system limits (a container's /dev/shm has 64 MB); elsewhere it is a
-        temporary file without a name.
+        On Linux it is a memfd, which no file system limits (a container's /dev/shm has 64 MB). Elsewhere it is a
+        temporary file without a name. Raises `SaveError` if there is not enough memory.
         """
         nbytes = -(-max(nbytes, 1) // _MARGIN_BYTES) * _MARGIN_BYTES
         available = available_bytes()
         if nbytes > available:
-            # The kernel would grant it, and then kill somebody.
+            # The kernel would grant it, and kill some process later.
             raise SaveError(
                 f"A snapshot needs {describe_bytes(nbytes)} of memory, and {describe_bytes(available)} are available. "
                 "Free some memory, or train a smaller model on this machine."
@@ -60,7 +63,7 @@ class StagingMemory:
             ) from error
 
     def close(self) -> None:
-        """Give the memory up here. Views of it that somebody still holds stay valid."""
+        """Unmap the memory in this process. Existing views of it stay valid."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -72,7 +75,7 @@ class StagingMemory:
 
 
 def available_bytes() -> int:
-    """Memory that could be taken now without anybody being killed for it, the container's limit included."""
+    """Return how much memory can be allocated now without a process being killed, within the container's limit."""
     import psutil
 
     from relight.machine.cgroup import CgroupLimits

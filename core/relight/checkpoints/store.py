@@ -1,4 +1,4 @@
-"""A run's checkpoints: list, find, commit, open, verify, label, and give back the space of those that nobody needs."""
+"""The checkpoint store of one run: list, find, commit, open, check and label checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
-from relight.checkpoints.atomic_file import write_atomically
 from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.commit import commit_manifest, explain_failure
 from relight.checkpoints.digest import state_digest
@@ -45,17 +44,16 @@ from relight.checkpoints.manifest import (
 from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader, facts_of
+from relight.checkpoints.store_format import make_folders, refuse_later_format
 from relight.errors import CheckpointNotFound, DamagedCheckpoint, SaveError
 from relight.runs.records import Objective
 
-FORMAT_VERSION = 1
-FORMAT = {"format": "relight-checkpoints", "version": FORMAT_VERSION}
-
 
 class CheckpointStore:
-    """The store in one folder, which `commit` creates. Many may read; one process, which holds the run's lock, writes.
+    """The store in one folder. `commit` creates the folder.
 
-    Everything is decided from what lies on the disk at that moment; between calls only decoded manifests are cached.
+    Any number of processes may read; only the process that holds the run's lock writes. Every answer comes from what is
+    on the disk at that moment; only decoded manifests are cached between calls.
     """
 
     def __init__(self, folder: Path, *, operations: FileOperations = SYSTEM) -> None:
@@ -67,13 +65,14 @@ class CheckpointStore:
         self._guard = threading.Lock()
 
     def list(self, *, higher_is_better: bool | None = None) -> CheckpointListing:
-        """Everything in the store. With `higher_is_better` the best checkpoint is labelled so."""
-        checkpoints, damaged = CheckpointListing().checkpoints, CheckpointListing().damaged
-        # In this order, what a writer adds or removes meanwhile never looks like damage: a pack is there before its
-        # manifest, and goes after it.
+        """List everything in the store. With `higher_is_better` the best checkpoint has the label `best`."""
+        checkpoints: list[CheckpointInfo] = []
+        damaged: list[DamagedEntry] = []
+        # In this order nothing that a writer adds or removes at the same time looks like damage: it adds a pack before
+        # its manifest, and removes it after.
         names = self.manifest_names()
         sizes = self.operations.file_sizes(self.layout.packs)
-        labelled = labels.read(self.layout, self.operations)
+        labeled = labels.read(self.layout, self.operations)
         for name in names:
             path = self.layout.manifests / name.manifest
             try:
@@ -87,7 +86,7 @@ class CheckpointStore:
             if problem is not None:
                 damaged.append(DamagedEntry(path, problem))
                 continue
-            checkpoints.append(_describe(head, path, size, labelled.get(name, frozenset())))
+            checkpoints.append(_describe(head, path, size, labeled.get(name, frozenset())))
         with self._guard:
             there = {name.manifest for name in names}
             self._heads = {file_name: head for file_name, head in self._heads.items() if file_name in there}
@@ -96,7 +95,7 @@ class CheckpointStore:
         return CheckpointListing(checkpoints, damaged)
 
     def find(self, which: str | int, *, objective: Objective | None = None) -> CheckpointInfo:
-        """The checkpoint "latest", "best" or at a step; `CheckpointNotFound` says what there is instead."""
+        """Return the checkpoint "latest", "best" or at a step. `CheckpointNotFound` says what exists instead."""
         checkpoints = self.list().checkpoints
         if not checkpoints:
             raise CheckpointNotFound(f"There is no checkpoint in {self.layout.folder} yet.")
@@ -108,7 +107,7 @@ class CheckpointStore:
             if best is None:
                 measured = f"'{objective.metric}' was" if objective.metric else "the best metric was"
                 raise CheckpointNotFound(
-                    f"No checkpoint is the best one: {measured} not measured at any. Use 'latest'."
+                    f"There is no best checkpoint: {measured} not measured at any of them. Use 'latest'."
                 )
             return replace(best, labels=(BEST, *best.labels))
         step = which if isinstance(which, int) else int(which) if which.isdecimal() else None
@@ -116,12 +115,8 @@ class CheckpointStore:
         if not found:
             steps = sorted({info.step for info in checkpoints})
             there = ", ".join(map(str, steps if len(steps) <= 12 else [*steps[:3], "...", *steps[-8:]]))
-            wanted = "latest, best or a step" if step is None else f"step {step}"
-            raise CheckpointNotFound(
-                f"There is no checkpoint '{which}' ({wanted} was expected). Steps with a checkpoint: {there}."
-                if step is None
-                else f"There is no checkpoint at {wanted}. Steps with a checkpoint: {there}."
-            )
+            wanted = f"'{which}': name latest, best or a step" if step is None else f"at step {step}"
+            raise CheckpointNotFound(f"There is no checkpoint {wanted}. Steps with a checkpoint: {there}.")
         return found[-1]
 
     def find_sequence(self, sequence: int) -> CheckpointInfo:
@@ -141,16 +136,18 @@ class CheckpointStore:
         expected_digests: Mapping[str, str] | None = None,
         arrival: Arrival | None = None,
     ) -> CheckpointInfo:
-        """Make a snapshot durable; `buffers` has the bytes of each of its tensors. `SaveError` when it cannot be.
+        """Make a snapshot durable and return its checkpoint. `buffers` are the bytes of each of its tensors.
 
-        A snapshot (by its token) that is a checkpoint already is returned as that. Tensors equal to those of the newest
-        checkpoint are shared with it. `arrival` says when the buffers will be filled, if they are not; `Abandoned` is
-        raised when they never are.
+        If the snapshot (by its token) is a checkpoint already, that one is returned. Tensors that the newest checkpoint
+        has too are shared, not written. `arrival` tells when the buffers are filled, if they are not yet. Raises
+        `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match `expected_digests`,
+        `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier checkpoints are
+        unchanged then.
         """
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
         try:
-            self.make_folders()
+            make_folders(self.layout, self.operations)
             self._refuse_later_format(snapshot.step)
             names = self.manifest_names()
             name = CheckpointName(self._next_sequence(names), snapshot.step, snapshot.token)
@@ -172,29 +169,30 @@ class CheckpointStore:
         return _describe(manifest, path, manifest_bytes, frozenset())
 
     def read_manifest(self, info: CheckpointInfo) -> Manifest:
-        """The whole manifest of a checkpoint."""
+        """Read the whole manifest of a checkpoint. Raises `DamagedCheckpoint` or `CheckpointNotFound`."""
         try:
             data = self.operations.read_file(info.path)
         except FileNotFoundError:
-            raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.") from None
+            raise CheckpointNotFound(f"The checkpoint at step {info.step} no longer exists.") from None
         except OSError as error:
             raise _unreadable(error, info.path) from error
         return decode_manifest(data, file_name=info.path.name)
 
     def open(self, info: CheckpointInfo) -> CheckpointReader:
-        """Open a checkpoint for reading. `DamagedCheckpoint` when a pack is missing or has the wrong size."""
+        """Open a checkpoint for reading. Raises `DamagedCheckpoint` if a pack is missing or has the wrong size."""
         return CheckpointReader(self.read_manifest(info), layout=self.layout, operations=self.operations)
 
     def digest(self, info: CheckpointInfo) -> str:
-        """The state digest: equal for two checkpoints that hold the same training state."""
+        """Return the state digest, which is equal for two checkpoints that hold the same training state."""
         return state_digest(self.read_manifest(info))
 
     def check(
         self, info: CheckpointInfo, *, from_disk: bool = False, on_read: Callable[[int], None] | None = None
     ) -> Sequence[DamagedEntry]:
-        """Read every byte of a checkpoint and compare it with its digest. Empty when all is well; changes nothing.
+        """Read every byte of a checkpoint, compare it with its digest, and return what is damaged. Changes nothing.
 
-        With `from_disk` the kernel is asked to drop its own copies before and after, so that the disk itself answers.
+        With `from_disk` the kernel is asked to drop its own copies before and after, so that the bytes come from the
+        disk itself. `on_read` is called with the number of bytes just read.
         """
         try:
             with self.open(info) as reader:
@@ -208,12 +206,12 @@ class CheckpointStore:
         return [DamagedEntry(path, reason) for path, reason in found]
 
     def mark_verified(self, info: CheckpointInfo) -> None:
-        """Note that every byte was read back. A note that gets lost only means that it is checked again."""
-        self.make_folders()
+        """Note that every byte was read back and matches. A crash may lose the note: then it is checked again."""
+        make_folders(self.layout, self.operations)
         labels.add(info.name, labels.VERIFIED, layout=self.layout, operations=self.operations, durable=False)
 
     def pin(self, info: CheckpointInfo, *, on: bool = True) -> CheckpointInfo:
-        """Keep a checkpoint whatever the retention says, or no longer."""
+        """Pin a checkpoint, so that the retention keeps it, or unpin it. Raises `SaveError`."""
         try:
             return self.add_label(info, PINNED) if on else self.remove_label(info, PINNED)
         except OSError as error:
@@ -221,20 +219,20 @@ class CheckpointStore:
             raise SaveError(f"{what}: {error.strerror or error} ({self.layout.labels}).") from error
 
     def add_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
-        """Put a label on a checkpoint; durable when this returns."""
-        self.make_folders()
+        """Put a label on a checkpoint, durably. Raises `OSError` or `CheckpointNotFound`."""
+        make_folders(self.layout, self.operations)
         labels.add(info.name, label, layout=self.layout, operations=self.operations, durable=True)
         if not self.operations.exists(info.path):
-            raise CheckpointNotFound(f"The checkpoint at step {info.step} is not there any more.")
+            raise CheckpointNotFound(f"The checkpoint at step {info.step} no longer exists.")
         return replace(info, labels=tuple(sorted({*info.labels, label})))
 
     def remove_label(self, info: CheckpointInfo, label: str) -> CheckpointInfo:
-        """Take a label away, if it is there."""
+        """Take a label off a checkpoint, if it has it. Raises `OSError`."""
         labels.remove(info.name, label, layout=self.layout, operations=self.operations)
         return replace(info, labels=tuple(other for other in info.labels if other != label))
 
     def manifest_names(self) -> Sequence[CheckpointName]:
-        """Names of all manifests, good or not, from the oldest to the newest."""
+        """Return the names of all manifests, damaged ones included, from the oldest to the newest."""
         return sorted(filter(None, map(parse_manifest_name, self.operations.list_folder(self.layout.manifests))))
 
     def _pack_sizes(self, packs: Iterable[PackEntry]) -> dict[str, int]:
@@ -266,7 +264,7 @@ class CheckpointStore:
         return cached[1], identity.size
 
     def _read_parent(self, names: Sequence[CheckpointName]) -> Manifest | None:
-        """The newest manifest that is whole, with all its packs: looked for from the end, others are not read."""
+        """Return the newest manifest that is intact and has all its packs. No older one is read."""
         for name in reversed(names):
             path = self.layout.manifests / name.manifest
             try:
@@ -281,13 +279,13 @@ class CheckpointStore:
         return None
 
     def _remember(self, path: Path, manifest: Manifest) -> None:
-        """Keep what the next commit shares with: where the tensors of this one are."""
+        """Keep in memory where the tensors are, for the next commit."""
         nothing = msgspec.Raw(b"null")
         with contextlib.suppress(OSError):
             self._newest = (self.operations.identify(path), replace(manifest, state=nothing, environment=nothing))
 
     def _next_sequence(self, manifests: Sequence[CheckpointName]) -> int:
-        # Numbers are never used twice, not even those of checkpoints that are in quarantine or half deleted.
+        # No number is used twice, not even that of a checkpoint in quarantine or half deleted.
         names: list[CheckpointName | None] = list(manifests[-1:])
         names += map(parse_pack_name, self.operations.list_folder(self.layout.packs))
         for file_name in self.operations.list_folder(self.layout.quarantine):
@@ -297,46 +295,14 @@ class CheckpointStore:
             names.append(None if parsed is None else parsed[0])
         return 1 + max((name.sequence for name in names if name is not None), default=0)
 
-    def make_folders(self) -> None:
-        """Make what is missing: all folders of a new store, the empty ones of a store that was copied without them.
-
-        Never the run's own folder: one that somebody removed must not come back as an empty, damaged run.
-        """
-        there = set(self.operations.list_folder(self.layout.folder))
-        if there.issuperset(path.name for path in (self.layout.format, *self.layout.folders)):
-            return
-        try:
-            self.operations.make_folder(self.layout.folder)
-            for folder in self.layout.folders:
-                self.operations.make_folder(folder)
-            self.operations.sync_folder(self.layout.folder)
-            self.operations.sync_folder(self.layout.folder.parent)
-        except OSError:
-            # Whether their names survive is not known now, and no later sync would tell: begin anew next time.
-            for folder in (*self.layout.folders, self.layout.folder):
-                with contextlib.suppress(OSError):
-                    self.operations.remove_folder(folder)
-            raise
-        if self.layout.format.name in there:
-            return
-        text = msgspec.json.encode(FORMAT) + b"\n"
-        with contextlib.suppress(FileExistsError):
-            write_atomically(self.layout.format, text, layout=self.layout, operations=self.operations)
-
     def _refuse_later_format(self, step: int) -> None:
         try:
             identity = self.operations.identify(self.layout.format)
-            if identity == self._format:
-                return
-            version = int(msgspec.json.decode(self.operations.read_file(self.layout.format))["version"])
-        except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
-            return  # Damaged or unreadable: the manifests say their version themselves.
-        if version > FORMAT_VERSION:
-            raise SaveError(
-                f"The checkpoint at step {step} was not saved: {self.layout.folder} has format {version}, "
-                "made by a later Relight. Update Relight to go on with this run."
-            )
-        self._format = identity
+        except OSError:
+            return
+        if identity != self._format:
+            refuse_later_format(self.layout, self.operations, step=step)
+            self._format = identity
 
 
 def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) -> str | None:
@@ -349,7 +315,7 @@ def _find_pack_problem(head: ManifestHead | Manifest, sizes: Mapping[str, int]) 
     return None
 
 
-def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, said: frozenset[str]) -> CheckpointInfo:
+def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, words: frozenset[str]) -> CheckpointInfo:
     name = head.checkpoint_name
     return CheckpointInfo(
         **facts_of(head),
@@ -357,11 +323,10 @@ def _describe(head: ManifestHead | Manifest, path: Path, manifest_bytes: int, sa
         path=path,
         metrics=head.read_metrics(),
         bytes=head.tensor_bytes,
-        new_bytes=manifest_bytes
-        + sum(pack.bytes for pack in head.packs if parse_pack_name(pack.file) == head.checkpoint_name),
+        new_bytes=manifest_bytes + sum(pack.bytes for pack in head.packs if parse_pack_name(pack.file) == name),
         packs=tuple(pack.file for pack in head.packs),
-        verified=labels.VERIFIED in said,
-        labels=tuple(sorted(said - {labels.VERIFIED})),
+        verified=labels.VERIFIED in words,
+        labels=tuple(sorted(words - {labels.VERIFIED})),
     )
 
 

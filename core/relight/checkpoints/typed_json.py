@@ -1,8 +1,8 @@
-"""Typed JSON: ordinary JSON, with one-key objects such as `{"$tuple": [...]}` for what JSON cannot say.
+"""Typed JSON: ordinary JSON, with one-key objects such as `{"$tuple": [...]}` for values that JSON does not have.
 
-A plain JSON round trip turns int keys into strings (and MultiStepLR never decays again), tuples into lists, and has no
-infinity. Here every value comes back as it went in, type included, or is refused by the name of its owner. Nothing in
-the file can make the reader import or run anything.
+A plain JSON round trip turns int keys into strings (and MultiStepLR never decays again) and tuples into lists, and JSON
+has no infinity. Here every value comes back with its type, or is refused with the name of its owner. Nothing in the
+file can make the reader import or run code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMPY_TYPE = re.compile(r"[<|][biufc][0-9]{1,2}\Z")
 
 @dataclass(frozen=True)
 class EnumValue:
-    """A member of an enum whose class is not loaded in this process; it encodes back to the same bytes."""
+    """A member of an enum whose class is not loaded in this process. It encodes to the same bytes again."""
 
     type: str
     """`module:QualifiedName` of the class."""
@@ -46,7 +46,7 @@ def encode_state(tree: Any, *, owner: str = "state") -> bytes:
 
 
 def decode_state(data: bytes | msgspec.Raw) -> Any:
-    """The tree that `encode_state` wrote. Anything else raises `DamagedFile`."""
+    """Decode a tree that `encode_state` wrote. Raises `DamagedFile` for anything else."""
     try:
         return _decode(msgspec.json.decode(data), 0)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
@@ -54,7 +54,7 @@ def decode_state(data: bytes | msgspec.Raw) -> Any:
 
 
 def canonical_json(data: bytes | msgspec.Raw) -> bytes:
-    """Typed JSON with its keys sorted: the same for equal trees, in whatever order their dictionaries were filled."""
+    """Return typed JSON with sorted keys: the same for equal trees, whatever the order of their dictionaries."""
     try:
         return msgspec.json.encode(_sort_pairs(msgspec.json.decode(data)), order="sorted")
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -72,7 +72,7 @@ def _encode(value: Any, path: str, depth: int) -> Any:
     if kind is str:
         return _encode_text(value)
     if depth > MAX_DEPTH:
-        raise UnsupportedState(f"{path} is nested more than {MAX_DEPTH} deep, or holds itself. Flatten it.")
+        raise UnsupportedState(f"{path} is nested more than {MAX_DEPTH} deep, or contains itself. Flatten it.")
     if kind is dict:
         return _encode_dict(value, path, depth)
     if kind is list:
@@ -184,7 +184,7 @@ def _decode_tagged(tag: str, payload: Any, depth: int) -> Any:
     try:
         return decoder(payload, depth)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, binascii.Error) as error:
-        raise DamagedFile(f"The state has a '{tag}' that is not one: {error}") from None
+        raise DamagedFile(f"The state has a '{tag}' with the wrong content: {error}") from None
 
 
 def _items(payload: Any, depth: int) -> list[Any]:
@@ -210,7 +210,7 @@ def _decode_complex(real: float, imag: float) -> complex:
 def _decode_enum(payload: Any, depth: int) -> Any:
     type_name, name = (_text(part) for part in payload)
     module, _, qualified = type_name.partition(":")
-    # Only classes that this process has loaded already: a file must not decide what is imported.
+    # Only classes that this process has loaded already: a file must not decide what gets imported.
     found: Any = sys.modules.get(module)
     for part in qualified.split("."):
         found = vars(found).get(part) if found is not None and hasattr(found, "__dict__") else None
@@ -223,7 +223,7 @@ def _decode_numpy(payload: Any, depth: int) -> Any:
     import numpy as np
 
     dtype, shape, data = payload
-    # np.dtype() takes whole expressions, so only what the encoder writes gets there.
+    # np.dtype() evaluates whole expressions, so it gets only what the encoder writes.
     if not _NUMPY_TYPE.match(_text(dtype)) or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"type {dtype!r}, shape {shape!r}")
     return np.frombuffer(_from_base64(_text(data)), np.dtype(dtype)).reshape(shape).copy()

@@ -1,4 +1,4 @@
-"""The trainer's side of the writer process: stage a snapshot in shared memory, submit it, hear what became of it."""
+"""The trainer's side of the writer process: stage snapshots in shared memory, submit them, receive the results."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ from relight.runs.process_identity import identify_process
 from relight.runs.records import ProcessIdentity
 
 ANNOUNCED_BYTES = 64 << 20
-"""Snapshots of this size or more are announced, and so written while they are copied. For smaller ones the messages
-cost more than that saves."""
+"""Snapshots of this size or more are announced, and so written while they are copied.
+
+For smaller ones the messages cost more than that saves."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,20 +69,21 @@ class _Slot:
     number: int
     memory: StagingMemory | None = None
     state: Literal["free", "filling", "submitted", "absent"] = "free"
-    """Absent: there is memory for one snapshot only."""
+    """`absent`: the machine has memory for one snapshot only."""
     submit: Submit | None = None
     announced: bool = False
-    """The writer may read what is being filled in already."""
+    """The writer may read while the slot is being filled."""
     heard: bool = False
-    """The writer has said what became of it, if only that it failed so far."""
+    """The writer has reported a result: the snapshot is durable, or saving it has failed so far."""
 
 
 class WriterClient:
     """Starts a writer process and hands snapshots to it. Safe to use from several threads.
 
-    `inherit_fds` stay open in the writer: a run's lock, say, which is then held until the last snapshot is durable.
-    A writer that dies is replaced at the next call, and gets what it had not finished. One that dies again and again is
-    replaced after pauses of 2 s, 4 s and so on to 30 s; until then snapshots wait in memory, the newest in the end.
+    `inherit_fds` stay open in the writer. With the run's lock among them, the lock is held until the last snapshot is
+    durable. If the writer dies, the next call starts another one, which gets the unfinished snapshots. If writers keep
+    dying, the client pauses 2 s, 4 s and so on up to 30 s before it starts the next one. Until then snapshots wait in
+    memory, and newer ones replace older ones.
     """
 
     def __init__(
@@ -89,17 +91,10 @@ class WriterClient:
         folder: Path,
         *,
         policy: RetentionPolicy | None = None,
-        best: tuple[str | None, bool] | None = None,
         inherit_fds: Sequence[int] = (),
     ) -> None:
-        """`best` is (name of the run's best metric, whether higher is better)."""
-        policy = policy or RetentionPolicy()
-        if best is not None:
-            rules = tuple(
-                replace(rule, higher_is_better=best[1]) if rule.metric is None else rule for rule in policy.best
-            )
-            policy = replace(policy, best=rules)
-        self._configure = Configure(str(folder.absolute()), policy)
+        """`folder` is the store; `policy` says which checkpoints it keeps. Raises `SaveError`."""
+        self._configure = Configure(str(folder.absolute()), policy or RetentionPolicy())
         self._inherit_fds = tuple(inherit_fds)
         self._guard = threading.RLock()
         self._slots = [_Slot(number) for number in range(_SLOTS)]
@@ -111,20 +106,20 @@ class WriterClient:
         try:
             self._process, self._channel = self._start()
         except OSError as error:
-            raise SaveError(f"No checkpoint writer can be started: {error.strerror or error}.") from error
+            raise SaveError(f"The checkpoint writer cannot be started: {error.strerror or error}.") from error
 
     @property
     def pid(self) -> int:
-        """Pid of the writer process; another one after a `WriterDied`."""
+        """Pid of the writer process. It changes after a `WriterDied`."""
         return self._process.pid
 
     @property
     def identity(self) -> ProcessIdentity:
-        """The writer process, such that a later process with its pid is not mistaken for it."""
+        """Identity of the writer process, which a later process with the same pid does not have."""
         return identify_process(self._process.pid)
 
     def set_best(self, *, higher_is_better: bool) -> None:
-        """Say from now on which of two checkpoints is better, for a run whose best metric was not known before."""
+        """Set which of two scores is better, for a run whose best metric was not known when it started."""
         with self._guard:
             policy = self._configure.policy
             rules = tuple(
@@ -135,15 +130,16 @@ class WriterClient:
             try:
                 self._channel.send(self._configure)
             except Disconnected:
-                pass  # Noticed at the next call, which starts another one with this.
+                pass  # The next call notices it, and starts a writer with this configuration.
 
     def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
-        """Memory for each tensor of `header`, in its order, to be filled before `submit`.
+        """Return memory for each tensor of `header`, in the same order. Fill it, then call `submit`.
 
-        Who fills it in the order of a pack and says how far it is (`note_copied`) has it written meanwhile.
+        Fill it in pack order and report progress with `note_copied`; writing starts while you copy.
 
-        A snapshot that still waits to be written is given up for this one, unless it is scored or was asked for: then
-        this waits up to `timeout_s` for it first. Raises `UnsupportedState`, or `SaveError` without memory.
+        If both slots are in use, this snapshot replaces one that still waits to be written. For a snapshot that is
+        scored or that the user asked for, the call waits up to `timeout_s` first. Raises `UnsupportedState`, or
+        `SaveError` if there is no memory or the writer does not answer.
         """
         snapshot = encode_snapshot(header)
         text = msgspec.json.encode(snapshot)
@@ -169,13 +165,13 @@ class WriterClient:
             ]
 
     def note_copied(self, count: int) -> None:
-        """The first `count` tensors of the staged snapshot, in the order of a pack, will not be touched any more."""
+        """Report that the first `count` tensors of the staged snapshot, in pack order, will not change any more."""
         with self._guard:
             if any(slot.state == "filling" and slot.announced for slot in self._slots):
                 self._tell(Copied(count))
 
     def submit(self) -> None:
-        """The staged snapshot is complete: from now on it becomes durable, even if this process is killed."""
+        """Hand the staged snapshot over as complete. From now on it becomes durable even if this process is killed."""
         with self._guard:
             slot = next(slot for slot in self._slots if slot.state == "filling")
             assert slot.submit is not None
@@ -183,7 +179,7 @@ class WriterClient:
             self._tell(slot.submit)
 
     def discard(self) -> None:
-        """Forget the staged snapshot that was not submitted, if there is one."""
+        """Drop the staged snapshot that was not submitted, if there is one."""
         with self._guard:
             for slot in self._slots:
                 if slot.state == "filling":
@@ -192,7 +188,7 @@ class WriterClient:
                         self._tell(Abandon())
 
     def poll(self) -> list[WriterEvent]:
-        """What happened since the last call. Does not wait."""
+        """Return what has happened since the last call. Does not wait."""
         with self._guard:
             self._listen(0.0)
             events = list(self._events)
@@ -200,7 +196,7 @@ class WriterClient:
             return events
 
     def drain(self, timeout_s: float) -> list[WriterEvent]:
-        """Wait until every submitted snapshot is durable or has failed; returns all events, as `poll` does."""
+        """Wait until every submitted snapshot is durable or has failed, and return all events as `poll` does."""
         deadline = time.monotonic() + timeout_s
         events = self.poll()
         while self.pending and (left := deadline - time.monotonic()) > 0:
@@ -214,18 +210,18 @@ class WriterClient:
 
     @property
     def pending(self) -> int:
-        """Submitted snapshots of which nothing has been heard yet."""
+        """Number of submitted snapshots without a result so far."""
         with self._guard:
             return sum(slot.state == "submitted" and not slot.heard for slot in self._slots)
 
     @property
     def unfinished(self) -> int:
-        """Submitted snapshots that are not durable yet, those that have failed so far included."""
+        """Number of submitted snapshots that are not durable yet, including those that have failed so far."""
         with self._guard:
             return sum(slot.state == "submitted" for slot in self._slots)
 
     def close(self, *, timeout_s: float = 0.0) -> None:
-        """Let the writer finish, verify and end by itself; wait for that up to `timeout_s`."""
+        """Let the writer finish, verify and exit on its own, and wait for that up to `timeout_s`."""
         with self._guard:
             if self._closed:
                 return
@@ -273,7 +269,7 @@ class WriterClient:
                     slot.heard = False
                     channel.send(slot.submit)
         except Disconnected:
-            pass  # Noticed at the next call.
+            pass  # The next call notices it.
         return process, channel
 
     def _take_slot(self, timeout_s: float) -> _Slot:
@@ -292,12 +288,12 @@ class WriterClient:
                 return freed
             if time.monotonic() >= deadline + _ANSWER_S:
                 raise SaveError(
-                    "The checkpoint writer does not answer, so nothing is saved. The disk may hang; see the log."
+                    "The checkpoint writer does not respond, so nothing is saved. The disk may be hanging; see the log."
                 )
             self._listen(max(0.0, min(0.2, deadline - time.monotonic())))
 
     def _reclaim_slot(self) -> _Slot:
-        """While there is no writer, nobody reads the slots: the newest snapshot takes the place of the oldest."""
+        """Free the slot of the oldest snapshot for the newest one. No writer runs, so no process reads the slots."""
         waiting = [slot for slot in self._slots if slot.submit is not None and slot.state == "submitted"]
         slot = min(waiting, key=lambda slot: (slot.submit.precious, slot.submit.step) if slot.submit else (False, 0))
         slot.state = "free"
@@ -318,14 +314,16 @@ class WriterClient:
         return None if answer is None or answer.slot is None else self._slots[answer.slot]
 
     def _fit_or_do_without(self, slot: _Slot, nbytes: int) -> StagingMemory | None:
-        """Memory for a slot; None when there is none and another slot has some: then that one has to do."""
+        """Return memory for a slot; None if there is not enough, but another slot has memory to use instead."""
         try:
             return self._fit_memory(slot, nbytes)
         except SaveError:
             if not any(other.memory is not None for other in self._slots if other is not slot):
                 raise
             slot.state = "absent"
-            self._events.append(Warned("There is memory for one snapshot only: a save may have to wait for the last."))
+            self._events.append(
+                Warned("There is memory for only one snapshot: a save may have to wait for the last one.")
+            )
             return None
 
     def _fit_memory(self, slot: _Slot, nbytes: int) -> StagingMemory:
@@ -333,14 +331,14 @@ class WriterClient:
             if slot.memory is not None:
                 slot.memory.close()
                 slot.memory = None
-            # A little more, so that a header that grows by some bytes does not cost new memory.
+            # A little more, so that a header that grows by a few bytes still fits.
             slot.memory = StagingMemory.create(nbytes + nbytes // 64 + _HEADER_BYTES)
             self._tell(ShareMemory(slot.number, slot.memory.nbytes), descriptor=slot.memory.descriptor)
         return slot.memory
 
     def _tell(self, message: AnyMessage, *, descriptor: int | None = None) -> None:
         if self._paused_until is not None:
-            return  # the next writer is told everything when it starts
+            return  # the next writer gets everything when it starts
         try:
             self._channel.send(message, descriptor=descriptor)
         except Disconnected:
@@ -367,37 +365,43 @@ class WriterClient:
             self._events.append(message)
 
     def _replace_writer(self) -> None:
-        """Start another writer with everything that the dead one had not finished."""
+        """Start another writer, with everything that the dead one had not finished."""
         self._channel.close()
         try:
             code: int | None = self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             code = None
-        how = "hung up" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        how = (
+            "does not respond"
+            if code is None
+            else f"was killed by signal {-code}"
+            if code < 0
+            else f"ended with code {code}"
+        )
         now = time.monotonic()
         self._deaths = [at for at in self._deaths if now - at < _RESTARTS_WITHIN_S] + [now]
         often = len(self._deaths) - _RESTARTS_AT_ONCE
         if often > 0:
-            # It dies at once, again and again: the training must not spend its time on that.
-            self._pause(f"The checkpoint writer {how}, and so did those before it", min(2.0**often, _LONGEST_PAUSE_S))
+            # Writers keep dying at once: the training must not spend its time on starting them.
+            self._pause(f"The checkpoint writer {how}, like those before it", min(2.0**often, _LONGEST_PAUSE_S))
         elif self._try_to_start():
-            self._events.append(WriterDied(True, f"The checkpoint writer {how}; another one took over."))
+            self._events.append(WriterDied(True, f"The checkpoint writer {how}; another one has taken over."))
 
     def _try_to_start(self) -> bool:
         try:
             self._process, self._channel = self._start()
         except OSError as error:
-            self._pause(f"No checkpoint writer can be started ({error.strerror or error})", _LONGEST_PAUSE_S)
+            self._pause(f"The checkpoint writer cannot be started ({error.strerror or error})", _LONGEST_PAUSE_S)
             return False
         return True
 
     def _pause(self, why: str, pause_s: float) -> None:
         self._paused_until = time.monotonic() + pause_s
-        sentence = f"{why}: nothing is saved at the moment. The next one is started within {_LONGEST_PAUSE_S:.0f} s."
+        sentence = f"{why}: nothing is saved at the moment. The next one starts within {_LONGEST_PAUSE_S:.0f} s."
         self._events.append(WriterDied(False, sentence))
 
     def _revive(self) -> bool:
-        """Whether there is a writer to talk to, after trying again if it is time to."""
+        """Tell whether a writer is running, after starting one if the pause is over."""
         if self._paused_until is None:
             return True
         if time.monotonic() < self._paused_until:

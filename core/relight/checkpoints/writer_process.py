@@ -1,7 +1,7 @@
 """The writer process: makes staged snapshots durable, verifies them and applies the retention.
 
-`python -m relight.checkpoints.writer_process FD TRAINER_PID`, started by `WriterClient` in a session of its own. When
-the trainer dies, however it dies, this process finishes every complete snapshot that was handed to it, and ends. It
+`WriterClient` starts `python -m relight.checkpoints.writer_process FD TRAINER_PID` in a session of its own. When the
+trainer dies, for whatever reason, this process finishes every complete snapshot that was handed to it, and exits. It
 imports neither torch nor NumPy.
 """
 
@@ -24,11 +24,11 @@ from pathlib import Path
 import msgspec
 
 from relight.checkpoints.arrival import Abandoned, Arrival
+from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.pack import lay_out
 from relight.checkpoints.recovery import find_newest_good
-from relight.checkpoints.removal import apply_retention, sweep
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.staging import StagingMemory
 from relight.checkpoints.store import CheckpointStore
@@ -71,12 +71,12 @@ class _Job:
     failures: int = 0
     not_before: float = 0.0
     arrival: Arrival | None = None
-    """Of a snapshot that was announced, and is begun before it is submitted."""
+    """Of an announced snapshot, whose write may begin before it is submitted."""
     begun: bool = False
 
 
 class Writer:
-    """Two threads: `serve` answers the trainer at once, whatever the disk does; the other one writes."""
+    """Two threads: `serve` answers the trainer at once, even while the disk hangs, and the other one writes."""
 
     def __init__(self, channel: Channel, *, trainer_pid: int) -> None:
         self._channel = channel
@@ -91,13 +91,13 @@ class Writer:
         self._configure: Configure | None = None
 
     def serve(self) -> int:
-        """Run until the trainer has finished or died and all complete snapshots are dealt with."""
+        """Run until the trainer has finished or died, and all complete snapshots are durable or given up."""
         worker = threading.Thread(target=self._work, name="relight-writer")
         worker.start()
         try:
             while not self._finishing:
-                # A forked child of the trainer may hold its end of the socket open: only the parent's pid is certain.
-                # It is looked at first: what a dead trainer has said is all there, and is heard to the end.
+                # A forked child of the trainer may keep its end of the socket open: only the parent's pid is reliable.
+                # Check it before receiving: then a dead trainer's messages are all there, and all are read.
                 is_orphan = os.getppid() != self._trainer_pid
                 messages = self._channel.receive(0.0 if is_orphan else _PARENT_CHECK_S)
                 for message in messages:
@@ -185,13 +185,13 @@ class Writer:
             info = self._write(job, store)
             if info is not None:
                 self._attempt(partial(self._verify, info, store), "The checkpoint could not be read back")
-                policy = self._configure.policy  # what `best` means may be known only after the first evaluation
+                policy = self._configure.policy  # it may have changed: scripts name their best metric late
                 self._attempt(partial(_retain, store, policy), "Old checkpoints could not be removed")
 
     def _next_job(self) -> _Job | None:
-        """The oldest job that may be tried now, or else what is announced; None when there will be nothing any more.
+        """Return the oldest job that may be tried now, or else the announced one; None when no more will come.
 
-        Never a newer one before an older one was tried: the order of sequence numbers is the order of step edges.
+        An older job is always tried before a newer one: sequence numbers are in the order of step edges.
         """
         with self._changed:
             while True:
@@ -221,7 +221,7 @@ class Writer:
             self._fail(job, str(error))
             return None
         except Exception as error:
-            # A bug of ours, or a file system with surprises: whatever it is, the training must not end by it.
+            # A bug of ours or a strange file system: in any case it must not end the training.
             _log.exception("saving step %d", submit.step)
             self._fail(job, f"The checkpoint at step {submit.step} was not saved: {type(error).__name__}: {error}")
             return None
@@ -233,7 +233,7 @@ class Writer:
             outdone = [other for other in self._waiting if other.serial < job.serial]
             self._waiting = [other for other in self._waiting if other.serial > job.serial]
         for other in outdone:
-            # It failed while this newer one did not; saved now, it would pass for the newest.
+            # It failed, and this newer one did not. If it were saved now, it would count as the newest.
             self._say(Released(other.submit.slot))
         return info
 
@@ -267,12 +267,12 @@ class Writer:
             store.mark_verified(info)
             self._say(Verified(info.step, info.sequence))
             return
-        # Whatever shares the broken bytes goes too, or the next checkpoint would share them again.
+        # Checkpoints that share the damaged bytes go too, or the next one would share them again.
         good, _ = find_newest_good(store)
-        left = f"The newest good one is that of step {good.step}." if good else "There is no good one left."
+        left = f"The newest good one is at step {good.step}." if good else "No good checkpoint is left."
         self._say(
             Warned(
-                f"The checkpoint of step {info.step} is damaged on the disk and was moved to quarantine: "
+                f"The checkpoint at step {info.step} is damaged on the disk and was moved to quarantine: "
                 f"{damaged[0].reason} {left}"
             )
         )
@@ -298,9 +298,9 @@ def _retain(store: CheckpointStore, policy: RetentionPolicy) -> None:
 
 
 def main() -> int:
-    """Serve the trainer (second argument: its pid) at the other end of the socket (first argument: its descriptor)."""
+    """Serve the trainer. The first argument is the descriptor of the socket, the second the trainer's pid."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # It ends when the trainer ends and everything is safe; a shut-down leaves it that time.
+        # It exits when the trainer has ended and everything is safe. A shutdown leaves it the time for that.
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="relight checkpoint writer: %(message)s")
     _lower_priority()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relight.checkpoints.deletion import apply_retention
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.removal import apply_retention
 from relight.checkpoints.retention import BestRule, RetentionPlan, RetentionPolicy, parse_best_rules, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError, UsageError

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.recovery import find_newest_good
-from relight.checkpoints.removal import sweep
 from relight.checkpoints.store import CheckpointStore
 from tests.checkpoints.simulator.disk import MOST_EXHAUSTIVE, Disk, acknowledged, crashes
 from tests.checkpoints.simulator.log import Acknowledge, Entry
