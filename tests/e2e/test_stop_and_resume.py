@@ -39,7 +39,8 @@ def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_continues_from_
     assert (record.outcome, record.exit_code) == ("stopped", 130)
     newest = CheckpointStore(layout.checkpoints).find("latest")
     assert (newest.step, newest.reason) == (record.step, "stop")
-    row = page.get_by_role("table", name="Checkpoints").get_by_role("row").filter(has_text="at a stop")
+    cell = page.get_by_role("cell", name="stop", exact=True)
+    row = page.get_by_role("table", name="Checkpoints").get_by_role("row").filter(has=cell)
     expect(row).to_contain_text(f"{record.step:,}")
     expect(page.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
 
