@@ -25,6 +25,7 @@ from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader
 from relight.training.progress_meter import Totals
+from relight.training.session_parts import SessionParts
 from relight.training.state.rng import seed_everything
 from relight.training.stopping import Stopping
 from relight.training.task_attempt import close_in_children
@@ -84,14 +85,9 @@ def train(layout: RunLayout, start: AttemptStart, cell: Cell, kill: Kill | None)
     attempt = layout.attempt(start.attempt)
     writer = WriterClient(layout.checkpoints, inherit_fds=(lock.fileno(),))
     cutter = CheckpointCutter(attempt, policy=CutPolicy(every_s=0, every_steps=1), writer=writer)
-    session = TrainingSession(
-        layout,
-        start,
-        cutter=cutter,
-        stopping=Stopping(layout, start.attempt),
-        best=BestMetric(Objective("validation/loss", higher_is_better=False)),
-        environment={},
-    )
+    best = BestMetric(Objective("validation/loss", higher_is_better=False))
+    parts = SessionParts(cutter, best, environment={})
+    session = TrainingSession(layout, start, parts, stopping=Stopping(layout, start.attempt))
     _Loop(session, cutter, cell, kill).run()
     session.close()
 

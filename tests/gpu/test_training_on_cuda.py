@@ -22,6 +22,7 @@ from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.environment import prepare_determinism
+from relight.training.session_parts import SessionParts
 from relight.training.stopping import Stopping
 from relight.training.trainer import Trainer
 from relight.training.training_session import TrainingSession
@@ -64,10 +65,12 @@ def train(folder: Path, task: Task, *, device: torch.device, attempt: int = 1, *
     session = TrainingSession(
         layout,
         AttemptStart(attempt=attempt, time_s=0.0, reason="resume" if attempt > 1 else "launch", **start),
-        cutter=CheckpointCutter(layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=writer),
+        SessionParts(
+            CheckpointCutter(layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=writer),
+            BestMetric(Objective("validation/loss", higher_is_better=False)),
+            environment={},
+        ),
         stopping=Stopping(layout, attempt),
-        best=BestMetric(Objective("validation/loss", higher_is_better=False)),
-        environment={},
     )
     try:
         Trainer(task, session, device=device).run()

@@ -162,7 +162,7 @@ def test_ctrl_c_saves_and_a_killed_supervisor_ends_the_script(workshop: Workshop
         record = workshop.wait_for_end(layout)
         assert record.outcome == "stopped"
         assert CheckpointStore(layout.checkpoints).find("latest").step == record.step
-        assert "Ctrl-C again ends it at once" in layout.attempt(1).log.read_text()
+        assert "Press Ctrl-C again to end it at once" in layout.attempt(1).log.read_text()
         process, layout = _start_alone(workshop, project, "--nap", "0.2")
         workshop.wait_for_step(layout, 2)
         os.kill(read_record(layout.attempt(1).processes, AttemptProcesses).supervisor.pid, signal.SIGKILL)

@@ -153,7 +153,7 @@ def test_a_failing_save_is_said_once_and_training_goes_on_until_it_works_again(
     state = read_record(layout.saving, SavingState)
     assert (state.failure, state.durable_step) == ("The disk is full.", None)
     assert state.failing_since_s is not None
-    assert [record.message for record in warnings.records] == ["The disk is full. Training goes on."]
+    assert [record.message for record in warnings.records] == ["The disk is full. Training continues."]
     assert not cutter.drain(1.0)
 
     assert cutter.is_due(3)

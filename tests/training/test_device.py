@@ -1,4 +1,4 @@
-"""The device that trains is said in one line; one that is not there is one sentence."""
+"""The device that trains is described in one line; a device that is not available is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_takes_the_cpu_where_there_is_nothing_better_and_says_so() -> None:
+def test_auto_takes_the_cpu_when_there_is_no_gpu_and_says_so() -> None:
     device = choose_device("auto")
     assert device.type == "cpu"
     line = explain_choice("auto", device)
@@ -34,27 +34,27 @@ def test_auto_takes_the_cpu_where_there_is_nothing_better_and_says_so() -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
-def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"^device={name}.* was asked for, but .*: use device=auto") as caught:
+def test_a_device_that_is_not_available_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(DeviceError, match=rf"^device={name}.* is not available: .*\. Use device=auto") as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_auto_prefers_cuda_and_a_card_too_many_is_refused() -> None:
+def test_auto_prefers_cuda_and_a_card_that_does_not_exist_is_refused() -> None:
     assert choose_device("auto") == torch.device("cuda", 0)
     assert choose_device("cuda") == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(DeviceError, match="only cuda:0 to cuda:1"):
+    with pytest.raises(DeviceError, match="only has cuda:0 to cuda:1"):
         choose_device("cuda:2")
 
 
-def test_half_precision_that_the_device_cannot_do_is_one_sentence() -> None:
+def test_a_precision_that_the_device_does_not_support_is_refused_in_one_sentence() -> None:
     with pytest.raises(DeviceError, match="precision=fp16 needs a CUDA GPU, and the device is cpu"):
         Precision("fp16", device=torch.device("cpu"))
 
 
-def test_bf16_computes_in_bf16_and_keeps_the_weights_as_they_are() -> None:
+def test_bf16_computes_in_bf16_and_leaves_the_weights_in_float32() -> None:
     precision = Precision("bf16", device=torch.device("cpu"))
     layer = torch.nn.Linear(2, 2)
     with precision.autocast():

@@ -34,7 +34,7 @@ def test_the_environment_names_versions_device_threads_and_determinism(tmp_path:
     assert written["device"] == "cpu"
     assert written["threads"] == torch.get_num_threads()
     assert written["determinism"]["deterministic_algorithms"] is True
-    assert written["determinism"]["sentence"].startswith("Deterministic kernels")
+    assert written["determinism"]["sentence"].startswith("PyTorch uses deterministic kernels")
     assert written["git"] is None
     assert {"python", "host", "cuda", "cudnn", "gpu", "tf32", "numpy", "cpu", "world_size"} <= set(written)
 

@@ -1,4 +1,4 @@
-"""Output to a log that takes nothing: it is dropped, and said so, and nothing raises."""
+"""Output to a log that cannot be written is dropped and reported later, and nothing raises."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_text_without_a_newline_is_written_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_costs_the_text_and_the_gap_is_told_when_there_is_room_again(tmp_path: Path) -> None:
+def test_a_full_disk_loses_text_and_the_log_reports_the_gap_when_there_is_space_again(tmp_path: Path) -> None:
     script = """
 full, log = os.open("/dev/full", os.O_WRONLY), os.dup(1)
 os.dup2(full, 1)
@@ -44,7 +44,7 @@ os.dup2(log, 1)
 print("room again")
 """
     text = run(script, tmp_path / "log")
-    assert text == "[100000 bytes of output are missing here: the log could not be written.]\nroom again\n"
+    assert text == "[100000 bytes of output are missing here, because the log could not be written.]\nroom again\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -54,7 +54,7 @@ def test_a_signal_is_named_at_the_next_edge(stopping: Stopping) -> None:
     stop = stopping.check(0.0)
     assert stop is not None
     assert (stop.why, stop.save) == ("signal", True)
-    assert "SIGINT" in stop.sentence
+    assert "SIGINT" in stop.event
 
 
 def test_a_process_that_the_task_forks_ends_by_the_signals_that_a_trainer_outlives(stopping: Stopping) -> None:

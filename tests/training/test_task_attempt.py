@@ -116,7 +116,7 @@ def test_a_persons_mistake_is_one_line_without_a_traceback(make_run: Callable) -
     assert run.run() == 3
     outcome = run.outcome
     assert outcome.error is not None
-    assert "device=cuda:7 was asked for" in outcome.error
+    assert "device=cuda:7 is not available" in outcome.error
     assert outcome.traceback is None
     assert "Traceback" not in run.log
 

@@ -183,7 +183,7 @@ def test_an_exception_on_import_gives_its_line_and_every_frame_and_cause(explain
     text = "def make():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n"
     write(tmp_path / "net.py", text + "        raise ValueError('too\\nwide') from e\n")
     sentence, traceback = explain(write(tmp_path / "spiral.py", "import net\n\nnet.make()\n"))
-    assert sentence == "spiral.py, line 3 cannot be imported: ValueError: too."
+    assert sentence == "spiral.py cannot be imported: ValueError in line 3: too."
     assert traceback is not None
     for part in ("ZeroDivisionError", "net.py", "in make", "net.make()", "ValueError: too"):
         assert part in traceback
@@ -192,7 +192,7 @@ def test_an_exception_on_import_gives_its_line_and_every_frame_and_cause(explain
 
 def test_a_missing_package_is_named_with_the_python_that_lacks_it(explain: Explain, tmp_path: Path) -> None:
     sentence, _ = explain(write(tmp_path / "spiral.py", "import os\nimport surely_not_there.x\n"))
-    assert sentence.startswith("spiral.py, line 2 imports 'surely_not_there', which is not there: install it for ")
+    assert sentence.startswith("spiral.py, line 2 imports 'surely_not_there', which is not installed. Install it for ")
     assert sys.executable in sentence
 
 
@@ -221,17 +221,17 @@ def test_a_missing_file_says_where_it_was(explain: Explain, tmp_path: Path) -> N
 def test_a_missing_class_gets_the_nearest_or_all_tasks(explain: Explain, tmp_path: Path) -> None:
     path = write(tmp_path / "spiral.py")
     assert explain(path, "Spirl")[0] == f"{path} has no class 'Spirl'. Did you mean 'Spiral'?"
-    assert explain(path, "Zebra")[0] == f"{path} has no class 'Zebra'. It has the task Spiral."
+    assert explain(path, "Zebra")[0] == f"{path} has no class 'Zebra'. It defines the task Spiral."
     assert "defines no relight.Task" in explain(write(tmp_path / "empty.py", "x = 1"))[0]
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("class Spiral: pass", "is no task: a task is a subclass of relight.Task."),
+        ("class Spiral: pass", "is not a task. A task is a subclass of relight.Task."),
         ("Spiral = 3", "is a int, not a class."),
-        ("from relight import Task as Spiral", "is no task"),
-        (INCOMPLETE, "must define build_model() and build_data()"),
+        ("from relight import Task as Spiral", "is not a task"),
+        (INCOMPLETE, "must also define build_model() and build_data()"),
         (WHOLE_TASK + "\n    Config = dict", "Config' in"),
         (WHOLE_TASK + "\n    best_metric = 3", "best_metric"),
     ],

@@ -29,6 +29,7 @@ from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
 from relight.training.data.sampler import Sampler
+from relight.training.session_parts import SessionParts
 from relight.training.stopping import Stopping
 from relight.training.trainer import Trainer
 from relight.training.training_session import TrainingSession
@@ -68,10 +69,12 @@ class Here:
         self.session = TrainingSession(
             self.layout,
             AttemptStart(attempt=attempt, time_s=0.0, **{"reason": reason, **start}),
-            cutter=CheckpointCutter(self.layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=self.writer),
+            SessionParts(
+                CheckpointCutter(self.layout.attempt(attempt), policy=CutPolicy(0.0, 0), writer=self.writer),
+                BestMetric(Objective("validation/loss", higher_is_better=False)),
+                environment={},
+            ),
             stopping=Stopping(self.layout, attempt),
-            best=BestMetric(Objective("validation/loss", higher_is_better=False)),
-            environment={},
         )
         self.trainer: Trainer | None = None
 

@@ -9,7 +9,6 @@ import torch
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, RunRecord
 from relight.tasks.parsing import parse_config
-from relight.training.best_metric import BestMetric
 from relight.training.device import choose_device
 from relight.training.environment import prepare_determinism
 from relight.training.session_parts import make_session_parts
@@ -38,13 +37,11 @@ def build_trainer(
     prepare_determinism(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    best = BestMetric(record.objective)
     parts = make_session_parts(
-        layout, start, task=record.task, device=device, options=config, best=best, inherit_fds=inherit_fds
-    )
-    session = TrainingSession(
-        layout, start, cutter=parts.cutter, stopping=stopping, best=best, environment=parts.environment
-    )
+        layout, start, task=record.task, device=device, options=config, objective=record.objective,
+        inherit_fds=inherit_fds,
+    )  # fmt: skip
+    session = TrainingSession(layout, start, parts, stopping=stopping)
     try:
         trainer = Trainer(task_class(config), session, device=device)
     except BaseException:

@@ -1,4 +1,4 @@
-"""How an attempt ends, whoever runs its loop: the last state saved where that is exact, and the outcome said."""
+"""Ends an attempt of a task or a script: saves the last state if that is exact, and records the outcome."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from relight.training.stopping import Stop, Stopping
 
 FINISHED, CRASHED, STOPPED = 0, 3, 130
 _OUTCOME_BYTES = 32 << 10
-"""Room kept for the last words, a traceback included: they must fit on a full disk."""
+"""Space reserved for the outcome, with a traceback: it must fit even when the disk is full."""
 _FROM_WORKER = re.compile(r"Caught (\w+) in (.+)\.\nOriginal Traceback")
 """How PyTorch words an exception that was raised in a data-loading process."""
 _log = logging.getLogger("relight")
 
 
 class AttemptEnding:
-    """Ends one attempt. `session` and `trainer` are set once they are there."""
+    """Ends one attempt. Set `session` and `trainer` as soon as they exist."""
 
     def __init__(self, layout: RunLayout, number: int, stopping: Stopping) -> None:
         self.session: Any = None
@@ -39,50 +39,47 @@ class AttemptEnding:
         self._outcome.reserve()
 
     def end_finished(self, reason: str = "The training is done.") -> int:
-        """Close everything, and say that it is done."""
+        """Close everything and record that the training finished; return the exit code."""
         self._close()
         self._write_outcome(TrainerOutcome(outcome="finished", step=self._step(), reason=reason))
         return FINISHED
 
     def end_stopped(self, stop: Stop) -> int:
-        """Save as asked, and say why it stopped."""
+        """Save as `stop` asks and record why the training stopped; return the exit code."""
         self._stopping.begin_saving()
         saved = False
         if self.session is not None:
-            with _reported("The training was stopped, but saving it went wrong"):
+            with _reported("The training was stopped, but its state could not be saved"):
                 saved = self.session.stop(stop)
-        reason = f"{stop.sentence} It stopped at step {self._step()}"
+        reason = f"{stop.event} at step {self._step()}"
         reason += "." if saved or self.session is None else ", without a checkpoint of it."
         _log.info("%s", reason)
-        if not stop.orphaned:  # nobody would read it, and the run is to show as interrupted
+        if not stop.orphaned:  # without a supervisor the run is to show as interrupted
             self._write_outcome(TrainerOutcome(outcome="stopped", step=self._step(), reason=reason))
         self._close(quickly=stop.orphaned or not stop.save)
         return STOPPED
 
-    def end_crashed(self, error: BaseException, *, told: bool = False) -> int:
-        """Print what happened, save the last finished step if that is exact, and say what the error was.
-
-        `told` says that it has been printed already.
-        """
+    def end_crashed(self, error: BaseException, *, printed: bool = False) -> int:
+        """Print the error unless it is `printed` already, then end like `end_failed`."""
         self._stopping.begin_saving()
         expected = isinstance(error, RelightError)
         text = getattr(error, "traceback", None) if expected else "".join(traceback.format_exception(error))
         sentence = str(error) if expected else name_error(error)
         sys.stdout.flush()
-        if not told:
+        if not printed:
             sys.stderr.write(text or f"Error: {sentence}\n")
         sys.stderr.flush()
         return self.end_failed(sentence, traceback=text)
 
     def end_failed(self, sentence: str, *, traceback: str | None = None) -> int:
-        """Save the last finished step if that is exact, and say what went wrong."""
+        """Save the last finished step if that is exact and record what went wrong; return the exit code."""
         self._stopping.begin_saving()
         saved = False
         if self.session is not None:
             with _reported("The state could not be saved after the error"):
                 saved = self.session.rescue()
         if saved:
-            _log.info("Step %d, the last that was finished, is saved.", self._step())
+            _log.info("Step %d, the last finished step, is saved.", self._step())
         self._write_outcome(
             TrainerOutcome(outcome="crashed", step=self._step(), reason=sentence, error=sentence, traceback=traceback)
         )
@@ -90,7 +87,7 @@ class AttemptEnding:
         return CRASHED
 
     def _close(self, *, quickly: bool = False) -> None:
-        with _reported("Closing the attempt went wrong"):
+        with _reported("The attempt could not be closed cleanly"):
             if self.session is not None:
                 self.session.close(end_loader=not quickly)
             if self.trainer is not None and not quickly:
@@ -109,12 +106,12 @@ class AttemptEnding:
 
 
 @contextlib.contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Report what goes wrong while ending, and end all the same."""
+def _reported(failure: str) -> Iterator[None]:
+    """Log an exception under the heading `failure` and continue, because an attempt must end in any case."""
     try:
         yield
     except Exception:
-        _log.exception("%s", what)
+        _log.exception("%s", failure)
 
 
 def is_worker_death(error: BaseException) -> bool:
@@ -127,11 +124,11 @@ def is_worker_death(error: BaseException) -> bool:
 
 
 def name_error(error: BaseException) -> str:
-    """One line for an exception: its class, and the first line of what it says."""
-    said = str(error).strip()
-    wrapped = _FROM_WORKER.match(said)
+    """Return one line for an exception: its class and the first line of its message."""
+    message = str(error).strip()
+    wrapped = _FROM_WORKER.match(message)
     if wrapped is not None:
         name, where = wrapped.groups()
-        own = next((line for line in reversed(said.splitlines()) if re.match(rf"(\w+\.)*{name}(:|$)", line)), name)
+        own = next((line for line in reversed(message.splitlines()) if re.match(rf"(\w+\.)*{name}(:|$)", line)), name)
         return f"{own} (in {where})"
-    return f"{type(error).__name__}: {said.splitlines()[0]}" if said else type(error).__name__
+    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__

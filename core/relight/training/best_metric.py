@@ -1,4 +1,4 @@
-"""The best value of the run's best metric so far: higher or lower wins, of equals the earliest, NaN never."""
+"""The best value of a run's metric so far. Among equal values the first one counts; NaN and infinity never do."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from relight.runs.records import Objective
 
 
 class BestMetric:
-    """Tracks the metric of an objective."""
+    """The best value of an objective's metric, and the step at which it was measured."""
 
     def __init__(self, objective: Objective) -> None:
         self.name = objective.metric
-        self.higher_is_better = objective.higher_is_better
         self.value: float | None = None
         self.step: int | None = None
+        self._higher_is_better = objective.higher_is_better
         self._state: dict[str, Any] = {"metric": self.name, "value": None, "step": None}
 
     def offer(self, value: float | None, *, step: int) -> bool:
         """Take a new value; return whether it is the best so far."""
         if value is None or not math.isfinite(value):
             return False
-        if self.value is not None and (value <= self.value if self.higher_is_better else value >= self.value):
+        if self.value is not None and (value <= self.value if self._higher_is_better else value >= self.value):
             return False
         self._set(value, step)
         return True
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it: a dictionary that is replaced, never changed."""
+        """Return the state that checkpoints keep. The dictionary never changes: a new best value makes a new one."""
         return self._state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; another metric's best is forgotten."""
+        """Continue from a checkpoint's state, unless that is the state of another metric."""
         if state["metric"] == self.name:
             self._set(state["value"], state["step"])
 

@@ -1,4 +1,4 @@
-"""When a checkpoint is due, handing its snapshot to the writer process, and keeping `saving.json` true."""
+"""Decides when a checkpoint is due, hands its snapshot to the writer process, and keeps `saving.json` up to date."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relight.checkpoints.writer_client import WriterClient
 from relight.errors import SaveError
 from relight.runs.layout import AttemptLayout
 from relight.runs.record_file import encode_record, write_record
-from relight.runs.records import SavingState
+from relight.runs.records import Objective, SavingState
 from relight.runs.reserved_file import ReservedFile
 from relight.training.state.snapshot import copy_tensors
 
@@ -35,14 +35,14 @@ _log = logging.getLogger("relight")
 
 @dataclass(frozen=True)
 class CutPolicy:
-    """A checkpoint at least every `every_s` seconds and at every `every_steps`-th step; 0 turns either off."""
+    """When periodic checkpoints are cut: every `every_s` seconds and at every `every_steps`-th step; 0 means never."""
 
     every_s: float = 30.0
     every_steps: int = 0
 
 
 class CheckpointCutter:
-    """Cuts checkpoints for one attempt. Only one thread may use it."""
+    """Cuts the checkpoints of one attempt. Not thread-safe."""
 
     def __init__(self, layout: AttemptLayout, *, policy: CutPolicy, writer: WriterClient) -> None:
         self.durable_step: int | None = None
@@ -51,14 +51,14 @@ class CheckpointCutter:
         self._policy = policy
         self._writer = writer
         self._saving = SavingState(time_s=time.time())
-        self._saving_file = ReservedFile(layout.saving)  # a full disk must be able to say so
+        self._saving_file = ReservedFile(layout.saving)  # its space is reserved, so that a full disk can be reported
         self._saving_file.reserve()
         self._last_cut_s = time.monotonic()
         self._owed = False
         self._write_identity()
 
     def is_due(self, step: int) -> bool:
-        """Tell whether the policy wants a checkpoint at this step edge. While both slots are busy, it has to wait."""
+        """Tell whether to cut a checkpoint at this step edge. While the writer has two snapshots, it stays due."""
         policy = self._policy
         if policy.every_steps and step % policy.every_steps == 0 and step != self.last_cut_step:
             self._owed = True
@@ -70,11 +70,11 @@ class CheckpointCutter:
         return self._writer.pending < _SLOTS
 
     def check(self, header: SnapshotHeader) -> None:
-        """Raise `UnsupportedState` if such a snapshot could not be saved: known after one step instead of an hour."""
+        """Raise `UnsupportedState` if this snapshot cannot be saved. Called after the first step, not after an hour."""
         encode_snapshot(header)
 
     def cut(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the snapshot into staging memory; from then on the writer makes it durable, even if we are killed."""
+        """Copy the snapshot into staging memory. After that the writer makes it durable, even if this process dies."""
         begun = time.perf_counter()
         self._owed = False
         self._last_cut_s = time.monotonic()
@@ -88,33 +88,33 @@ class CheckpointCutter:
         self.last_cut_step = header.step
         self._saving = msgspec.structs.replace(self._saving, last_cost_s=time.perf_counter() - begun)
 
-    def set_best(self, *, higher_is_better: bool) -> None:
-        """Say from now on which of two checkpoints is better."""
-        self._writer.set_best(higher_is_better=higher_is_better)
+    def set_best(self, objective: Objective) -> None:
+        """Tell the writer which of two checkpoints is better, once that is known."""
+        self._writer.set_best(higher_is_better=objective.higher_is_better)
 
     def poll(self) -> None:
-        """Take note of what the writer has reported; never waits."""
+        """Read what the writer has reported so far, without waiting."""
         for event in self._writer.poll():
             self._note(event)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything is durable or has failed. Returns whether nothing has failed."""
+        """Wait up to `timeout_s` until every snapshot is durable or has failed; return whether all are durable."""
         for event in self._writer.drain(timeout_s):
             self._note(event)
         return self._writer.pending == 0 and self._saving.failure is None
 
     @property
     def failure(self) -> str | None:
-        """Why saving fails now; None while it works."""
+        """Why saving fails at present; None while it works."""
         return self._saving.failure
 
     @property
     def has_work(self) -> bool:
-        """Whether the writer has a snapshot that is not durable yet, be it one that failed so far."""
+        """Whether the writer holds a snapshot that is not durable yet, including one that has failed so far."""
         return self._writer.unfinished > 0
 
     def close(self) -> None:
-        """Let the writer finish by itself, and part from it."""
+        """Disconnect from the writer, which finishes on its own."""
         self._writer.close()
         self._saving_file.release()
 
@@ -163,7 +163,7 @@ class CheckpointCutter:
     def _note_failure(self, sentence: str) -> None:
         now = time.time()
         if sentence != self._saving.failure:
-            _log.warning("%s Training goes on.", sentence)
+            _log.warning("%s Training continues.", sentence)
         self._saving = msgspec.structs.replace(
             self._saving, time_s=now, failure=sentence, failing_since_s=self._saving.failing_since_s or now
         )
@@ -180,4 +180,4 @@ class CheckpointCutter:
         try:
             write_record(self._layout.writer, self._writer.identity, durable=False)
         except (OSError, ProcessLookupError) as error:
-            _log.warning("The checkpoint writer cannot be written down: %s.", error)
+            _log.warning("%s cannot be written: %s.", self._layout.writer.name, error)

@@ -1,16 +1,17 @@
-"""`python -m relight.training.describe TASK`: imports a task in this process and prints what it is, as one JSON line.
+"""`python -m relight.training.describe TASK`: imports a task in this process and describes it in one line of JSON.
 
     python -m relight.training.describe FILE.py:Class [--config JSON] [--check] [--fits STORE SEQUENCE]
                                         [--working-folder DIR] [--timeout S]
 
-TASK may be a built-in name as well. `--config -` reads the JSON from stdin. With `--config` the complete, valid config
-is in the answer; `--check` also looks whether its device is there, and `--fits` whether that checkpoint fits its model:
-"misfit" then says what does not, "" when all does, null when it cannot be told. The answer is one of
+TASK may also be the name of a built-in task. `--config -` reads the JSON from stdin. With `--config`, the answer
+contains the complete, valid config. `--check` also checks that the config's device is available, and `--fits` that the
+checkpoint fits the config's model: "misfit" then says what does not fit, "" if everything does, null if that is
+unknown. The answer is one of
 
     {"ok": true, "schema": …, "objective": {"metric": …, "higher_is_better": …}, "title": …, "summary": …}
     {"ok": false, "kind": "task" | "config" | "device", "error": SENTENCE, "traceback": WHOLE or null}
 
-and the last line on stdout; what the task itself prints goes to stderr.
+and is the last line on stdout. What the task itself prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ from relight.training.weights.model_fit import find_misfit
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer on stdout; 0 when the task can be used, 1 when not."""
+    """Answer on stdout; exit with 0 if the task can be used, else with 1."""
     options = _read_arguments(arguments)
     given = sys.stdin.read() if options.config == "-" else options.config
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)  # a print in the task's file must not mix with the answer
+        os.dup2(2, 1)  # what the task's file prints must not mix with the answer
         if options.timeout:
             faulthandler.dump_traceback_later(options.timeout, exit=True)
         result = _describe(options, None if given is None else json.loads(given))
         answer.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0 if result["ok"] else 1)  # whatever threads the task's file started end here
+    os._exit(0 if result["ok"] else 1)  # without waiting for threads that the task's file started
 
 
 def describe_class(task: type[Task], *, builtin: str | None = None) -> dict[str, Any]:
-    """Return the answer's facts about a task's class."""
+    """Return what the answer says about a task's class."""
     title = BUILTIN_TASKS[builtin].title if builtin else _split_words(task.__name__)
     summary = BUILTIN_TASKS[builtin].summary if builtin else (task.__dict__.get("__doc__") or "")
     return {
@@ -83,7 +84,7 @@ def _describe(options: argparse.Namespace, given: dict[str, Any] | None) -> dict
         kind = "config" if isinstance(error, ConfigError) else "device" if isinstance(error, DeviceError) else "task"
         whole = error.traceback if isinstance(error, TaskError) else None
         return {"ok": False, "kind": kind, "error": str(error), "traceback": whole}
-    except Exception as error:  # the person's own validators and schemas run here too
+    except Exception as error:  # validators and schemas of the task's file run here too
         sentence = f"{options.task} cannot be described: {type(error).__name__}: {error}"
         return {"ok": False, "kind": "task", "error": sentence, "traceback": traceback.format_exc()}
 
@@ -107,10 +108,10 @@ def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m relight.training.describe", description="Describe a task as JSON.")
     parser.add_argument("task", help="FILE.py:Class, or the name of a built-in task")
     parser.add_argument("--config", help="a config to validate, as JSON; - reads it from stdin")
-    parser.add_argument("--check", action="store_true", help="look whether the config's device is there")
+    parser.add_argument("--check", action="store_true", help="check that the config's device is available")
     parser.add_argument("--fits", nargs=2, metavar=("STORE", "SEQUENCE"), help="a checkpoint to compare the model with")
-    parser.add_argument("--working-folder", help="a folder to import from as well, after all others")
-    parser.add_argument("--timeout", type=float, default=0.0, help="seconds that the file may take; 0 means any")
+    parser.add_argument("--working-folder", help="a further folder to import from, after all others")
+    parser.add_argument("--timeout", type=float, default=0.0, help="seconds that the file may take; 0 means no limit")
     return parser.parse_args(arguments)
 
 

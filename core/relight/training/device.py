@@ -1,4 +1,4 @@
-"""Which device trains, said in one line, and a sentence instead of a crash when the asked one is not there."""
+"""Chooses the device that trains, and describes it in one line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from relight.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn a config's `device` into a device of this machine; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device for a config's `device`; "auto" prefers CUDA, then MPS, then the CPU.
 
-    Raises `DeviceError` with one sentence when the machine does not have the device.
+    Raises `DeviceError` if this machine does not have the device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -22,14 +22,12 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         return _check_cuda(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError(
-            "device=mps was asked for, but this machine has no Apple GPU that PyTorch can use: use device=auto."
-        )
+        raise DeviceError("device=mps is not available: PyTorch finds no Apple GPU on this machine. Use device=auto.")
     return device
 
 
 def describe_device(device: torch.device) -> str:
-    """Name `device` for people: "cuda:0 (NVIDIA H100, 79.2 GiB)", "cpu (2 threads)"."""
+    """Describe `device` for people: "cuda:0 (NVIDIA H100, 79.2 GiB)", "cpu (2 threads)"."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 2**30:.1f} GiB)"
@@ -40,13 +38,13 @@ def describe_device(device: torch.device) -> str:
 
 
 def explain_choice(asked: str, device: torch.device) -> str:
-    """Say in one line which device trains, and why."""
+    """Return one line that says which device trains, and why."""
     if asked != "auto":
         return f"Device: {describe_device(device)}."
     reason = {
-        "cuda": "chosen because there is a CUDA GPU",
-        "mps": "chosen because there is an Apple GPU",
-        "cpu": "chosen because there is no GPU that PyTorch can use",
+        "cuda": "chosen because PyTorch finds a CUDA GPU",
+        "mps": "chosen because PyTorch finds an Apple GPU",
+        "cpu": "chosen because PyTorch finds no GPU",
     }[device.type]
     return f"Device: {describe_device(device)}, {reason}."
 
@@ -59,9 +57,9 @@ def _check_cuda(device: torch.device) -> torch.device:
             if not torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
             else "PyTorch finds no CUDA GPU on this machine"
         )
-        raise DeviceError(f"device={device} was asked for, but {reason}: use device=auto or device=cpu.")
+        raise DeviceError(f"device={device} is not available: {reason}. Use device=auto or device=cpu.")
     count = torch.cuda.device_count()
     if wanted >= count:
-        there = "only cuda:0" if count == 1 else f"only cuda:0 to cuda:{count - 1}"
-        raise DeviceError(f"device={device} was asked for, but this machine has {there}: name one of these.")
+        there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise DeviceError(f"device={device} is not available: this machine only has {there}.")
     return torch.device("cuda", wanted)

@@ -1,4 +1,4 @@
-"""What may change the bits that a training computes: versions, device, threads, determinism, and the code's commit."""
+"""Records what can change the bits that a training computes: versions, device, threads, determinism, the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from relight.runs.fingerprint import FingerprintChange, compare_fingerprints, de
 from relight.runs.json_digest import add_digest
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
-from relight.training.starting_point import find_starting_checkpoint
 from relight.version import __version__
 
 _GIT_TIMEOUT_S = 3.0
@@ -34,9 +33,9 @@ _KEPT_IN_CHECKPOINTS = (
 
 
 def prepare_determinism(device: torch.device) -> None:
-    """Choose deterministic kernels where that costs nothing: everywhere on the CPU; cuBLAS and cuDNN on CUDA.
+    """Choose deterministic kernels where that costs nothing: every kernel on the CPU, cuBLAS and cuDNN on CUDA.
 
-    Must come before the first CUDA call. Operations without a deterministic kernel go on, and PyTorch warns of them.
+    Call it before the first CUDA call. Operations without a deterministic kernel still run, and PyTorch warns of them.
     """
     _settle_vector_math()
     if device.type == "cuda":
@@ -44,14 +43,14 @@ def prepare_determinism(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     elif device.type == "cpu":
-        # What `use_deterministic_algorithms(True, warn_only=True)` does, without loading PyTorch's compiler: that reads
-        # the variable when somebody else loads it.
+        # This is `use_deterministic_algorithms(True, warn_only=True)` without loading PyTorch's compiler, which takes
+        # seconds. If other code loads it later, it reads the variable.
         torch.set_deterministic_debug_mode("warn")
         os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
         compiler: Any = sys.modules.get("torch._inductor.config")
         if compiler is not None:
             compiler.deterministic = True
-        # Filling fresh memory with NaN finds bugs; it changes no result and costs time.
+        # Filling new memory with NaN is for finding bugs. It changes no result and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -69,7 +68,7 @@ def _settle_vector_math() -> None:
 
 
 def describe_environment(device: torch.device, *, code_folder: Path | None) -> dict[str, Any]:
-    """Describe this process and machine. `code_folder` is where the task's file lies; None for a built-in task."""
+    """Describe this process and machine. `code_folder` is the folder of the task's file; None for a built-in task."""
     return {
         "version": 1,
         "relight": __version__,
@@ -103,7 +102,7 @@ def describe_environment(device: torch.device, *, code_folder: Path | None) -> d
 
 
 def shorten_environment(environment: dict[str, Any]) -> dict[str, Any]:
-    """Return what of it each checkpoint keeps: all that an attempt that starts from it is compared by."""
+    """Return the part that each checkpoint keeps: everything that a later attempt compares with its own environment."""
     short = {key: environment[key] for key in _KEPT_IN_CHECKPOINTS}
     if environment["code"] is not None:
         short["code"] = {"digest": environment["code"]["digest"]}
@@ -112,34 +111,35 @@ def shorten_environment(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_changes(layout: RunLayout, start: AttemptStart, environment: dict[str, Any]) -> tuple[FingerprintChange, ...]:
-    """Return what is not as it was when the checkpoint was made that the attempt starts from."""
+    """Return what has changed since the checkpoint that the attempt starts from was made."""
     if start.from_sequence is None or start.weights_only:
         return ()
-    info = find_starting_checkpoint(layout, start)
+    store = CheckpointStore(layout.checkpoints)
+    info = store.find_sequence(start.from_sequence)
     if info.reason == "import":
         return ()
-    with CheckpointStore(layout.checkpoints).open(info) as reader:
+    with store.open(info) as reader:
         return compare_fingerprints(take_fingerprint(reader.environment), take_fingerprint(environment))
 
 
 def describe_determinism(device: torch.device) -> dict[str, Any]:
-    """Say which kernels are deterministic, as flags and in one sentence."""
+    """Describe which kernels are deterministic, as flags and in one sentence."""
     sentences = {
-        "cpu": "Deterministic kernels are chosen; the same processor type and number of threads give the same bits.",
-        "cuda": "cuBLAS and cuDNN are deterministic; other kernels that add in any order may differ in the last bits.",
-        "mps": "PyTorch makes no promise of determinism on MPS.",
+        "cpu": "PyTorch uses deterministic kernels: the same processor type and number of threads give the same bits.",
+        "cuda": "cuBLAS and cuDNN are deterministic. Kernels that add in any order may differ in the last bits.",
+        "mps": "PyTorch does not promise determinism on MPS.",
     }
     return {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        "sentence": sentences.get(device.type, f"Nothing is known about determinism on {device.type}."),
+        "sentence": sentences.get(device.type, f"Whether {device.type} is deterministic is unknown."),
     }
 
 
 def describe_git(folder: Path) -> dict[str, Any] | None:
-    """Return commit and cleanness of the git checkout that `folder` lies in; None when there is none."""
+    """Return the commit of the git checkout that contains `folder`, and whether files are changed; None without one."""
     commit = _run_git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
@@ -148,7 +148,7 @@ def describe_git(folder: Path) -> dict[str, Any] | None:
 
 
 def write_environment(path: Path, environment: dict[str, Any], *, changes: tuple[FingerprintChange, ...] = ()) -> None:
-    """Write it as indented JSON, with what has changed since the checkpoint that the attempt starts from."""
+    """Write the environment as indented JSON, with the changes since the checkpoint that the attempt starts from."""
     whole = {**environment, "changes": changes}
     write_durably(path, add_digest(msgspec.json.format(msgspec.json.encode(whole), indent=2)), durable=False)
 

@@ -1,18 +1,20 @@
-"""What callbacks in other frameworks' loops share: their loader, their steps, and what is yet to be told."""
+"""What the callbacks for other frameworks share: the loader, the steps, and evaluations not yet reported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from relight.training.data.adopted_loader import ResumableLoader
+from relight.training.script.run import ScriptRun
 
 
 class EpochLoader:
-    """A loader for loops that ask for an iterator once an epoch, and stop at its length without looking for its end.
+    """A loader for a loop that asks for one iterator per epoch and takes `len(loader)` batches from it.
 
-    `before_batch` is called whenever the loop asks for a batch of which there is one, before the position moves. A loop
-    that asks on at the end of an epoch (the HF Trainer's, in a resumed one) hears that there is none, and no more.
+    Such a loop never asks for the end of an iterator, so the epoch ends with its last batch. `before_batch` is called
+    whenever the loop asks for a batch and there is one, before the position moves. A loop that asks once more at the
+    end of an epoch (the HF Trainer does in a resumed epoch) only learns that there are no more batches.
     """
 
     def __init__(self, inner: ResumableLoader, *, before_batch: Callable[[], None] = lambda: None) -> None:
@@ -23,7 +25,7 @@ class EpochLoader:
         return len(self._inner)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the rest of the epoch; the next one if that is over."""
+        """Yield the rest of the current epoch, or the next epoch if the current one is over."""
         self._before_batch()
         inner = self._inner
         if inner.batch and inner.batch >= inner.batches:
@@ -48,41 +50,44 @@ class EpochLoader:
 
 
 class OuterSteps:
-    """`run.steps`, driven by a loop that is not ours: `advance` after each step, `leave` after the last one."""
+    """`run.steps`, driven by another framework's loop: call `advance` after each step, `leave` after the last one."""
 
     def __init__(self, steps: Iterator[int]) -> None:
         self._steps: list[Iterator[int]] = [steps]
         next(steps, None)
 
     def advance(self) -> None:
-        """The step is over."""
+        """End this step and begin the next one."""
         for steps in self._steps:
             next(steps, None)
 
     def leave(self) -> None:
-        """The step is over, and no other comes: the loop is left as by a `break`, so that its end is saved."""
+        """End the last step. This leaves the loop like a `break`, so Relight saves the end of the training."""
         while self._steps:
             for _ in self._steps.pop():
                 break
 
 
-class Measuring(Protocol):
-    """Whoever hears of validations."""
+class PendingEvaluation:
+    """What a validation measured, kept until the run can take it.
 
-    measured: dict[str, float]
-    """What a validation has measured and the run has not been told."""
+    It is part of the training state, so that a resume reports it without measuring it again.
+    """
 
+    def __init__(self, run: ScriptRun) -> None:
+        self.measured: dict[str, float] = {}
+        self._run = run
 
-class Untold:
-    """What is yet to be told, as a part of the training state: a resume does not measure it again."""
-
-    def __init__(self, callback: Measuring) -> None:
-        self._callback = callback
+    def report(self) -> None:
+        """Hand the values to the run, if there are any."""
+        if self.measured:
+            measured, self.measured = self.measured, {}
+            self._run.evaluated(measured)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it."""
-        return {"measured": dict(self._callback.measured)}
+        """Return the values that are still to be reported."""
+        return {"measured": dict(self.measured)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have it told."""
-        self._callback.measured = dict(state["measured"])
+        """Take over values that were still to be reported when the checkpoint was made."""
+        self.measured = dict(state["measured"])

@@ -1,12 +1,13 @@
-"""Lightning's training as a run of Relight: checkpoints at step edges, stops honoured, exact in the middle of an epoch.
+"""Makes a Lightning training a run of Relight: checkpoints at step edges, stops, and resumes that are exact mid-epoch.
 
     run = relight.init(config=vars(args))
     callback = RelightCallback(run)
     trainer = lightning.Trainer(max_epochs=20, callbacks=[callback])
     trainer.fit(module, callback.loader(DataLoader(train_set, 64, shuffle=True)), validation_loader)
 
-Lightning keeps its loops. Their progress, the module, its optimizers, schedules and loss scale, the callbacks' states
-and the loader's position become part of Relight's training state, and are put back before the first batch.
+Lightning keeps its loops. Their progress, the module, its optimizers, schedules and loss scale, the states of the other
+callbacks and the loader's position become part of Relight's training state. A resume restores them before the first
+batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from relight.errors import RelightError
 from relight.training.data.adopted_loader import adopt_loader
-from relight.training.framework_parts import EpochLoader, Untold
+from relight.training.framework_parts import EpochLoader, PendingEvaluation
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_loader import choose_seed
 
@@ -30,19 +31,18 @@ except ImportError:
     try:
         from pytorch_lightning.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise RelightError("Lightning is not installed here: pip install lightning.") from None
+        raise RelightError("Lightning is not installed. Run: pip install lightning") from None
 
 _ENDLESS = 2**62
 _log = logging.getLogger("relight")
 
 
 class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
-    """Connects one `Trainer.fit` with the run that `relight.init` has returned.
+    """Connects one `Trainer.fit` to the run that `relight.init` returned.
 
-    To Lightning it is a checkpoint callback: those come last, after early stopping has looked at an epoch.
-
-    `validation` is how the names of validation metrics begin; the first of them, or `relight.init(best=…)`, says what
-    `best` means.
+    It derives from Lightning's checkpoint callback because Lightning calls those last, after early stopping has seen
+    the epoch. `validation` is the prefix of the names of validation metrics. The first of them decides which checkpoint
+    is the best one, unless `relight.init(best=…)` names another.
     """
 
     def __init__(self, run: ScriptRun, *, validation: str = "val") -> None:
@@ -52,18 +52,21 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         self._steps: Iterator[int] | None = None
         self._step = 0
         self._last: dict[str, Any] | None = None
-        self.measured: dict[str, float] = {}
-        """What a validation has measured and the run has not been told."""
+        self._pending = PendingEvaluation(run)
 
     def loader(self, loader: DataLoader[Any], *, seed: int | None = None) -> EpochLoader:
-        """Take over the train loader, so that a resume goes on with its next batch. Raises `TaskError` if it cannot."""
+        """Take over the train loader, so that a resume continues with its next batch.
+
+        Raises `TaskError` if that is not possible.
+        """
         taken = EpochLoader(adopt_loader(loader, seed=choose_seed(seed)))
         self._loaders.append(taken)
         return taken
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Track what Lightning trains; in a resume it is restored here."""
-        # An edge comes after all that the others do. A new list: Lightning is going through the old one.
+        """Track what Lightning trains. In a resume this restores it."""
+        # A step edge comes after everything that the other callbacks do. A new list, because Lightning is iterating
+        # over the old one.
         trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
         if trainer.world_size > 1:
             raise RelightError("Relight's callback trains in one process: give the Trainer devices=1.")
@@ -76,29 +79,29 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         things["scaler"] = scaler
         for number, loader in enumerate(self._loaders):
             things[f"loader{number}"] = loader
-        things["validation"] = Untold(self)
+        things["validation"] = self._pending
         things["callbacks"] = _CallbackStates(trainer, self)
         things["lightning"] = _LoopState(trainer)
         self._run.track(**things)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin the attempt proper before the first batch is asked for; in a resume, put the generators back."""
+        """Begin the run's loop before Lightning asks for the first batch. In a resume this restores the generators."""
         if not all(hasattr(one, "load_state_dict") for one in _flatten(trainer.train_dataloader)):
             _log.warning(
-                "The train loader has no position, so a resume in the middle of an epoch shuffles anew: "
-                "hand callback.loader(loader) to trainer.fit()."
+                "The train loader has no position, so a resume in the middle of an epoch shuffles the data again. "
+                "Pass callback.loader(loader) to trainer.fit()."
             )
         planned = trainer.estimated_stepping_batches
         self._steps = iter(self._run.steps(int(planned) if 0 < planned < float("inf") else _ENDLESS))
         next(self._steps, None)
         self._step = trainer.global_step
-        self._tell()  # what was measured right before a checkpoint, and is not measured again
+        self._pending.report()  # measured right before the checkpoint; Lightning does not measure it again
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Make a step edge of each batch after which an optimizer has moved; the epoch's last waits for its validation.
+        """Make a step edge of each batch after which an optimizer has moved, except for the epoch's last batch.
 
-        Lightning does not validate again after a resume from the end of an epoch. So that no validation is lost, the
-        step before is resumed from until it is done.
+        That one waits for the epoch's validation. Lightning does not validate again when it resumes from the end of an
+        epoch, so a run that dies during the validation resumes from the step before, and no validation is lost.
         """
         if trainer.global_step == self._step or self._steps is None:
             return
@@ -110,18 +113,17 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
             self._edge(values)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say what the validation has measured."""
+        """Report what the validation measured."""
         if trainer.sanity_checking or self._steps is None:
             return
-        measured = {
+        self._pending.measured = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(self._validation)
         }
-        self.measured = measured
         if self._last is None:
-            self._tell()
+            self._pending.report()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Make the step edge of the epoch's last batch, and then log its validation."""
+        """Make the step edge of the epoch's last batch, then report the epoch's validation."""
         if self._last is not None:
             values, self._last = self._last, None
             self._edge(values)
@@ -131,15 +133,10 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         for loader in self._loaders:
             loader.close()
 
-    def _tell(self) -> None:
-        if self.measured:
-            measured, self.measured = self.measured, {}
-            self._run.evaluated(measured)
-
     def _edge(self, values: dict[str, Any]) -> None:
         assert self._steps is not None
         self._run.step(values)
-        self._tell()
+        self._pending.report()
         next(self._steps, None)
 
     def _find_metrics(self, trainer: Any, outputs: Any) -> dict[str, Any]:
@@ -154,7 +151,7 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
 
 
 class _LoopState:
-    """The progress of Lightning's loops, without the loaders' positions: it restores those in mid-epoch only."""
+    """The progress of Lightning's loops, without the loaders' positions, which Lightning restores mid-epoch only."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer

@@ -1,4 +1,4 @@
-"""Output that never stops a training: what the log cannot take (a full disk, a lost share) is dropped."""
+"""Output that never stops a training: what cannot be written (a full disk, a lost network share) is dropped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class TolerantFile(io.RawIOBase):
-    """Writes to a descriptor; an error of the file system costs the text, not the training.
+    """Writes to a descriptor. If the file system fails, text is lost, but nothing raises.
 
-    `print` and `logging` then work again as soon as there is room. The first words after a gap say that there was one.
+    `print` and `logging` work again as soon as there is space. The first text after a gap says how much is missing.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -29,12 +29,12 @@ class TolerantFile(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any, /) -> int:
-        """Write what can be written; always says that all of it was."""
+        """Write as much as possible; always return the full length."""
         view = memoryview(data).cast("B")
         count = len(view)
         try:
             if self._dropped:
-                note = f"[{self._dropped} bytes of output are missing here: the log could not be written.]\n"
+                note = f"[{self._dropped} bytes of output are missing here, because the log could not be written.]\n"
                 os.write(self._descriptor, note.encode())
                 self._dropped = 0
             while view:
@@ -45,19 +45,19 @@ class TolerantFile(io.RawIOBase):
 
 
 def tolerate_write_errors() -> None:
-    """Replace `sys.stdout` and `sys.stderr` by streams that write line by line and never raise.
+    """Replace `sys.stdout` and `sys.stderr` with streams that write line by line and never raise.
 
-    Any character can be written, and lines of both streams keep their order in the one log file.
+    They accept every character, and the lines of both streams keep their order in the one log file.
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        # A buffer of one write: text reaches the file at once, and nothing is left to fail at the end of the process.
+        # A buffer of one byte: text reaches the file at once, and nothing is left to write when the process ends.
         buffer = io.BufferedWriter(TolerantFile(descriptor), buffer_size=1)
         stream = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
 
 
 def log_to(stream: Any, *, prefix: str = "") -> None:
-    """Send the messages of Relight's logger, from level INFO on, to `stream` and nowhere else."""
+    """Send the messages of Relight's logger to `stream` and nowhere else, from level INFO on."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     logger = logging.getLogger("relight")
@@ -67,7 +67,7 @@ def log_to(stream: Any, *, prefix: str = "") -> None:
 
 
 class TeeStream:
-    """A text stream whose words go to a log as well; the log's errors cost its words, nothing else."""
+    """A text stream that also writes to a log. If the log cannot be written, only the log loses text."""
 
     def __init__(self, stream: Any, descriptor: int) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule that a config names, both with plain, exactly restorable state."""
+"""Builds the optimizer and the learning-rate schedule that a config names. The state of both restores exactly."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from relight.errors import TaskError
 from relight.tasks.config import TaskConfig
 
-STEP_FACTOR = 0.1  # the "step" schedule divides the rate by ten …
-STEP_STAGES = 3  # … at each third of the steps after warm-up
+STEP_FACTOR = 0.1  # the "step" schedule divides the rate by 10 …
+STEP_STAGES = 3  # … after each third of the steps that follow warm-up
 
 
 def build_optimizer(model: nn.Module, config: TaskConfig) -> torch.optim.Optimizer:
-    """Build the optimizer that `config` names over the parameters of `model` that require gradients.
+    """Build the optimizer that `config` names for the parameters of `model` that require gradients.
 
-    Matrices and convolution kernels decay; 1-d parameters (biases, norms) do not. Groups and the order inside them
-    follow `model.named_parameters()`, so the same model always gives the same optimizer.
+    Weight decay applies to matrices and convolution kernels, not to 1-d parameters (biases, norms). Groups and their
+    parameters keep the order of `model.parameters()`, so the same model always gives the same optimizer.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise TaskError(f"{type(model).__name__} has no parameter to train: leave requires_grad on for at least one.")
+        raise TaskError(f"{type(model).__name__} has no parameter to train. At least one needs requires_grad=True.")
     split = {
         config.weight_decay: [parameter for parameter in trained if parameter.ndim >= 2],
         0.0: [parameter for parameter in trained if parameter.ndim < 2],
@@ -42,16 +42,16 @@ def build_optimizer(model: nn.Module, config: TaskConfig) -> torch.optim.Optimiz
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: TaskConfig, *, steps_total: int) -> Schedule:
-    """Build the schedule that `config` names for a training of `steps_total` optimizer steps."""
+    """Build the schedule that `config` names for `steps_total` optimizer steps."""
     return Schedule(optimizer, shape=config.schedule, warmup_steps=config.warmup_steps, steps_total=steps_total)
 
 
 def schedule_factor(step: int, *, shape: str, warmup_steps: int, steps_total: int) -> float:
-    """Return the share of the peak rate, 0 to 1, at which optimizer step `step` (counted from 0) is taken.
+    """Return the learning rate of optimizer step `step` (counted from 0) as a fraction of the peak rate, 0 to 1.
 
-    Warm-up rises as (step + 1) / warmup_steps, so that the first step already trains. Afterwards "cosine" follows half
-    a cosine to 0 (Loshchilov and Hutter, 2017, without restarts), "linear" a straight line to 0, and "step" divides by
-    ten at each third; past the end the last value stays.
+    Warm-up rises as (step + 1) / warmup_steps, so the first step already trains. After that, "cosine" follows half a
+    cosine to 0 (Loshchilov and Hutter, 2017, without restarts), "linear" a straight line to 0, and "step" divides by 10
+    after each third. Past the end, the last value stays.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -68,8 +68,8 @@ def schedule_factor(step: int, *, shape: str, warmup_steps: int, steps_total: in
 class Schedule(LRScheduler):
     """A learning rate that is a pure function of the step.
 
-    Its state is the step alone: rates are computed from the config, never accumulated, so a resume cannot drift and a
-    branch with another rate or length follows its own schedule from the step it starts at.
+    Its state is only the step: rates are computed from the config and never accumulated. So a resume cannot drift, and
+    a branch with another rate or length follows its own schedule from the step at which it starts.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class Schedule(LRScheduler):
         self.shape = shape
         self.warmup_steps = warmup_steps
         self.steps_total = steps_total
-        # A branch may hand over an optimizer that already knows its parent's peak; the rate now set is the peak here.
+        # A branch may pass an optimizer that still holds its parent's peak rate; here the current rate is the peak.
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the step now reached."""
+        """Return the rate of each parameter group at the current step."""
         factor = schedule_factor(
             self.last_epoch, shape=self.shape, warmup_steps=self.warmup_steps, steps_total=self.steps_total
         )
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step reached and the step count of PyTorch's base class, both ints."""
+        """Return the current step and the step count of PyTorch's base class, both ints."""
         return {"last_epoch": self.last_epoch, "step_count": self._step_count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved step, and set the optimizer's rates to that step's."""
+        """Go to the saved step, and set the optimizer's rates to those of that step."""
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = int(state_dict["step_count"])
         rates = self.get_lr()

@@ -1,4 +1,4 @@
-"""The attempt's progress: where it is, how fast it goes, and how much work lies behind it."""
+"""Measures an attempt's progress: its position, its speed, and the seconds of training done so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from relight.runs.progress import Phase, ProgressFile
 
 _MARK_EVERY_S = 0.5
-_MARKS = 40  # the recent rate is that of the last 20 seconds or so
+_MARKS = 40  # the recent rate covers about the last 20 seconds
 _log = logging.getLogger("relight")
 
 
@@ -25,7 +25,7 @@ class Totals:
 
 
 class ProgressMeter:
-    """Writes the progress record at every step edge. A disk that takes no more warns once and stops nothing."""
+    """Writes the progress record at every step edge. If the disk is full, it warns once and training continues."""
 
     def __init__(self, path: Path, totals: Totals) -> None:
         self.totals = totals
@@ -39,13 +39,13 @@ class ProgressMeter:
         self._warned = False
 
     def start(self, *, step: int, work_s: float, now: float) -> None:
-        """The first step of this attempt begins, `work_s` seconds of training after the run's very first."""
+        """Note that this attempt's first step begins, after `work_s` seconds of training in earlier attempts."""
         self._started_s, self._first_step, self._work_before_s = now, step, work_s
         self._marks.append((now, step))
         self._next_mark_s = now + _MARK_EVERY_S
 
     def work_s(self, now: float) -> float:
-        """Seconds of training behind the state at `now`, over all attempts."""
+        """Return the seconds of training in all attempts that led to the state at time `now`."""
         return self._work_before_s + (now - self._started_s if self._started_s else 0.0)
 
     def write(
@@ -75,8 +75,8 @@ class ProgressMeter:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                _log.warning("Progress cannot be written: %s. Training goes on.", error.strerror or error)
+                _log.warning("Progress cannot be written: %s. Training continues.", error.strerror or error)
 
     def close(self) -> None:
-        """Close the file; the last record stays."""
+        """Close the file, which keeps the last record."""
         self._file.close()

@@ -12,7 +12,7 @@ import torch
 from relight.checkpoints.writer_client import WriterClient
 from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart, TaskReference
+from relight.runs.records import AttemptStart, Objective, TaskReference
 from relight.tasks.config import TaskConfig
 from relight.tasks.retention_options import read_retention
 from relight.training.best_metric import BestMetric
@@ -24,9 +24,13 @@ _log = logging.getLogger("relight")
 
 @dataclass(frozen=True)
 class SessionParts:
-    """The cutter, whose writer process runs, and the part of the environment that every checkpoint keeps."""
+    """What a session needs from outside: the cutter with its writer process, the best value so far, the environment.
+
+    Every checkpoint keeps `environment`.
+    """
 
     cutter: CheckpointCutter
+    best: BestMetric
     environment: dict[str, Any]
 
 
@@ -37,7 +41,7 @@ def make_session_parts(
     task: TaskReference,
     device: torch.device,
     options: TaskConfig,
-    best: BestMetric,
+    objective: Objective,
     inherit_fds: tuple[int, ...],
 ) -> SessionParts:
     """Record the environment of attempt `start`, warn of what has changed in it, and start the writer process.
@@ -52,8 +56,9 @@ def make_session_parts(
         _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
     writer = WriterClient(
         layout.checkpoints,
-        policy=read_retention(options, higher_is_better=best.higher_is_better),
+        policy=read_retention(options, higher_is_better=objective.higher_is_better),
         inherit_fds=inherit_fds,
     )
     policy = CutPolicy(every_s=options.checkpoint_every_s, every_steps=options.checkpoint_every_steps)
-    return SessionParts(CheckpointCutter(attempt, policy=policy, writer=writer), shorten_environment(environment))
+    cutter = CheckpointCutter(attempt, policy=policy, writer=writer)
+    return SessionParts(cutter, BestMetric(objective), shorten_environment(environment))

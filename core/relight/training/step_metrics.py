@@ -1,4 +1,4 @@
-"""What a step measured, on its way to the metric file: at once on the CPU, without a wait on a GPU."""
+"""Writes what each step measured to the metric file: at once on the CPU, and without waiting for a GPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from relight.errors import TaskError
 from relight.metrics.writer import MetricWriter
 
 Values = Mapping[str, "Tensor | float"]
-_WAIT_ABOVE = 64  # steps that may be under way on the device; more would hide a stall
+_WAIT_ABOVE = 64  # steps that the device may be behind; more would hide that it is stuck
 
 
 class StepMetrics:
-    """Writes one stream. `latest` has what was written last."""
+    """Writes one stream of metrics. `latest` holds the values that were written last."""
 
     def __init__(self, writer: MetricWriter) -> None:
         self.latest: dict[str, float] = {}
@@ -27,7 +27,7 @@ class StepMetrics:
         self._free: dict[int, list[Tensor]] = {}
 
     def log(self, step: int, values: Values, *, time_s: float) -> None:
-        """Log 0-d tensors and numbers by name. Those on a CUDA device follow as soon as the device has got there."""
+        """Log 0-d tensors and numbers by name. Values on a CUDA device follow when the device has computed them."""
         if not self._pending:
             numbers: dict[str, float] = {}
             for name, value in values.items():
@@ -46,7 +46,7 @@ class StepMetrics:
         self._write_finished(wait_above=_WAIT_ABOVE)
 
     def flush(self) -> None:
-        """Write everything that is still under way; waits for the device."""
+        """Wait for the device and write everything that is pending."""
         self._write_finished(wait_above=0)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class StepMetrics:
         self._writer.close()
 
     def _start_copy(self, step: int, values: Values, tensors: list[Tensor], time_s: float) -> _Pending:
-        """Queue one copy of all values of the step to pinned memory, and an event behind it."""
+        """Queue one copy of the step's device values to pinned memory, followed by an event."""
         numbers: dict[str, float | None] = {}
         for name, value in values.items():
             if not isinstance(value, Tensor) or not value.is_cuda:
@@ -95,14 +95,14 @@ class StepMetrics:
 class _Pending:
     step: int
     values: dict[str, float | None]
-    """None: on the device, and among those of `host`."""
+    """None for a value that was on the device: it is the next one in `host`."""
     time_s: float
     host: Tensor | None
     event: Any
 
 
 def to_number(name: str, value: Tensor | float) -> float:
-    """Turn one metric into a float. Raises `TaskError` when it is not one number."""
+    """Convert one metric to a float. Raises `TaskError` if it is not a single number."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise _not_a_number(name, value)
@@ -115,4 +115,4 @@ def to_number(name: str, value: Tensor | float) -> float:
 
 def _not_a_number(name: str, value: Any) -> TaskError:
     what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    return TaskError(f"The metric '{name}' is {what}: step() must return one number (a 0-d tensor) for each name.")
+    return TaskError(f"The metric '{name}' is {what}. Each metric must be one number: a float or a 0-d tensor.")

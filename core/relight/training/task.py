@@ -1,6 +1,6 @@
-"""What is trained: the model, its data, its loss and metrics, and a typed config.
+"""`Task`, the base class of everything that is trained: a model, its data, its loss and metrics, and a typed config.
 
-A task in about thirty lines:
+A complete task takes about thirty lines:
 
     from relight import Task, TaskConfig, option
 
@@ -39,13 +39,13 @@ from relight.training.optimisation import build_optimizer, build_schedule
 
 @dataclass(frozen=True)
 class Data:
-    """The data sets of a task, both map-style (`len` and integer index), and how samples make a batch.
+    """The data sets of a task, and how samples become a batch. Both sets are map-style (`len` and an integer index).
 
-    A data set with random augmentation defines `sample(index, generator)` beside `__getitem__`: it then gets a
-    `torch.Generator` seeded from (run seed, epoch, index), which makes augmentation exact under any number of workers.
+    A data set with random augmentation defines `sample(index, generator)` in addition to `__getitem__`. It then gets a
+    `torch.Generator` seeded from (run seed, epoch, index), which makes augmentation exact with any number of workers.
 
-    `weights`, one number a sample, draws the training samples with replacement, each as often as its weight says.
-    `train` may be a PyTorch `DataLoader` as well: its sampler, batches, collate and workers are then taken over.
+    With `weights`, one number per sample, training samples are drawn with replacement, in proportion to their weights.
+    `train` may also be a PyTorch `DataLoader`: Relight then takes over its sampler, batches, collate and workers.
     """
 
     train: Dataset[Any] | DataLoader[Any]
@@ -56,33 +56,33 @@ class Data:
 
 
 class Task:
-    """Subclass this; `build_model`, `build_data` and `step` are all that must be given."""
+    """The base class of a task. A subclass must define `build_model`, `build_data` and `step`."""
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     best_metric: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool | None] = None  # None: lower for "loss", higher for everything else
+    higher_is_better: ClassVar[bool | None] = None  # None: lower for "loss", higher for any other metric
 
     def __init__(self, config: TaskConfig) -> None:
         self.config: Any = config
 
     def build_model(self) -> nn.Module:
-        """Build the model on the CPU. Random numbers come from generators already seeded with `config.seed`."""
+        """Build the model on the CPU. All global generators have been seeded with `config.seed`."""
         raise NotImplementedError(f"{type(self).__name__} must define build_model().")
 
     def build_data(self) -> Data:
-        """Open the data. Raise `relight.TaskError` with a sentence when it is missing or broken."""
+        """Open the data. Raise `relight.TaskError` with a clear sentence if it is missing or broken."""
         raise NotImplementedError(f"{type(self).__name__} must define build_data().")
 
     def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Return 0-d tensors by name for one batch; "loss" is the one that is trained. Used for validation as well."""
+        """Return 0-d tensors by name for one batch. "loss" is trained on. Validation calls this method too."""
         raise NotImplementedError(f"{type(self).__name__} must define step().")
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer that the config names, over the parameters that require gradients."""
+        """Build the optimizer that the config names for the parameters that require gradients."""
         return build_optimizer(model, self.config)
 
     def build_scheduler(self, optimizer: torch.optim.Optimizer, *, steps_total: int) -> LRScheduler:
-        """Build the learning-rate schedule that the config names; it is stepped once per optimizer step."""
+        """Build the learning-rate schedule that the config names. It is stepped once per optimizer step."""
         return build_schedule(optimizer, self.config, steps_total=steps_total)
 
     @classmethod

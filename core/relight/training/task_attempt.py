@@ -1,4 +1,4 @@
-"""One attempt of a task from its first to its last line: reads the records, builds, trains, and says how it ended."""
+"""Runs one attempt of a task from start to end: reads the records, builds the trainer, trains, records the outcome."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from relight.training.stopping import Stopping, TrainingStopped
 
 
 def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_fd: int | None = None) -> int:
-    """Run attempt `number` of the run in `folder`; returns the exit code that its supervisor expects.
+    """Run attempt `number` of the run in `folder`; return the exit code that its supervisor expects.
 
-    Loads torch only after the signal handlers are in place: whoever stops the attempt early is heard.
+    Loads torch only after the signal handlers are installed, so that a stop works from the first moment.
     """
     layout = RunLayout(folder)
     stopping = Stopping(layout, number)
@@ -39,7 +39,7 @@ def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_
 
 
 def _build(layout: RunLayout, number: int, stopping: Stopping, ending: AttemptEnding, lock_fd: int | None) -> Any:
-    """Build task, session and trainer; returns the trainer."""
+    """Build the session and the trainer, hand both to `ending`, and return the trainer."""
     record = read_record(layout.record, RunRecord)
     start = read_record(layout.attempt(number).start, AttemptStart)
     from relight.training.assembly import build_trainer  # loads torch
@@ -51,7 +51,7 @@ def _build(layout: RunLayout, number: int, stopping: Stopping, ending: AttemptEn
 
 
 def close_in_children(descriptors: tuple[int, ...]) -> None:
-    """Close `descriptors` in every forked child: a data-loading process must not keep the run locked."""
+    """Close `descriptors` in every forked child, so that a data-loading process cannot keep the run locked."""
 
     def close() -> None:
         for descriptor in descriptors:

@@ -1,4 +1,4 @@
-"""From a task's reference to its class: imports the person's file by path, or the built-in's module."""
+"""Loads the class of a task: imports the task's file by its path, or the module of a built-in task."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_task_class(reference: TaskReference) -> type[Task]:
     """Import the task that `reference` names and return its class.
 
     The file's own folder comes first on `sys.path`, as it does for a script, and the working folder of the launch last.
-    Raises `TaskError` when the file is missing, does not import (`traceback` is then the whole one of the person's
-    code), has no such class, or the class is no task.
+    Raises `TaskError` if the file is missing, cannot be imported (`traceback` then holds the complete traceback of the
+    task's own code), or has no such class, or if the class is not a task.
     """
     if reference.kind == "builtin":
         return _load_builtin(reference.name)
@@ -34,7 +34,7 @@ def load_task_class(reference: TaskReference) -> type[Task]:
         raise TaskError(f"'{reference.name}' does not name a class: write FILE.py:Class.")
     path = Path(reference.path)
     if not path.is_file():
-        raise TaskError(f"The task file {path} does not exist: put it back, or launch a new run from where it is now.")
+        raise TaskError(f"The task file {path} does not exist. Put it back, or launch a new run from its new place.")
     if reference.working_folder and reference.working_folder not in sys.path:
         sys.path.append(reference.working_folder)
     module = _import_file(path)
@@ -48,7 +48,7 @@ def _load_builtin(name: str) -> type[Task]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import `path` under a name by which its classes can be found again; what goes wrong becomes one sentence."""
+    """Import `path` under a name by which its classes can be found again. Raises `TaskError` if that fails."""
     folder = str(path.parent)
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
@@ -60,7 +60,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise TaskError(f"{path.name} is not a Python file: a task lives in a FILE.py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses, pydantic and pickle look their module up by name
+    sys.modules[name] = module  # before it runs, because dataclasses, pydantic and pickle look up their module by name
     try:
         if "." in name:
             importlib.import_module(name.rpartition(".")[0])
@@ -68,16 +68,17 @@ def _import_file(path: Path) -> ModuleType:
     except KeyboardInterrupt:
         sys.modules.pop(name, None)
         raise
-    except BaseException as error:  # whatever a person's file raises, SystemExit included
+    except BaseException as error:  # a task's file can raise anything, SystemExit included
         sys.modules.pop(name, None)
         raise TaskError(_explain(error, path), traceback=_format(error)) from error
     return module
 
 
 def _choose_name(path: Path) -> str:
-    """Name the module as `import` would, so that other processes can import it too, unless that name is taken.
+    """Return the name that `import` would give the module, so that other processes can import it too.
 
-    A file inside a package gets its dotted name, which makes its relative imports work.
+    A file inside a package gets its dotted name, so that its relative imports work. If the name belongs to another
+    module, the name is one of our own.
     """
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").is_file():
@@ -92,7 +93,7 @@ def _choose_name(path: Path) -> str:
     stem = path.stem
     loaded = sys.modules.get(stem)
     free = loaded is None or _is_file(getattr(loaded, "__file__", None), path)
-    package = (path.parent / stem / "__init__.py").is_file()  # `import` prefers it to the file
+    package = (path.parent / stem / "__init__.py").is_file()  # `import` prefers a package to a file
     if stem.isidentifier() and stem not in sys.stdlib_module_names and free and not package:
         return stem
     return "relight_task_" + re.sub(r"\W", "_", stem)
@@ -103,9 +104,9 @@ def _is_file(name: str | None, path: Path) -> bool:
 
 
 def _pick_class(module: ModuleType, name: str, path: Path) -> type[Task]:
-    """Return the class `name` of `module`, after looking whether it is a whole task."""
+    """Return the class `name` of `module`. Raises `TaskError` if it is not a complete task."""
     tasks = [key for key, value in vars(module).items() if _is_own_task(value, module)]
-    offer = f" It has the task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}." if tasks else ""
+    offer = f" It defines the task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}." if tasks else ""
     if not hasattr(module, name):
         near = nearest_name(name, tasks or [key for key, value in vars(module).items() if inspect.isclass(value)])
         hint = f" Did you mean '{near}'?" if near else ""
@@ -114,11 +115,11 @@ def _pick_class(module: ModuleType, name: str, path: Path) -> type[Task]:
     if not inspect.isclass(task):
         raise TaskError(f"'{name}' in {path} is a {type(task).__name__}, not a class.{offer}")
     if not issubclass(task, Task) or task is Task:
-        raise TaskError(f"'{name}' in {path} is no task: a task is a subclass of relight.Task.{offer}")
+        raise TaskError(f"'{name}' in {path} is not a task. A task is a subclass of relight.Task.{offer}")
     missing = [part for part in _PARTS if getattr(task, part) is getattr(Task, part)]
     if missing:
         raise TaskError(
-            f"'{name}' in {path} is not complete: it must define {' and '.join(f'{m}()' for m in missing)}."
+            f"'{name}' in {path} is not complete. It must also define {' and '.join(f'{m}()' for m in missing)}."
         )
     config_class = task.Config
     if not inspect.isclass(config_class) or not issubclass(config_class, TaskConfig):
@@ -133,26 +134,31 @@ def _is_own_task(value: object, module: ModuleType) -> bool:
 
 
 def _explain(error: BaseException, path: Path) -> str:
-    """Say in one sentence why a file does not import, and where."""
+    """Return one sentence that says why and where the import of a file failed."""
     if isinstance(error, SyntaxError):
         where = Path(error.filename).name if error.filename else path.name
         return f"{where} has a syntax error in line {error.lineno}: {error.msg}. Correct it and launch again."
     if isinstance(error, SystemExit):
         return (
-            f"{path.name} ends Python when it is imported (exit code {error.code}): "
-            "move that under `if __name__ == '__main__':`."
+            f"{path.name} ends Python when it is imported (exit code {error.code}). "
+            "Move that code under `if __name__ == '__main__':`."
         )
     line = _last_line_in(error.__traceback__, path)
     where = f"{path.name}, line {line}" if line else path.name
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
-            f"{where} imports '{error.name}', which is not there: install it for {sys.executable}, "
+            f"{where} imports '{error.name}', which is not installed. Install it for {sys.executable}, "
             f"or put it into {path.parent}."
         )
-    said = str(error).strip().split("\n", 1)[0]
+    message = str(error).strip().split("\n", 1)[0]
     if isinstance(error, ConfigError):
-        return f"{where}: {said}"
-    return f"{where} cannot be imported: {type(error).__name__}{': ' + said if said else ''}."
+        return f"{where}: {message}"
+    return (
+        f"{path.name} cannot be imported: {type(error).__name__}"
+        + (f" in line {line}" if line else "")
+        + (f": {message}" if message else "")
+        + "."
+    )
 
 
 def _last_line_in(frames: TracebackType | None, path: Path) -> int | None:
@@ -161,7 +167,7 @@ def _last_line_in(frames: TracebackType | None, path: Path) -> int | None:
 
 
 def _format(error: BaseException) -> str:
-    """Format the whole traceback, from the person's first frame on."""
+    """Format the complete traceback, starting with the first frame of the task's own code."""
     frames = error.__traceback__
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next

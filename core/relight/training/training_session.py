@@ -29,10 +29,8 @@ from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
-from relight.training.best_metric import BestMetric
-from relight.training.checkpoint_cutter import CheckpointCutter
 from relight.training.progress_meter import ProgressMeter, Totals
-from relight.training.starting_point import find_starting_checkpoint
+from relight.training.session_parts import SessionParts
 from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
@@ -68,24 +66,22 @@ class TrainingSession:
         self,
         layout: RunLayout,
         start: AttemptStart,
+        parts: SessionParts,
         *,
-        cutter: CheckpointCutter,
         stopping: Stopping,
-        best: BestMetric,
-        environment: Mapping[str, Any],
         state: TrainingState | None = None,
         position: DataPosition | None = None,
     ) -> None:
         """`state` and `position` are for loops that have their own; else `track` fills both."""
         self.steps_done = 0
         self.evaluated_step: int | None = None
-        self.best = best
+        self.best = parts.best
         self.state = TrainingState() if state is None else state
         self._layout = layout
         self._start = start
-        self._cutter = cutter
+        self._cutter = parts.cutter
         self._stopping = stopping
-        self._environment = dict(environment)
+        self._environment = parts.environment
         self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._validation = MetricWriter(layout.metrics, stream="validation", attempt=start.attempt)
         self._meter: ProgressMeter | None = None
@@ -114,8 +110,8 @@ class TrainingSession:
         """Return the step and the loader's state from which the attempt will go on; (0, {}) from the beginning."""
         if self._start.from_sequence is None or self._start.weights_only:
             return 0, {}
-        info = find_starting_checkpoint(self._layout, self._start)
-        with CheckpointStore(self._layout.checkpoints).open(info) as reader:
+        store = CheckpointStore(self._layout.checkpoints)
+        with store.open(store.find_sequence(self._start.from_sequence)) as reader:
             tree = reader.state
         return tree["counters"]["step"], tree["parts"].get("loader", {}).get("state", {})
 
@@ -130,7 +126,7 @@ class TrainingSession:
         if self._start.from_sequence is None:
             self._open_position()
         else:
-            resumed, work_s = self._restore()
+            resumed, work_s = self._restore(self._start.from_sequence)
         self._start_meter(work_s)
         return resumed
 
@@ -281,10 +277,11 @@ class TrainingSession:
 
     def _count_step(self, values: Values) -> float:
         """Begin the edge of the next step, and log its metrics; return the time."""
-        now = self._open_edge()
-        self.steps_done += 1
+        self._stopping.interruptible = False
+        self._edge_s = now = time.time()
+        step = self.steps_done = self.steps_done + 1
         self._score = None
-        self._train.log(self.steps_done, values, time_s=now)
+        self._train.log(step, values, time_s=now)
         return now
 
     def _note_evaluation(self, values: Values, now: float) -> bool:
@@ -399,13 +396,14 @@ class TrainingSession:
         if self._position is not None:
             self._position.open()
 
-    def _restore(self) -> tuple[CheckpointInfo | None, float]:
-        """Restore from the checkpoint that the attempt names; return it and the seconds of training that it holds.
+    def _restore(self, sequence: int) -> tuple[CheckpointInfo | None, float]:
+        """Restore from the checkpoint with that sequence number; return it and the seconds of training that it holds.
 
         When only weights are taken over, the run starts at step 0: then there is no checkpoint to return.
         """
-        info = find_starting_checkpoint(self._layout, self._start)
-        with CheckpointStore(self._layout.checkpoints).open(info) as reader:
+        store = CheckpointStore(self._layout.checkpoints)
+        info = store.find_sequence(sequence)
+        with store.open(info) as reader:
             tree = reader.state
             read = StoredTensors(reader)
             if self._start.weights_only or tree.get("weights_only"):

@@ -1,4 +1,4 @@
-"""The Trainer of Hugging Face as a run of Relight: checkpoints at step edges, stops honoured, exact in mid-epoch.
+"""Makes a Hugging Face training a run of Relight: checkpoints at step edges, stops, and resumes exact mid-epoch.
 
     run = relight.init(config=vars(args))
     callback = RelightCallback(run)
@@ -6,8 +6,8 @@
     callback.train(trainer)                                            # instead of trainer.train()
 
 The Trainer keeps its loop. The model, its optimizer, schedule and loss scale, the loop's progress, the stateful
-callbacks and the position in the data become part of Relight's training state, and are put back before the first batch.
-A step is over when the next batch is asked for: what the Trainer logs and evaluates after it belongs to it.
+callbacks and the position in the data become part of Relight's training state. A resume restores them before the first
+batch. A step ends when the Trainer asks for the next batch: what it logs and evaluates until then belongs to the step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from relight.errors import RelightError, TaskError
 from relight.training.data.adopted_loader import adopt_loader
-from relight.training.framework_parts import EpochLoader, OuterSteps, Untold
+from relight.training.framework_parts import EpochLoader, OuterSteps, PendingEvaluation
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_loader import choose_seed
 
@@ -31,17 +31,17 @@ try:
         TrainerState,
     )
 except ImportError:
-    raise RelightError("The Trainer is not installed here: pip install 'transformers[torch]'.") from None
+    raise RelightError("transformers is not installed. Run: pip install 'transformers[torch]'") from None
 
 _STATE_FILE = "trainer_state.json"
 _KEPT = ("global_step", "epoch", "num_input_tokens_seen", "best_metric", "best_global_step")
 
 
 class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Connects one training of a `Trainer` with the run that `relight.init` has returned.
+    """Connects one training of a `Trainer` to the run that `relight.init` returned.
 
-    `validation` is how the names of validation metrics begin; `relight.init(best=…)` says which of them `best` means,
-    else it is the Trainer's `metric_for_best_model`, or the loss.
+    `validation` is the prefix of the names of validation metrics. `relight.init(best=…)` names the one that decides
+    which checkpoint is the best; without it, that is the Trainer's `metric_for_best_model`, or else the loss.
     """
 
     def __init__(self, run: ScriptRun, *, validation: str = "eval_") -> None:
@@ -52,13 +52,12 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._loader: EpochLoader | None = None
         self._edges = 0
         self._logged: dict[str, float] = {}
-        self.measured: dict[str, float] = {}
-        """What a validation has measured and the run has not been told."""
+        self._pending = PendingEvaluation(run)
 
     def train(self, trainer: Any, *, seed: int | None = None) -> Any:
-        """Train, or go on from the run's checkpoint; returns what `Trainer.train` does.
+        """Train from the start or from the run's checkpoint; return what `Trainer.train` returns.
 
-        Raises `TaskError` where a resume could not be exact, saying why.
+        Raises `TaskError` with the reason if a resume of this training could not be exact.
         """
         _refuse(trainer)
         self._trainer = trainer
@@ -68,8 +67,9 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         accumulated = trainer.args.gradient_accumulation_steps
         if len(self._loader) % accumulated:
             raise TaskError(
-                f"An epoch has {len(self._loader)} batches, which gradient_accumulation_steps={accumulated} does not "
-                "divide: the Trainer could not go on in the middle of one. Choose another batch size or accumulation."
+                f"An epoch has {len(self._loader)} batches, which is not a multiple of gradient_accumulation_steps="
+                f"{accumulated}, so the Trainer could not resume in the middle of an epoch. Change the batch size or "
+                "gradient_accumulation_steps."
             )
         trainer.get_train_dataloader = lambda: self._loader
         if self not in trainer.callback_handler.callbacks:
@@ -79,7 +79,8 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         try:
             if not progress.state:
                 return trainer.train()
-            # The Trainer looks for its progress in a file, and for the weights, which come from us, beside it.
+            # The Trainer reads its progress from a file and its weights from the same folder. The weights are already
+            # there, so it must not load any.
             trainer._load_from_checkpoint = lambda folder, model=None: None
             trainer.args.ignore_data_skip = True
             with tempfile.TemporaryDirectory(prefix="relight-trainer-") as folder:
@@ -89,7 +90,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             self._loader.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Track what is trained; in a resume it is restored here."""
+        """Track what the Trainer trains. In a resume this restores it."""
         trainer = self._trainer
         optimizer = trainer.optimizer
         self._run.track(
@@ -98,47 +99,47 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             scheduler=trainer.lr_scheduler,
             scaler=getattr(trainer.accelerator, "scaler", None),
             batches=self._loader,
-            validation=Untold(self),
+            validation=self._pending,
             callbacks=_CallbackStates(trainer),
         )
         self._edges = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say how far the epoch is; the Trainer counts from the batch with which it went on."""
+        """Correct the epoch: in a resumed epoch the Trainer counts only the batches since the resume."""
         assert self._loader is not None
         state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._loader)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Keep what belongs to the step that is not over yet."""
+        """Keep the values that belong to the current step."""
         for name, value in (logs or {}).items():
             if not name.startswith((self._validation, "train_")) and name not in ("epoch", "total_flos"):
                 self._logged[name] = value
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """Keep what a validation has measured; how long it took is no metric."""
+        """Keep what the validation measured, without the time that it took."""
         begin = self._validation
         found = {name: value for name, value in metrics.items() if name.startswith(begin)}
         timing = tuple(f"{begin}{name}" for name in ("runtime", "samples_per_second", "steps_per_second", "model_prep"))
         first = args.metric_for_best_model or "loss"
         first = first if first.startswith(begin) else begin + first
         kept = {name: float(value) for name, value in found.items() if not name.startswith(timing)}
-        self.measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
+        self._pending.measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the last step's edge."""
         self._edge(last=True)
 
     def _next_batch(self) -> None:
-        """A batch is asked for: all that belongs to the step before is done."""
+        """The Trainer asks for a batch, so everything that belongs to the step before is done."""
         if self._steps is None:
             self._begin()
         else:
             self._edge()
 
     def _begin(self) -> None:
-        """Begin the attempt proper; in a resume, put the generators back."""
+        """Begin the run's loop. In a resume this restores the generators."""
         self._steps = OuterSteps(self._run.steps(self._trainer.state.max_steps))
-        self._tell()
+        self._pending.report()
 
     def _edge(self, *, last: bool = False) -> None:
         if self._steps is None or self._trainer.state.global_step == self._edges:
@@ -146,25 +147,20 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._edges = self._trainer.state.global_step
         logged, self._logged = self._logged, {}
         self._run.step(logged)
-        self._tell()
+        self._pending.report()
         if last:
             self._steps.leave()
         else:
             self._steps.advance()
 
-    def _tell(self) -> None:
-        if self.measured:
-            measured, self.measured = self.measured, {}
-            self._run.evaluated(measured)
-
 
 class _Progress:
-    """How far the Trainer is, as it reads it from a file when it goes on."""
+    """The Trainer's progress, which it reads from a file when it resumes."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self.state: dict[str, Any] = {}
-        """What was restored; empty at the start of a run."""
+        """The restored progress; empty at the start of a run."""
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self._trainer.state, name) for name in _KEPT}
@@ -173,7 +169,7 @@ class _Progress:
         self.state = dict(state)
 
     def write(self, path: Path) -> None:
-        """Write the Trainer's own file."""
+        """Write the progress in the Trainer's own file format."""
         arguments = self._trainer.args
         intervals = {
             name: int(value)
@@ -186,7 +182,7 @@ class _Progress:
 
 
 class _CallbackStates:
-    """The states of the callbacks that have one: early stopping's patience, …"""
+    """The states of the callbacks that keep one, such as early stopping's patience."""
 
     def __init__(self, trainer: Any) -> None:
         self._callbacks = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
@@ -201,23 +197,30 @@ class _CallbackStates:
 
 
 def _refuse(trainer: Any) -> None:
-    """Refuse what the loop could not go on from exactly."""
+    """Raise `RelightError` for settings with which a resume could not be exact."""
     arguments = trainer.args
     if arguments.world_size > 1 or arguments.n_gpu > 1:
-        raise RelightError("Relight's callback trains in one process on one device: see CUDA_VISIBLE_DEVICES.")
+        raise RelightError(
+            "Relight's callback trains in one process on one device: choose one with CUDA_VISIBLE_DEVICES."
+        )
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise RelightError("Relight's callback trains without DeepSpeed and FSDP.")
+        raise RelightError("Relight's callback does not support DeepSpeed or FSDP: turn them off.")
     if arguments.load_best_model_at_end:
-        raise RelightError("Set load_best_model_at_end=False: `relight export RUN --which best` hands over the best.")
+        raise RelightError(
+            "Set load_best_model_at_end=False. To get the best model, run: relight export RUN --which best"
+        )
     if arguments.auto_find_batch_size:
-        raise RelightError("Set auto_find_batch_size=False: the size of a batch must be the same after a resume.")
+        raise RelightError("Set auto_find_batch_size=False: a resume needs the same batch size.")
 
 
 def _read_loader(trainer: Any) -> DataLoader[Any]:
-    """Return the Trainer's own loader, as it was before accelerate has wrapped it."""
+    """Return the Trainer's own loader, without the wrapper of accelerate."""
     found = trainer.get_train_dataloader()
     if isinstance(found.dataset, IterableDataset):
-        raise TaskError("The Trainer's data set is a stream, whose place in an epoch it cannot go back to: use a map.")
+        raise TaskError(
+            "The Trainer's data set is a stream, which cannot be resumed in the middle of an epoch: use a map-style "
+            "data set, with __len__ and __getitem__."
+        )
     batches = found.batch_sampler
     if type(batches) is BatchSampler and isinstance(batches.sampler, RandomSampler):
         batches = BatchSampler(RandomSampler(found.dataset), batches.batch_size, batches.drop_last)

@@ -118,7 +118,8 @@ for epoch in run.epochs(3):
     plateau.step(-accuracy)
     best["accuracy"] = max(best["accuracy"], accuracy)
     at("end", epoch)
-assert best["accuracy"] == run._session.best.value or "look_at" in options, (best, run._session.best.value)
+tracked = run._driver.session.best.value
+assert best["accuracy"] == tracked or "look_at" in options, (best, tracked)
 run.finish()
 """
 )

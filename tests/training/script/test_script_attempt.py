@@ -99,7 +99,7 @@ Make = Callable[..., TrainedRun]
         ("raise", 1, "crashed", 7, "ValueError: the script broke", "exception"),
         ("update", 1, "crashed", 7, "ZeroDivisionError: division by zero", "best"),
         ("exit", 1, "crashed", 7, "The script called sys.exit: it will not go on at step 7.", "exception"),
-        ("quit", 0, "stopped", 7, "The script ended itself by sys.exit(). It stopped at step 7.", "stop"),
+        ("quit", 0, "stopped", 7, "The script called sys.exit() at step 7.", "stop"),
         ("late", 1, "crashed", 15, "RuntimeError: after the training", "final"),
         ("twice", 1, "crashed", 0, "relight.init() was called twice", None),
         ("outside", 1, "crashed", 0, "run.step() was called outside of", None),
@@ -132,10 +132,10 @@ def test_a_signal_saves_the_last_finished_step_wherever_the_script_is(make_scrip
     run.start()
     run.wait_until(lambda: "waiting" in run.log)
     run.signal(signal.SIGTERM)
-    assert run.processes[-1].wait(30) == 130, run.log
+    assert run.processes[-1].wait(60) == 130, run.log
     said = run.outcome
     assert (said.outcome, said.step) == ("stopped", step)
-    assert said.reason.startswith("The trainer received SIGTERM.")
+    assert said.reason.startswith("Stopped by SIGTERM at step")
     assert [info.step for info in run.checkpoints()][-1:] == ([step] if step else [])
     again = make_script(SCRIPT, "whole", name="twin")
     assert again.run() == 0, again.log

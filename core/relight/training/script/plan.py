@@ -31,8 +31,8 @@ class ScriptPlan:
         loop, under_way = self._loop, self._loops.innermost("batches")
         assert loop is not None
         if loop.kind == "epochs" and loop.steps == 1 and under_way is not None and not self._position.steps_per_epoch:
-            loader = next(each for each in self._position.loaders if each.name == under_way.name)
-            self._position.steps_per_epoch = -(-loader.inner.batches // max(1, loader.batch))
+            loader = self._position.loaders[under_way.name]
+            self._position.steps_per_epoch = -(-loader.batches // max(1, loader.batch))
         self.tell(session)
 
     def note_epoch(self, session: ScriptSession, *, steps: int) -> None:
@@ -50,11 +50,12 @@ class ScriptPlan:
         if loop.kind == "steps":
             session.plan(Totals(before + count - loop.index))
             return
-        loaders, per_epoch = self._position.loaders, self._position.steps_per_epoch
+        first = next(iter(self._position.loaders.values()), None)
+        per_epoch = self._position.steps_per_epoch
         session.plan(
             Totals(
                 steps=before + per_epoch * (count - loop.index) if per_epoch else 0,
                 epochs=count,
-                batches=loaders[0].inner.batches if loaders else 0,
+                batches=0 if first is None else first.batches,
             )
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from relight.training.data.adopted_loader import ResumableLoader
 from relight.training.script.loops import LoopStack, Place
-from relight.training.script.script_loader import ScriptLoader
 
 
 class ScriptPosition:
@@ -16,22 +16,18 @@ class ScriptPosition:
         self.batch = 0
         self.steps_per_epoch = 0
         """0 while not known."""
-        self._loaders: dict[str, ScriptLoader] = {}
+        self.loaders: dict[str, ResumableLoader] = {}
+        """By name, in the order in which they were made."""
         self._place = Place(())
         self._epoch_steps = 0
         self._saved: dict[str, Any] = {}
         self._there: set[str] = set()
 
-    @property
-    def loaders(self) -> list[ScriptLoader]:
-        """All loaders, in the order in which they were made."""
-        return list(self._loaders.values())
-
-    def add(self, loader: ScriptLoader) -> None:
+    def add(self, name: str, loader: ResumableLoader) -> None:
         """Add a loader; one that a checkpoint knows goes to its position, if that has been loaded already."""
-        self._loaders[loader.name] = loader
-        if loader.name in self._saved:
-            loader.inner.load_state_dict(self._saved.pop(loader.name))
+        self.loaders[name] = loader
+        if name in self._saved:
+            loader.load_state_dict(self._saved.pop(name))
 
     def refresh(self, loops: LoopStack) -> None:
         """Take over where the loops are: at a step edge, and where a body or a loop ends."""
@@ -40,7 +36,7 @@ class ScriptPosition:
         if inner is not None:
             self.epoch, self._epoch_steps = inner.index, inner.steps
         under_way = loops.innermost("batches")
-        self.batch = self._loaders[under_way.name].inner.batch if under_way is not None else 0
+        self.batch = self.loaders[under_way.name].batch if under_way is not None else 0
 
     @property
     def at_pass_end(self) -> bool:
@@ -48,12 +44,12 @@ class ScriptPosition:
         levels = self._place.levels
         if not levels or levels[-1].kind != "batches":
             return False
-        inner = self._loaders[levels[-1].name].inner
+        inner = self.loaders[levels[-1].name]
         return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
 
     def edge_state(self) -> dict[str, Any]:
         """Return the state: fresh, so that nothing changes it later."""
-        loaders = {name: loader.inner.state_dict() for name, loader in self._loaders.items()}
+        loaders = {name: loader.state_dict() for name, loader in self.loaders.items()}
         return {
             "place": self._place.to_state(),
             "epoch": self.epoch,
@@ -69,25 +65,25 @@ class ScriptPosition:
         """Send every loader to its saved position. Raises `TaskError` where the data has another length."""
         self.steps_per_epoch = int(state["steps_per_epoch"])
         self._saved = {name: saved for name, saved in state["loaders"].items() if name not in self._there}
-        for name, loader in self._loaders.items():
+        for name, loader in self.loaders.items():
             if name in self._saved:
-                loader.inner.load_state_dict(self._saved.pop(name))
+                loader.load_state_dict(self._saved.pop(name))
 
-    def load_loader(self, loader: ScriptLoader, state: dict[str, Any]) -> None:
+    def load_loader(self, name: str, state: dict[str, Any]) -> None:
         """Send one loader to its saved position; `load_state_dict` then leaves it alone."""
-        loader.inner.load_state_dict(state["loaders"][loader.name])
-        self._there.add(loader.name)
+        self.loaders[name].load_state_dict(state["loaders"][name])
+        self._there.add(name)
 
     def open(self) -> None:
         """Start the data-loading processes of every pass that is under way."""
-        for loader in self._loaders.values():
-            if loader.inner.consumed:
-                loader.inner.open()
+        for loader in self.loaders.values():
+            if loader.consumed:
+                loader.open()
 
     def close(self) -> None:
         """End all data-loading processes."""
-        for loader in self._loaders.values():
-            loader.inner.close()
+        for loader in self.loaders.values():
+            loader.close()
 
     def _count_epochs_done(self) -> int:
         """Bodies of `run.epochs` behind the place; the one under way counts when its batches are all consumed."""

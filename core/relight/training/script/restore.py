@@ -12,7 +12,6 @@ from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
-from relight.training.starting_point import find_starting_checkpoint
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.state_tree import decode_tree
 from relight.training.state.stored_tensors import StoredTensors
@@ -22,11 +21,12 @@ class Restoration:
     """The checkpoint that an attempt of a script goes on from, open until the script has got to its place."""
 
     def __init__(self, layout: RunLayout, start: AttemptStart, state: ScriptState) -> None:
-        self.info = find_starting_checkpoint(layout, start)
         self.branch = start.reason == "branch"
         self._state = state
         self._opened = ExitStack()
+        assert start.from_sequence is not None
         store = CheckpointStore(layout.checkpoints)
+        self.info = store.find_sequence(start.from_sequence)
         self._reader: CheckpointReader = self._opened.enter_context(store.open(self.info))
         self._read = StoredTensors(self._reader)
         tree = self._reader.state

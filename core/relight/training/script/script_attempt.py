@@ -10,13 +10,12 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 import msgspec
@@ -29,14 +28,14 @@ from relight.runs.records import AttemptStart, Objective, ScriptRecord, TaskRefe
 from relight.tasks.config import TaskConfig, full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.attempt_ending import AttemptEnding, is_worker_death
-from relight.training.best_metric import BestMetric
 from relight.training.leaving import leave
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
 from relight.training.script.script_session import NOTHING_TRACKED, ScriptSession
+from relight.training.script.script_stopping import ScriptStopping
 from relight.training.script.state import ScriptState
 from relight.training.session_parts import make_session_parts
-from relight.training.stopping import Stop, Stopping, TrainingStopped
+from relight.training.stopping import Stop, TrainingStopped
 
 _LOWER_WINS = (
     "loss", "err", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "wer", "cer", "fid", "bpb", "bpc", "bits",
@@ -47,44 +46,6 @@ _EMPTY_LOOP = (
     "set it before that loop, or resume from an earlier step (--from)."
 )
 _log = logging.getLogger("relight")
-
-
-class ScriptStopping(Stopping):
-    """What stops a script. In a terminal a second Ctrl-C ends it at once, as people expect."""
-
-    def __init__(self, layout: RunLayout, attempt: int, *, terminal: bool) -> None:
-        super().__init__(layout, attempt)
-        self.interruptible = True
-        self.raised: Stop | None = None
-        self._terminal = terminal
-        self._interrupts = 0
-
-    def install(self, *, lifeline: int | None = None) -> None:
-        """Take over the signals; a closed terminal's, too, unless somebody (`nohup`) has it ignored."""
-        super().install(lifeline=lifeline)
-        if self._terminal and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, self._on_signal)
-
-    def _let_child_end(self) -> None:
-        super()._let_child_end()
-        if signal.getsignal(signal.SIGHUP) == self._on_signal:  # a closed terminal is the script's own affair
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._terminal and number == signal.SIGINT:
-            self._interrupts += 1
-            if self._interrupts > 1:
-                raise KeyboardInterrupt
-            if not self.building:
-                _log.warning("Stopping at the next step edge, with a checkpoint. Ctrl-C again ends it at once.")
-        super()._on_signal(number, frame)
-
-    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        try:
-            super()._on_alarm(number, frame)
-        except TrainingStopped as stopped:
-            self.raised = stopped.stop
-            raise
 
 
 class ScriptDone(SystemExit):
@@ -123,7 +84,6 @@ class ScriptAttempt:
         self._ended = False
         self._begun = False
         self._done = False
-        self._stop: Stop | None = None
         self._exit: tuple[Any, bool] | None = None
         self._session: ScriptSession | None = None
         self._ending = AttemptEnding(self.layout, start.attempt, stopping)
@@ -131,7 +91,7 @@ class ScriptAttempt:
     @property
     def is_leaving(self) -> bool:
         """Whether the script is being ended, so that loops that close mean nothing."""
-        return self._ended or self._stop is not None or self._exit is not None or self._stopping.raised is not None
+        return self._ended or self._exit is not None or self._stopping.raised is not None
 
     def install(self) -> None:
         """Learn how the script ends."""
@@ -166,15 +126,13 @@ class ScriptAttempt:
         """Make the session, once it is known what trains and where."""
         if restoration is not None and self._said.best_metric is None and not restoration.weights_only:
             self._say_best(restoration.counters.get("best", {}).get("metric"))
-        best = BestMetric(self._said.objective)
         parts = make_session_parts(
-            self.layout, self.start, task=self._task, device=device, options=self.options, best=best,
-            inherit_fds=(self._launch.lock_fd,),
+            self.layout, self.start, task=self._task, device=device, options=self.options,
+            objective=self._said.objective, inherit_fds=(self._launch.lock_fd,),
         )  # fmt: skip
         self._session = self._ending.session = ScriptSession(
-            self.layout, self.start, state=state, position=position, cutter=parts.cutter, stopping=self._stopping,
-            best=best, environment=parts.environment,
-        )  # fmt: skip
+            self.layout, self.start, parts, stopping=self._stopping, state=state, position=position
+        )
         return self._session
 
     def note_start(self) -> None:
@@ -182,13 +140,7 @@ class ScriptAttempt:
         self._begun = True
         self._stopping.building = False
 
-    def note_stop(self, stop: Stop) -> None:
-        """The script is told to stop, at an edge: save that now, before anything else of the script's runs."""
-        self._stop = stop
-        if self._session is not None:
-            self._session.stop(stop)
-
-    def end_early(self, steps: int) -> NoReturn:
+    def end_early(self) -> NoReturn:
         """The last step that the script is to take is done."""
         self._done = True
         self._stopping.interruptible = False
@@ -258,7 +210,7 @@ class ScriptAttempt:
         if self._ended:
             return
         self._ended = True
-        stop = self._stop or self._stopping.raised or self._stopping.check(0.0)
+        stop = self._stopping.raised or self._stopping.check(0.0)
         if isinstance(error, KeyboardInterrupt):
             stop = stop or Stop("A person interrupted it.", why="signal")
         elif not is_worker_death(error):
@@ -269,7 +221,7 @@ class ScriptAttempt:
             if self.resumed_at_pass_end and isinstance(error, (NameError, ZeroDivisionError)):
                 error.add_note(_EMPTY_LOOP)
                 sys.stderr.write(f"relight: {_EMPTY_LOOP}\n")
-            self._ending.end_crashed(error, told=True)
+            self._ending.end_crashed(error, printed=True)
 
     def _at_exit(self) -> None:
         if os.getpid() != self._pid:
@@ -281,7 +233,7 @@ class ScriptAttempt:
 
     def _end_at_exit(self) -> None:
         last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-        stop = self._stop or self._stopping.raised
+        stop = self._stopping.raised
         try:
             if stop is not None and not self._done:
                 self._ended = True

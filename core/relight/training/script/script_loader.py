@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from relight.errors import TaskError, UsageError
 from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.loop_leaving import is_left_by_choice
-from relight.training.script.loops import Loop, LoopStack
+from relight.training.script.loops import Loop
 
 _AS_IT_IS = ("persistent_workers",)  # workers stay from one pass to the next anyway
-
-
-class LoaderHost(Protocol):
-    """What a loader needs of its run."""
-
-    loops: LoopStack
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether the script is being ended, so that loops that close mean nothing."""
-
-    def send_to_place(self, loader: ScriptLoader) -> None:
-        """Let `loader` go on from its saved position, ahead of all else that is restored."""
-
-    def note_next(self) -> None:
-        """The next iteration is asked for."""
-
-    def end_pass(self, loop: Loop, *, broken: bool) -> None:
-        """A pass is over; `broken` when the script has left it before its end, by its own will."""
 
 
 class ScriptLoader:
@@ -42,13 +24,13 @@ class ScriptLoader:
     depend on the seed and on how many passes there were, not on the generators, and not on the number of workers.
     """
 
-    def __init__(self, host: LoaderHost, name: str, inner: ResumableLoader, *, source: DataLoader[Any]) -> None:
+    def __init__(self, driver: LoopDriver, name: str, inner: ResumableLoader, *, source: DataLoader[Any]) -> None:
         self.name = name
         self.dataset: Dataset[Any] = source.dataset
         self.batch_size = source.batch_size
         self.drop_last = source.drop_last
         self.num_workers = source.num_workers
-        self._host = host
+        self._driver = driver
         self._inner = inner
         self._pass: Loop | None = None
 
@@ -68,7 +50,7 @@ class ScriptLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Hand out the batches of one pass."""
-        return self._iterate(is_new=self._host.loops.has_arrived)
+        return self._iterate(is_new=self._driver.loops.has_arrived)
 
     def _iterate(self, *, is_new: bool) -> Iterator[Any]:
         """Hand out the batches of one pass.
@@ -76,25 +58,25 @@ class ScriptLoader:
         After a resume, an iterator that was asked for before the place was reached goes on with the pass that was
         under way, as its earlier self would have; one that `is_new` since begins another.
         """
-        host, inner = self._host, self._inner
+        driver, inner = self._driver, self._inner
         if self._pass is not None:  # somebody keeps an iterator of a pass, which ends here
-            host.loops.leave(self._pass)
+            driver.loops.leave(self._pass)
             inner.next_epoch()
             self._pass = None
         elif is_new and inner.consumed:
             inner.next_epoch()
-        loop = host.loops.enter("batches", self.name)
+        loop = driver.loops.enter("batches", self.name)
         if loop is None:
             return
-        if host.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
-            host.send_to_place(self)
+        if driver.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
+            driver.send_to_place(self.name)
         self._pass = loop
         whole, chosen = False, True
         try:
             for batch in inner:
-                host.loops.advance(loop, inner.consumed)
+                driver.loops.advance(loop, inner.consumed)
                 yield batch
-                host.note_next()
+                driver.note_next()
                 if self._pass is not loop:
                     raise UsageError(
                         f"The loader '{self.name}' is iterated twice at once: make a loader for each iterator."
@@ -109,13 +91,13 @@ class ScriptLoader:
         finally:
             if self._pass is loop:
                 self._pass = None
-                if not host.is_leaving:
+                if not driver.is_leaving:
                     if not whole:
                         inner.next_epoch()
-                    host.end_pass(loop, broken=chosen and not whole)
+                    driver.end_pass(loop, broken=chosen and not whole)
 
 
-def make_loader(host: LoaderHost, name: str, data: Any, options: dict[str, Any], *, seed: int) -> ScriptLoader:
+def make_loader(driver: LoopDriver, name: str, data: Any, options: dict[str, Any], *, seed: int) -> ScriptLoader:
     """Make a loader over a data set, with the options of PyTorch's `DataLoader`; or take over a `DataLoader`.
 
     Raises `TaskError` where a resume could not be exact, saying what and why.
@@ -130,7 +112,9 @@ def make_loader(host: LoaderHost, name: str, data: Any, options: dict[str, Any],
             source = DataLoader(data, **known)
         except TypeError as error:
             raise TaskError(f"run.loader() takes the options of PyTorch's DataLoader: {error}.") from None
-    return ScriptLoader(host, name, adopt_loader(source, seed=seed), source=source)
+    inner = adopt_loader(source, seed=seed)
+    driver.position.add(name, inner)
+    return ScriptLoader(driver, name, inner, source=source)
 
 
 def choose_seed(seed: int | None) -> int:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from relight.checkpoints.snapshot_header import Reason
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
-from relight.training.checkpoint_cutter import CheckpointCutter
 from relight.training.progress_meter import Totals
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
+from relight.training.script.script_stopping import ScriptStopping
 from relight.training.script.state import ScriptState
+from relight.training.session_parts import SessionParts
 from relight.training.step_metrics import StepMetrics, Values
-from relight.training.stopping import Stop, Stopping
+from relight.training.stopping import Stop, TrainingStopped
 from relight.training.training_session import TrainingSession
 
 NOTHING_TRACKED = (
@@ -40,23 +39,19 @@ class ScriptSession(TrainingSession):
     """
 
     state: ScriptState
+    _stopping: ScriptStopping
 
     def __init__(
         self,
         layout: RunLayout,
         start: AttemptStart,
+        parts: SessionParts,
         *,
+        stopping: ScriptStopping,
         state: ScriptState,
         position: ScriptPosition,
-        cutter: CheckpointCutter,
-        stopping: Stopping,
-        best: BestMetric,
-        environment: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            layout, start, cutter=cutter, stopping=stopping, best=best, environment=environment, state=state,
-            position=position,
-        )  # fmt: skip
+        super().__init__(layout, start, parts, stopping=stopping, state=state, position=position)
         self.in_loop = False
         """Whether an outermost loop of the script is under way."""
         self.holding = False
@@ -148,7 +143,7 @@ class ScriptSession(TrainingSession):
     def set_best(self, objective: Objective) -> None:
         """From now on this metric says which checkpoint is the best."""
         self.best = BestMetric(objective)
-        self._cutter.set_best(higher_is_better=objective.higher_is_better)
+        self._cutter.set_best(objective)
 
     def finish(self) -> None:
         """Save the final state, unless the end of the last loop has, and wait until it is durable."""
@@ -174,8 +169,15 @@ class ScriptSession(TrainingSession):
         super()._check_savable()
 
     def _check_stop(self, now: float) -> None:
-        if not self.holding:
+        if self.holding:
+            return
+        try:
             super()._check_stop(now)
+        except TrainingStopped as stopped:
+            # Now, because what the script does while the exception passes through it may move the weights.
+            self._stopping.raised = stopped.stop
+            self.stop(stopped.stop)
+            raise
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
         if self.holding and reason == "periodic":

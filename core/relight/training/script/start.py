@@ -14,13 +14,12 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from relight.errors import UsageError
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, RunRecord, ScriptRecord
+from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord
 from relight.runs.run_record import read_script_record
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
@@ -28,7 +27,8 @@ from relight.tasks.script_config import apply_overrides, as_mapping, plain_confi
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
 from relight.training.script.run import ScriptRun
-from relight.training.script.script_attempt import Launch, ScriptAttempt, ScriptStopping, higher_wins
+from relight.training.script.script_attempt import Launch, ScriptAttempt, higher_wins
+from relight.training.script.script_stopping import ScriptStopping
 from relight.training.task_attempt import close_in_children
 
 _VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
@@ -90,8 +90,12 @@ def init(
         "keep_every_steps": keep_every_steps,
         "keep_every_hours": keep_every_hours,
     }
-    said = _describe(record, read_script_record(layout), best=best, higher_is_better=higher_is_better)
-    said = msgspec.structs.replace(said, config=plain_config(values), settings=settings, pid=os.getpid())
+    before = read_script_record(layout) or record
+    objective = _choose_objective(before.objective, best=best, higher_is_better=higher_is_better)
+    said = ScriptRecord(
+        config=plain_config(values), best_metric=objective.metric, higher_is_better=objective.higher_is_better,
+        settings=settings, pid=os.getpid(),
+    )  # fmt: skip
     attempt = ScriptAttempt(launch, start, task=record.task, said=said, stopping=stopping)
     try:
         attempt.install()
@@ -181,16 +185,12 @@ def _name_module(spec: Any) -> str | None:
     return str(spec.parent) if spec.name.rpartition(".")[2] == "__main__" and spec.parent else str(spec.name)
 
 
-def _describe(
-    record: RunRecord, before: ScriptRecord | None, *, best: str | None, higher_is_better: bool | None
-) -> ScriptRecord:
+def _choose_objective(before: Objective, *, best: str | None, higher_is_better: bool | None) -> Objective:
     """What `best` means: what `init` says, else what earlier attempts, or a branch's parent, have said."""
     if best:
-        metric: str | None = full_metric_name(best)
-        known = higher_wins(full_metric_name(best))
-    else:
-        metric, known = (before or record).best_metric, (before or record).higher_is_better
-    return ScriptRecord(best_metric=metric, higher_is_better=known if higher_is_better is None else higher_is_better)
+        name = full_metric_name(best)
+        before = Objective(name, higher_wins(name))
+    return before if higher_is_better is None else Objective(before.metric, higher_is_better)
 
 
 def _override(attempt: ScriptAttempt, record: RunRecord, config: MutableMapping[str, Any]) -> None:

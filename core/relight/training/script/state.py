@@ -61,6 +61,11 @@ class ScriptState(TrainingState):
         """The modules that are tracked."""
         return [part.module for part in self._modules.values()]
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that are tracked."""
+        return list(self._optimizers.values())
+
     def track(self, name: str, tracked: Any) -> None:
         """Add something, as `TrainingState` does; a dictionary of plain values as well."""
         if name in _OWN:

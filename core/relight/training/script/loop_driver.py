@@ -1,0 +1,304 @@
+"""Drives a script's loops: begins the session with the first one, makes the step edges, and guides a resume back.
+
+`run.epochs`, `run.steps` and the passes over loaders report here what they do, and ask what comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from relight.errors import UsageError
+from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.script.loops import Level, Loop, LoopStack
+from relight.training.script.plan import ScriptPlan
+from relight.training.script.position import ScriptPosition
+from relight.training.script.restore import Restoration
+from relight.training.script.script_attempt import ScriptAttempt
+from relight.training.script.script_session import ScriptSession
+from relight.training.script.state import ScriptState
+from relight.training.step_metrics import Values
+
+_LOOKS = 100
+"""Steps after which it is looked whether something moves behind `run.step`: it costs six microseconds."""
+_log = logging.getLogger("relight")
+
+
+class LoopDriver:
+    """The loops of one attempt of a script, with everything that depends on where in them the script is."""
+
+    def __init__(self, attempt: ScriptAttempt) -> None:
+        self.loops = LoopStack(on_arrival=self._arrive)
+        self.position = ScriptPosition()
+        self.session: ScriptSession | None = None
+        """There once the script has begun its first loop, and a resume has got to its place."""
+        self._attempt = attempt
+        self._is_child = False
+        os.register_at_fork(after_in_child=self._note_fork)
+        self._plan = ScriptPlan(self.loops, self.position)
+        self._state = ScriptState(self.position)
+        self._restoration: Restoration | None = None
+        self._early: Mapping[str, Any] = {}
+        self._warned = False
+        self._stepped = False
+        self._looks = _LOOKS
+        self._unplaced = 0
+        self._max_steps = attempt.options.max_steps
+        if attempt.start.from_sequence is not None:
+            self._restoration = Restoration(attempt.layout, attempt.start, self._state)
+            place = self._restoration.place
+            if place is not None:
+                self.loops.seek(place)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the script is being ended, so that loops that close mean nothing."""
+        return self._attempt.is_leaving
+
+    def track(self, name: str, thing: Any) -> None:
+        """Make `thing` part of the training state, and restore it if this is a resume."""
+        self._state.track(name, thing)
+        if self.session is not None:
+            self.session.watch(thing)
+        if self._restoration is not None:
+            self._restoration.restore([name])
+
+    def iterate(self, kind: Literal["epochs", "steps"], count: int) -> Iterator[int]:
+        """Yield the iterations of a loop of kind "epochs" or "steps" that are still to be done."""
+        loop = self._begin(kind, count)
+        if loop is None:
+            return
+        is_epochs = kind == "epochs"
+        outermost = is_epochs and self.loops.outermost() is loop
+        chosen = whole = False
+        try:
+            while loop.index < count:
+                if outermost and self.loops.replaying:
+                    self._state.epoch_start.put_back()
+                yield loop.index
+                if is_epochs:
+                    self._end_body(loop, count, outermost=outermost)
+                else:
+                    self.note_next()
+                    self.loops.advance(loop, loop.index + 1)
+            chosen = whole = True
+        except GeneratorExit:
+            chosen = is_left_by_choice()
+            raise
+        finally:
+            self._end_loop(loop, chosen=chosen, whole=whole)
+
+    def step(self, values: Values) -> None:
+        """A step edge, or a step that counts and is no edge, when its place in the loops cannot be found again."""
+        if self._is_child:
+            self.refuse_children("step")
+        session = self.session
+        placed = self.loops.take_step()
+        assert session is not None
+        if placed:
+            self._unplaced = 0
+            self.position.refresh(self.loops)
+            # Most scripts use what the loop's body has set ("loss") right behind the loop. A resume from behind the
+            # last batch would not have that, so such an edge is saved only where nothing else can be.
+            session.holding = self.position.at_pass_end
+            session.step(values)
+            self._stepped = True
+        else:
+            self._warn_of_place()
+            self.position.refresh(self.loops)
+            session.step_without_place(values)
+        session.holding = False
+        self._plan.note_step(session)
+        if 0 < self._max_steps <= session.steps_done:
+            self._attempt.end_early()
+
+    def log(self, values: Values) -> None:
+        """Log more values of the last finished step."""
+        if self.session is not None and not self.loops.replaying:
+            self.session.log(values)
+
+    def evaluated(self, measured: Values) -> bool:
+        """Take note of what a validation has measured; returns whether that is the best so far."""
+        session = self.session
+        if session is None:
+            if not self.loops.replaying and self._restoration is None:
+                self._early = dict(measured)
+            return False
+        if self.loops.replaying or not measured:
+            return False
+        if session.best.name is None:
+            session.set_best(self._attempt.choose_best(next(iter(measured))))
+        return session.evaluated(measured)
+
+    def send_to_place(self, loader: str) -> None:
+        """Let the loader of that name go on from its saved position, ahead of all else that is restored."""
+        assert self._restoration is not None
+        self.position.load_loader(loader, self._restoration.position)
+
+    def note_next(self) -> None:
+        """The next iteration is asked for: look, in the first ones, whether the step was the last thing in this one."""
+        if not self._looks or not self._stepped or self.session is None:
+            return
+        self._looks -= 1
+        self._stepped = False
+        if self._state.has_moved():
+            self._looks = 0
+            _log.warning(
+                "After run.step() this iteration has drawn random numbers, or moved a schedule or a rate. A resume "
+                "from that very step does not do it again: call run.step() last, or what you do there is lost."
+            )
+
+    def end_pass(self, loop: Loop, *, broken: bool) -> None:
+        """A pass over a loader is over; `broken` when the script has left it before its end, by its own will."""
+        known = self.loops.leave(loop)
+        if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
+            self.loops.take_place()
+            self.position.refresh(self.loops)
+            self.session.end_pass()
+
+    def refuse_children(self, name: str) -> None:
+        """Raise `UsageError` in a process that the script has forked."""
+        if self._is_child:
+            raise UsageError(
+                f"run.{name}() was called in another process than relight.init(): only the training script itself may "
+                "write into its run."
+            )
+
+    def _note_fork(self) -> None:
+        self._is_child = True
+
+    def _begin(self, kind: Literal["epochs", "steps"], count: int) -> Loop | None:
+        """A loop of ours begins, and with the first one, or in a resume at the checkpoint's place, the session."""
+        self.refuse_children(kind)
+        self._attempt.check_open()
+        if count < 0:
+            raise UsageError(f"run.{kind}({count}) has no meaning: give it the number of {kind}, 0 or more.")
+        seeking = self.loops.replaying
+        loop = self.loops.enter(kind)
+        if loop is None:
+            return None
+        loop_is_first = self.loops.outermost() is loop
+        if loop_is_first:
+            self._plan.begin(loop, count)
+        if seeking and self.loops.replaying and loop_is_first and self._restoration is not None:
+            self._restoration.load_epoch_start()
+        if self.session is None and not self.loops.replaying:
+            self._state.epoch_start.record()
+            self.loops.take_place()
+            self._start_session()
+        if self.session is not None:
+            self.session.in_loop = True
+            self._plan.tell(self.session)
+        return loop
+
+    def _end_body(self, loop: Loop, count: int, *, outermost: bool) -> None:
+        steps = loop.steps
+        self._unplaced = 0
+        self._attempt.resumed_at_pass_end = False
+        self.loops.advance(loop, loop.index + 1)
+        session = self.session
+        assert session is not None
+        if outermost:
+            self._state.epoch_start.record()
+            self._plan.note_epoch(session, steps=steps)
+        if loop.index < count:
+            self.loops.take_place()
+            self.position.refresh(self.loops)
+            session.end_body()
+
+    def _end_loop(self, loop: Loop, *, chosen: bool, whole: bool = False) -> None:
+        """A loop of ours is over; not `chosen` when an exception passes through it, which saves the last edge.
+
+        One that is `whole` is kept as a loop at its end, and not as one that has ended: a branch may make it longer.
+        """
+        if self.is_leaving:
+            return
+        if whole:
+            self.loops.take_place()
+        known = self.loops.leave(loop)
+        if self.session is not None:
+            self.session.in_loop = self.loops.depth > 0
+        if not (known and chosen) or self.loops.depth or self.session is None or self.loops.replaying:
+            return
+        if not whole:
+            self.loops.take_place()
+        self.position.refresh(self.loops)
+        if loop.kind == "epochs":
+            self.position.epoch = loop.index
+        self.session.end_loop()
+
+    def _arrive(self, left: Sequence[Level]) -> None:
+        """A resume has got to its place: load what is left, start the loaders, only then put the generators back."""
+        restoration = self._restoration
+        assert restoration is not None
+        place = restoration.place
+        assert place is not None
+        position = restoration.position
+        self.position.load_state_dict(position)
+        for level in left:
+            if level.kind == "batches" and level.name in self.position.loaders:
+                self.position.loaders[level.name].next_epoch()
+        inner = self.loops.innermost("epochs")
+        if inner is not None:
+            inner.steps = int(position["epoch_steps"])
+        self.position.open()
+        restoration.arrive(again=len(place.levels) > 1 or bool(place.done))
+        restoration.restore_generators()
+        outer = self.loops.outermost()
+        if outer is not None and outer.kind == "epochs" and self.loops.depth == 1 and not place.done:
+            self._state.epoch_start.record()
+        else:
+            restoration.load_epoch_start()
+        self.loops.place = place
+        self.position.refresh(self.loops)
+        self._attempt.resumed_at_pass_end = self.position.at_pass_end
+        self.position.epoch = int(position["epoch"]) if inner is None else inner.index
+        session = self._start_session()
+        restoration.close()
+        self._restoration = None
+        self._plan.tell(session)
+        _log.info("Resumed from step %d.", session.steps_done)
+
+    def _start_session(self) -> ScriptSession:
+        """Begin the attempt proper: everything is tracked, and restored where there is something to restore."""
+        restoration = self._restoration
+        device = _find_device(self._state.modules)
+        session = self._attempt.open_session(self._state, self.position, device=device, restoration=restoration)
+        for optimizer in self._state.optimizers:
+            session.watch(optimizer)
+        session.in_loop = self.loops.depth > 0
+        self.session = session
+        weights_only = restoration is not None and restoration.weights_only
+        if restoration is not None and weights_only:
+            restoration.arrive(again=False)
+        session.begin_script(restoration)
+        self._attempt.note_start()
+        if weights_only and restoration is not None:
+            restoration.close()
+            self._restoration = None
+        if self._early:
+            self.evaluated(self._early)
+            self._early = {}
+        return session
+
+    def _warn_of_place(self) -> None:
+        self._unplaced += 1
+        if self._warned or self._unplaced < 2:
+            return
+        self._warned = True
+        _log.warning(
+            "The batches of this epoch come from nothing that Relight knows, so no step inside it can be found again: "
+            "checkpoints are made at the edges of epochs only. Use run.loader(), or run.steps() for a loop without one."
+        )
+
+
+def _find_device(modules: Sequence[nn.Module]) -> torch.device:
+    for module in modules:
+        for parameter in module.parameters():
+            return parameter.device
+    return torch.device("cpu")
