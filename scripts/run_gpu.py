@@ -32,7 +32,7 @@ TEST_LIMIT_S = 150.0
 """How long the tests of one file may take on a card. A rehearsal, on a busy machine perhaps, may take all the time."""
 SAVE_LIMITS_S = {1_500: 90.0, 12_000: LIMIT_S}
 """How long the saves of a state of that size, in MB, may take."""
-REHEARSED_SAVE_LIMITS_S = {2: 90.0}
+REHEARSED_SAVE_LIMITS_S = {2: LIMIT_S}
 METHOD = """The tests of `tests/gpu`, then `checkpoint_save.py` with a state on the card. "Blocks" is how long the
 training loop stands still for a save, "durable" how long until the state would survive a power cut. Both are medians,
 next to `torch.save` of the same state in the same rounds; its time until durable includes a sync."""
