@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -29,7 +30,8 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def _report(layout: RunLayout, *, now_s: float | None = None) -> StatusReport:
-    return derive_status(gather_evidence(layout, now_s=now_s))
+    evidence = gather_evidence(layout)
+    return derive_status(evidence if now_s is None else dataclasses.replace(evidence, now_s=now_s))
 
 
 def _status(layout: RunLayout) -> RunStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -86,7 +87,9 @@ def _module(path: Path, text: str = "") -> ModuleType:
     return module
 
 
-def test_the_code_is_what_was_imported_from_the_tasks_own_folder(tmp_path: Path) -> None:
+def test_the_code_is_what_was_imported_from_the_tasks_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "project"
     modules: list[object] = [
         _module(folder / "task.py", "a"),
@@ -97,7 +100,9 @@ def test_the_code_is_what_was_imported_from_the_tasks_own_folder(tmp_path: Path)
         object(),
     ]
     _module(folder / "not_imported.py")
-    code = describe_code(folder, modules=modules)
+    for number, module in enumerate(modules):
+        monkeypatch.setitem(sys.modules, f"imported_{number}", module)
+    code = describe_code(folder)
     assert code["files"] == ["parts/__init__.py", "task.py"]
     assert code["digest"] == digest_code(folder, ["task.py", "parts/__init__.py"])
 

@@ -155,11 +155,11 @@ def test_a_launch_is_queued_until_it_is_clear_that_nobody_comes(
 
 def test_another_machines_run_is_judged_by_its_signs_of_life() -> None:
     foreign: dict[str, Any] = {"foreign": True, "supervisor_alive": False, "trainer_alive": False, "same_boot": False}
-    assert _status(**foreign, silent_s=1.0) == ("running", "It runs on the machine 'h'.")
-    status, reason = _status(**foreign, silent_s=FOREIGN_SILENCE_S + 1)
+    assert _status(**foreign, changed_s=NOW - 1.0) == ("running", "It runs on the machine 'h'.")
+    status, reason = _status(**foreign, changed_s=NOW - FOREIGN_SILENCE_S - 1)
     assert status == "interrupted"
     assert "machine 'h'" in reason
-    assert _status(**foreign, silent_s=1.0, exit=_exit("finished"))[0] == "finished"
+    assert _status(**foreign, changed_s=NOW - 1.0, exit=_exit("finished"))[0] == "finished"
 
 
 def test_a_damaged_record_of_processes_falls_back_to_the_lock() -> None:
@@ -191,7 +191,7 @@ EVIDENCE = st.builds(
     same_boot=st.booleans(),
     locked=st.booleans(),
     foreign=st.booleans(),
-    silent_s=st.floats(0, 100),
+    changed_s=st.floats(NOW - 100, NOW),
     damage=st.dictionaries(st.sampled_from(["exit.json", "processes.json", "start.json"]), st.just("…")),
 )
 
@@ -209,7 +209,7 @@ def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evide
     recorded = evidence.processes is not None
     if report.status is RunStatus.RUNNING:
         seen = recorded and evidence.supervisor_alive and evidence.trainer_alive
-        heard = recorded and evidence.foreign and evidence.silent_s < FOREIGN_SILENCE_S
+        heard = recorded and evidence.foreign and NOW - evidence.changed_s < FOREIGN_SILENCE_S
         held = not recorded and evidence.locked and "processes.json" in evidence.damage
         assert seen or heard or held
     if recorded and not evidence.foreign and not evidence.supervisor_alive:
@@ -228,6 +228,6 @@ def test_whatever_the_evidence_a_dead_run_never_shows_as_running(evidence: Evide
 def test_imported_weights_that_nobody_was_to_start_are_stopped_at_once() -> None:
     nothing = {"attempts": (), "start": None, "processes": None, "supervisor_alive": False, "trainer_alive": False}
     status, reason = _status(**nothing, record=IMPORTED, launched_s=NOW)
-    assert status == "stopped" and "resume trains from them" in reason
+    assert status == "stopped" and "Resume it to train from them" in reason
     assert _status(**nothing, record=IMPORTED, locked=True)[0] == "queued"
     assert _status(record=IMPORTED)[0] == "running"

@@ -1,4 +1,4 @@
-"""The folder with all runs: where it is, what is in it, how a run is created and found."""
+"""The runs folder: where it is, which runs it holds, and how a run is created and found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+import msgspec
 
 from relight.errors import ConfigError, RelightError, RunNotFound, UsageError
 from relight.runs.durable_file import make_folder, sync_folder
@@ -28,21 +30,21 @@ _UNFINISHED_KEPT_S = 3600.0
 
 
 Fill = Callable[[RunLayout], ImportedFrom]
-"""Puts what a run begins with into its folder, before the run is there, and says where that is from."""
+"""Puts files into the folder of a run before the run appears, and returns where they came from."""
 
 
 class CreatedRun(NamedTuple):
-    """A run, and whether this call made it (False: an earlier one with the same token did)."""
+    """A run. `created` is False when an earlier call with the same token created it."""
 
     layout: RunLayout
     created: bool
 
 
 def runs_folder(given: Path | str | None = None) -> Path:
-    """Where the runs are, absolute: `given` (--runs), else RELIGHT_RUNS, else ./runs. It need not exist."""
+    """Return the absolute path of the runs folder: `given`, else RELIGHT_RUNS, else ./runs. It need not exist."""
     chosen = given or os.environ.get(RUNS_VARIABLE) or "runs"
     if "\0" in str(chosen):
-        raise UsageError(f"{str(chosen)!r} is no folder name.")
+        raise UsageError(f"{str(chosen)!r} is not a valid folder name.")
     return Path(chosen).expanduser().absolute()
 
 
@@ -55,12 +57,12 @@ def create_run(
     parent: Parent | None = None,
     fill: Fill | None = None,
 ) -> CreatedRun:
-    """Make a run's folder: whole and durable, or not at all.
+    """Create a run's folder: complete and durable, or not at all.
 
-    It is built under a hidden name and renamed, so nobody ever sees half a run. With a `token` that an earlier call
-    used, also one at the same moment in another process, that call's run is returned. What `fill` puts into the folder
-    is in the run from its first moment; when it raises, there is no run. A runs folder that cannot be written gives one
-    `RelightError`, a config that JSON cannot hold a `ConfigError`; both leave nothing behind.
+    It is built under a hidden name and renamed, so no process ever sees half a run. If an earlier call used the same
+    `token`, even at the same moment in another process, that call's run is returned. `fill` puts files into the folder
+    before the run appears; when it raises, no run is created. Raises `RelightError` when the runs folder cannot be
+    written, and `ConfigError` for a config that JSON cannot represent; nothing is left behind then.
     """
     name = _clean_name(name) or prepared.reference.name
     _check_config(prepared.config)
@@ -84,9 +86,9 @@ def create_run(
 
 
 def list_layouts(folder: Path) -> list[RunLayout]:
-    """Every run in `folder`, by id; damaged ones too. Foreign files and folders are skipped.
+    """Return every run in `folder` by id, damaged ones included. Other files and folders are skipped.
 
-    No folder is no runs. One that cannot be read gives a `RelightError`.
+    A missing folder holds no runs. Raises `RelightError` for one that cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -103,9 +105,9 @@ def list_layouts(folder: Path) -> list[RunLayout]:
 
 
 def find_run(folder: Path, wanted: str) -> RunLayout:
-    """The run with that id, or that name, or the only one whose id begins so.
+    """Return the run with that id, else the only one with that name, else the only one whose id begins with it.
 
-    `RunNotFound` names the nearest one, or all that it could be.
+    Raises `RunNotFound`, which names the closest match, or all matches when there are several.
     """
     layouts = list_layouts(folder)
     for layout in layouts:
@@ -119,7 +121,7 @@ def find_run(folder: Path, wanted: str) -> RunLayout:
         return matches[0]
     if matches:
         several = ", ".join(layout.run_id for layout in matches[:10]) + (", …" if len(matches) > 10 else "")
-        raise RunNotFound(f"{wanted!r} could be {len(matches)} runs: {several}. Give the whole id.")
+        raise RunNotFound(f"{wanted!r} could be {len(matches)} runs: {several}. Give the full id.")
     raise RunNotFound(_not_found(folder, wanted, names))
 
 
@@ -136,10 +138,10 @@ def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
             part.mkdir()
         building.lock.touch()
         if fill is not None:
-            record = _with(record, imported_from=fill(building))
+            record = msgspec.structs.replace(record, imported_from=fill(building))
         for run_id in new_run_ids(record.name, token=record.token):
             layout = RunLayout(folder / run_id)
-            write_record(building.record, _with(record, run=run_id))
+            write_record(building.record, msgspec.structs.replace(record, run=run_id))
             try:
                 building.folder.rename(layout.folder)
             except OSError as error:
@@ -155,26 +157,20 @@ def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
     raise RelightError(f"No free id for {record.name!r} in {str(folder)!r}. Choose another name with --name.")
 
 
-def _with(record: RunRecord, **changes: Any) -> RunRecord:
-    import msgspec
-
-    return msgspec.structs.replace(record, **changes)
-
-
 def _clean_name(name: str | None) -> str:
-    """The name on one line, without characters that no terminal or page shows."""
+    """Return the name on one line, without unprintable characters."""
     cleaned = " ".join("".join(character if character.isprintable() else " " for character in name or "").split())
     if len(cleaned) > NAME_CHARACTERS:
         raise UsageError(
-            f"The name {cleaned[:40] + '…'!r} has {len(cleaned)} characters; at most {NAME_CHARACTERS} are taken."
+            f"The name {cleaned[:40] + '…'!r} has {len(cleaned)} characters. Use at most {NAME_CHARACTERS}."
         )
     return cleaned
 
 
 def _check_config(value: Any, key: str = "") -> None:
-    """JSON would turn infinities and NaN into null, and a resume would train with that."""
+    """Refuse infinities and NaN: JSON would turn them into null, and a resume would train with that."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key} = {value} cannot be kept in a run's config. Use a finite number.")
+        raise ConfigError(f"{key} = {value} cannot be stored in a run's config. Use a finite number.")
     if isinstance(value, Mapping):
         for inner, item in value.items():
             _check_config(item, f"{key}.{inner}" if key else str(inner))
@@ -198,7 +194,7 @@ def _has_token(layout: RunLayout, token: str) -> bool:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Clear what launchers left that were killed while they created a run: only our own hidden names, only old ones."""
+    """Remove the hidden folders of launchers that were killed while creating a run, once they are an hour old."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _UNFINISHED_KEPT_S:
@@ -222,7 +218,7 @@ def _not_found(folder: Path, wanted: str, names: Mapping[str, str]) -> str:
     import difflib
 
     if not names:
-        return f"There is no run {wanted!r}: {str(folder)!r} holds no runs. Choose another folder with --runs."
+        return f"There is no run {wanted!r}: {str(folder)!r} has no runs. Choose another folder with --runs."
     near = difflib.get_close_matches(wanted, [*names, *names.values()], n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "'relight list' shows them all."
+    hint = f"Did you mean {near[0]!r}?" if near else "To see all runs: relight list."
     return f"There is no run {wanted!r} in {str(folder)!r}. {hint}"

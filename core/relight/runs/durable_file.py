@@ -1,4 +1,4 @@
-"""Small files that are either wholly there or not there at all, whatever kills the process or the machine."""
+"""Writes small files atomically: complete, or not at all, whatever kills the process or the machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: bool = True) -> None:
-    """Write `data` to `path` atomically, and by default so that it survives a power cut once this returns.
+    """Write `data` to `path` atomically; with `durable` it survives a power cut once this returns.
 
-    A temporary file beside it is written and fsynced, renamed, and the folder fsynced. With `replace=False` a file that
-    is already there stays, and `FileExistsError` says so: of several writers exactly one wins. Missing parent folders
-    are made. Any `OSError` (full disk, no permission) leaves the old file as it was, and no temporary file.
+    A temporary file in the same folder is written, fsynced and renamed, and the folder is fsynced. With `replace=False`
+    an existing file stays and `FileExistsError` is raised, so exactly one of several writers wins. Missing parent
+    folders are made. An `OSError` (full disk, no permission) leaves the old file as it was, and no temporary file.
     """
     make_folder(path.parent, durable=durable)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -32,7 +32,7 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: boo
 
 
 def make_folder(folder: Path, *, durable: bool = True) -> None:
-    """Make `folder` and the parents that it lacks; the new entries survive a power cut once this returns."""
+    """Make `folder` and its missing parents; with `durable` they survive a power cut once this returns."""
     missing: list[Path] = []
     while not folder.is_dir():
         missing.append(folder)
@@ -46,7 +46,7 @@ def make_folder(folder: Path, *, durable: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the entries of `folder` durable. File systems that cannot fsync a folder keep their own promises."""
+    """Make the entries of `folder` durable. Does nothing on a file system that cannot fsync a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -54,7 +54,7 @@ def sync_folder(folder: Path) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     else:
-        os.fstat(descriptor)  # an error when the file system is dead; xfs's fsync of a folder gives none then
+        os.fstat(descriptor)  # fails when the file system is dead: on xfs, fsync of a folder does not report that
     finally:
         os.close(descriptor)
 
@@ -79,6 +79,6 @@ def _rename_without_replacing(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # No hard links here (exFAT, some network shares): claim the name first, then fill it in one rename.
+        # No hard links here (exFAT, some network shares): claim the name, then replace the empty file in one rename.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         os.replace(temporary, path)  # noqa: PTH105

@@ -73,8 +73,8 @@ class Evidence:
     """Probed only where no processes are on record."""
     foreign: bool = False
     """Another machine runs the attempt, so its processes cannot be checked from here."""
-    silent_s: float = 0.0
-    """For a foreign run: how long ago one of its files changed."""
+    changed_s: float = 0.0
+    """For a foreign run: when one of its files last changed."""
     damage: dict[str, str] = field(default_factory=dict)
     """A sentence for each damaged file, by file name."""
 
@@ -125,9 +125,9 @@ class Evidence:
         return None
 
 
-def gather_evidence(layout: RunLayout, *, now_s: float | None = None) -> Evidence:
-    """Read the run's record and the newest attempt's, each once. Never raises for a damaged or missing file."""
-    now_s = time.time() if now_s is None else now_s
+def gather_evidence(layout: RunLayout) -> Evidence:
+    """Read the run's record and those of its newest attempt, each once. Never raises for a damaged or missing file."""
+    now_s = time.time()
     damage: dict[str, str] = {}
     record = _read_record_of_run(layout, damage)
     attempts = tuple(layout.list_attempts())
@@ -171,7 +171,7 @@ def gather_evidence(layout: RunLayout, *, now_s: float | None = None) -> Evidenc
         same_boot=processes is None or processes.supervisor.boot_id == boot_id(),
         locked=exit is None and processes is None and is_locked(layout),
         foreign=foreign,
-        silent_s=_measure_silence(layout, attempt, now_s) if foreign and exit is None else 0.0,
+        changed_s=_find_last_change(layout, attempt) if foreign and exit is None else 0.0,
         damage=damage,
     )
 
@@ -207,17 +207,16 @@ def _is_foreign(identity: ProcessIdentity) -> bool:
 
 
 def _launch_time(attempt: AttemptLayout, record: RunRecord | None) -> float:
-    """When the attempt's folder changed last, for an attempt without a start record."""
+    """Return when the attempt's folder last changed: the launch time of an attempt without a start record."""
     try:
         return os.stat(attempt.folder).st_mtime  # noqa: PTH116
     except OSError:
         return record.created_s if record is not None else 0.0
 
 
-def _measure_silence(layout: RunLayout, attempt: AttemptLayout, now_s: float) -> float:
-    """Seconds since the attempt's progress or any metric file changed."""
-    changed = max(_change_times([attempt.progress, attempt.processes, *_children(layout.metrics)]), default=0.0)
-    return now_s - changed
+def _find_last_change(layout: RunLayout, attempt: AttemptLayout) -> float:
+    """Return when the attempt's progress or any metric file last changed."""
+    return max(_change_times([attempt.progress, attempt.processes, *_children(layout.metrics)]), default=0.0)
 
 
 def _children(folder: Path) -> list[Path]:

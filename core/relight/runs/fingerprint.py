@@ -1,4 +1,4 @@
-"""What may change the bits that a training computes, as one flat list that two attempts can be compared by."""
+"""Fingerprints of an environment: everything that may change the bits a training computes, to compare attempts by."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _NAMES = {
     "git.commit": "the git commit",
     "code.digest": "the task's code",
 }
-"""Every key of a fingerprint, dotted as in environment.json, and how a sentence names it."""
+"""The keys of a fingerprint, dotted as in environment.json, with the name that a sentence uses."""
 _SHORTENED = {"git.commit": 7, "code.digest": 8}
-_NOT_THE_PERSONS = {"site-packages", "dist-packages"}
+_INSTALLED = {"site-packages", "dist-packages"}
 
 Fingerprint = dict[str, Any]
-"""Values by dotted key. A key that is missing was not known, which is no difference."""
+"""Values by dotted key. A missing key means unknown, and never counts as a difference."""
 
 
 class FingerprintChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is not as it was."""
+    """One difference between two fingerprints."""
 
     key: str
     before: Any
@@ -51,7 +51,7 @@ class FingerprintChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take_fingerprint(environment: Mapping[str, Any]) -> Fingerprint:
-    """What of an environment (environment.json's object, or a checkpoint's) two trainings are compared by."""
+    """Return the fingerprint of an environment: the object in environment.json, or that of a checkpoint."""
     found: Fingerprint = {}
     for key in _NAMES:
         value: Any = environment
@@ -65,7 +65,7 @@ def take_fingerprint(environment: Mapping[str, Any]) -> Fingerprint:
 
 
 def compare_fingerprints(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[FingerprintChange, ...]:
-    """What both know and what differs, in the order in which it is told."""
+    """Return what differs among the keys that both have, in the order in which sentences name them."""
     return tuple(
         FingerprintChange(key=key, before=before[key], now=now[key])
         for key in _NAMES
@@ -82,13 +82,13 @@ def word_changes(changes: Iterable[FingerprintChange]) -> str:
 
 
 def word_resume_caveat(changes: Iterable[FingerprintChange], *, what: str = "resume") -> str:
-    """The sentence of an attempt whose environment is not that of its checkpoint; "" when nothing changed."""
+    """Say that an attempt's environment differs from that of its checkpoint; "" when nothing changed."""
     changed = word_changes(changes)
     return f"The {what} is correct but may not be bit-identical, because {changed}." if changed else ""
 
 
 def read_environment(path: Path) -> dict[str, Any] | None:
-    """The object in an environment.json; None when there is none that can be read."""
+    """Return the object in an environment.json; None when it is missing or damaged."""
     try:
         decoded = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -97,33 +97,32 @@ def read_environment(path: Path) -> dict[str, Any] | None:
 
 
 def read_changes(path: Path) -> tuple[FingerprintChange, ...]:
-    """What an environment.json says has changed since the checkpoint that its attempt started from."""
+    """Return what has changed, according to an environment.json, since the checkpoint that its attempt started from."""
     try:
         return msgspec.convert((read_environment(path) or {}).get("changes", ()), tuple[FingerprintChange, ...])
     except msgspec.ValidationError:
         return ()
 
 
-def describe_code(folder: Path, *, modules: Iterable[object] | None = None) -> dict[str, Any]:
-    """The person's own code: the .py files in `folder` that `modules` (else all that are loaded) came from.
+def describe_code(folder: Path) -> dict[str, Any]:
+    """Describe the user's own code: the .py files in `folder` from which modules have been imported.
 
-    Installed packages are left out, a virtual environment inside the folder included. "digest" is that of
-    `digest_code`, "files" their names relative to the folder.
+    Installed packages are left out, even those in a virtual environment inside the folder. "files" are the names
+    relative to the folder, "digest" is their `digest_code`.
     """
-    loaded = list(sys.modules.values()) if modules is None else modules
     files: set[str] = set()
-    for module in loaded:
+    for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
         if isinstance(name, str) and name.endswith(".py"):
             path = Path(name)
-            if path.is_relative_to(folder) and not _NOT_THE_PERSONS.intersection(path.parts):
+            if path.is_relative_to(folder) and not _INSTALLED.intersection(path.parts):
                 files.add(path.relative_to(folder).as_posix())
     ordered = sorted(files)
     return {"digest": digest_code(folder, ordered), "files": ordered}
 
 
 def digest_code(folder: Path, files: Iterable[str]) -> str:
-    """xxh3-128 over names and bytes of `files` in `folder`; one that is gone counts as empty."""
+    """Return the xxh3-128 of names and bytes of `files` in `folder`; a missing file counts as empty."""
     hashed = xxhash.xxh3_128()
     for name in sorted(files):
         try:

@@ -1,4 +1,4 @@
-"""Ids of runs: a word that a person recognises, and a few characters that make it unique."""
+"""Makes the ids of runs: a word that users recognize, and a few characters that make it unique."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _OTHER = re.compile(r"[^a-z0-9]+")
 
 
 def slug_of(text: str) -> str:
-    """Lower-case ASCII letters, digits and dashes, at most 40: what of `text` is safe in paths, URLs and shells."""
+    """Reduce `text` to at most 40 lower-case ASCII letters, digits and dashes: safe in paths, URLs and shells."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return _OTHER.sub("-", plain)[:_SLUG_CHARACTERS].strip("-") or "run"
 
 
 def new_run_ids(title: str, *, token: str | None = None) -> Iterator[str]:
-    """Ids to try, one after the other, until one is free: `digits-k3f9`.
+    """Yield ids such as `digits-k3f9`, to be tried in turn until one is free.
 
-    With a token they are always the same ones, so that a repeated launch meets the run that the first one made.
+    The same token always yields the same ids, so that a repeated launch finds the run that the first one created.
     """
     slug = slug_of(title)
     for attempt, characters in enumerate(_SUFFIX_CHARACTERS):

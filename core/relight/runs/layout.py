@@ -1,4 +1,4 @@
-"""Every file name of a run folder, in one place."""
+"""All file names of a run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AttemptLayout:
 
     @property
     def start(self) -> Path:
-        """Why the attempt began and where from (`AttemptStart`); written by whoever launched it."""
+        """Why the attempt began, and from which checkpoint (`AttemptStart`); written by the launching process."""
         return self.folder / "start.json"
 
     @property
@@ -30,12 +30,12 @@ class AttemptLayout:
 
     @property
     def writer(self) -> Path:
-        """The checkpoint writer's `ProcessIdentity`; written by the trainer that started it."""
+        """The checkpoint writer (`ProcessIdentity`); written by the trainer that started it."""
         return self.folder / "writer.json"
 
     @property
     def script(self) -> Path:
-        """What a script told `relight.init` (`ScriptRecord`); written by the script's own process."""
+        """What a script passed to `relight.init` (`ScriptRecord`); written by the script's own process."""
         return self.folder / "script.json"
 
     @property
@@ -45,17 +45,17 @@ class AttemptLayout:
 
     @property
     def progress(self) -> Path:
-        """The last step edge, in a fixed-size record that is overwritten in place (`Progress`)."""
+        """The last step edge (`Progress`): a record of fixed size that the trainer overwrites in place."""
         return self.folder / "progress.bin"
 
     @property
     def saving(self) -> Path:
-        """How saving goes (`SavingState`): what the last checkpoint cost, or why it failed; written by the trainer."""
+        """How saving goes (`SavingState`): what the last checkpoint cost or why it failed; written by the trainer."""
         return self.folder / "saving.json"
 
     @property
     def outcome(self) -> Path:
-        """What the trainer said of its own end (`TrainerOutcome`); the supervisor makes the exit record from it."""
+        """How the trainer says it ended (`TrainerOutcome`); the supervisor makes the exit record from it."""
         return self.folder / "outcome.json"
 
     @property
@@ -70,7 +70,7 @@ class AttemptLayout:
 
     @property
     def supervisor_log(self) -> Path:
-        """What the supervisor itself had to say; normally empty."""
+        """The supervisor's own output; normally empty."""
         return self.folder / "supervisor.txt"
 
 
@@ -87,22 +87,22 @@ class RunLayout:
 
     @cached_property
     def record(self) -> Path:
-        """Identity, task, config, parent (`RunRecord`); written once."""
+        """Identity, task, config and parent (`RunRecord`); written once."""
         return self.folder / "run.json"
 
     @property
     def lock(self) -> Path:
-        """Locked (flock) by supervisor, trainer and writer as long as any of them lives."""
+        """Locked (flock) by supervisor, trainer and writer for as long as one of them is alive."""
         return self.folder / "lock"
 
     @property
     def stop_request(self) -> Path:
-        """There while somebody has asked the current attempt to stop (`StopRequest`)."""
+        """Exists while the current attempt is asked to stop (`StopRequest`)."""
         return self.folder / "stop.json"
 
     @cached_property
     def attempts(self) -> Path:
-        """One folder for each attempt, numbered from 0001."""
+        """A folder for each attempt, numbered from 0001."""
         return self.folder / "attempts"
 
     @property
@@ -121,7 +121,7 @@ class RunLayout:
         return self.folder / "exports"
 
     def attempt(self, number: int) -> AttemptLayout:
-        """The files of attempt `number`, which need not exist yet."""
+        """Return the files of attempt `number`, which need not exist yet."""
         return AttemptLayout(self.attempts / f"{number:04d}", number)
 
     def list_attempts(self) -> list[int]:
@@ -133,5 +133,5 @@ class RunLayout:
         return sorted(int(name) for name in names if _ATTEMPT.match(name))
 
     def latest_attempt(self) -> int:
-        """Number of the newest attempt; 0 when there is none."""
+        """Return the number of the newest attempt; 0 when there is none."""
         return max(self.list_attempts(), default=0)

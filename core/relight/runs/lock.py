@@ -1,7 +1,7 @@
-"""The one lock of a run: two trainings in one folder are refused.
+"""The lock of a run, which keeps two trainings out of one folder.
 
-It is an flock on the file `lock`, so the kernel drops it when the last process that holds it ends, however it ends.
-Supervisor, trainer and checkpoint writer share one open file: a run stays busy until the writer, too, is done.
+It is an flock on the file `lock`, so the kernel releases it when the last process that holds it ends, however it ends.
+Supervisor, trainer and checkpoint writer share one open file: a run is busy until its writer has ended, too.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from relight.runs.records import AttemptProcesses, ProcessIdentity
 _POLL_S = 0.02
 _PROBE_S = 0.5
 _PROBE_POLL_S = 0.002
-"""`is_locked` holds a shared lock for an instant, longer on a busy machine; an acquirer outwaits that, trying often."""
+"""`is_locked` holds a shared lock for a moment, longer on a busy machine; `acquire` retries often to outlast it."""
 
 
 class RunLock:
     """A held lock. It ends with `release`, or with the last process that inherited its descriptor."""
 
     def __init__(self, descriptor: int) -> None:
-        """Take over an open, locked descriptor: what a child does that inherited one."""
+        """Take over an open, locked descriptor, as a child does that inherited one."""
         self._descriptor = descriptor
 
     @classmethod
     def acquire(cls, layout: RunLayout, timeout_s: float = 0.0) -> RunLock:
-        """Lock the run; waits up to `timeout_s` for whoever holds it, then raises `RunBusy` with the holder's pid."""
+        """Lock the run. Waits up to `timeout_s` for the holder, then raises `RunBusy` with the holder's pid."""
         descriptor = _open(layout)
         probe_until = time.monotonic() + _PROBE_S
         deadline = time.monotonic() + max(timeout_s, _PROBE_S)
@@ -47,7 +47,7 @@ class RunLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            # Naming the holder is a courtesy: a full disk must not refuse the lock that we already hold.
+            # The pid in the file is only for messages: a full disk must not cost the lock that we already hold.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 os.close(descriptor)
                 raise
@@ -57,12 +57,12 @@ class RunLock:
         return cls(descriptor)
 
     def fileno(self) -> int:
-        """The descriptor, to hand to a child (`pass_fds`), which then holds the lock too."""
+        """Return the descriptor. A child that inherits it (`pass_fds`) holds the lock too."""
         return self._descriptor
 
     def release(self) -> None:
-        """Let go. The run is free once every process that inherited the descriptor has let go or ended."""
-        # Closing, not LOCK_UN: that would unlock it under the children that share the open file.
+        """Release this process's hold. The run is free once all processes that inherited it have done so or ended."""
+        # Close, not LOCK_UN: that would release the lock for the children that share the open file, too.
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -77,7 +77,7 @@ class RunLock:
 
 
 def is_locked(layout: RunLayout) -> bool:
-    """Whether any process holds the run right now. Never raises; a missing lock file is free."""
+    """Return whether any process holds the lock right now. Never raises; without a lock file it is free."""
     try:
         descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -91,11 +91,11 @@ def is_locked(layout: RunLayout) -> bool:
 
 
 def busy_error(layout: RunLayout) -> RunBusy:
-    """The refusal, naming the holder where it is known."""
+    """Return the error for a run that is locked; it names the holder where that is known."""
     holder = _holder_pid(layout)
-    who = f" (pid {holder})" if holder else ""
+    pid = f" (pid {holder})" if holder else ""
     return RunBusy(
-        f"Run {layout.run_id!r} is already training{who}. Stop it first, or branch from its last checkpoint."
+        f"Run {layout.run_id!r} is already training{pid}. Stop it first, or branch from its last checkpoint."
     )
 
 
@@ -105,7 +105,7 @@ def _open(layout: RunLayout) -> int:
     except OSError as error:
         raise RelightError(
             f"Run {layout.run_id!r} cannot be locked: {str(layout.lock)!r}: {error.strerror or error}. "
-            "Training needs a run folder that it may write to."
+            "Training needs a run folder with write permission."
         ) from error
 
 
@@ -117,13 +117,13 @@ def _try_lock(descriptor: int, mode: int, path: Path) -> bool:
     except OSError as error:
         raise RelightError(
             f"{str(path)!r} cannot be locked: {error.strerror or error}. "
-            "Put the runs folder on a file system that has locks."
+            "Move the runs folder to a file system that supports locks."
         ) from error
     return True
 
 
 def _holder_pid(layout: RunLayout) -> int | None:
-    """The pid to name: the trainer where it lives, else the supervisor, else the writer, else who took the lock."""
+    """Return the pid of the trainer, supervisor or writer if one is alive, else of the process that took the lock."""
     attempt = layout.attempt(layout.latest_attempt())
     candidates: list[ProcessIdentity | None] = []
     processes = read_record_or_none(attempt.processes, AttemptProcesses)

@@ -1,4 +1,4 @@
-"""Reading what a trainer printed: the end of a log of any size, and following one as it grows."""
+"""Reads a trainer's log: the last lines of a log of any size, or every new line as the log grows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TAIL_BYTES = 256 << 10
+_POLL_S = 0.1
 _CHUNK_BYTES = 64 << 10
 _LINE_BYTES = 1 << 20
-"""A line that is longer is handed on in pieces: a program that never ends one must not fill the memory."""
+"""A longer line is handed out in pieces: a program that never ends its line must not fill the memory."""
 
 
 def read_log_tail(path: Path, *, lines: int | None = None, max_bytes: int = TAIL_BYTES) -> str:
-    """The last lines of the log: at most `lines`, and at most `max_bytes` of the file are read.
+    """Return the last lines of the log: at most `lines`, from at most the last `max_bytes` of the file.
 
-    A line that a progress bar wrote over and over shows its last state only. Bytes that are no UTF-8 are replaced. A
-    missing log is empty.
+    Of a line that a progress bar rewrote many times, only the last state is kept. Bytes that are not UTF-8 are
+    replaced. A missing log is empty.
     """
     try:
         with path.open("rb") as file:
@@ -28,7 +29,7 @@ def read_log_tail(path: Path, *, lines: int | None = None, max_bytes: int = TAIL
     except (FileNotFoundError, NotADirectoryError):
         return ""
     if begin > 0:
-        # Only whole lines, unless there is none: then the end of the one that there is.
+        # Keep only complete lines; if there is none, keep the end of the one line.
         data = data[data.find(b"\n") + 1 :] if b"\n" in data[:-1] else data[1:]
     text = collapse_progress_bars(data.decode(errors="replace"))
     if lines is None:
@@ -37,14 +38,14 @@ def read_log_tail(path: Path, *, lines: int | None = None, max_bytes: int = TAIL
 
 
 def collapse_progress_bars(text: str) -> str:
-    """Each line as a terminal would leave it: what stands before the last carriage return was overwritten."""
+    """Reduce each line to what a terminal would show: text before the last carriage return was overwritten."""
     if "\r" not in text:
         return text
     return "\n".join(_last_state(line) for line in text.split("\n"))
 
 
 class LogFollower:
-    """Hands out what is added to a log. It may appear later, and one that is cut short is read from its beginning."""
+    """Hands out what is added to a log, which may appear later. A log that is cut short is read from its beginning."""
 
     def __init__(self, path: Path, *, offset: int = 0) -> None:
         """Begin at byte `offset`."""
@@ -54,11 +55,11 @@ class LogFollower:
         self._rest = b""
 
     def poll(self) -> list[str]:
-        """The lines that have been finished since the last call, with their newlines and progress bars collapsed."""
+        """Return the lines that were completed since the last call, with newlines, and with progress bars collapsed."""
         lines: list[str] = []
         for data in self._new_bytes():
-            *whole, rest = (self._rest + data).split(b"\n")
-            lines += [_decode(line) + "\n" for line in whole]
+            *complete, rest = (self._rest + data).split(b"\n")
+            lines += [_decode(line) + "\n" for line in complete]
             self._rest = rest.rpartition(b"\r")[2] if len(rest) > _CHUNK_BYTES and not rest.endswith(b"\r") else rest
             if len(self._rest) > _LINE_BYTES:
                 lines.append(_decode(self._rest))
@@ -66,13 +67,9 @@ class LogFollower:
         return lines
 
     def take_unfinished(self) -> str:
-        """The last line, when it has no newline yet; it is not handed out again."""
+        """Return the last line if it has no newline yet. It is not handed out again."""
         rest, self._rest = self._rest, b""
         return _decode(rest)
-
-    def peek_unfinished(self) -> str:
-        """The state of the last line while it is unfinished: where a progress bar is right now."""
-        return _decode(self._rest)
 
     def _new_bytes(self) -> Iterator[bytes]:
         try:
@@ -90,10 +87,10 @@ class LogFollower:
                 yield data
 
 
-def follow_log(path: Path, *, ended: Callable[[], bool], offset: int = 0, poll_s: float = 0.1) -> Iterator[str]:
-    """Line by line what the log holds from byte `offset` on and what is added, until `ended` says that nothing will be.
+def follow_log(path: Path, *, ended: Callable[[], bool], offset: int = 0) -> Iterator[str]:
+    """Yield the log's lines from byte `offset` on, and what is added to it, until `ended` returns True.
 
-    Everything that was written before `ended` turned true is handed out, an unfinished last line too.
+    Everything that was written before that is handed out, an unfinished last line included.
     """
     follower = LogFollower(path, offset=offset)
     while True:
@@ -104,15 +101,15 @@ def follow_log(path: Path, *, ended: Callable[[], bool], offset: int = 0, poll_s
             if rest:
                 yield rest
             return
-        time.sleep(poll_s)
+        time.sleep(_POLL_S)
 
 
-def tail_offset(path: Path, *, lines: int, max_bytes: int = TAIL_BYTES) -> int:
-    """Where the last `lines` lines of the log begin, looking at no more than its last `max_bytes`."""
+def tail_offset(path: Path, *, lines: int) -> int:
+    """Return the offset of the log's last `lines` lines, searched for in its last `TAIL_BYTES`."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            begin = max(0, size - max_bytes)
+            begin = max(0, size - TAIL_BYTES)
             file.seek(begin)
             data = file.read(size - begin)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Telling whether a process that was written down is still the one that lives under that pid."""
+"""Identifies processes, and tells whether a recorded process is still alive under its pid."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from relight.runs.records import ProcessIdentity
 
 _ENDED = (b"Z", b"X", b"x")
 _STATE_FIELD, _START_FIELD = 0, 19
-"""Positions in /proc/PID/stat behind the command, which may itself hold blanks and brackets (proc(5): 3 and 22)."""
+"""Positions in /proc/PID/stat after the command, which may contain spaces and brackets (fields 3 and 22 in proc(5))."""
 
 
 def current_process() -> ProcessIdentity:
-    """The identity of this process."""
+    """Return the identity of this process."""
     return identify_process(os.getpid())
 
 
 def identify_process(pid: int) -> ProcessIdentity:
-    """The identity of the process with that pid; `ProcessLookupError` when there is none, or only a zombie."""
+    """Return the identity of the process with that pid. Raises `ProcessLookupError` when it is gone or a zombie."""
     start = _start_of(pid)
     if start is None:
         raise ProcessLookupError(f"No process with pid {pid}.")
@@ -28,7 +28,7 @@ def identify_process(pid: int) -> ProcessIdentity:
 
 
 def is_alive(identity: ProcessIdentity | None) -> bool:
-    """Whether that very process lives: same boot, same pid, same start time, and no zombie. Never raises."""
+    """Return whether exactly that process is alive: same boot, pid and start time, and not a zombie. Never raises."""
     if identity is None or identity.boot_id != boot_id():
         return False
     start = _start_of(identity.pid)
@@ -37,7 +37,7 @@ def is_alive(identity: ProcessIdentity | None) -> bool:
 
 @functools.cache
 def boot_id() -> str:
-    """Names this boot of the machine: the kernel's boot id, elsewhere the time of the boot."""
+    """Identify this boot of the machine: by the kernel's boot id or, where there is none, by the boot time."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -48,12 +48,12 @@ def boot_id() -> str:
 
 @functools.cache
 def host_name() -> str:
-    """The name of this machine, for people and for telling machines apart."""
+    """Return the name of this machine."""
     return socket.gethostname()
 
 
 def _start_of(pid: int) -> float | None:
-    """When the kernel says that process started (clock ticks since the boot on Linux); None when it is not alive."""
+    """Return when the process started (on Linux in clock ticks since boot); None when it is not alive."""
     if pid <= 0:
         return None
     try:
@@ -63,7 +63,7 @@ def _start_of(pid: int) -> float | None:
     try:
         fields = os.read(descriptor, 1024).rpartition(b")")[2].split()
     except OSError:
-        return None  # it ended between the two calls (ESRCH)
+        return None  # it ended between open and read (ESRCH)
     finally:
         os.close(descriptor)
     if len(fields) <= _START_FIELD or fields[_STATE_FIELD] in _ENDED:

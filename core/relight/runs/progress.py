@@ -1,9 +1,9 @@
 """The last step edge of an attempt: one fixed-size record that the trainer overwrites in place.
 
-Written after every step, so it must cost next to nothing (one `pwrite` of 128 bytes, no fsync, no rename). A reader may
-meet it half written; a checksum tells, and it reads again.
+It is written after every step, so it must cost next to nothing: one `pwrite` of 128 bytes, no fsync, no rename. A
+reader may find it half written, notices that by the checksum, and reads again.
 
-    offset  bytes  what
+    offset  bytes  content
          0      4  magic "RLPG"
          4      2  version, 1
          6      2  phase: index in `PHASES`
@@ -39,36 +39,36 @@ _READ_TRIES = 5
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Where an attempt is. Steps count from 1 after the first one is done; step 0 is the state before training."""
+    """How far an attempt is. Step 0 is the state before training, step 1 the state after the first step."""
 
     step: int = 0
     steps_total: int = 0
-    """0: not known."""
+    """0 when unknown."""
     epoch: int = 0
     """The epoch being trained, from 0."""
     epochs: int = 0
     batch: int = 0
     """Batches of this epoch that are done."""
     batches: int = 0
-    """Batches in an epoch; 0: not known."""
+    """Batches in an epoch; 0 when unknown."""
     time_s: float = 0.0
-    """When the last step edge was."""
+    """Time of the last step edge."""
     started_s: float = 0.0
-    """When this attempt's first step began; 0: not yet."""
+    """When this attempt's first step began; 0 before that."""
     first_step: int = 0
-    """The step that this attempt began from."""
+    """The step from which this attempt began."""
     steps_per_s: float = 0.0
-    """Recent rate of this attempt; 0: not known."""
+    """Recent rate of this attempt; 0 when unknown."""
     phase: Phase = "starting"
     best_step: int = -1
-    """-1: none yet."""
+    """Step of the best value; -1 before there is one."""
     best_value: float = math.nan
     work_s: float = 0.0
-    """Seconds of training behind this state, over all attempts."""
+    """Seconds of training that led to this state, over all attempts."""
 
     @property
     def rate(self) -> float:
-        """Steps a second in this attempt alone: the recent rate, else the mean since it began; 0: not known."""
+        """Steps per second in this attempt: the recent rate, else the mean since it began; 0 when unknown."""
         if self.steps_per_s > 0 and math.isfinite(self.steps_per_s):
             return self.steps_per_s
         done, spent_s = self.step - self.first_step, self.time_s - self.started_s
@@ -76,23 +76,23 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds of training still to come at this attempt's own rate, so that it is right after a resume too."""
+        """Seconds of training left at this attempt's own rate, which makes it right after a resume, too."""
         if self.steps_total <= 0 or self.rate <= 0:
             return None
         return max(0, self.steps_total - self.step) / self.rate
 
 
 class ProgressFile:
-    """The writer's end of a progress file."""
+    """A progress file, open for writing."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, which is made when it is not there; its folder must be."""
+        """Open `path`, and create it when it is missing; its folder must exist."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._buffer = bytearray(_BYTES)
         self._body = memoryview(self._buffer)[: _BODY.size]
 
     def write(self, progress: Progress) -> None:
-        """Overwrite the record. An `OSError` (full disk) is the caller's to warn of."""
+        """Overwrite the record. Raises `OSError` on a full disk; the caller warns about it."""
         self.put(
             progress.phase, progress.step, progress.steps_total, progress.epoch, progress.epochs, progress.batch,
             progress.batches, progress.first_step, progress.best_step, progress.time_s, progress.started_s,
@@ -100,21 +100,21 @@ class ProgressFile:
         )  # fmt: skip
 
     def put(self, phase: Phase, *numbers: float) -> None:
-        """Overwrite the record with the numbers as they lie in it, from `step` on: about two microseconds."""
+        """Overwrite the record with the numbers in file order, from `step` on. Takes about 2 us."""
         buffer = self._buffer
         _BODY.pack_into(buffer, 0, _MAGIC, _VERSION, _PHASE_NUMBER[phase], *numbers)
         _CHECKSUM.pack_into(buffer, _BODY.size, zlib.crc32(self._body))
         os.pwrite(self._descriptor, buffer, 0)
 
     def close(self) -> None:
-        """Close the file; what was written stays."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def read_progress(path: Path) -> Progress | None:
-    """The record in `path`; None when it is missing, torn, empty, garbage, or of a later version. Never raises."""
+    """Return the record in `path`; None when it is missing, damaged or of a later version. Never raises."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

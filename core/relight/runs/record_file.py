@@ -1,4 +1,4 @@
-"""Reading and writing the JSON records of a run folder; whatever is wrong with one becomes one named error."""
+"""Reads and writes the JSON records of a run folder; every kind of damage becomes one error, `DamagedFile`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Version(msgspec.Struct):
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The record in `path`.
+    """Return the record in `path`.
 
-    Raises `FileNotFoundError` when there is none, and `DamagedFile` when it is empty, truncated, not a record of this
-    kind, written by a later version of Relight, or unreadable.
+    Raises `FileNotFoundError` when it is missing, and `DamagedFile` when it is empty, truncated, of another kind,
+    written by a later version of Relight, or unreadable.
     """
     try:
         data = _read_bytes(path)
@@ -39,7 +39,7 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def read_record_if_there(path: Path, kind: type[R]) -> R | None:
-    """The record in `path`, or None when there is no such file; `DamagedFile` as `read_record`."""
+    """Return the record in `path`, or None when it is missing. Raises `DamagedFile` as `read_record` does."""
     try:
         return read_record(path, kind)
     except FileNotFoundError:
@@ -55,37 +55,37 @@ def read_record_or_none(path: Path, kind: type[R]) -> R | None:
 
 
 def write_record(path: Path, record: Record, *, replace: bool = True, durable: bool = True) -> None:
-    """Write `record` atomically as indented JSON; `FileExistsError` with `replace=False` when one is there."""
+    """Write `record` atomically as indented JSON. With `replace=False`, an existing file raises `FileExistsError`."""
     write_durably(path, encode_record(record), replace=replace, durable=durable)
 
 
 def encode_record(record: Record) -> bytes:
-    """The bytes of a record file: indented JSON that ends with its digest, and a newline."""
+    """Return the bytes of a record file: indented JSON that ends with its digest, and a newline."""
     return add_digest(msgspec.json.format(msgspec.json.encode(record), indent=2))
 
 
 def decode_record(data: bytes, kind: type[R], *, path: Path) -> R:
-    """The record in `data`; `path` is only named in the `DamagedFile` that is raised when there is none."""
+    """Return the record in `data`; `path` only names the file in the `DamagedFile` that damage raises."""
     try:
         record: R = _decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse_later_version(data, kind, path)
-        what = "it is empty" if not data.strip(b"\0 \r\n\t") else str(error).strip().rstrip(".")
+        problem = "it is empty" if not data.strip(b"\0 \r\n\t") else str(error).strip().rstrip(".")
         raise DamagedFile(
-            f"{str(path)!r} is damaged: {what}. Put a good copy of it back, or move the file away."
+            f"{str(path)!r} is damaged: {problem}. Restore a good copy, or move the file away."
         ) from error
     if record.version > _known_version(kind):
         raise _later_version(path, record.version)
     if has_wrong_digest(data):
         raise DamagedFile(
-            f"{str(path)!r} is damaged: its digest is not that of what is in it. Put a good copy of it back, or move "
-            "the file away; whoever edits it by hand takes the line with the digest out."
+            f"{str(path)!r} is damaged: its content does not match its digest. Restore a good copy, or move the file "
+            "away. If you edited it by hand, delete its last line, `digest`, and the comma before it."
         )
     return record
 
 
 def _read_bytes(path: Path) -> bytes:
-    """As `Path.read_bytes`, in half the system calls: a listing of 200 runs reads more than a thousand records."""
+    """Read as `Path.read_bytes`, in half the system calls: a list of 200 runs reads more than a thousand records."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = [os.read(descriptor, _CHUNK_BYTES)]

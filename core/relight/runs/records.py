@@ -1,4 +1,4 @@
-"""The JSON records of a run folder as typed structs. Every one says its format and version."""
+"""The JSON records of a run folder as typed structs. Each one states its version."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ StartReason = Literal["launch", "resume", "restart", "branch"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What all records share: unknown keys of later versions are ignored, a later version itself is refused."""
+    """The base of all records. Readers ignore keys they do not know, and refuse a record of a later version."""
 
     version: int = 1
 
 
 class ProcessIdentity(Record, frozen=True, kw_only=True):
-    """A process that cannot be mistaken for a later one with the same pid.
-
-    `start_ticks` is the start time that the kernel reports, in its own unit; `boot_id` names the boot of the machine.
-    """
+    """A process, identified so that a later process with the same pid is not mistaken for it."""
 
     pid: int
     start_ticks: float
+    """Start time in the kernel's own unit (clock ticks since boot on Linux)."""
     boot_id: str
+    """Identifies this boot of the machine."""
     host: str = ""
 
 
@@ -33,32 +32,32 @@ class TaskReference(Record, frozen=True, kw_only=True):
 
     kind: Literal["builtin", "file", "script"]
     name: str
-    """As the person wrote it, short: "digits", "spiral.py:Spiral", "train.py"."""
+    """What users call it: "digits", "spiral.py:Spiral", "train.py"."""
     path: str | None = None
     """Absolute path of the file or script."""
     class_name: str | None = None
     arguments: tuple[str, ...] = ()
     python: str | None = None
-    """Interpreter for a script; None is the one that runs Relight."""
+    """Interpreter for a script; None means the one that runs Relight."""
     working_folder: str | None = None
     code_digest: str | None = None
     """xxh3-128 of the file's bytes when the run was created."""
     module: str | None = None
-    """Dotted name of a script that was started with `python -m`."""
+    """Dotted module name, for a script that was started with `python -m`."""
 
 
 class Objective(msgspec.Struct, frozen=True):
-    """What `best` means: a metric by its full name ("validation/accuracy"), and which of two values is better."""
+    """What `best` means: the full name of a metric ("validation/accuracy"), and which of two values is better."""
 
     metric: str | None = None
-    """None until a script has said or measured it."""
+    """None until a script has named or measured one."""
     higher_is_better: bool = True
 
 
 class PreparedTask(msgspec.Struct, frozen=True):
     """A task that can be launched: its config is complete, valid and JSON.
 
-    For a script, `config` holds only what the launch sets, and the script says its objective when it runs.
+    For a script, `config` holds only what the launch sets; the script states its objective when it runs.
     """
 
     reference: TaskReference
@@ -76,7 +75,7 @@ class Parent(Record, frozen=True, kw_only=True):
     """Config keys that differ: (parent's value, this run's value)."""
     weights_only: bool = False
     config: dict[str, Any] | None = None
-    """The parent's whole config, where this run's is not known before it runs: that of a script."""
+    """The parent's complete config, for a script: the branch's own config is known only once the script runs."""
 
 
 class ImportedFile(Record, frozen=True, kw_only=True):
@@ -88,25 +87,25 @@ class ImportedFile(Record, frozen=True, kw_only=True):
 
 
 class ImportedFrom(Record, frozen=True, kw_only=True):
-    """Where the weights are from that a run's first checkpoint was made of."""
+    """The source of the weights in a run's first checkpoint, for a run that began with an import."""
 
     name: str
-    """Of the file or folder."""
+    """Name of the file or folder."""
     path: str
-    """Absolute, on the machine that imported it."""
+    """Absolute path on the machine that imported it."""
     kind: str
-    """For people: "PyTorch checkpoint", "Lightning checkpoint", "safetensors file", "Hugging Face folder"."""
+    """For display: "PyTorch checkpoint", "Lightning checkpoint", "safetensors file", "Hugging Face folder"."""
     sha256: str
-    """Of the file; of several files, that of the lines that `sha256sum` prints of them."""
+    """Digest of the file; of several files, the digest of the lines that `sha256sum` prints for them."""
     files: tuple[ImportedFile, ...] = ()
     part: str = ""
-    """Entry of the checkpoint's dictionary that the weights were in."""
+    """Entry of the checkpoint's dictionary that held the weights."""
     not_taken: tuple[str, ...] = ()
-    """What was recognised in the file and not taken over: "optimizer (optimizer state)", "epoch 12"."""
+    """What the import recognized and left out: "optimizer (optimizer state)", "epoch 12"."""
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """Identity of a run: written once, when its folder appears."""
+    """The identity of a run, written once, together with its folder."""
 
     format: Literal["relight-run"] = "relight-run"
     run: str
@@ -130,7 +129,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
 
 
 class AttemptStart(Record, frozen=True, kw_only=True):
-    """Why an attempt began, and from which checkpoint (None: from the beginning)."""
+    """Why an attempt began, and from which checkpoint (`from_sequence` None: from the beginning)."""
 
     attempt: int
     time_s: float
@@ -139,20 +138,20 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     from_step: int = 0
     weights_only: bool = False
     notes: tuple[str, ...] = ()
-    """Sentences for a person: which damaged checkpoints were passed over, and how many steps that costs."""
+    """Sentences for the user: which damaged checkpoints were skipped, and how many steps that costs."""
     max_restarts: int = 0
     token: str | None = None
 
 
 class ScriptRecord(Record, frozen=True, kw_only=True):
-    """What a script told `relight.init` in this attempt: its config, and what `best` means."""
+    """What a script passed to `relight.init` in this attempt: its config, and what `best` means."""
 
     config: dict[str, Any] = {}
     best_metric: str | None = None
-    """Full name; None until the first evaluation when `init` did not say it."""
+    """Full name; None until the first evaluation, unless `init` named it."""
     higher_is_better: bool = True
     settings: dict[str, Any] = {}
-    """Options of `relight.init` as they are in force: seed, checkpoint_every_s, …"""
+    """Options of `relight.init` with the values in effect: seed, checkpoint_every_s, …"""
     pid: int = 0
 
     @property
@@ -162,14 +161,14 @@ class ScriptRecord(Record, frozen=True, kw_only=True):
 
 
 class AttemptProcesses(Record, frozen=True, kw_only=True):
-    """Who runs the attempt."""
+    """The processes that run the attempt."""
 
     supervisor: ProcessIdentity
     trainer: ProcessIdentity | None = None
 
 
 class TrainerOutcome(Record, frozen=True, kw_only=True):
-    """What the trainer said last. `reason` is one sentence; `traceback` is whole."""
+    """What the trainer itself recorded about its end. `reason` is one sentence; `traceback` is complete."""
 
     outcome: Outcome
     step: int
@@ -193,7 +192,7 @@ class AttemptExit(Record, frozen=True, kw_only=True):
 
 
 class StopRequest(Record, frozen=True, kw_only=True):
-    """Somebody asked attempt `attempt` to stop: at the next step edge with a checkpoint, or `now`, without one."""
+    """A request that attempt `attempt` stops: at its next step edge with a checkpoint, or `now` without one."""
 
     attempt: int
     time_s: float
@@ -202,17 +201,17 @@ class StopRequest(Record, frozen=True, kw_only=True):
 
 
 class SavingState(Record, frozen=True, kw_only=True):
-    """How saving goes in this attempt. While `failure` is set, training goes on and the screen says so."""
+    """How saving goes in this attempt. While `failure` is set, training continues and every view of the run says so."""
 
     time_s: float
     durable_step: int | None = None
     durable_time_s: float | None = None
-    """When that step edge was (not when it became durable): work at risk counts from here."""
+    """Time of that step edge, not of when it became durable: work at risk counts from here."""
     failure: str | None = None
     failing_since_s: float | None = None
     saves: int = 0
     bytes_written: int = 0
     last_cost_s: float | None = None
-    """How long the last save made the loop wait."""
+    """How long the training loop waited for the last save."""
     last_write_s: float | None = None
-    """From the step edge until it was durable."""
+    """Time from the last saved step edge until its checkpoint was durable."""

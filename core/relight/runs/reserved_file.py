@@ -1,4 +1,4 @@
-"""A small file that can be rewritten on a full disk, too: room for one more version of it is taken in advance."""
+"""A small file that can be rewritten even on a full disk: space for one more version is reserved in advance."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class ReservedFile:
-    """Rewrites `path` atomically. What says that the disk is full must not need the disk to have room.
+    """Rewrites `path` atomically, even on a full disk: the record that says the disk is full must still be written.
 
-    `reserve`, called while there is room, puts a hidden file of `room_bytes` beside it. When a write, by whichever
-    process, finds no room, that file becomes the new version, in one rename; then it is time to reserve again. File
-    systems that copy on write may need room even for that; then it fails as any write.
+    `reserve`, called while there is space, puts a hidden file of `room_bytes` next to `path`. When a write by any
+    process finds no space, that file is filled and becomes the new version in one rename. Reserve again after that. A
+    file system that copies on write may need space even for this; then the write fails like any other.
     """
 
     def __init__(self, path: Path, *, room_bytes: int = 4096) -> None:
         self.path = path
-        # Leftovers with such names are swept by the next attempt.
+        # The next attempt removes leftovers with such a name.
         self._reserve = path.with_name(f".{path.name}.reserve.tmp")
         self._room_bytes = room_bytes
 
     def reserve(self) -> None:
-        """Take the room, unless it is taken already or there is none now. Never raises."""
+        """Reserve the space, unless it is reserved already or the disk is full. Never raises."""
         try:
             descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError:
             return
         try:
-            # Written, not only promised: the blocks must be there even where there is no fallocate.
+            # Write real bytes: without fallocate, a larger file size alone reserves no blocks.
             if os.write(descriptor, bytes(self._room_bytes)) == self._room_bytes:
                 return
         except OSError:
@@ -43,7 +43,7 @@ class ReservedFile:
         self.release()
 
     def write(self, data: bytes, *, durable: bool = True) -> None:
-        """Write `data` atomically; `OSError` when it cannot be, with the old version still there."""
+        """Write `data` atomically. Raises `OSError` when that is impossible; the old version is then still there."""
         try:
             write_durably(self.path, data, durable=durable)
         except OSError as error:
@@ -55,7 +55,7 @@ class ReservedFile:
                 raise error from None
 
     def release(self) -> None:
-        """Give the room back. Never raises."""
+        """Give the reserved space back. Never raises."""
         with contextlib.suppress(OSError):
             self._reserve.unlink()
 

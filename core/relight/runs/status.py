@@ -1,4 +1,4 @@
-"""What a run is doing, derived from its files and its live processes; never stored, so it cannot be stale."""
+"""Derives the status of a run from its files and its live processes. It is never stored, so it is never stale."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from relight.runs.evidence import Evidence
 from relight.runs.records import AttemptExit, AttemptProcesses
 
 STARTING_S = 10.0
-"""How long a new run may take until its first attempt begins; after that nobody is coming."""
+"""How long a new run may wait for its first attempt; after that its launcher is considered dead."""
 HANDOVER_S = 1.5
-"""How long an attempt may be without a lock and without processes: its launcher has died."""
+"""How long an attempt may have neither lock nor processes; after that its launcher is considered dead."""
 FOREIGN_SILENCE_S = 15.0
-"""A run of another machine counts as running while its files changed no longer ago than this."""
+"""A run on another machine counts as running if one of its files has changed within this time."""
 
 
 class RunStatus(StrEnum):
@@ -28,23 +28,23 @@ class RunStatus(StrEnum):
 
     @property
     def is_live(self) -> bool:
-        """Whether processes work on the run, or are about to."""
+        """Whether processes work on the run or are about to."""
         return self in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """A status, and why in one sentence for a person ("" where there is nothing to say)."""
+    """A status, and its reason as a sentence for the user ("" where there is nothing to add)."""
 
     status: RunStatus
     reason: str = ""
 
 
 def derive_status(evidence: Evidence) -> StatusReport:
-    """The status that the evidence proves. Pure: the same evidence always gives the same answer.
+    """Return the status that the evidence proves. Pure: the same evidence always gives the same answer.
 
-    The exit record has the last word. Without one a run is alive exactly as long as its supervisor and trainer are;
-    what the trainer said of its own end (`outcome`) is believed where the supervisor could not write it down.
+    The exit record has the last word. Without one, a run is alive exactly as long as its supervisor and trainer are.
+    The trainer's own word about its end (`outcome`) counts where the supervisor could not write an exit record.
     """
     if evidence.exit is not None:
         return StatusReport(RunStatus(evidence.exit.outcome), evidence.exit.reason or _exit_reason(evidence.exit))
@@ -60,29 +60,29 @@ def derive_status(evidence: Evidence) -> StatusReport:
 def _without_processes(evidence: Evidence) -> StatusReport:
     if "processes.json" in evidence.damage:
         if evidence.locked:
-            return StatusReport(RunStatus.RUNNING, "Its record of processes is damaged, but the run is locked.")
-        return StatusReport(RunStatus.INTERRUPTED, "It ended without an exit record, and its processes are not known.")
-    # The lock is held from before the attempt's folder appears, and handed on until the supervisor has it.
+            return StatusReport(RunStatus.RUNNING, "Its list of processes is damaged, but its lock is held.")
+        return StatusReport(RunStatus.INTERRUPTED, "It has no exit record, and its list of processes is damaged.")
+    # The launcher takes the lock before it makes the attempt's folder, and hands it to the supervisor.
     if evidence.locked:
-        return StatusReport(RunStatus.QUEUED, "It is being started.")
+        return StatusReport(RunStatus.QUEUED, "Its supervisor is being started.")
     imported = evidence.record is not None and evidence.record.imported_from is not None
     if evidence.attempt == 0 and imported:
-        return StatusReport(RunStatus.STOPPED, "Its weights were imported; a resume trains from them.")
+        return StatusReport(RunStatus.STOPPED, "Its weights were imported. Resume it to train from them.")
     patience_s = STARTING_S if evidence.attempt == 0 else HANDOVER_S
-    # A clock that was set back, or another machine's, must not keep a dead launch waiting for ever: hence abs.
+    # abs: a clock that was set back, or another machine's clock, must not keep a dead launch queued forever.
     if abs(evidence.now_s - evidence.launched_s) < patience_s:
         return StatusReport(RunStatus.QUEUED)
     if evidence.attempt == 0:
-        return StatusReport(RunStatus.INTERRUPTED, "It was created but never started.")
+        return StatusReport(RunStatus.INTERRUPTED, "It was created, but its first attempt never started.")
     return StatusReport(RunStatus.INTERRUPTED, "Its supervisor never started.")
 
 
 def _on_another_machine(evidence: Evidence, host: str) -> StatusReport:
-    if evidence.silent_s < FOREIGN_SILENCE_S:
+    if evidence.now_s - evidence.changed_s < FOREIGN_SILENCE_S:
         return StatusReport(RunStatus.RUNNING, f"It runs on the machine {host!r}.")
     told = _told_by_trainer(evidence)
     return told or StatusReport(
-        RunStatus.INTERRUPTED, f"It ran on the machine {host!r}, which has not written to it any more."
+        RunStatus.INTERRUPTED, f"It ran on the machine {host!r}, which no longer writes to its folder."
     )
 
 
@@ -91,12 +91,12 @@ def _supervised(evidence: Evidence, processes: AttemptProcesses) -> StatusReport
         return StatusReport(RunStatus.QUEUED, "Its trainer is being started.")
     if evidence.trainer_alive:
         return StatusReport(RunStatus.RUNNING)
-    # The trainer has ended this instant and the exit record is on its way; or the supervisor hangs.
+    # The trainer has just ended and the supervisor is about to write the exit record; or the supervisor hangs.
     told = _told_by_trainer(evidence)
     if told is not None:
         return told
     if evidence.stop is not None:
-        return StatusReport(RunStatus.STOPPED, "It was asked to stop.")
+        return StatusReport(RunStatus.STOPPED, "Stopped by request.")
     return StatusReport(RunStatus.CRASHED, f"Its trainer (pid {processes.trainer.pid}) was killed.")
 
 
@@ -106,16 +106,16 @@ def _unsupervised(evidence: Evidence, processes: AttemptProcesses) -> StatusRepo
         return told
     if not evidence.same_boot:
         return StatusReport(RunStatus.INTERRUPTED, "The machine was restarted, or lost power.")
-    killed = f"The supervisor (pid {processes.supervisor.pid}) was killed"
+    killed = f"Its supervisor (pid {processes.supervisor.pid}) was killed"
     if evidence.trainer_alive and processes.trainer is not None:
         return StatusReport(RunStatus.INTERRUPTED, f"{killed}; its trainer (pid {processes.trainer.pid}) is ending.")
     if "exit.json" in evidence.damage:
-        return StatusReport(RunStatus.INTERRUPTED, "Its exit record is damaged, so how it ended is not known.")
+        return StatusReport(RunStatus.INTERRUPTED, "Its exit record is damaged, so it is unknown how it ended.")
     return StatusReport(RunStatus.INTERRUPTED, f"{killed}.")
 
 
 def _told_by_trainer(evidence: Evidence) -> StatusReport | None:
-    """How it ended by the trainer's own word; a stop that nobody asked for is what a lost supervisor leads to."""
+    """Return how the trainer says it ended; None for a stop without a request, which a lost supervisor causes."""
     outcome = evidence.outcome
     if outcome is None:
         return None

@@ -1,4 +1,4 @@
-"""Asking a run to stop, through its folder: no signal, no socket, and it works from another machine."""
+"""Requests that a run stops, as a file in its folder: no signal and no socket, so it works from another machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from relight.runs.reserved_file import ReservedFile
 
 
 def request_stop(layout: RunLayout, *, now: bool = False, grace_s: float = 60.0) -> StopRequest:
-    """Ask the newest attempt to stop at its next step edge, with a checkpoint; `now`: without waiting for either.
+    """Ask the newest attempt to stop at its next step edge with a checkpoint, or `now` without one.
 
-    Asking again only ever hastens it: a `now` is not taken back, and the first request's grace keeps running.
+    A second request can only speed up the stop: it takes back no `now`, and the first request's grace still counts.
     """
     attempt = layout.latest_attempt()
     earlier = read_stop_request(layout, attempt=attempt)
@@ -27,13 +27,13 @@ def request_stop(layout: RunLayout, *, now: bool = False, grace_s: float = 60.0)
 
 
 def read_stop_request(layout: RunLayout, *, attempt: int | None = None) -> StopRequest | None:
-    """The request that is there, about a microsecond when there is none. With `attempt`, only one that means it.
+    """Return the current request; with `attempt`, only if it means that attempt. Takes about 1 us when there is none.
 
-    A damaged request is none: it cannot say which attempt it meant, and must not stop every later one.
+    A damaged request is ignored: it cannot say which attempt it means, and must not stop all later ones.
     """
     path = layout.stop_request
     try:
-        os.stat(path)  # noqa: PTH116  this runs at step edges
+        os.stat(path)  # noqa: PTH116  called at each step edge
     except OSError:
         return None
     request = read_record_or_none(path, StopRequest)
@@ -41,13 +41,13 @@ def read_stop_request(layout: RunLayout, *, attempt: int | None = None) -> StopR
 
 
 def reserve_stop_request(layout: RunLayout) -> ReservedFile:
-    """Take room for a request while there is some: a run on a full disk must be stoppable. Released by the caller."""
+    """Reserve space for a request, so that a run can be stopped on a full disk. The caller releases it."""
     reserved = ReservedFile(layout.stop_request)
     reserved.reserve()
     return reserved
 
 
 def clear_stop_request(layout: RunLayout) -> None:
-    """Take the request away; nothing happens when there is none."""
+    """Remove the request, if there is one."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         layout.stop_request.unlink()
