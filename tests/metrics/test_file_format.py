@@ -62,10 +62,10 @@ def test_no_bytes_give_anything_but_a_header_or_a_reason(data: bytes) -> None:
     [
         ({"format": "other"}, "its format is 'other'"),
         ({"version": 2}, "later version"),
-        ({"record_bytes": 24}, "contradicts itself"),
-        ({"columns": "loss"}, "no JSON of ours"),
-        ({"attempt": None}, "no JSON of ours"),
-        ({"attempt": 2**63}, "no attempt has the number"),
+        ({"record_bytes": 24}, "do not match"),
+        ({"columns": "loss"}, "header is not valid"),
+        ({"attempt": None}, "header is not valid"),
+        ({"attempt": 2**63}, "is not the number of an attempt"),
     ],
 )
 def test_a_header_that_is_none_of_ours_is_refused_by_a_reason(change: dict[str, object], reason: str) -> None:
@@ -76,7 +76,7 @@ def test_a_header_that_is_none_of_ours_is_refused_by_a_reason(change: dict[str, 
 
 
 def test_a_header_off_the_64_byte_grid_is_refused() -> None:
-    with pytest.raises(MetricFormatError, match="contradicts"):
+    with pytest.raises(MetricFormatError, match="do not match"):
         decode_header(encode_header(MetricHeader("train", 1, ("loss",))).replace(b" \n", b"\n"))
 
 

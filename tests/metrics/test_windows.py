@@ -63,7 +63,7 @@ def test_a_csv_of_many_rows_takes_the_memory_of_few(tmp_path: Path, monkeypatch:
     for step in range(100_000):
         writer.log(step, {"loss": 1.0, "lr": 0.1}, time_s=1.0)
     writer.close()
-    monkeypatch.setattr(csv_module, "StepWindows", lambda folder, names: StepWindows(folder, names, rows=5_000))
+    monkeypatch.setattr(csv_module, "WINDOW_ROWS", 5_000)
 
     class Nowhere(io.StringIO):
         def write(self, text: str) -> int:

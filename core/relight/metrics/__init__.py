@@ -1,1 +1,1 @@
-"""Append-only metric files that lose nothing on kill -9, and how they are read. No torch."""
+"""Append-only metric files: written so that kill -9 loses nothing, and read as main lines and ghosts. No torch."""

@@ -1,4 +1,4 @@
-"""Metrics as CSV, for people and for pandas."""
+"""Writes metrics as CSV, for spreadsheets and pandas."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from relight.metrics.table import MetricTable, read_table
 from relight.metrics.windows import StepWindows
 
 MACHINE_STREAM = "system"
-"""Sampled by time and not by step, so it is written only when it is asked for."""
+"""Sampled by time, not by step, so it is written only on request."""
+WINDOW_ROWS = 50_000
 _BLOCK_ROWS = 10_000
 
 
 def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *, ghosts: bool = False) -> int:
     """Write the metrics of `folder` to `out`, and return the number of rows.
 
-    Columns: step, time (seconds since 1970), attempt, then each metric by its full name; with `ghosts` also ghost (1 or
-    0) after attempt. One row a step, so no step shows twice; a ghost has a row of its own. A value that was not logged
-    at that step is empty. Numbers are written so that reading them back gives the same bits. `streams`: all but the
-    machine's when None. A million rows need no more memory than some ten thousand.
+    The columns are step, time (seconds since 1970), attempt, and each metric by its full name; with `ghosts` also ghost
+    (1 or 0) after attempt. Each step has one row; ghosts have rows of their own. A value that was not logged at a step
+    is empty. Reading a number back gives the same bits. `streams` None means all but the machine's. A million rows need
+    no more memory than ten thousand.
     """
     names = [
         name
@@ -34,7 +35,7 @@ def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["step", "time", "attempt", *(["ghost"] if ghosts else []), *names])
     count = 0
-    for window in StepWindows(folder, names):
+    for window in StepWindows(folder, names, rows=WINDOW_ROWS):
         table = read_table(folder, names, ghosts=ghosts, window=window)
         writer.writerows(_rows(table, ghosts=ghosts))
         count += len(table)
@@ -42,7 +43,7 @@ def write_csv(folder: Path, out: TextIO, streams: Sequence[str] | None = None, *
 
 
 def _stream_order(name: str) -> tuple[int, str]:
-    """Training first, then validation, then what else there is; within a stream as it was logged."""
+    """Sort training first, then validation, then other streams; columns stay in the order in which they were logged."""
     stream = name.partition("/")[0]
     return {"train": 0, "validation": 1}.get(stream, 2), stream
 

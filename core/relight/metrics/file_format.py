@@ -4,10 +4,10 @@
     int64 step | float64 time_s | float64 loss | float64 lr
     int64 step | ...
 
-The header is JSON, padded with blanks so that it ends with a newline on a multiple of 64 bytes. Everything after it is
-little-endian. What is left over behind the last whole record was being written when the process ended: it counts as
-not there. Files are named `<attempt>-<stream>.rlm`; when the set of names changes inside an attempt, the second set
-goes to `<attempt>-<stream>.2.rlm`. The header decides; the name only sorts.
+The header is JSON, padded with spaces so that it ends with a newline at a multiple of 64 bytes. Everything after it is
+little-endian. Bytes after the last complete record were being written when the process ended; readers ignore them.
+Files are named `<attempt>-<stream>.rlm`; when the set of names changes within an attempt, the second set goes to
+`<attempt>-<stream>.2.rlm`. The header is what counts; the file name only gives the order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LAST_ATTEMPT = 2**63 - 1
 
 
 class MetricFormatError(ValueError):
-    """The bytes are not a metric file's; the message says why, without the path."""
+    """The bytes are not those of a metric file. The message says why, without the path."""
 
 
 @dataclass(frozen=True)
 class MetricHeader:
-    """What a metric file says of itself. `columns` are names without their stream."""
+    """The header of a metric file. `columns` are names without their stream."""
 
     stream: str
     attempt: int
@@ -45,7 +45,7 @@ class MetricHeader:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one record."""
+        """Size of one record."""
         return 16 + 8 * len(self.columns)
 
     @property
@@ -54,13 +54,13 @@ class MetricHeader:
         return tuple(f"{self.stream}/{column}" for column in self.columns)
 
     def record_struct(self) -> struct.Struct:
-        """Packs and unpacks one record: step, time, values."""
+        """Return the struct that packs one record: step, time, values."""
         return struct.Struct(f"<qd{len(self.columns)}d")
 
 
 @dataclass(frozen=True, order=True)
 class MetricFileName:
-    """What a metric file's name tells. `stream` is as spelled in the name, which may be escaped."""
+    """A parsed metric file name. `stream` is spelled as in the name, which may be escaped."""
 
     attempt: int
     stream: str
@@ -77,7 +77,7 @@ class _HeaderLine(msgspec.Struct, kw_only=True):
 
 
 def encode_header(header: MetricHeader) -> bytes:
-    """The header line, padded."""
+    """Return the padded header line."""
     line = msgspec.json.encode(
         _HeaderLine(
             format=_FORMAT,
@@ -93,28 +93,28 @@ def encode_header(header: MetricHeader) -> bytes:
 
 
 def decode_header(start: bytes) -> tuple[MetricHeader, int]:
-    """The header at the start of a file's bytes, and where the records begin; `MetricFormatError` when it is none."""
+    """Return the header at the start of a file, and the offset of the records. Raises `MetricFormatError`."""
     end = start.find(b"\n")
     if end < 0:
         raise MetricFormatError("it is empty" if not start else "its header is cut off")
     try:
         line = msgspec.json.decode(start[:end], type=_HeaderLine)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MetricFormatError(f"its header is no JSON of ours: {error}") from error
+        raise MetricFormatError(f"its header is not valid: {error}") from error
     if line.format != _FORMAT:
         raise MetricFormatError(f"its format is {line.format!r}")
     if line.version > VERSION:
         raise MetricFormatError(f"a later version of Relight wrote it (format version {line.version})")
     if not 0 <= line.attempt <= _LAST_ATTEMPT:
-        raise MetricFormatError(f"no attempt has the number {line.attempt}")
+        raise MetricFormatError(f"{line.attempt} is not the number of an attempt")
     header = MetricHeader(line.stream, line.attempt, line.columns)
     if (end + 1) % HEADER_ALIGNMENT_BYTES or line.record_bytes != header.record_bytes:
-        raise MetricFormatError("its header contradicts itself")
+        raise MetricFormatError("the sizes in its header do not match")
     return header, end + 1
 
 
 def metric_file_name(stream: str, *, attempt: int, part: int = 1) -> str:
-    """The file name for a stream: any name works, odd characters are written as %XX, long ones are shortened."""
+    """Return the file name for a stream with any name: special characters become %XX, long names are shortened."""
     escaped = "".join(
         character if _PLAIN.match(character) else "".join(f"%{byte:02X}" for byte in character.encode())
         for character in stream
@@ -125,7 +125,7 @@ def metric_file_name(stream: str, *, attempt: int, part: int = 1) -> str:
 
 
 def parse_file_name(name: str) -> MetricFileName | None:
-    """What a file name tells; None when it is not a metric file's."""
+    """Parse a file name; None when it is not that of a metric file."""
     match = _FILE_NAME.match(name)
     if match is None:
         return None
@@ -133,12 +133,12 @@ def parse_file_name(name: str) -> MetricFileName | None:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Stream and column of a full name: ("train", "loss"). A name without "/" is a column of the stream ""."""
+    """Return stream and column of a full name: ("train", "loss"). A name without "/" is a column of the stream ""."""
     stream, slash, column = name.partition("/")
     return (stream, column) if slash else ("", name)
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Assert what the format needs of column names; callers make them, so a failure is a bug."""
+    """Assert that the format can hold these column names. The callers choose them, so a failure is a bug."""
     assert columns, "a record needs at least one value"
     assert len(set(columns)) == len(columns), f"names repeat: {columns}"

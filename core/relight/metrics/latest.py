@@ -1,4 +1,4 @@
-"""The newest value of every metric, from the last record of a few files. No numpy: listings and the CLI use it."""
+"""The latest value of every metric, read from the last record of a few files. No numpy, for fast lists."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from relight.metrics.metric_scan import list_file_names
 
 
 def latest_values(folder: Path) -> dict[str, float]:
-    """Latest value by full name ("train/loss"), sorted by name. Damaged files and a missing folder give nothing.
+    """Return the latest value by full name ("train/loss"), sorted by name. Damaged files are skipped.
 
-    For each stream the newest attempt that logged it counts; of its files, the newest record that has the name.
+    For each stream, the newest attempt that logged it counts, and of its files the newest record with that name.
     """
     streams: dict[str, list[tuple[MetricFileName, str]]] = {}
     for known, name in reversed(list_file_names(folder)):
@@ -26,7 +26,7 @@ def latest_values(folder: Path) -> dict[str, float]:
 
 
 def _newest_of_stream(folder: Path, files: list[tuple[MetricFileName, str]]) -> dict[str, float]:
-    """`files` newest attempt first; the first attempt with a whole record decides."""
+    """Return the values of one stream. `files` come newest attempt first; the first with a complete record counts."""
     found: list[tuple[float, dict[str, float]]] = []
     attempt = -1
     for known, name in files:

@@ -1,7 +1,7 @@
-"""One metric over all attempts of a run: the main line, in which each step is there once, and the ghosts.
+"""One metric over all attempts of a run: its main line, which has each step once, and its ghosts.
 
-The rule: a step belongs to the latest attempt that logged it. What earlier attempts logged for that step is ghost:
-trained again later, shown faint, never deleted. Logged twice in one attempt, the later record counts.
+A step belongs to the latest attempt that logged it. What earlier attempts logged for that step is ghost: it was trained
+again later, is drawn faint, and is never deleted. Of two records in one attempt, the later one counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relight.metrics.metric_scan import scan_metrics
 
 @dataclass(frozen=True)
 class Series:
-    """A metric: steps, times (seconds since 1970), values and attempts, each [n]. `name` is full."""
+    """A metric with its full name: steps, times (seconds since 1970), values and attempts, each [n]."""
 
     name: str
     steps: Integers
@@ -33,13 +33,13 @@ class Series:
         return len(self.steps)
 
     def select(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> Series:
-        """The records that a mask, an index array or a slice picks."""
+        """Return the records that a mask, an index array or a slice selects."""
         return Series(self.name, self.steps[chosen], self.times[chosen], self.values[chosen], self.attempts[chosen])
 
 
 @dataclass(frozen=True)
 class SplitSeries:
-    """A metric told apart: `main` sorted by step, and one ghost for each attempt that was trained again in part."""
+    """A metric split in two: `main` sorted by step, and a ghost for each attempt that was partly trained again."""
 
     main: Series
     ghosts: tuple[Series, ...]
@@ -81,11 +81,11 @@ def read_samples(
 
 
 def split_series(samples: Series) -> SplitSeries:
-    """Apply the rule to records as they were logged (attempts in order; within one, in the order of writing)."""
+    """Split records that come as they were logged: attempt by attempt, and within one in the order of writing."""
     if len(samples) == 0:
         return SplitSeries(samples, ())
     if samples.attempts[0] == samples.attempts[-1] and bool(np.all(samples.steps[1:] > samples.steps[:-1])):
-        return SplitSeries(samples, ())  # one attempt, nothing twice: by far the most frequent case
+        return SplitSeries(samples, ())  # one attempt, no step twice: by far the most common case
     ordered = samples.select(np.lexsort((np.arange(len(samples)), samples.attempts, samples.steps)))
     next_is_other_step = np.append(ordered.steps[1:] != ordered.steps[:-1], True)
     next_is_other_attempt = np.append(ordered.attempts[1:] != ordered.attempts[:-1], True)
@@ -95,13 +95,13 @@ def split_series(samples: Series) -> SplitSeries:
 
 
 def empty_series(name: str) -> Series:
-    """A series without records."""
+    """Return a series without records."""
     integers, floats = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
     return Series(name, integers, floats, floats, integers)
 
 
 def _concatenate(name: str, parts: list[Series]) -> Series:
-    """The records of several files, attempt after attempt; those of one attempt by time, as they were written."""
+    """Join the records of several files, attempt by attempt; those of one attempt by time, as they were written."""
     parts = [part for part in parts if len(part)]
     if len(parts) <= 1:
         return parts[0] if parts else empty_series(name)

@@ -1,4 +1,4 @@
-"""Several metrics side by side, one row a step: what the CSV and tables show."""
+"""Several metrics side by side, one row per step, as the CSV shows them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from relight.metrics.windows import StepWindow
 
 @dataclass(frozen=True)
 class MetricTable:
-    """Rows by step; with ghosts, a step's ghost rows stand before its main row, older attempts first.
+    """Rows sorted by step. The ghost rows of a step come before its main row, older attempts first.
 
-    `steps`, `times`, `attempts` and `ghost` are [n]; `values` is [n, names], NaN where a name was not logged, and
-    `present` [n, names] tells such a gap from a NaN that was logged. `times` is the latest of a row's records.
+    `steps`, `times`, `attempts` and `ghost` are [n]. `values` is [n, names], with NaN where a name was not logged;
+    `present` [n, names] distinguishes such a gap from a logged NaN. `times` is the latest of a row's records.
     """
 
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ def _ghost_of(name: str, ghosts: Iterable[Series], attempt: int) -> Series:
 
 
 def _join(names: Sequence[str], lines: Sequence[Series], *, ghost: bool) -> MetricTable:
-    """One row for each step that any of the lines has; in each line a step is there once."""
+    """Make one row for each step that any of the lines has; each line has a step at most once."""
     every = [line.steps for line in lines]
     steps = np.unique(np.concatenate(every)) if every else np.empty(0, dtype=np.int64)
     times = np.full(len(steps), -np.inf)

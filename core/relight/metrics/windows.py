@@ -1,4 +1,4 @@
-"""Metric files read a range of steps at a time, so that what is made of millions of rows fits in little memory."""
+"""Reads metric files one range of steps after the other, so that millions of rows need little memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from relight.metrics.metric_records import Integers, MetricRecords, read_records
 from relight.metrics.metric_scan import scan_metrics
 
 _BLOCK_RECORDS = 16_384
-_SAMPLES_A_WINDOW = 32
+_SAMPLES_PER_WINDOW = 32
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some records of a file that lie together, and from which step to which they go."""
+    """Consecutive records of a file, and their lowest and highest step."""
 
     first: int
     count: int
@@ -27,16 +27,16 @@ class _Block:
 
 
 class StepWindows:
-    """Ranges of steps of a `metrics` folder with about `rows` records each, and the records of each range.
+    """Ranges of steps in a `metrics` folder with about `rows` records each.
 
-    Each file is looked through once for where its steps are. Records that are logged later are not seen.
+    Each file is read once to find out where its steps are. Records that are logged later are left out.
     """
 
-    def __init__(self, folder: Path, names: list[str], *, rows: int = 50_000) -> None:
+    def __init__(self, folder: Path, names: list[str], *, rows: int) -> None:
         self._blocks: dict[Path, list[_Block]] = {}
         sampled: list[Integers] = []
         total = 0
-        every = max(1, rows // _SAMPLES_A_WINDOW)
+        every = max(1, rows // _SAMPLES_PER_WINDOW)
         wanted = set(names)
         for file in scan_metrics(folder).files:
             if wanted.isdisjoint(file.header.names):
@@ -59,7 +59,7 @@ class StepWindows:
 
 @dataclass(frozen=True)
 class StepWindow:
-    """The steps from `low` on and before `high`; None leaves that end open."""
+    """The steps from `low` up to, but not including, `high`; None leaves that end open."""
 
     blocks: dict[Path, list[_Block]]
     low: int | None

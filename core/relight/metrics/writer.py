@@ -1,4 +1,4 @@
-"""Logging metrics so that a kill -9 loses nothing: each call is one write, straight to the file."""
+"""Writes metrics so that kill -9 loses nothing: each call is one write, directly to the file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from relight.metrics.file_format import MetricHeader, check_columns, encode_head
 _LOG = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""After a failed write, how long calls only collect before one tries the file again."""
+"""After a failed write, calls only collect records for this long before one tries to write again."""
 BACKLOG_BYTES = 4 << 20
-"""How much is kept in memory while the disk takes nothing; what comes on top is dropped, and counted."""
+"""How much is kept in memory while writing fails; further records are dropped and counted."""
 
 
 class MetricWriter:
-    """Writes one stream of one attempt. Not for two threads at once.
+    """Writes one stream of one attempt. Not thread-safe.
 
-    A training must not die of its telemetry: a write that fails (full disk, folder gone) warns once, what could not be
-    written waits in memory, and later calls try again. `log` raises only for values that are no numbers.
+    Telemetry must never end a training: a write that fails (full disk, missing folder) warns once, keeps the records in
+    memory, and later calls try again. `log` raises only for values that are not numbers.
     """
 
     def __init__(self, folder: Path, *, stream: str, attempt: int) -> None:
-        """Nothing is made before the first `log`. `folder` is the run's `metrics` folder."""
+        """Write to the run's `metrics` folder. No file is created before the first `log`."""
         self._folder = folder
         self._stream = stream
         self._attempt = attempt
@@ -36,7 +36,7 @@ class MetricWriter:
         self._current: _Part | None = None
 
     def log(self, step: int, values: Mapping[str, float], *, time_s: float | None = None) -> None:
-        """Append one record. `values` by column name, without the stream; each other set of names gets its own file."""
+        """Append one record. `values` are by column name, without the stream; each set of names has its own file."""
         names = tuple(values)
         if names != self._names:
             if not names:
@@ -53,12 +53,12 @@ class MetricWriter:
         part.append(record)
 
     def flush(self) -> bool:
-        """Try to write what waits in memory after a failed write; whether everything is in the files now."""
+        """Try to write what a failed write left in memory; return whether everything is in the files now."""
         written = [part.flush() for part in self._parts.values()]
         return all(written)
 
     def close(self) -> None:
-        """Write what waits, close the files. A later `log` goes on in new ones."""
+        """Write what is still in memory and close the files. A later `log` starts new ones."""
         for part in self._parts.values():
             part.close()
         self._parts.clear()
@@ -74,7 +74,7 @@ class MetricWriter:
 
 
 class _Part:
-    """One metric file. Every write goes to the known end of what is whole, so a torn one is completed by the next."""
+    """One metric file. Each write starts where the last complete one ended, so it also completes a partial write."""
 
     def __init__(self, folder: Path, header: MetricHeader) -> None:
         self.columns = header.columns
@@ -97,7 +97,7 @@ class _Part:
                 self._fail(error)
                 return
             self._written += count
-            if count != len(record):  # a disk that filled up in the middle of it
+            if count != len(record):  # the disk filled up in the middle of the record
                 self._pending += record[count:]
             return
         if len(self._pending) < BACKLOG_BYTES:
@@ -130,7 +130,7 @@ class _Part:
             self._descriptor = -1
 
     def _open(self) -> None:
-        self._folder.mkdir(exist_ok=True)  # without its parents: a run that was removed must not come back
+        self._folder.mkdir(exist_ok=True)  # not its parents: a removed run must not come back
         part = 1
         while True:
             path = self._folder / metric_file_name(self._header.stream, attempt=self._header.attempt, part=part)
@@ -149,7 +149,7 @@ class _Part:
         if not self._warned:
             self._warned = True
             _LOG.warning(
-                "Metrics of %r cannot be written to %r: %s. Training goes on; they wait in memory and are tried again.",
+                "Metrics of %r cannot be written to %r: %s. Training continues; they stay in memory and are retried.",
                 self._header.stream,
                 str(self._folder),
                 error.strerror or error,
