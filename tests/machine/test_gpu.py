@@ -13,9 +13,9 @@ from fake_nvml.plugin import FakeNvml
 from relight.machine.gpu import GpuCard, GpuReader
 
 _READ = """
-import dataclasses, json, sys
+import dataclasses, itertools, json, sys
 from relight.machine.gpu import GpuReader
-reader = GpuReader(retry_s=0)
+reader = GpuReader(clock=itertools.count(step=60).__next__)
 for line in sys.stdin:
     report = reader.read()
     cards = [dataclasses.asdict(card) for card in report.cards]
@@ -81,11 +81,11 @@ def test_two_cards_keep_their_order_and_names(fake_nvml: FakeNvml, child: Child)
 def test_no_card_is_one_sentence(fake_nvml: FakeNvml, child: Child) -> None:
     report = child.read()
     assert report["cards"] == []
-    assert report["absent_reason"] == "The NVIDIA driver is loaded but finds no card: GPU figures are not shown."
+    assert report["absent_reason"] == "The NVIDIA driver is loaded but finds no GPU: GPU figures are not shown."
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(9, "not loaded"), (18, "reboot"), (4, "may not talk"), (12, "No NVIDIA driver"), (999, "999")]
+    ("code", "words"), [(9, "not loaded"), (18, "reboot"), (4, "no access"), (12, "No NVIDIA driver"), (999, "999")]
 )
 def test_a_driver_that_does_not_start_says_why_in_one_sentence(
     fake_nvml: FakeNvml, child: Child, code: int, words: str
@@ -169,7 +169,7 @@ def test_the_library_is_tried_again_only_after_a_while(monkeypatch: pytest.Monke
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
-    reader = GpuReader(retry_s=30.0, clock=lambda: now[0])
+    reader = GpuReader(clock=lambda: now[0])
     for moment in (0.0, 1.0, 29.0, 30.0):
         now[0] = moment
         report = reader.read()

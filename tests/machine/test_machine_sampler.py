@@ -24,10 +24,11 @@ from pathlib import Path
 from relight.machine.gpu_watch import GpuWatch
 from relight.machine.machine_sampler import MachineSampler
 def show(at, values):
-    errors = [card.error for card in sampler.gpus().cards]
-    print(json.dumps({"values": values, "errors": errors, "absent": sampler.gpus().absent_reason}), flush=True)
-sampler = MachineSampler(Path("."), on_sample=show, interval_s=0.1, gpu_wait_s=1.0,
-                         gpus=GpuWatch(interval_s=0.1, stale_s=0.5))
+    report = gpus.latest()
+    errors = [card.error for card in report.cards]
+    print(json.dumps({"values": values, "errors": errors, "absent": report.absent_reason}), flush=True)
+gpus = GpuWatch(interval_s=0.1, stale_s=0.5)
+sampler = MachineSampler(Path("."), on_sample=show, interval_s=0.1, gpu_wait_s=1.0, gpus=gpus)
 sampler.set_pids(os.getpid())
 sampler.start()
 sys.stdin.readline()
@@ -77,7 +78,7 @@ def test_without_a_card_only_the_hosts_columns_are_there(start: Callable[[], Chi
     assert list(sample["values"]) == _columns()
     assert sample["values"]["processes"] == 1
     assert sample["values"]["memory_bytes"] > 1_000_000
-    assert "finds no card" in sample["absent"]
+    assert "finds no GPU" in sample["absent"]
 
 
 def test_two_cards_have_all_their_columns(fake_nvml: FakeNvml, start: Callable[[], Child]) -> None:

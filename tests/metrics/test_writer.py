@@ -167,7 +167,7 @@ writer.close()
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert _steps(tmp_path) == list(range(1, 202))
     assert done.stderr.count("cannot be written") == 1
-    assert "Training goes on" in done.stderr
+    assert "Training continues" in done.stderr
 
 
 def test_a_folder_that_cannot_be_made_warns_once_and_never_raises(

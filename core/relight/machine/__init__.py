@@ -1,1 +1,1 @@
-"""What the machine is doing: processors, memory, disk and GPUs, read so that no training ever waits for it."""
+"""Reads what the machine is doing (processors, memory, disk, GPUs) without ever making a training wait."""

@@ -1,4 +1,4 @@
-"""How much memory and processor a container or a job scheduler allows this process: Linux control groups, v1 and v2."""
+"""Reads how much memory and processor time a container or job may use: Linux control groups, v1 and v2."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class CgroupLimits:
-    """The tightest limits on the way from this process's group to the root. None where nothing is limited.
+    """The tightest limits between this process's group and the root. None where nothing is limited.
 
-    Which files count is found once; their values are read anew each time, since a limit can be changed at any moment.
-    Inside a container the path in `membership` may be the host's and not exist here: then the group is the root itself.
+    The files are found once, and read each time, since a limit can change at any moment. Inside a container the path in
+    `membership` may be the host's and not exist here; then the group is the root itself.
     """
 
     def __init__(self, *, root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> None:
@@ -22,10 +22,10 @@ class CgroupLimits:
         self._cpu_groups = _groups(root, paths.get("", "/")) if self._v2 else _groups_v1(root, paths, "cpu")
 
     def memory(self) -> tuple[int, int] | None:
-        """The tightest memory limit and what its group uses of it, in bytes; None without one.
+        """Return the tightest memory limit and how much of it its group uses, in bytes; None without a limit.
 
-        Used is what the kernel cannot simply drop: the group's usage less its inactive file pages, as `docker stats`
-        counts it.
+        Usage is what the kernel cannot simply drop: the group's usage minus its inactive file pages, as in
+        `docker stats`.
         """
         limit_name = "memory.max" if self._v2 else "memory.limit_in_bytes"
         limits = [
@@ -41,12 +41,12 @@ class CgroupLimits:
         return limit, max(0, used - droppable)
 
     def cpus(self) -> float | None:
-        """How many processors' worth of time may be used; None without a limit."""
+        """Return how many processors' worth of time may be used; None without a limit."""
         quotas = [quota for group in self._cpu_groups if (quota := self._quota(group)) is not None]
         return min(quotas, default=None)
 
     def out_of_memory_kills(self) -> int | None:
-        """How many processes of this group the kernel has killed for want of memory; None where it does not count."""
+        """Return how many of this group's processes the kernel killed for lack of memory; None if it does not count."""
         if not self._memory_groups:
             return None
         events = self._memory_groups[0] / ("memory.events" if self._v2 else "memory.oom_control")
@@ -66,7 +66,7 @@ class CgroupLimits:
 
 
 def _memberships(file: Path) -> dict[str, str]:
-    """Controller → path of this process's group; the v2 group is under the empty name."""
+    """Return the path of this process's group by controller; the v2 group has the empty name."""
     paths: dict[str, str] = {}
     try:
         lines = file.read_text().splitlines()
@@ -85,7 +85,7 @@ def _groups_v1(root: Path, paths: dict[str, str], controller: str) -> list[Path]
 
 
 def _groups(mount: Path, path: str) -> list[Path]:
-    """The group's folder and all above it up to the mount, those that exist."""
+    """Return the existing folders from the group's own up to the mount."""
     group = mount / path.strip("/")
     folders = [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
     return [folder for folder in folders if folder.is_dir()]

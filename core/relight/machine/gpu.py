@@ -1,7 +1,6 @@
-"""GPU figures read from NVIDIA's management library: one frozen report a reading, a missing sensor is a value.
+"""Reads GPU figures from NVIDIA's management library; a missing sensor is a value, not an exception.
 
-It knows no screen and starts no thread. A call into a dead driver can hang for ever; `gpu_watch` keeps that away
-from everybody else.
+A call into a dead driver can hang forever, so `gpu_watch` makes these calls in threads of its own.
 """
 
 from __future__ import annotations
@@ -16,30 +15,31 @@ import pynvml as nvml
 
 _RETRY_S = 30.0
 
-# Why the library cannot be opened, by NVML code.
+# Why the library cannot be opened, by NVML error code.
 _ABSENT = {
     nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver on this machine: GPU figures are not shown.",
     nvml.NVML_ERROR_DRIVER_NOT_LOADED: (
-        "The NVIDIA driver is installed but not loaded: load it (nvidia-smi does) or reboot to see GPU figures."
+        "The NVIDIA driver is installed but not loaded: run nvidia-smi, which loads it, or reboot to see GPU figures."
     ),
     nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
         "The NVIDIA driver and its library have different versions, as after an update: reboot to see GPU figures."
     ),
     nvml.NVML_ERROR_NO_PERMISSION: (
-        "This user may not talk to the NVIDIA driver: ask for access to /dev/nvidia* to see GPU figures."
+        "Your user has no access to the NVIDIA driver: ask for access to /dev/nvidia* to see GPU figures."
     ),
 }
-_NO_CARD = "The NVIDIA driver is loaded but finds no card: GPU figures are not shown."
+_NO_CARD = "The NVIDIA driver is loaded but finds no GPU: GPU figures are not shown."
 
-# What is wrong with one card, by NVML code. Any other code on the memory figures gives a sentence with its number.
+# What is wrong with one card, by NVML error code. Another code for the memory figures becomes a sentence with its
+# number.
 _BROKEN = {
     nvml.NVML_ERROR_GPU_IS_LOST: "The driver has lost this card: reboot the machine to bring it back.",
     nvml.NVML_ERROR_GPU_NOT_FOUND: "The driver has lost this card: reboot the machine to bring it back.",
     nvml.NVML_ERROR_RESET_REQUIRED: "This card needs a reset (nvidia-smi --gpu-reset) before it can be used again.",
-    nvml.NVML_ERROR_UNINITIALIZED: "The driver was unloaded: this card is read again when it is back.",
+    nvml.NVML_ERROR_UNINITIALIZED: "The driver was unloaded: this card is read again once it is loaded.",
 }
 
-# Codes with which healthy machines answer for a sensor that the card, the driver or the user's rights do not offer.
+# Codes that a healthy machine returns for a sensor that the card, the driver or the user's permissions do not offer.
 _NO_SENSOR = frozenset(
     {nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_NO_PERMISSION, nvml.NVML_ERROR_FUNCTION_NOT_FOUND}
 )
@@ -47,14 +47,14 @@ _NO_SENSOR = frozenset(
 
 @dataclass(frozen=True)
 class ThrottleReason:
-    """One bit of the driver's "why is the clock not at its maximum", in words. An `alarm` is not normal operation."""
+    """One of the driver's reasons why the clock is below its maximum. `alarm` marks those that are not normal."""
 
     bit: int
     words: str
     alarm: bool
 
 
-# Bits: NVML's nvmlClocksEventReason*. A power cap is what a card at full load runs into; it is no alarm.
+# Bits: NVML's nvmlClocksEventReason*. A card at full load reaches its power cap; that is not an alarm.
 THROTTLE_REASONS = (
     ThrottleReason(nvml.nvmlClocksEventReasonGpuIdle, "idle", False),
     ThrottleReason(nvml.nvmlClocksEventReasonApplicationsClocksSetting, "clocks set by hand", False),
@@ -71,7 +71,7 @@ ALARM_WORDS = frozenset(reason.words for reason in THROTTLE_REASONS if reason.al
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that computes on a card. `pid` is the host's; `memory_bytes` is None where the driver does not tell."""
+    """A process that computes on a card. `pid` is the host's; `memory_bytes` is None when the driver does not say."""
 
     pid: int
     memory_bytes: int | None
@@ -81,8 +81,8 @@ class GpuProcess:
 class GpuCard:
     """One card at one moment. A sensor that the card or driver does not offer is None.
 
-    `error` is a sentence when the card as a whole cannot be read; then every figure is None. `throttle_alarm` is None
-    where the driver does not tell, and `processes_known` tells an empty list from an unreadable one.
+    When the whole card cannot be read, `error` is a sentence and every figure is None. `throttle_alarm` is None when
+    the driver does not say; `processes_known` distinguishes an empty list from an unreadable one.
     """
 
     index: int
@@ -105,7 +105,7 @@ class GpuCard:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """All cards at one moment. Without cards, `absent_reason` is one sentence that says why."""
+    """All cards at one moment. Without cards, `absent_reason` says why in one sentence."""
 
     cards: tuple[GpuCard, ...]
     driver: str | None
@@ -115,7 +115,7 @@ class GpuReport:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What never changes about a card; read once for each UUID."""
+    """The constant properties of a card, read once per UUID."""
 
     uuid: str | None
     name: str
@@ -123,14 +123,13 @@ class _Identity:
 
 
 class GpuReader:
-    """Reads all cards through NVML, which it opens on first use and, if that failed, again every `retry_s` seconds.
+    """Reads all cards through NVML, which it opens on first use; after a failure it tries again every 30 seconds.
 
-    `read` does everything in the caller's thread. The parts (`open`, `count`, `read_card`) may be called from one
-    thread a card: NVML is thread-safe. No method raises for what a machine can be like.
+    `read` does everything in the caller's thread. `open`, `count` and `read_card` may be called from several threads:
+    NVML is thread-safe. Nothing about the state of the machine makes a method raise.
     """
 
-    def __init__(self, *, retry_s: float = _RETRY_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._retry_s = retry_s
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._is_open = False
@@ -142,7 +141,7 @@ class GpuReader:
         self.cuda: str | None = None
 
     def open(self) -> str | None:
-        """Open the library if it is not open. Returns None when it is, else the sentence that says why not."""
+        """Open the library if it is closed. Return None when it is open, else the sentence that says why not."""
         with self._lock:
             if self._is_open:
                 return None
@@ -151,9 +150,9 @@ class GpuReader:
             try:
                 nvml.nvmlInit()
             except nvml.NVMLError as error:
-                self._retry_at = self._clock() + self._retry_s
+                self._retry_at = self._clock() + _RETRY_S
                 self._absent = _ABSENT.get(
-                    error.value, f"The NVIDIA driver does not start ({_words(error)}): GPU figures are not shown."
+                    error.value, f"The NVIDIA driver cannot be opened ({_words(error)}): GPU figures are not shown."
                 )
                 return self._absent
             self._is_open = True
@@ -163,7 +162,7 @@ class GpuReader:
             return None
 
     def count(self) -> int | None:
-        """Number of cards; None when the library is not open or does not answer."""
+        """Return the number of cards; None when the library is closed or does not answer."""
         try:
             return int(nvml.nvmlDeviceGetCount())
         except nvml.NVMLError as error:
@@ -171,7 +170,7 @@ class GpuReader:
             return None
 
     def read_card(self, index: int) -> GpuCard:
-        """Read one card. A card that is lost or broken comes back with `error` and the name it last had."""
+        """Read one card. A lost or broken card is returned with an `error` and the name it last had."""
         try:
             return self._read_card(index)
         except nvml.NVMLError as error:
@@ -189,28 +188,28 @@ class GpuReader:
         return self.report(cards, absent=absent)
 
     def report(self, cards: Iterable[GpuCard], *, absent: str | None) -> GpuReport:
-        """Put cards and the driver's versions together. Without card and reason, the reason is that there is none."""
+        """Combine cards and driver versions. With neither cards nor `absent`, the report says that no GPU was found."""
         cards = tuple(cards)
         if not cards and absent is None:
             absent = _NO_CARD
         return GpuReport(cards=cards, driver=self.driver, cuda=self.cuda, absent_reason=absent)
 
     def close(self) -> None:
-        """Close the library. Do not call this while another thread may hang inside it."""
+        """Close the library. Do not call this while another thread may hang in it."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
                 _sensor(nvml.nvmlShutdown)
 
     def _note(self, error: Any) -> None:
-        # The driver was reloaded under us: open it again at the next reading.
+        # The driver was reloaded: open the library again at the next reading.
         if error.value == nvml.NVML_ERROR_UNINITIALIZED:
             self._is_open = False
 
     def _read_card(self, index: int) -> GpuCard:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         identity = self._identity(index, handle)
-        # Memory is the canary: any refusal but "no such sensor" means that the card itself is broken.
+        # Memory shows whether the card works: any error but "no such sensor" means that the card itself is broken.
         memory = _sensor(nvml.nvmlDeviceGetMemoryInfo, handle, strict=True)
         utilization = _sensor(nvml.nvmlDeviceGetUtilizationRates, handle)
         power_mw = _sensor(nvml.nvmlDeviceGetPowerUsage, handle)
@@ -252,9 +251,9 @@ class GpuReader:
 
 
 def _sensor(call: Callable[..., Any], *args: Any, strict: bool = False) -> Any:
-    """The call's answer; None for a sensor that is not there.
+    """Return the call's answer; None for a missing sensor.
 
-    A card that is gone always raises. Other failures are a missing figure too, but with `strict` they raise.
+    A lost card always raises. Other failures count as a missing sensor, except that `strict` raises them.
     """
     try:
         return call(*args)
@@ -265,7 +264,7 @@ def _sensor(call: Callable[..., Any], *args: Any, strict: bool = False) -> Any:
 
 
 def _throttle_bits(handle: Any) -> int | None:
-    """Why the clock is not at its maximum, as NVML's bits; older drivers know the call by its older name."""
+    """Return why the clock is not at its maximum, as NVML's bits; older drivers use the older name of the call."""
     for call in (nvml.nvmlDeviceGetCurrentClocksEventReasons, nvml.nvmlDeviceGetCurrentClocksThrottleReasons):
         bits = _sensor(call, handle)
         if bits is not None:
@@ -274,7 +273,7 @@ def _throttle_bits(handle: Any) -> int | None:
 
 
 def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
-    # The binding's unversioned name raises a mismatch error of its own with older drivers; the versioned ones do not.
+    # With older drivers, the binding's unversioned function raises a mismatch error; the versioned ones do not.
     for call in (nvml.nvmlDeviceGetComputeRunningProcesses_v3, nvml.nvmlDeviceGetComputeRunningProcesses_v2):
         rows = _sensor(call, handle)
         if rows is not None:

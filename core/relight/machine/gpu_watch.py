@@ -1,7 +1,7 @@
-"""Reads GPUs in the background so that nobody ever waits for a driver that does not answer.
+"""Reads GPUs in background threads, so that no caller waits for a driver that does not answer.
 
-One thread asks the driver which cards there are, and one thread a card reads it, so that a card whose driver call
-hangs takes neither its neighbours nor the reader's caller with it. All are daemons: a hung one keeps no process alive.
+One thread asks the driver which cards there are, and each card has a thread that reads it: a driver call that hangs
+affects neither other cards nor the caller. All are daemon threads, so a hung one keeps no process alive.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 from relight.machine.gpu import GpuCard, GpuReader, GpuReport
 
 STALE_S = 5.0
+_CLOSING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class _DriverAnswer:
 
 
 class GpuWatch:
-    """The latest figures of all cards, refreshed every `interval_s` seconds by threads of its own.
+    """The latest figures of all cards, which background threads refresh every `interval_s` seconds.
 
-    `latest` returns at once, always. A figure older than `stale_s` seconds is not shown: the card comes back with an
-    `error` that says for how long it has not answered.
+    A card whose figures are older than `stale_s` seconds is returned without them, and its `error` says for how long it
+    has not answered.
     """
 
     def __init__(
@@ -52,16 +53,16 @@ class GpuWatch:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start reading. The first report is there after some milliseconds, or seconds with a sleepy driver."""
+        """Start reading. The first report takes milliseconds, or seconds when the driver must wake up."""
         self._started_at = self._clock()
         self._spawn(self._watch_driver, "gpu-driver")
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until the driver and each of its cards have answered once. False if they have not in `timeout_s`."""
+        """Wait until the driver and all cards have answered once; return False when that exceeds `timeout_s`."""
         return self._ready.wait(timeout_s)
 
     def latest(self) -> GpuReport:
-        """The newest figures that are not stale. Never blocks, never raises."""
+        """Return the newest figures that are not stale. Never blocks, never raises."""
         now = self._clock()
         driver = self._driver
         if driver is None:
@@ -70,10 +71,10 @@ class GpuWatch:
             return self._reader.report((), absent=driver.absent)
         return self._reader.report((self._card(index, now) for index in range(driver.count)), absent=None)
 
-    def close(self, *, timeout_s: float = 1.0) -> None:
-        """Stop reading. A thread that hangs in the driver is left behind, and then the library is left open too."""
+    def close(self) -> None:
+        """Stop reading. A thread that hangs in the driver is left behind, and the library stays open for it."""
         self._stop.set()
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _CLOSING_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if not any(thread.is_alive() for thread in self._threads):
@@ -94,7 +95,7 @@ class GpuWatch:
             index=index,
             uuid=card.uuid,
             name=card.name,
-            error=f"This card stopped answering {age_s:.0f} s ago: its driver hangs, and so may what runs on it.",
+            error=f"This card stopped answering {age_s:.0f} s ago: its driver hangs, and its processes may hang, too.",
         )
 
     def _watch_driver(self) -> None:
@@ -103,7 +104,7 @@ class GpuWatch:
             count = None if absent else self._reader.count()
             before = self._driver
             if count is None and absent is None and before is not None:
-                # One refused count is no reason to hide cards whose own answers say how they are.
+                # After one failed count, keep showing the cards: their own readings say how they are.
                 count = before.count
             self._driver = _DriverAnswer(at=self._clock(), absent=absent, count=count or 0)
             for index in range(count or 0):

@@ -1,4 +1,4 @@
-"""Processor, memory, disk and load of the whole machine, and of one tree of processes, at one moment."""
+"""Reads processor, memory, disk and load of the machine and of one process tree."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import psutil
 
 from relight.machine.cgroup import CgroupLimits
 
-# The scan for new children walks every process of the machine: it may cost this share of one processor at most.
+# The scan for new children visits every process of the machine; this is the share of one processor it may use.
 _SCAN_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class HostSample:
-    """One reading. None where the machine does not tell, or where a rate has no earlier reading to compare with.
+    """One reading. A figure is None when the machine does not report it, or when a rate has no earlier reading.
 
-    `cpu_percent` is the tree's: 100 is one processor kept busy. `machine_cpu_percent` is of all processors: 0 to 100.
-    Memory totals and `cpu_count` respect the limits of a container. The tree's memory is the sum of resident sizes,
-    which counts pages that its processes share once for each. `read_bytes` and `write_bytes` are all that the tree's
-    members have read from and written to disks in their lives.
+    `cpu_percent` is that of the process tree: 100 is one busy processor. `machine_cpu_percent` is that of all
+    processors, 0 to 100. Memory totals and `cpu_count` respect a container's limits. The tree's memory is the sum of
+    resident sizes, so pages that processes share count once for each. `read_bytes` and `write_bytes` are the totals
+    that the tree's processes have read from and written to disks since they started.
     """
 
     machine_cpu_percent: float | None
@@ -44,7 +44,7 @@ class HostSample:
 
     @property
     def processes(self) -> int:
-        """Number of living processes of the tree."""
+        """Number of live processes in the tree."""
         return len(self.pids)
 
 
@@ -57,7 +57,7 @@ class _Member:
 
 
 class HostReader:
-    """Takes readings and remembers the last one, since processor and disk figures are differences between two."""
+    """Takes readings. It remembers the last one, since processor and disk figures are differences between two."""
 
     def __init__(self, *, limits: CgroupLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits or CgroupLimits()
@@ -67,9 +67,9 @@ class HostReader:
         self._tree = _Tree()
 
     def read(self, folder: Path, *, root_pids: Sequence[int] = ()) -> HostSample:
-        """Read the machine, the file system that `folder` is on, and the processes that descend from `root_pids`.
+        """Read the machine, the file system of `folder`, and `root_pids` with their descendants.
 
-        A descendant stays in the tree when its parent dies, until it dies itself or `root_pids` change.
+        A descendant whose parent dies stays in the tree until it dies itself or `root_pids` change.
         """
         now = self._clock()
         used, total = self._memory()
@@ -109,7 +109,7 @@ class HostReader:
 
     def _machine_cpu(self) -> float | None:
         times = psutil.cpu_times()
-        # Linux counts guest time within user time, too.
+        # Linux includes guest time in user time.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         busy = total - times.idle - getattr(times, "iowait", 0.0)
         before, self._busy = self._busy, (busy, total)
@@ -149,7 +149,7 @@ class _TreeSample:
 
 
 class _Tree:
-    """The members of one process tree, with what each had used when it was last read."""
+    """The processes of one tree, with what each had used at the last reading."""
 
     def __init__(self, roots: tuple[int, ...] = ()) -> None:
         self.roots = roots
@@ -170,7 +170,7 @@ class _Tree:
             try:
                 used_s, resident = self._read_member(member)
             except psutil.Error:
-                # Gone, a zombie, or not ours to look at. Another may have taken its place: look again next time.
+                # Gone, a zombie, or not readable. Another process may have taken its place: scan again next time.
                 del self._members[pid]
                 self._scan_at = float("-inf")
                 continue
@@ -201,10 +201,10 @@ class _Tree:
         self._scan_at = now + (time.perf_counter() - started) / _SCAN_SHARE
 
     def _read_member(self, member: _Member) -> tuple[float, int]:
-        """Processor seconds since the last reading, and resident bytes now. Raises psutil.Error."""
+        """Return processor seconds since the last reading, and resident bytes now. Raises `psutil.Error`."""
         process = member.process
         with process.oneshot():
-            # psutil raises nothing for a pid that now names another process: the start time in equality tells.
+            # psutil does not raise when another process has taken the pid; `is_running` compares the start time.
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 raise psutil.NoSuchProcess(process.pid)
             times = process.cpu_times()

@@ -1,4 +1,4 @@
-"""Samples machine, process tree and GPUs once a second in the background, as flat rows of numbers."""
+"""Samples machine, process tree and GPUs once per second in the background, as flat rows of numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from relight.machine.host import HostReader, HostSample
 from relight.machine.pid_namespace import pids_are_the_hosts
 
 _log = logging.getLogger(__name__)
+
+_CLOSING_S = 2.0
 
 HOST_COLUMNS = (
     "cpu_percent",
@@ -40,11 +42,11 @@ GPU_COLUMNS = (
 
 
 class MachineSampler:
-    """Calls `on_sample(time, values)` every `interval_s` seconds from a daemon thread of its own.
+    """Calls `on_sample(time, values)` every `interval_s` seconds from a daemon thread.
 
-    `time` is seconds since 1970. The keys of `values` are `HOST_COLUMNS` and, for each card i that was there at the
-    start, `gpu{i}_` + `GPU_COLUMNS`: the same in every sample. What cannot be read is NaN. A driver that hangs delays
-    the first sample by `gpu_wait_s` at most, and later ones not at all: its columns turn to NaN after some seconds.
+    `time` is in seconds since 1970. The keys of `values` are the same in every sample: `HOST_COLUMNS` and, for each
+    card i that was present at the start, `gpu{i}_` + `GPU_COLUMNS`. A figure that cannot be read is NaN. A driver that
+    hangs delays the first sample by at most `gpu_wait_s`; later its columns become NaN after some seconds.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class MachineSampler:
         self._warned = False
 
     def set_pids(self, root_pid: int | None) -> None:
-        """Sample this process and its descendants from now on; None for no process."""
+        """Sample this process and its descendants from now on; None means no process."""
         self._roots = () if root_pid is None else (root_pid,)
 
     def start(self) -> None:
@@ -77,15 +79,11 @@ class MachineSampler:
         self._gpus.start()
         self._thread.start()
 
-    def stop(self, *, timeout_s: float = 2.0) -> None:
-        """Stop sampling: no call of `on_sample` begins after this returned, unless one outlasts `timeout_s`."""
+    def stop(self) -> None:
+        """Stop sampling. After this returns `on_sample` is not called again, unless a reading hangs for over 2 s."""
         self._stop.set()
-        self._thread.join(timeout_s)
+        self._thread.join(_CLOSING_S)
         self._gpus.close()
-
-    def gpus(self) -> GpuReport:
-        """The newest GPU figures, as sentences for a person where there are none. Never blocks."""
-        return self._gpus.latest()
 
     def _run(self) -> None:
         self._gpus.wait_ready(self._gpu_wait_s)
@@ -94,31 +92,32 @@ class MachineSampler:
         while not self._stop.is_set():
             try:
                 host = self._host.read(self._folder, root_pids=self._roots)
-                values = host_values(host) | gpu_values(self._gpus.latest(), self._slots, host.pids)
+                values = host_values(host) | gpu_values(
+                    self._gpus.latest(), self._slots, host.pids, host_pids=pids_are_the_hosts()
+                )
                 self._on_sample(time.time(), values)
             except Exception:  # telemetry warns once and never stops a training
                 if not self._warned:
                     self._warned = True
-                    _log.warning("A machine sample failed; sampling goes on.", exc_info=True)
-            # After a suspend or a slow reading go on from now: a burst of samples to catch up would tell nothing.
+                    _log.warning("A machine sample failed; sampling continues.", exc_info=True)
+            # After a suspend or a slow reading, continue from now: a burst of samples to catch up would be useless.
             due = max(due + self._interval_s, time.monotonic())
             self._stop.wait(due - time.monotonic())
 
 
 def host_values(host: HostSample) -> dict[str, float]:
-    """The machine's and the tree's columns, in the order of `HOST_COLUMNS`."""
+    """Return the columns of the machine and the process tree, in the order of `HOST_COLUMNS`."""
     return {name: _number(getattr(host, name)) for name in HOST_COLUMNS}
 
 
 def gpu_values(
-    report: GpuReport, slots: tuple[GpuCard, ...], pids: frozenset[int], *, host_pids: bool | None = None
+    report: GpuReport, slots: tuple[GpuCard, ...], pids: frozenset[int], *, host_pids: bool
 ) -> dict[str, float]:
-    """The columns of the cards that were there at the start (`slots`), found again by UUID.
+    """Return the columns of the cards that were present at the start (`slots`), matched by UUID.
 
-    `pids` are the processes whose GPU memory counts; `host_pids` says whether they are in the host's numbering, which
-    is what the driver uses (None: find out).
+    `pids` are the processes whose GPU memory counts. `host_pids` says whether they are the host's pids, which the
+    driver uses.
     """
-    host_pids = pids_are_the_hosts() if host_pids is None else host_pids
     by_uuid = {card.uuid: card for card in report.cards if card.uuid}
     by_index = {card.index: card for card in report.cards}
     values: dict[str, float] = {}
@@ -141,9 +140,9 @@ def gpu_values(
 
 
 def process_memory_bytes(card: GpuCard, pids: frozenset[int], *, host_pids: bool) -> int | None:
-    """What `pids` hold of this card's memory; None where nobody can tell.
+    """Return how much of this card's memory `pids` hold; None when unknown.
 
-    Without host numbering "none of ours is listed" says nothing: the driver lists host pids, and ours are others.
+    Inside a container our pids are not the host's, which the driver lists: then it means nothing that none is listed.
     """
     if not card.processes_known:
         return None

@@ -1,4 +1,4 @@
-"""Whether this process counts pids as the host does: GPU drivers list host pids, and in a container ours are others."""
+"""Tells whether this process sees the host's pids: GPU drivers list those, and a container has its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIRST_NAMESPACE = "pid:[4026531836]"
 
 @cache
 def pids_are_the_hosts() -> bool:
-    """True in the first pid namespace, and on systems that have no such namespaces."""
+    """Return True in the first pid namespace, and on systems without pid namespaces."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) == _FIRST_NAMESPACE
     except OSError:

@@ -1,10 +1,9 @@
-"""The machine as a page shows it: host, cards, and who computes on them, always at hand without waiting."""
+"""The machine as a page shows it: host, cards and the processes on them, available at any time without waiting."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ _COMMAND_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class GpuProcessRow:
-    """A process on a card. Name, user and command are None where they cannot be read, as from inside a container."""
+    """A process on a card. Name, user and command are None when they cannot be read, for example in a container."""
 
     gpu_index: int
     pid: int
@@ -32,7 +31,7 @@ class GpuProcessRow:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The machine at `time` (seconds since 1970). `host` is None until the first reading is in."""
+    """The machine at `time` (seconds since 1970). `host` is None until the first reading."""
 
     time: float
     host: HostSample | None
@@ -41,13 +40,10 @@ class MachineReport:
 
 
 class MachineReader:
-    """Keeps a `MachineReport` fresh in the background, for any number of callers. `latest` never blocks."""
+    """Keeps a `MachineReport` up to date in the background, for any number of callers."""
 
-    def __init__(
-        self, folder: Path, *, root_pids: Sequence[int] = (), interval_s: float = 1.0, gpus: GpuWatch | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, interval_s: float = 1.0, gpus: GpuWatch | None = None) -> None:
         self._folder = folder
-        self._root_pids = tuple(root_pids)
         self._interval_s = interval_s
         self._gpus = gpus or GpuWatch(interval_s=interval_s)
         self._host_reader = HostReader()
@@ -62,7 +58,7 @@ class MachineReader:
         self._thread.start()
 
     def latest(self) -> MachineReport:
-        """The newest figures. Cards that stopped answering say so; the rest is still fresh."""
+        """Return the newest figures without blocking. A card that stopped answering has an error instead of figures."""
         gpu = self._gpus.latest()
         at, host = self._host or (time.time(), None)
         described = self._described
@@ -81,7 +77,7 @@ class MachineReader:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            host = self._host_reader.read(self._folder, root_pids=self._root_pids)
+            host = self._host_reader.read(self._folder)
             self._host = (time.time(), host)
             pids = {process.pid for card in self._gpus.latest().cards for process in card.processes}
             self._described = {pid: self._described.get(pid) or _describe(pid) for pid in pids}
@@ -89,8 +85,8 @@ class MachineReader:
 
 
 def _describe(pid: int) -> tuple[str | None, str | None, str | None]:
-    """Name, user and shortened command of a process, as far as they can be read."""
-    if not pids_are_the_hosts():  # the same number would be some other process here
+    """Return name, user and shortened command of a process; None for each that cannot be read."""
+    if not pids_are_the_hosts():  # here the same number is another process
         return None, None, None
     try:
         process = psutil.Process(pid)
