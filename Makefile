@@ -63,6 +63,7 @@ soak:
 	@.venv/bin/python -m tests.durability.power_cuts --if-possible
 	@.venv/bin/python -m tests.durability.nfs --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
+	@.venv/bin/python -m tests.processors
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 	@$(MAKE) test-frameworks ARGS=
 

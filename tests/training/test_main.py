@@ -111,8 +111,8 @@ WHOLE = "TensorDataset(torch.zeros(64, 2), torch.zeros(64).long())"
     ("workers", "train", "left_behind", "outcome"),
     [
         (2, "Broken()", "pass", "crashed"),
-        (0, WHOLE, "multiprocessing.Process(target=time.sleep, args=(60,), daemon=True).start()", "finished"),
-        (0, WHOLE, "threading.Thread(target=time.sleep, args=(60,), name='endless').start()", "finished"),
+        (0, WHOLE, "multiprocessing.Process(target=time.sleep, args=(3600,), daemon=True).start()", "finished"),
+        (0, WHOLE, "threading.Thread(target=time.sleep, args=(3600,), name='endless').start()", "finished"),
     ],
     ids=["a-broken-sample-in-a-worker", "a-process", "a-thread"],
 )
@@ -131,7 +131,7 @@ def test_a_trainer_ends_whatever_its_task_left_behind(
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(run.layout.folder), "1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=40,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert run.outcome.outcome == outcome, done.stdout + done.stderr
     assert done.returncode == {"crashed": 3, "finished": 0}[outcome]

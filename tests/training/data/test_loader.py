@@ -200,12 +200,15 @@ class Stuck(Globals):
 
 
 @pytest.mark.processes
-def test_closing_a_loader_ends_its_processes_even_one_that_is_stuck_in_a_sample() -> None:
+def test_closing_a_loader_ends_its_processes_even_one_that_is_stuck_in_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long PyTorch waits for each
     loader = Loader(Stuck(), batch_size=2, seed=5, workers=1, shuffle=False)
     next(iter(loader))
     workers = psutil.Process().children()
     loader.close()
-    _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=1, timeout_s=2)
+    _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=1)
 
 
 @pytest.mark.processes
@@ -213,6 +216,8 @@ def test_workers_ignore_the_signals_that_stop_a_training_and_die_with_the_traine
     pid = os.fork()
     if pid == 0:  # a trainer of its own, to be killed
         with contextlib.suppress(BaseException):
+            # PyTorch's own workers look for their parent every 5 s, and until then they would hold the run's lock.
+            torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL = 3600.0
             loader = Loader(Globals(10_000, kinds=""), batch_size=2, seed=5, epochs=1000, workers=2)
             for _ in _endless(loader):
                 time.sleep(0.01)
@@ -228,8 +233,7 @@ def test_workers_ignore_the_signals_that_stop_a_training_and_die_with_the_traine
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    # PyTorch's own workers notice within 5 seconds, and until then they would hold the run's lock.
-    _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=2, timeout_s=2)
+    _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=2)
 
 
 def test_a_batch_moves_whatever_it_is_nested_in() -> None:
@@ -263,8 +267,8 @@ def _ignores_sigterm(pid: int) -> bool:
     return bool(int(status["SigIgn"].strip(), 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def _wait_for(find: Any, *, count: int, timeout_s: float = 30) -> list[Any]:
-    deadline = time.monotonic() + timeout_s
+def _wait_for(find: Any, *, count: int) -> list[Any]:
+    deadline = time.monotonic() + 30
     while len(found := find()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
