@@ -212,7 +212,7 @@ class ScriptAttempt:
         self._ended = True
         stop = self._stopping.raised or self._stopping.check(0.0)
         if isinstance(error, KeyboardInterrupt):
-            stop = stop or Stop("A person interrupted it.", why="signal")
+            stop = stop or Stop("Stopped by Ctrl-C", why="signal")
         elif not is_worker_death(error):
             stop = None
         if stop is not None:
@@ -257,7 +257,7 @@ class ScriptAttempt:
                 self._finish()
                 return
             self._ended = True
-            self._ending.end_stopped(Stop("The script ended itself by sys.exit()."))
+            self._ending.end_stopped(Stop("The script called sys.exit()"))
             return
         self._ended = True
         said = f": {code}" if isinstance(code, str) else f" with code {code}"
