@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where the machine has one: for tests that write thousands of small files."""
+    """A folder in memory if the machine has one, for tests that write thousands of small files."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path

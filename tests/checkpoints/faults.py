@@ -18,7 +18,7 @@ READING = (
 
 
 class FaultAt(FileOperations):
-    """The real file system, but call number `at` (from 1) of the `kinds` fails with `fault`."""
+    """The real file system, except that call number `at` (from 1) of the `kinds` fails with `fault`."""
 
     def __init__(self, at: int, fault: int | str, kinds: tuple[str, ...] = CHANGING) -> None:
         self.calls = 0
@@ -34,7 +34,7 @@ class FaultAt(FileOperations):
         try:
             super().sync_folder(path)
         finally:
-            self._spoiled.clear()  # It closes its file by itself.
+            self._spoiled.clear()  # It has closed its own file.
 
     def __getattribute__(self, name: str) -> object:
         method = super().__getattribute__(name)

@@ -1,4 +1,4 @@
-"""Small snapshots for the tests: what a training run hands to the store."""
+"""Small snapshots for tests, as a training hands them to the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relight.checkpoints.writer_client import WriterClient
 
 
 def make_tensor(name: str, dtype: str, shape: tuple[int, ...], *, seed: int) -> tuple[TensorSpec, memoryview]:
-    """A tensor with bytes that depend on `seed` alone."""
+    """Return a tensor whose bytes depend only on `seed`."""
     nbytes = count_bytes(dtype, shape)
     return TensorSpec(name, dtype, shape, nbytes), memoryview(bytearray(random.Random(seed).randbytes(nbytes)))
 
@@ -29,7 +29,7 @@ def make_snapshot(
     extra: Sequence[tuple[TensorSpec, memoryview]] = (),
     **others: Any,
 ) -> tuple[SnapshotHeader, list[memoryview]]:
-    """A snapshot at `step`: `frozen` numbers that never change, `trained` ones that always do."""
+    """Return a snapshot at `step` with `frozen` numbers that never change and `trained` ones that always do."""
     tensors = [
         make_tensor("model.head.weight", "F32", (trained,), seed=step),
         make_tensor("model.head.bias", "BF16", (3, 2), seed=step + 10_000),
@@ -53,7 +53,7 @@ def make_snapshot(
 
 
 def stage_snapshot(client: WriterClient, header: SnapshotHeader, buffers: Sequence[memoryview]) -> None:
-    """Fill the memory for a snapshot as a trainer does, and say after each tensor that it is there."""
+    """Fill the memory for a snapshot as a trainer does, and report each tensor."""
     memory = client.stage(header)
     for count, i in enumerate(order_for_pack(header.tensors), 1):
         memory[i][:] = buffers[i]

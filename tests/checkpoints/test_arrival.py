@@ -1,4 +1,4 @@
-"""A pack that is passed on while its snapshot arrives: what may be read when, and when the guess is given up."""
+"""A pack that is written while its snapshot arrives: what may be read when, and when the guess is given up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def begin(snapshot: Snapshot, parent: Manifest, arrival: Arrival) -> ArrivingPac
     return ArrivingPack(header.tensors, buffers, written=written, parent=parent, arrival=arrival)
 
 
-def test_a_tensor_is_passed_on_only_once_it_is_there_and_hashed_only_once_all_are(tmp_path: Path) -> None:
+def test_a_tensor_is_yielded_when_it_has_arrived_and_hashed_when_all_have(tmp_path: Path) -> None:
     big = [make_tensor(f"model.{i}", "F32", (300_000,), seed=i) for i in range(4)]
     parent = commit(
         tmp_path,
@@ -67,7 +67,7 @@ def test_a_tensor_is_passed_on_only_once_it_is_there_and_hashed_only_once_all_ar
     assert pack.digests == [entry.digest for entry in commit(tmp_path / "other", (header, buffers)).tensors]
 
 
-def test_what_is_given_up_ends_who_waits_for_it(tmp_path: Path) -> None:
+def test_abandoning_a_snapshot_ends_every_wait_for_it(tmp_path: Path) -> None:
     parent = commit(tmp_path, make_snapshot(1))
     arrival = Arrival()
     pack = begin(make_snapshot(2), parent, arrival)
@@ -93,7 +93,7 @@ def test_what_is_given_up_ends_who_waits_for_it(tmp_path: Path) -> None:
             make_snapshot(2, extra=[make_tensor("model.tied", "F32", (300,), seed=2)]),
         ),
     ],
-    ids=["frozen from now on", "nothing has changed", "the frozen one is gone", "tied no more", "tied from now on"],
+    ids=["frozen from now on", "nothing has changed", "the frozen one is gone", "no longer tied", "tied from now on"],
 )
 def test_a_guess_is_right_or_given_up(tmp_path: Path, before: list[Snapshot], now: Snapshot) -> None:
     parent = commit(tmp_path, *before)
@@ -110,7 +110,7 @@ def test_a_guess_is_right_or_given_up(tmp_path: Path, before: list[Snapshot], no
             list(pack)
 
 
-def test_the_guess_is_what_was_written_last_time(tmp_path: Path) -> None:
+def test_the_guess_is_the_tensors_written_last_time(tmp_path: Path) -> None:
     tied = [make_tensor("model.tied", "F32", (300,), seed=step) for step in (1, 2, 3)]
     parent = commit(
         tmp_path, make_snapshot(1, frozen=900, extra=tied[:1]), make_snapshot(2, frozen=900, extra=tied[1:2])

@@ -1,7 +1,7 @@
-"""Crashes at every point of the real write protocol, in the idea of ALICE: what was acknowledged is always recovered.
+"""Crashes at every point of the real write protocol (the idea of ALICE): what was acknowledged is always recovered.
 
-The writer's operations are recorded while it works, every disk that a crash may leave is built, and the real recovery
-runs on it. The mutation tests show that the simulator would notice: each sync that the protocol needs is left out once.
+The tests record the operations of the real writer, build every disk that a crash may leave, and run the real recovery
+on each. The mutation tests leave out each sync that the protocol needs once, to show that the simulator notices.
 `RELIGHT_CRASHES=thorough` tries about four times as many disks.
 """
 
@@ -31,9 +31,9 @@ POLICY = RetentionPolicy(best=(BestRule(count=1),))
 
 @pytest.fixture
 def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
-    """Four checkpoints with shared weights, verified, one pinned, old ones removed, all as the writer does it.
+    """A log of four checkpoints with shared weights, verified, one pinned, old ones removed, as the writer does it.
 
-    All but the first are begun before they are complete: the second on a wrong guess of what has to be written.
+    All but the first are begun before they are complete, the second with a wrong guess of what has to be written.
     """
     folder = memory_path / "recorded"
     recorder = Recorder(folder)
@@ -90,14 +90,14 @@ def test_no_crash_loses_or_changes_what_was_acknowledged(
 
 
 @pytest.mark.parametrize("journaled", [True, False], ids=["ext4-like", "worst-case POSIX"])
-def test_a_pin_that_an_earlier_one_left_half_done_is_durable_when_it_says_so(
-    memory_path: Path, journaled: bool
-) -> None:
+def test_a_pin_that_a_crash_left_unsynced_is_durable_after_the_next_pin(memory_path: Path, journaled: bool) -> None:
     recorder = Recorder(memory_path / "recorded")
     store = CheckpointStore(memory_path / "recorded", operations=recorder)
     info = store.commit(*make_snapshot(1, frozen=40, trained=10))
     state = (1, store.digest(info))
-    labels.add(info.name, "pinned", layout=store.layout, operations=recorder, durable=False)  # then it was killed
+    labels.add(
+        info.name, "pinned", layout=store.layout, operations=recorder, durable=False
+    )  # the process was killed here
     store.pin(info)
     recorder.log.append(Acknowledge(*state, pinned=True))
     verdict = judge((recorder.log, {state}), memory_path / "crashed", journaled=journaled)
@@ -105,7 +105,7 @@ def test_a_pin_that_an_earlier_one_left_half_done_is_durable_when_it_says_so(
 
 
 def without(kind: type[Entry], folder: str) -> Change:
-    """Leave out the syncs of a folder's names, or of the files that end up in it."""
+    """Leave out the syncs of a folder, or of the files that end up in it."""
 
     def change(log: list[Entry]) -> list[Entry]:
         if kind is SyncFolder:
@@ -149,11 +149,11 @@ def test_leaving_out_the_sync_of_the_store_itself_is_noticed(
     assert verdict.broken
 
 
-def test_removing_a_pack_before_its_manifest_is_gone_for_good_is_noticed(
+def test_removing_a_pack_before_the_removal_of_its_manifest_is_durable_is_noticed(
     recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
 ) -> None:
     def change(log: list[Entry]) -> list[Entry]:
-        """Leave out the sync of the manifests' folder that comes between the two."""
+        """Leave out the sync of the folder of manifests that comes between the two."""
         return [
             entry
             for before, entry in zip([None, *log], log, strict=False)
@@ -164,7 +164,7 @@ def test_removing_a_pack_before_its_manifest_is_gone_for_good_is_noticed(
     assert judge(recorded, memory_path / "crashed", journaled=False, change=change).broken
 
 
-def test_a_manifest_before_its_pack_is_noticed(
+def test_acknowledging_before_the_folder_is_synced_is_noticed(
     recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
 ) -> None:
     def swap(log: list[Entry]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Damage: every kind in every file is found, nothing wrong is ever read, and the right older checkpoint is taken."""
+"""Damage: every kind in every file is found, wrong bytes are never read, and the right older checkpoint is taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.checkpoints.snapshots import make_snapshot
 STEPS = 4
 PACK_BYTES = 20_000
 Damage = Callable[[Path, random.Random], bool]
-"""Harms a file; False when it left the bytes as they were."""
+"""Damages a file; returns False if the bytes did not change."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def delete(path: Path, chance: random.Random) -> bool:
     return True
 
 
-def swap_with_a_neighbour(path: Path, chance: random.Random) -> bool:
+def swap_with_a_neighbor(path: Path, chance: random.Random) -> bool:
     other = chance.choice([other for other in path.parent.iterdir() if other != path])
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
@@ -107,7 +107,7 @@ def shift_a_byte(path: Path, chance: random.Random) -> bool:
 
 
 DAMAGES: list[Damage] = [
-    flip_bit, zero_block, truncate, append, replace_with_garbage, empty, delete, swap_with_a_neighbour, make_stale,
+    flip_bit, zero_block, truncate, append, replace_with_garbage, empty, delete, swap_with_a_neighbor, make_stale,
     shift_a_byte,
 ]  # fmt: skip
 
@@ -117,7 +117,7 @@ def files_of(store: CheckpointStore) -> list[Path]:
 
 
 def read_everything(store: CheckpointStore) -> dict[int, bool]:
-    """Step -> whether every tensor could be read; asserts that what could be read is right."""
+    """Return, by step, whether every tensor could be read. Asserts that everything that could be read is right."""
     readable = {}
     for info in store.list().checkpoints:
         header, buffers = make_snapshot(info.step, frozen=0 if info.step == 1 else 4000, trained=2000)
@@ -133,7 +133,7 @@ def read_everything(store: CheckpointStore) -> dict[int, bool]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
+def test_all_damage_is_found_and_the_newest_intact_checkpoint_is_taken(
     store: CheckpointStore, pristine: Path, damage: Damage
 ) -> None:
     chance = random.Random(damage.__name__)
@@ -141,7 +141,7 @@ def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
     trials = 0
     for name in [path.relative_to(store.layout.folder) for path in files_of(store)]:
         if damage is delete and name.parts[0] == "manifests":
-            continue  # Then there is no such checkpoint, and nothing that says there was.
+            continue  # Without its manifest there is no checkpoint, and no trace of one.
         for _ in range(rounds):
             shutil.rmtree(store.layout.folder)
             shutil.copytree(pristine, store.layout.folder)
@@ -155,7 +155,7 @@ def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
             readable = read_everything(fresh)
             whole = [step for step in range(1, STEPS + 1) if readable.get(step)]
             good, passed = find_newest_good(fresh)
-            # A pack's header may be broken where all tensors can be read: it is passed over all the same.
+            # A checkpoint whose pack has a damaged header is passed over, even if all tensors can be read.
             assert (good.step if good else None) in (max(whole, default=None), *whole)
             assert passed or (good is not None and good.step == STEPS)
             assert all(readable.get(info.step, False) for info in [good] if info)
@@ -167,7 +167,7 @@ def test_all_damage_is_found_and_the_newest_whole_checkpoint_is_taken(
 def test_two_thousand_bit_flips_are_all_found(store: CheckpointStore) -> None:
     class Cached(FileOperations):
         def forget_cached(self, file: int) -> None:
-            """Reading from the disk each time would take long and prove no more."""
+            """Skip it: reading from the disk each time would take long and prove nothing more."""
 
     chance, cached = random.Random(0), Cached()
     for path in files_of(store):

@@ -1,4 +1,4 @@
-"""Exports: the weights and nothing else, compared with the checkpoint before the file has its name."""
+"""Exports: only the weights, compared with the checkpoint before the file gets its name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def store(layout: RunLayout) -> CheckpointStore:
 
 @pytest.fixture
 def info(store: CheckpointStore) -> CheckpointInfo:
-    """The second of two checkpoints, which shares its backbone with the first; with types that are hard to keep."""
+    """The second of two checkpoints, which shares its backbone with the first and has unusual tensor types."""
     extra = [
         make_tensor("model.half", "F8_E4M3", (5,), seed=1),
         make_tensor("model.empty", "F32", (0, 3), seed=1),
@@ -109,7 +109,7 @@ def test_an_export_labels_its_checkpoint(store: CheckpointStore, info: Checkpoin
     assert store.find(2).labels == ("exported",)
 
 
-def test_an_export_replaces_a_file_of_that_name_as_a_whole(
+def test_an_export_replaces_a_file_of_that_name_in_one_step(
     store: CheckpointStore, info: CheckpointInfo, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.safetensors"
@@ -151,7 +151,9 @@ def test_a_file_that_reads_back_wrong_never_gets_its_name(
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_what_cannot_be_written_is_one_sentence(store: CheckpointStore, info: CheckpointInfo, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_gives_one_sentence(
+    store: CheckpointStore, info: CheckpointInfo, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         export_weights(store, info, tmp_path)
     (tmp_path / "file").write_text("")
@@ -225,7 +227,9 @@ def test_a_type_that_safetensors_lacks_is_refused_and_says_what_to_do(store: Che
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_what_a_state_dict_holds_beside_tensors_is_left_out_and_named(store: CheckpointStore, tmp_path: Path) -> None:
+def test_values_of_a_state_dict_that_are_not_tensors_are_left_out_and_named(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
     entries = {
         "head.weight": TensorRef("model.head.weight"),
         "tied.weight": TensorRef("model.head.weight"),
@@ -256,9 +260,7 @@ def test_the_best_model_stays_at_one_path_and_both_formats_are_of_one_checkpoint
     assert {json.loads(exported.card.read_text())["step"] for exported in (asked, other)} == {2}
 
 
-def test_a_reader_of_the_best_model_meets_a_whole_one_whenever_it_looks(
-    store: CheckpointStore, layout: RunLayout
-) -> None:
+def test_the_best_model_is_complete_whenever_it_is_read(store: CheckpointStore, layout: RunLayout) -> None:
     infos = [store.commit(*make_snapshot(step, frozen=5_000)) for step in (1, 2)]
     path = export_best(store, infos[0], layout.exports)[0].path
     done, seen = threading.Event(), set()

@@ -1,4 +1,4 @@
-"""A fault at every single operation: the snapshot before stays, nothing half-made is seen, and saving recovers."""
+"""A fault at every single operation: earlier checkpoints stay, nothing incomplete is listed, and saving recovers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count_calls(work: Callable[[CheckpointStore], object], folder: Path, kinds: 
 
 
 def assert_whole(folder: Path, steps: set[int]) -> None:
-    """Every checkpoint that is listed is whole, and those of `steps` are among them."""
+    """Assert that every listed checkpoint is intact, and that those of `steps` are listed."""
     store = CheckpointStore(folder)
     listing = store.list()
     assert listing.damaged == []
@@ -73,12 +73,12 @@ def test_a_fault_at_any_change_of_a_commit_leaves_what_was_there(
             assert fault != "short"
         assert operations.failed is not None
         if fault == errno.EINTR and operations.failed == "write":
-            assert saved, "an interrupted write is simply continued"
+            assert saved, "an interrupted write is continued"
         assert_whole(folder, there | saved)
         named = {pack for info in CheckpointStore(folder).list().checkpoints for pack in info.packs}
         found = {path.name for path in (folder / "packs").glob("*")}
-        assert found == named, "a pack was left that nobody names"
-        # The fault is gone: the same snapshot, and then the next one, can be saved.
+        assert found == named, "a pack was left that no manifest names"
+        # The fault is gone: now the same snapshot can be saved, and the next one.
         store.commit(header, buffers)
         store.commit(*make_snapshot(4, frozen=3000))
         assert_whole(folder, there | {3, 4})
@@ -109,7 +109,7 @@ def test_a_fault_at_any_read_of_a_commit_leaves_what_was_there(memory_path: Path
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS], ids=errno.errorcode.get)
-def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(memory_path: Path, fault: int) -> None:
+def test_a_fault_while_old_checkpoints_are_removed_leaves_intact_ones(memory_path: Path, fault: int) -> None:
     def prepare(folder: Path) -> Path:
         store = CheckpointStore(folder)
         for step in range(1, 6):
@@ -135,7 +135,7 @@ def test_a_fault_while_old_checkpoints_are_removed_leaves_whole_ones(memory_path
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
-def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path: Path, fault: int) -> None:
+def test_a_fault_during_recovery_never_loses_a_checkpoint(memory_path: Path, fault: int) -> None:
     def prepare(folder: Path) -> Path:
         store = CheckpointStore(folder)
         for step in (1, 2, 3):
@@ -151,7 +151,7 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path
         store = CheckpointStore(folder, operations=FaultAt(at, fault, kinds))
         try:
             found = find_newest_good(store)[0]
-            # What the disk refused to give back is passed over; then an older one is right.
+            # A checkpoint that the disk does not give back is passed over, and an older one is taken.
             assert found is None or found.step in (1, 2)
             if fault != errno.EIO:
                 assert found is not None
@@ -167,7 +167,7 @@ def test_a_fault_while_the_newest_good_is_looked_for_never_loses_one(memory_path
             assert good.step == 2
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(memory_path: Path) -> None:
+def test_the_message_about_a_full_disk_says_how_much_is_needed_and_free(memory_path: Path) -> None:
     class Full(FileOperations):
         def reserve(self, file: int, nbytes: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -181,8 +181,8 @@ def test_a_file_system_without_direct_writes_and_reservation_still_works(memory_
         def set_direct(self, file: int, on: bool) -> bool:
             return False
 
-        def sync_folder(self, path: Path) -> None:
-            super().sync_folder(path)
+        def reserve(self, file: int, nbytes: int) -> None:
+            pass
 
     store = CheckpointStore(memory_path, operations=Plain())
     assert store.check(store.commit(*make_snapshot(1, trained=2_000_000))) == []

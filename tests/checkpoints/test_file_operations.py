@@ -1,4 +1,4 @@
-"""What the store asks of a file system, where that is less than it should be: NFS, folders on different disks."""
+"""File systems that offer less than usual (NFS, folders on different disks), and the seam for every call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.checkpoints.snapshots import make_snapshot
 
 @pytest.fixture
 def by_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot rename without replacing, as NFS: a second link is made, and the first removed."""
+    """A file system that cannot rename without replacing, such as NFS: a second link is made, and the first removed."""
     monkeypatch.setattr(file_operations, "_native_rename", lambda: None)
 
 
@@ -40,7 +40,7 @@ def test_a_request_that_nfs_sends_twice_counts_once(tmp_path: Path, monkeypatch:
 
     def link_twice(*arguments: Any, **options: Any) -> None:
         link(*arguments, **options)
-        link(*arguments, **options)  # the answer to the first was lost
+        link(*arguments, **options)  # the answer to the first request was lost
 
     monkeypatch.setattr(os, "link", link_twice)
     store = CheckpointStore(tmp_path / "checkpoints")
@@ -53,7 +53,7 @@ def test_a_request_that_nfs_sends_twice_counts_once(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than `tmp_path`."""
+    """A folder on a different file system from `tmp_path`."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs a second file system, such as /dev/shm")
@@ -73,7 +73,7 @@ def test_a_store_on_two_disks_is_refused_in_one_sentence(tmp_path: Path, other_d
     with pytest.raises(SaveError, match=r"step 1 was not saved: .* on different disks.* on one disk"):
         store.commit(*make_snapshot(1))
     assert store.list().checkpoints == []
-    assert [path for path in other_disk.iterdir() if path.suffix != ".json"] == [], "what was tried is removed"
+    assert [path for path in other_disk.iterdir() if path.suffix != ".json"] == [], "the attempt leaves nothing behind"
 
 
 def test_a_store_that_is_a_link_to_another_disk_works(tmp_path: Path, other_disk: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_store_that_is_a_link_to_another_disk_works(tmp_path: Path, other_disk
     assert store.find("latest").verified
 
 
-def test_what_cannot_be_moved_to_quarantine_is_passed_over_all_the_same(tmp_path: Path, other_disk: Path) -> None:
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_passed_over(tmp_path: Path, other_disk: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     store.commit(*make_snapshot(1))
     bad = store.commit(*make_snapshot(2))

@@ -1,4 +1,4 @@
-"""Streams: whatever comes in, in whatever pieces and however it lies in memory, comes out in the file."""
+"""Streams: the file holds the bytes that were written, whatever the pieces and their alignment in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relight.checkpoints.file_stream import FileStream, address_of, merge_adjace
 
 
 class Hesitant(FileOperations):
-    """Takes less than it is given, is interrupted, and refuses direct writes when told to."""
+    """Writes less than it gets, is interrupted at times, and refuses direct writes if asked to."""
 
     def __init__(self, seed: int, *, refuse_direct: bool) -> None:
         self._random = random.Random(seed)
@@ -90,7 +90,7 @@ def test_direct_writes_on_this_disk_give_the_same_bytes(tmp_path: Path, size: in
         assert (tmp_path / name).read_bytes() == b"".join(parts), name
 
 
-def test_a_large_aligned_buffer_is_written_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_aligned_buffer_is_written_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     addresses: list[int | None] = []
 
     class Watching(FileOperations):
@@ -115,7 +115,7 @@ def test_a_write_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
         write_all(Stuck(), tmp_path / "file", [memoryview(b"x")], direct=False)
 
 
-def test_neighbours_in_the_same_memory_are_merged() -> None:
+def test_adjacent_views_of_the_same_memory_are_merged() -> None:
     memory = memoryview(mmap.mmap(-1, 100))
     other = memoryview(mmap.mmap(-1, 100))
     parts = [memory[0:10], memory[10:30], memory[31:40], memory[40:41], other[41:50], memoryview(b"abc"), other[50:60]]

@@ -1,7 +1,7 @@
 """The format is frozen: today's writer makes these bytes, and every later version reads them.
 
-`data/format-1/store` was written by the first release. When the format changes, a folder `format-2` comes beside it;
-the old one stays, and so does its test.
+The first release wrote `data/format-1/store`. When the format changes, add a folder `format-2`, and keep the old one
+and its tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGESTS = {100: "77b7cd90771325f02b833cef5a31a86e", 200: "479a59aca439b99f45cd4d
 
 
 def make_frozen_snapshot(step: int) -> tuple[SnapshotHeader, list[memoryview]]:
-    """The snapshots of the frozen store: one of every kind of value and of tensor that the format has."""
+    """Return a snapshot of the frozen store: every kind of value and of tensor that the format has."""
     tensors = [
         (TensorSpec("model.backbone", "F32", (20, 10), 800), bytes(range(200)) * 4),
         (TensorSpec("model.head", "BF16", (3,), 6), step.to_bytes(2, "little") * 3),
@@ -76,7 +76,7 @@ def test_the_writer_still_makes_exactly_the_frozen_bytes(tmp_path: Path) -> None
     assert files_of(tmp_path) == files_of(FROZEN)
 
 
-def test_the_frozen_store_is_read_whole(frozen: CheckpointStore) -> None:
+def test_the_frozen_store_can_be_read_completely(frozen: CheckpointStore) -> None:
     assert verify_store(frozen).damaged == []
     assert [(info.sequence, info.step, info.labels, info.verified) for info in frozen.list().checkpoints] == [
         (1, 100, ("pinned",), True),
@@ -95,7 +95,7 @@ def test_the_state_digests_of_the_frozen_store_stay_the_same(frozen: CheckpointS
     assert {info.step: frozen.digest(info) for info in frozen.list().checkpoints} == DIGESTS
 
 
-def test_a_run_goes_on_from_the_frozen_store(frozen: CheckpointStore) -> None:
+def test_a_run_continues_from_the_frozen_store(frozen: CheckpointStore) -> None:
     info = frozen.commit(*make_frozen_snapshot(300))
     assert info.sequence == 3
     assert "00000001-s100-00000064.safetensors" in info.packs, "the backbone is shared with what was there"

@@ -1,4 +1,4 @@
-"""Fuzz: whatever lies in a store, reading it gives a value or one named error. `RELIGHT_FUZZ` sets how many inputs."""
+"""Fuzzing: reading a store gives a value or one named error, whatever is in it. `RELIGHT_FUZZ` sets how many inputs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _json = st.recursive(
 
 @fuzz
 @given(_json)
-def test_any_json_is_typed_json_or_one_named_error(tree: Any) -> None:
+def test_any_json_is_typed_json_or_gives_one_named_error(tree: Any) -> None:
     data = json.dumps(tree).encode()
     try:
         value = decode_state(data)
@@ -73,7 +73,7 @@ def _sign(content: dict[str, Any]) -> bytes:
 
 
 def _change(value: Any, path: list[int], new: Any) -> Any:
-    """`value` with what `path` leads to replaced by `new`."""
+    """Return `value` with the item at `path` replaced by `new`."""
     if not path or not isinstance(value, (dict, list)) or not value:
         return new
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -85,7 +85,9 @@ def _change(value: Any, path: list[int], new: Any) -> Any:
 
 @fuzz
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=5), _json | st.integers(-(10**30), 10**30))
-def test_a_signed_manifest_with_any_content_is_read_or_one_named_error(folder: Path, path: list[int], new: Any) -> None:
+def test_a_manifest_with_any_content_and_a_valid_digest_is_read_or_gives_one_named_error(
+    folder: Path, path: list[int], new: Any
+) -> None:
     name = "00000001-s1-00000000.json"
     manifest = folder / "manifests" / name
     pristine = manifest.read_bytes()
@@ -116,7 +118,7 @@ def test_a_signed_manifest_with_any_content_is_read_or_one_named_error(folder: P
 
 @fuzz
 @given(st.binary(max_size=200), st.integers(0, 2000), st.integers(0, 200))
-def test_a_manifest_with_any_bytes_in_it_is_one_named_error(folder: Path, junk: bytes, place: int, cut: int) -> None:
+def test_a_manifest_with_any_bytes_in_it_gives_one_named_error(folder: Path, junk: bytes, place: int, cut: int) -> None:
     name = "00000001-s1-00000000.json"
     pristine = (folder / "manifests" / name).read_bytes()
     data = pristine[:place] + junk + pristine[place + cut :]

@@ -1,4 +1,4 @@
-"""The manifest: its exact bytes, and that no byte of it can change unnoticed."""
+"""The manifest: its exact bytes, and that no byte can change unnoticed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_manifest_under_another_name_is_not_a_checkpoint() -> None:
             decode_manifest(data, file_name=name)
 
 
-def test_a_later_version_is_told_apart_from_damage() -> None:
+def test_a_later_version_is_not_called_damaged() -> None:
     later = msgspec.structs.replace(make_manifest(), version=2)
     with pytest.raises(LaterVersion, match="later Relight"):
         decode_manifest(encode_manifest(later), file_name=NAME)
@@ -118,7 +118,7 @@ def test_a_later_version_is_told_apart_from_damage() -> None:
         TensorEntry("w", "F32", (-2, -1), 0, 4096, 8, ""),
     ],
 )
-def test_a_tensor_that_points_nowhere_is_damage_even_with_a_right_digest(entry: TensorEntry) -> None:
+def test_a_tensor_outside_its_pack_is_damage_even_if_the_digest_matches(entry: TensorEntry) -> None:
     data = encode_manifest(msgspec.structs.replace(make_manifest(), tensors=(entry,)))
     with pytest.raises(DamagedCheckpoint, match="where tensor"):
         decode_manifest(data, file_name=NAME)

@@ -48,7 +48,7 @@ def test_the_bytes_of_a_header_are_those_of_the_frozen_format() -> None:
 
 
 @given(_specs)
-def test_tensors_lie_aligned_without_holes(specs: list[TensorSpec]) -> None:
+def test_tensors_are_aligned_and_leave_no_gaps(specs: list[TensorSpec]) -> None:
     order = order_for_pack(specs)
     offsets = lay_out(specs)
     plan = plan_pack([specs[i] for i in order], metadata={})
@@ -109,7 +109,7 @@ def test_tensors_that_no_pack_can_hold_are_refused_by_name(tensors: list[TensorS
         check_tensors(tensors)
 
 
-def test_more_tensors_than_one_header_can_name_are_refused() -> None:
+def test_more_tensors_than_one_header_can_hold_are_refused() -> None:
     many = [spec("x" * 1000 + str(i), "U8", ()) for i in range(96_000)]
     with pytest.raises(UnsupportedState, match="more than one safetensors file"):
         plan_pack(many, metadata={})

@@ -1,4 +1,4 @@
-"""The same crashes for how other libraries write: the table of `docs/checkpoint-format.md`, reproduced."""
+"""The same crashes for the way other libraries write: reproduces the table in `docs/checkpoint-format.md`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show(verdict: Verdict) -> str:
 
 
 @pytest.mark.parametrize("make", PEERS, ids=lambda make: make.__name__)
-def test_the_table_of_the_document_is_what_the_simulator_finds(make: Callable[[], Peer], memory_path: Path) -> None:
+def test_the_table_in_the_docs_is_what_the_simulator_finds(make: Callable[[], Peer], memory_path: Path) -> None:
     peer = make()
     verdicts = [judge(peer, memory_path / "crashed", journaled=journaled) for journaled in (True, False)]
     assert f"| {peer.name} | {show(verdicts[0])} | {show(verdicts[1])} |" in DOCUMENT.read_text()

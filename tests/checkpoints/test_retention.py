@@ -1,4 +1,4 @@
-"""Retention: rules that hold for every history, and what the policy means."""
+"""Retention: rules that hold for every history, and what each part of the policy means."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _policies = st.builds(
 
 
 @given(_histories, _policies)
-def test_the_rules_that_may_never_be_broken_hold(history: list[CheckpointInfo], policy: RetentionPolicy) -> None:
+def test_the_rules_that_must_never_be_broken_hold(history: list[CheckpointInfo], policy: RetentionPolicy) -> None:
     plan = plan_retention(history, policy)
     kept = [info for info, _ in plan.kept]
     removed = set(map(id, plan.removed))
@@ -121,7 +121,7 @@ def test_nothing_is_removed_before_two_are_verified() -> None:
     assert steps_kept(history, RetentionPolicy()) == [10, 20, 30, 40, 50]
 
 
-def test_nan_is_never_best_and_of_equals_the_earliest_is() -> None:
+def test_nan_is_never_best_and_the_earliest_of_equal_scores_is() -> None:
     scores = [None, 0.5, math.nan, 0.7, 0.7, math.inf, 0.1, 0.2]
     history = [make_info(i, score=score) for i, score in enumerate(scores, 1)]
     assert steps_kept(history, RetentionPolicy()) == [40, 70, 80]
@@ -146,7 +146,7 @@ def test_a_clock_that_jumps_back_only_keeps_more() -> None:
     assert steps_kept(history, RetentionPolicy(best=(), every_hours=1)) == [10, 30, 50, 70, 80]
 
 
-def test_the_plan_says_why_and_what_comes_back() -> None:
+def test_the_plan_gives_reasons_and_the_space_that_it_frees() -> None:
     history = [make_info(i, labels=("pinned",) if i == 1 else ()) for i in range(1, 5)]
     shared = replace(history[1], packs=history[0].packs)
     plan = plan_retention([history[0], shared, *history[2:]], RetentionPolicy(best=()))
@@ -156,7 +156,7 @@ def test_the_plan_says_why_and_what_comes_back() -> None:
     assert plan_retention(history, RetentionPolicy(best=())).freed_bytes == 8
 
 
-def test_removing_gives_back_packs_that_nobody_shares(tmp_path: Path) -> None:
+def test_removing_frees_packs_that_no_checkpoint_shares(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in range(1, 6):
         store.mark_verified(store.commit(*make_snapshot(step, frozen=5000)))
@@ -168,7 +168,7 @@ def test_removing_gives_back_packs_that_nobody_shares(tmp_path: Path) -> None:
     assert verify_store(store).damaged == []
 
 
-def test_a_pin_that_comes_after_the_plan_still_counts(tmp_path: Path) -> None:
+def test_a_pin_made_after_the_plan_still_counts(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     infos = [store.commit(*make_snapshot(step)) for step in range(1, 5)]
     for info in infos:
@@ -179,7 +179,7 @@ def test_a_pin_that_comes_after_the_plan_still_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, [2, 3]), (2, [1, 2]), (3, [1])])
-def test_a_plan_of_yesterday_never_empties_a_store(tmp_path: Path, count: int, left: list[int]) -> None:
+def test_an_outdated_plan_never_empties_a_store(tmp_path: Path, count: int, left: list[int]) -> None:
     store = CheckpointStore(tmp_path)
     for step in range(1, 5):
         store.mark_verified(store.commit(*make_snapshot(step)))

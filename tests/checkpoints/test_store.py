@@ -1,4 +1,4 @@
-"""The store: commit, list, find, open, share, label; and what it does with names that are not its own."""
+"""The store: commit, list, find, open, share, label, and leave foreign files alone."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def test_the_same_snapshot_twice_is_one_checkpoint(store: CheckpointStore) -> No
     assert len(store.list().checkpoints) == 1
 
 
-def test_of_two_checkpoints_at_one_step_the_newer_is_found(store: CheckpointStore) -> None:
+def test_find_returns_the_newer_of_two_checkpoints_at_one_step(store: CheckpointStore) -> None:
     store.commit(*make_snapshot(5))
     again = store.commit(*make_snapshot(5))
     assert store.find(5) == again
 
 
-def test_find_gives_latest_best_or_a_step_and_else_says_what_there_is(store: CheckpointStore) -> None:
+def test_find_returns_latest_best_or_a_step_and_otherwise_says_what_exists(store: CheckpointStore) -> None:
     with pytest.raises(CheckpointNotFound, match=r"no checkpoint in .* yet"):
         store.find("latest")
     for step, score in ((1, None), (2, 0.9), (3, float("nan")), (4, 0.9), (5, 0.1)):
@@ -143,7 +143,7 @@ def test_find_gives_latest_best_or_a_step_and_else_says_what_there_is(store: Che
             store.find(wanted)
 
 
-def test_best_without_a_score_is_a_clear_refusal(store: CheckpointStore) -> None:
+def test_best_without_a_score_gives_a_clear_error(store: CheckpointStore) -> None:
     store.commit(*make_snapshot(1, score=float("nan")))
     with pytest.raises(CheckpointNotFound, match="'validation/accuracy' was not measured"):
         store.find("best", objective=Objective("validation/accuracy"))
@@ -175,7 +175,7 @@ def test_a_pack_is_not_kept_alive_for_a_small_part_of_it(store: CheckpointStore)
     assert second.packs == (second.name.pack,)
 
 
-def test_nothing_is_shared_with_a_pack_that_is_not_whole(store: CheckpointStore) -> None:
+def test_nothing_is_shared_with_a_truncated_pack(store: CheckpointStore) -> None:
     first = store.commit(*make_snapshot(1, frozen=10_000))
     pack = store.layout.packs / first.packs[0]
     os.truncate(pack, pack.stat().st_size - 1)
@@ -199,7 +199,7 @@ def test_a_tensor_is_checked_against_an_expected_digest(store: CheckpointStore) 
     assert store.list().checkpoints == []
 
 
-def test_labels_and_pins_are_on_the_disk_and_copy_no_tensor(store: CheckpointStore) -> None:
+def test_labels_are_on_the_disk_and_copy_no_tensor(store: CheckpointStore) -> None:
     info = store.commit(*make_snapshot(1))
     before = {path.name for path in store.layout.packs.iterdir()}
     store.pin(info)
@@ -227,7 +227,7 @@ def test_a_state_that_cannot_be_saved_is_refused_before_anything_is_written(stor
     assert not store.layout.folder.exists()
 
 
-def test_names_that_are_not_the_stores_own_are_never_touched(store: CheckpointStore) -> None:
+def test_foreign_files_are_never_touched(store: CheckpointStore) -> None:
     for step in range(1, 6):
         store.mark_verified(store.commit(*make_snapshot(step)))
     foreign = [
@@ -244,7 +244,7 @@ def test_names_that_are_not_the_stores_own_are_never_touched(store: CheckpointSt
     assert all(path.read_text() == "mine" for path in foreign)
 
 
-def test_a_reader_goes_on_reading_while_its_checkpoint_is_removed(store: CheckpointStore) -> None:
+def test_a_reader_can_finish_although_its_checkpoint_is_removed(store: CheckpointStore) -> None:
     header, buffers = make_snapshot(1)
     infos = [store.commit(header, buffers), *(store.commit(*make_snapshot(step)) for step in (2, 3))]
     for info in infos:
@@ -273,7 +273,7 @@ def test_the_newest_durable_step_is_known_from_file_names(store: CheckpointStore
     assert newest_durable(store.layout.folder) == (3, 8)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="step 1 was not saved"):
         CheckpointStore(tmp_path / "file" / "checkpoints").commit(*make_snapshot(1))
@@ -323,7 +323,7 @@ def test_nothing_is_saved_into_a_store_of_a_later_format(store: CheckpointStore)
         store.commit(*make_snapshot(2))
 
 
-def test_what_a_writer_does_meanwhile_never_looks_like_damage(memory_path: Path) -> None:
+def test_what_a_writer_does_at_the_same_time_never_looks_like_damage(memory_path: Path) -> None:
     folder = memory_path / "checkpoints"
     CheckpointStore(folder).commit(*make_snapshot(1, frozen=2000))
     done = threading.Event()
@@ -365,7 +365,7 @@ def test_a_run_folder_that_was_removed_does_not_come_back(tmp_path: Path) -> Non
     assert not folder.parent.exists()
 
 
-def test_a_store_that_is_only_being_made_is_not_damaged(tmp_path: Path) -> None:
+def test_a_store_that_is_just_being_made_is_not_damaged(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     for folder in (store.layout.folder, *store.layout.folders):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Typed JSON: everything comes back as it went in, or is refused by name."""
+"""Typed JSON: every value comes back with its type, or is refused with its name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _trees = st.recursive(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality that tells 1 from 1.0 and True, 0.0 from -0.0, and takes NaN as equal to itself."""
+    """Compare such that 1, 1.0 and True differ, 0.0 and -0.0 differ, and NaN equals itself."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
@@ -95,11 +95,11 @@ def test_the_canonical_form_does_not_depend_on_the_order_of_a_dictionary(tree: d
 @pytest.mark.parametrize(
     ("left", "right"), [((1,), [1]), ({1: 2}, {"1": 2}), (1, 1.0), (1, True), ({1}, [1]), ("a", b"a")]
 )
-def test_the_canonical_form_tells_types_apart(left: Any, right: Any) -> None:
+def test_the_canonical_form_distinguishes_types(left: Any, right: Any) -> None:
     assert canonical_json(encode_state(left)) != canonical_json(encode_state(right))
 
 
-def test_what_json_can_say_stays_plain_json() -> None:
+def test_values_that_json_has_stay_plain_json() -> None:
     tree = {"lr": 0.1, "steps": [1, 2], "on": True, "none": None, "name": "Ada ☃"}
     assert msgspec.json.decode(encode_state(tree)) == tree
 
@@ -174,20 +174,20 @@ def test_an_enum_tag_reaches_nothing_but_enums(name: str) -> None:
         ({"n": np.array([object()])}, "state['n'] is a numpy.ndarray"),
     ],
 )
-def test_what_cannot_be_represented_is_refused_with_the_name_of_its_owner(tree: Any, path: str) -> None:
+def test_a_value_that_cannot_be_represented_is_refused_with_the_name_of_its_owner(tree: Any, path: str) -> None:
     with pytest.raises(UnsupportedState) as refusal:
         encode_state(tree)
     assert path in str(refusal.value)
 
 
-def test_a_state_that_holds_itself_is_refused() -> None:
+def test_a_state_that_contains_itself_is_refused() -> None:
     tree: list[Any] = []
     tree.append(tree)
     with pytest.raises(UnsupportedState, match="contains itself"):
         encode_state(tree)
 
 
-def test_the_deepest_state_that_is_taken_comes_back() -> None:
+def test_the_deepest_state_that_is_accepted_comes_back() -> None:
     for wrap in (lambda tree: {1: tree}, lambda tree: (tree,), lambda tree: [tree], lambda tree: {"a": tree}):
         tree: Any = 1
         for _ in range(100):
@@ -206,7 +206,7 @@ def test_the_deepest_state_that_is_taken_comes_back() -> None:
      b'{"$numpy":["O",[1],""]}', b'{"$numpy":["<f4",[2],"AAAA"]}', b'{"$deque":[[],"x"]}', b'{"$enum":3}',
      b"[" * 100_000, b"[" * 900 + b"]" * 900, b'{"a":' * 900 + b"1" + b"}" * 900, b"\xff\xfe", b'{"$text":"/w=="}'],
 )  # fmt: skip
-def test_what_is_not_typed_json_is_one_named_error(data: bytes) -> None:
+def test_anything_but_typed_json_gives_one_named_error(data: bytes) -> None:
     with pytest.raises(DamagedFile):
         decode_state(data)
 

@@ -1,4 +1,4 @@
-"""The writer process: what was submitted becomes durable whoever dies; what fails is told and tried again."""
+"""The writer process: submitted snapshots become durable whichever process dies; failures are reported and retried."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def started(folder: Path, policy: RetentionPolicy | None = None) -> Iterator[Wri
         yield client
     finally:
         client.close(timeout_s=PATIENCE_S)
-        assert client._process.poll() is not None, "the writer did not end"
+        assert client._process.poll() is not None, "the writer did not exit"
 
 
 def save(client: WriterClient, step: int, **others: object) -> None:
@@ -152,7 +152,7 @@ def test_snapshots_may_grow_and_shrink(folder: Path) -> None:
     assert verify_store(store).damaged == []
 
 
-def test_with_memory_for_one_snapshot_saving_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_memory_for_one_snapshot_saving_continues(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with started(folder) as client:
         save(client, 1)
         monkeypatch.setattr("relight.checkpoints.staging.available_bytes", lambda: 1000)
@@ -163,7 +163,7 @@ def test_with_memory_for_one_snapshot_saving_goes_on(folder: Path, monkeypatch: 
     assert CheckpointStore(folder).find("latest").step == 4
 
 
-def test_without_memory_for_any_snapshot_the_refusal_says_how_much(
+def test_without_memory_for_any_snapshot_the_error_says_how_much_is_needed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relight.checkpoints.staging.available_bytes", lambda: 1000)
@@ -218,7 +218,9 @@ def test_an_unsubmitted_snapshot_is_forgotten(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("all_announced")
-def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpoint_only_after(folder: Path) -> None:
+def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpoint_only_afterwards(
+    folder: Path,
+) -> None:
     store = CheckpointStore(folder)
     with started(folder) as client:
         save(client, 1, trained=900_000)
@@ -240,7 +242,7 @@ def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpo
 
 
 def _begun_bytes(store: CheckpointStore) -> int:
-    """What is on the disk of packs that are being written; a reserved block that nothing was written to is no part."""
+    """Return how many bytes of unfinished packs are on the disk, without reserved space that was not written yet."""
     found = 0
     for path in store.layout.temporary.glob("*.safetensors"):
         with suppress(FileNotFoundError):
@@ -249,7 +251,7 @@ def _begun_bytes(store: CheckpointStore) -> int:
 
 
 @pytest.mark.usefixtures("all_announced")
-def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_is_whole(folder: Path) -> None:
+def test_an_abandoned_announced_snapshot_leaves_nothing_and_the_next_one_is_intact(folder: Path) -> None:
     store = CheckpointStore(folder)
     with started(folder) as client:
         save(client, 1, trained=900_000)
@@ -257,9 +259,9 @@ def test_an_announced_snapshot_that_is_given_up_leaves_nothing_and_the_next_one_
         for step in range(2, 6):
             stage_snapshot(client, *make_snapshot(step, trained=900_000))
             if step % 2:
-                wait_until(lambda: _begun_bytes(store) > 0, "the write of what is not submitted")
+                wait_until(lambda: _begun_bytes(store) > 0, "the write of the unsubmitted snapshot")
             client.discard()
-        wait_until(lambda: _begun_bytes(store) == 0, "the end of the last one")
+        wait_until(lambda: _begun_bytes(store) == 0, "the removal of the last one")
         save(client, 6, trained=900_000)
         assert wait_for(client, Durable).step == 6
     assert [info.step for info in store.list().checkpoints] == [1, 6]
@@ -286,7 +288,7 @@ def test_what_is_shared_is_the_same_whether_a_snapshot_is_announced_or_not(
 
 
 @pytest.mark.usefixtures("all_announced")
-def test_an_announced_snapshot_that_cannot_be_written_is_told_only_once_it_is_submitted(folder: Path) -> None:
+def test_a_failure_to_write_an_announced_snapshot_is_reported_when_it_is_submitted(folder: Path) -> None:
     store = CheckpointStore(folder)
     store.commit(*make_snapshot(1))
     store.layout.temporary.rmdir()
@@ -308,7 +310,7 @@ def test_a_writer_that_is_killed_in_the_middle_of_an_announced_snapshot_is_repla
         save(client, 1, trained=900_000)
         wait_for(client, Verified)
         stage_snapshot(client, *make_snapshot(2, trained=900_000))
-        wait_until(lambda: _begun_bytes(store) > 0, "the write of what is not submitted")
+        wait_until(lambda: _begun_bytes(store) > 0, "the write of the unsubmitted snapshot")
         os.kill(client.pid, signal.SIGKILL)
         client.submit()
         assert wait_for(client, Durable).step == 2
@@ -321,7 +323,7 @@ def test_a_state_that_cannot_be_saved_is_refused_at_once(folder: Path) -> None:
         client.stage(make_snapshot(1, state={"f": len})[0])
 
 
-def test_a_failing_save_is_told_and_recovers_by_itself(folder: Path) -> None:
+def test_a_failed_save_is_reported_and_retried(folder: Path) -> None:
     store = CheckpointStore(folder)
     store.commit(*make_snapshot(1))
     store.layout.temporary.rmdir()
@@ -414,7 +416,7 @@ def test_a_writer_that_is_killed_while_it_writes_loses_nothing(folder: Path) -> 
                 with suppress(ProcessLookupError):
                     os.kill(client.pid, signal.SIGKILL)
             assert wait_for(client, Durable).step == step
-            # So many deaths in a minute are not what the client is made for.
+            # The client would pause after this many deaths in a minute.
             client._deaths.clear()
     store = CheckpointStore(folder)
     assert verify_store(store).damaged == []
@@ -461,7 +463,7 @@ def test_a_machine_that_can_start_no_process_costs_checkpoints_and_not_the_train
         assert wait_for(client, Durable).step == 1
 
 
-def test_damage_right_after_the_write_is_told_and_the_next_save_is_whole(folder: Path) -> None:
+def test_damage_right_after_the_write_is_reported_and_the_next_save_is_intact(folder: Path) -> None:
     with started(folder) as client:
         save(client, 1, frozen=50_000)
         wait_for(client, Verified)
@@ -490,7 +492,7 @@ def test_the_writer_loads_no_heavy_library() -> None:
 
 
 class StandIn:
-    """A trainer in a process of its own, with the lines that it prints."""
+    """A trainer in its own process, with the lines that it prints."""
 
     def __init__(self, folder: Path, first: int, scenario: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -520,14 +522,14 @@ class StandIn:
     def kill(self) -> None:
         self.process.kill()
         assert self.process.stdout is not None
-        # A forked child may hold the pipe open: read only what is there.
+        # A forked child may keep the pipe open: read only what is there.
         os.set_blocking(self.process.stdout.fileno(), False)
         with suppress(OSError, TypeError):
             self.lines += (self.process.stdout.read() or "").splitlines()
         self.process.wait(PATIENCE_S)
 
     def wait_for_the_writer(self) -> None:
-        """Until nobody holds the run's lock, which the writer inherited."""
+        """Wait until the run's lock, which the writer inherited, is free."""
 
         def is_free() -> bool:
             with self.lock.open("r+b") as file:
@@ -537,7 +539,7 @@ class StandIn:
                     return False
                 return True
 
-        wait_until(is_free, "the writer's end")
+        wait_until(is_free, "the exit of the writer")
 
 
 @pytest.mark.processes
@@ -566,14 +568,14 @@ def test_a_snapshot_that_was_only_half_staged_never_becomes_a_checkpoint(folder:
 
 
 @pytest.mark.processes
-def test_the_writer_ends_though_a_forked_child_of_the_trainer_lives_on(folder: Path) -> None:
+def test_the_writer_exits_although_a_forked_child_of_the_trainer_lives_on(folder: Path) -> None:
     trainer = StandIn(folder, 7, "fork, then hang")
     child = int(trainer.read_until("child").split()[1])
     try:
         writer = trainer.last("writer")
         trainer.process.kill()
         trainer.process.wait(PATIENCE_S)
-        wait_until(lambda: not _is_alive(writer), "the writer's end")
+        wait_until(lambda: not _is_alive(writer), "the exit of the writer")
         assert CheckpointStore(folder).find("latest").step == 7
     finally:
         os.kill(child, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""A trainer without a model: stages snapshots and says what became of them. Run by the tests of the writer process.
+"""A trainer without a model, for the tests of the writer process: stages snapshots and prints what happens to them.
 
     python trainer_stand_in.py FOLDER FIRST_STEP SCENARIO
 
-Prints one line for each thing that happened, at once: `submitted STEP`, `durable STEP`, `writer PID`.
+Prints one line per event, immediately: `submitted STEP`, `durable STEP`, `writer PID`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TRAINED = 200_000
 
 
 def say(line: str) -> None:
-    """Print a line that whoever reads it gets even if we are killed right after."""
+    """Print a line so that it arrives even if this process is killed right after."""
     os.write(1, line.encode() + b"\n")
 
 
 def stage(client: WriterClient, step: int) -> None:
-    """Fill the memory for one snapshot."""
+    """Stage one snapshot."""
     stage_snapshot(client, *make_snapshot(step, trained=TRAINED, frozen=1000))
 
 
@@ -42,7 +42,7 @@ def tell(client: WriterClient) -> None:
 
 
 def main() -> None:
-    """Play the scenario, until killed."""
+    """Run the scenario until killed."""
     folder, first, scenario = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     lock = os.open(folder.parent / "lock", os.O_RDWR | os.O_CREAT)
     import fcntl

@@ -43,7 +43,7 @@ class Arrival:
             self._changed.notify_all()
 
     def complete(self) -> None:
-        """Report that everything has arrived, and that the snapshot shall become a checkpoint."""
+        """Report that everything has arrived, and that the snapshot is to become a checkpoint."""
         self._end("complete")
 
     def abandon(self) -> None:

@@ -26,8 +26,8 @@ from relight.wording import describe_bytes
 def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, target: Target) -> tuple[Manifest, int]:
     """Make a checkpoint of the packs that `receipts` name. Return its manifest and that file's length in bytes.
 
-    The receipts cover every tensor of the snapshot. The checkpoint is durable when this returns; on an `OSError` there
-    is none.
+    The receipts cover every tensor of the snapshot. The checkpoint is durable when this returns. Raises `OSError`; then
+    there is no checkpoint.
     """
     packs, tensors = merge_receipts(receipts)
     manifest = Manifest(
@@ -63,8 +63,8 @@ def explain_failure(
         return SaveError(f"{what}: {layout.folder} cannot be written to ({error.strerror}).")
     if error.errno == errno.EXDEV:
         return SaveError(
-            f"{what}: the folders in {layout.folder} are on different disks, so that no file can be moved from one to "
-            "the other in one step. Put that folder as a whole on one disk; it may be a link to another one."
+            f"{what}: the folders in {layout.folder} are on different disks, so a file cannot be moved from one to "
+            "another in one step. Put the whole folder on one disk. It may be a link to a folder elsewhere."
         )
     return SaveError(f"{what}: {error.strerror or error} ({layout.folder}).")
 

@@ -149,13 +149,13 @@ class WriterDied:
 
 @dataclass(frozen=True)
 class WriterStarted:
-    """After a pause without a writer there is one again, and it has everything that was waiting."""
+    """After a pause another writer was started. It has all snapshots that were waiting."""
 
     sentence: str
 
 
 WriterEvent = Durable | Verified | SaveFailed | Warned | WriterDied | WriterStarted
-"""What the trainer hears of the writer."""
+"""What the trainer is notified of."""
 
 
 class Disconnected(Exception):
@@ -173,7 +173,7 @@ class Channel:
         self._decoder = msgspec.json.Decoder(AnyMessage)
 
     def send(self, message: AnyMessage, *, descriptor: int | None = None) -> None:
-        """Send a message, and an open file with it. `Disconnected` when nobody is there."""
+        """Send a message, with an open file if `descriptor` is one. Raises `Disconnected` if the other side is gone."""
         text = msgspec.json.encode(message)
         data = len(text).to_bytes(_LENGTH_BYTES, "little") + text
         with self._sending:
@@ -187,7 +187,10 @@ class Channel:
                 raise Disconnected from error
 
     def receive(self, timeout_s: float) -> list[AnyMessage]:
-        """All messages that are there, after waiting for the first up to `timeout_s`. `Disconnected` at the end."""
+        """Return all messages that have arrived; wait for the first one up to `timeout_s`.
+
+        Raises `Disconnected` when the other side is gone and all its messages have been returned.
+        """
         while True:
             try:
                 if not select.select([self._socket], [], [], timeout_s)[0]:
@@ -204,11 +207,11 @@ class Channel:
                 return messages
 
     def take_descriptor(self) -> int:
-        """The open file that came with the oldest message that has one."""
+        """Return the open file that came with the oldest message whose file was not taken yet."""
         return self._descriptors.popleft()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self._socket.close()
 
     def _take(self) -> list[AnyMessage]:

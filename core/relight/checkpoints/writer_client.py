@@ -137,9 +137,9 @@ class WriterClient:
 
         Fill it in pack order and report progress with `note_copied`; writing starts while you copy.
 
-        If both slots are in use, this snapshot replaces one that still waits to be written. For a snapshot that is
-        scored or that the user asked for, the call waits up to `timeout_s` first. Raises `UnsupportedState`, or
-        `SaveError` if there is no memory or the writer does not answer.
+        If both slots are in use, this snapshot replaces one that still waits to be written. If the waiting one is
+        scored, or the user asked for it, the call first gives the writer up to `timeout_s` to write it. Raises
+        `UnsupportedState`, or `SaveError` if there is no memory or the writer does not respond.
         """
         snapshot = encode_snapshot(header)
         text = msgspec.json.encode(snapshot)

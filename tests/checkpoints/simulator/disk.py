@@ -1,8 +1,9 @@
-"""Which disks a crash may leave: every crash point, times what of the effects that no sync covered has survived.
+"""Builds the disks that a crash may leave: for every crash point, every choice of effects that survive without a sync.
 
-Two models. `WorstCase` is what POSIX allows: each half of a write, each entry of a folder may be there or not, whatever
-came before; a rename between folders may show both names or none. `Journaled` is like ext4: names change in order, any
-sync commits all earlier changes of names, but unsynced bytes may be lost while later names survive.
+There are two models. The worst case is what POSIX allows: each half of a write and each entry of a folder may survive
+or not, whatever came before; a rename between folders may show both names or none. The journaled one is like ext4:
+names change in order, and any sync commits all earlier changes of names, but unsynced bytes may be lost while later
+names survive.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from tests.checkpoints.simulator.log import (
 )
 
 FOLDER = 0
-"""Inode number that stands for a folder."""
+"""The inode number that stands for a folder."""
 
 MOST_EXHAUSTIVE = 9
-"""Up to so many uncovered effects every subset is tried, 512 of them; of more a sample."""
+"""With up to this many uncovered effects every subset is tried (512 of them); with more, a sample."""
 SAMPLES = 60
 
 
 @dataclass(frozen=True)
 class SetName:
-    """The entry `path` means `inode` now; None removes it."""
+    """The entry `path` refers to `inode` from now on; None removes it."""
 
     path: str
     inode: int | None
@@ -44,7 +45,7 @@ class SetName:
 
 @dataclass(frozen=True)
 class SetBytes:
-    """Bytes of an inode, or its length (`data` None)."""
+    """Bytes of an inode, or its length if `data` is None."""
 
     inode: int
     offset: int
@@ -72,7 +73,7 @@ def crashes(
     exhaustive: int = MOST_EXHAUSTIVE,
     noise: Sequence[str] = ("tmp", "labels"),
 ) -> Iterator[Crash]:
-    """Every crash point with the disks that it may leave. Names in the folders `noise` are only sampled."""
+    """Yield every crash point with the disks that it may leave. Names in the folders `noise` are only sampled."""
     durable: list[Effect] = []
     pending: list[Effect] = []
     inodes: dict[str, int] = {}
@@ -178,10 +179,10 @@ def _order(effect: Effect) -> int:
 
 
 def parent_of(path: str) -> str:
-    """The folder that holds an entry."""
+    """Return the folder that holds an entry."""
     return path.rpartition("/")[0]
 
 
 def acknowledged(log: Sequence[Entry], done: int) -> list[Acknowledge]:
-    """What had been promised by the time of a crash after `done` entries."""
+    """Return what had been promised before a crash after `done` entries."""
     return [entry for entry in log[:done] if isinstance(entry, Acknowledge)]

@@ -1,4 +1,4 @@
-"""What a writer did to the file system, as a list, and the recorder that lists it while it really happens."""
+"""A log of what a writer does to the file system, and the recorder that makes it while the writer works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Create:
 
 @dataclass(frozen=True)
 class Extend:
-    """The file has this length from now on; new bytes are zero."""
+    """The file has this length from now on. New bytes are zero."""
 
     inode: int
     size: int
@@ -57,7 +57,7 @@ class SyncFolder:
 
 @dataclass(frozen=True)
 class Acknowledge:
-    """Somebody was told that `step` is safe (or, with `pinned`, that this checkpoint will always be there)."""
+    """The promise that `step` is safe, or with `pinned` that this checkpoint will always exist."""
 
     step: int
     digest: str
@@ -93,7 +93,7 @@ class Recorder(FileOperations):
         self.log.append(Extend(self._inodes[file], nbytes))
 
     def write(self, file: int, data: memoryview, offset: int) -> int:
-        # In halves, so that each may be lost without the other.
+        # In halves, so that a crash may lose either one.
         taken = max(1, len(data) // 2)
         super().write(file, data[:taken], offset)
         self.log.append(Write(self._inodes[file], offset, bytes(data[:taken])))

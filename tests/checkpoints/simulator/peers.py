@@ -1,7 +1,7 @@
-"""How other libraries write a checkpoint, as logs for the simulator: what strace shows of each, with tiny files.
+"""How other libraries write checkpoints, as logs for the simulator: what strace shows of each, with tiny files.
 
 A checkpoint is its step and a digest of its bytes. Each recovery does what the library or its documentation does, and
-believes what it finds, as the library does: none of them checks the bytes.
+trusts what it finds, like the library: none of them checks the bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TAIL = b"TAIL"
 
 @dataclass(frozen=True)
 class Peer:
-    """A library's way: the log of some saves, and its recovery."""
+    """A library: the log of some saves, and its recovery."""
 
     name: str
     log: list[Entry]
@@ -40,17 +40,17 @@ class Peer:
 
 
 def content(step: int) -> bytes:
-    """The bytes of the checkpoint at `step`: a head, which loaders look at, tensors, and a tail."""
+    """Return the bytes of the checkpoint at `step`: a head, which loaders check, tensors, and a tail."""
     return _HEAD + step.to_bytes(2, "big") + bytes([step] * 8) + _TAIL
 
 
 def digest(data: bytes) -> str:
-    """What was loaded, in short."""
+    """Return a digest of what was loaded."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def states() -> set[tuple[int, str]]:
-    """The states that exist at all."""
+    """Return all states that ever existed."""
     return {(step, digest(content(step))) for step in range(1, STEPS + 1)}
 
 
@@ -73,14 +73,14 @@ class _Script:
 
 
 def _load(data: bytes) -> tuple[int, str]:
-    """As torch.load and safetensors do: look at head, length and tail, and believe the rest."""
+    """Check head, length and tail, and trust the rest, as torch.load and safetensors do."""
     if len(data) != len(content(1)) or not data.startswith(_HEAD) or not data.endswith(_TAIL):
         raise ValueError("not a checkpoint")
     return int.from_bytes(data[4:6], "big"), digest(data)
 
 
 def _load_length_only(data: bytes) -> tuple[int, str]:
-    """As safetensors does: the header says how long the file is, and that is all that is looked at."""
+    """Check only that the file has the length in its header, as safetensors does."""
     if len(data) != len(content(1)) or not data.startswith(_HEAD):
         raise ValueError("not a checkpoint")
     return int.from_bytes(data[4:6], "big"), digest(data)
@@ -92,7 +92,7 @@ def _newest_by_name(folder: Path, load: Callable[[bytes], tuple[int, str]]) -> t
 
 
 def overwrite_in_place() -> Peer:
-    """`torch.save(state, "last.pt")`, again and again."""
+    """Save with `torch.save(state, "last.pt")`, over the same file each time."""
     script = _Script()
     for step in range(1, STEPS + 1):
         if step > 1:
@@ -108,7 +108,7 @@ def overwrite_in_place() -> Peer:
 
 
 def numbered_files() -> Peer:
-    """`torch.save(state, f"step-{step}.pt")`, the one before the last removed."""
+    """Save with `torch.save(state, f"step-{step}.pt")`, and remove the file before the last one."""
     script = _Script()
     for step in range(1, STEPS + 1):
         script.write(f"step-{step}.pt", content(step))
@@ -119,7 +119,7 @@ def numbered_files() -> Peer:
 
 
 def safetensors_library() -> Peer:
-    """`save_file` of safetensors 0.8: temporary file, ftruncate to the whole length, write, rename; no sync."""
+    """Save with `save_file` of safetensors 0.8: temporary file, ftruncate to full length, write, rename; no sync."""
     script = _Script()
     for step in range(1, STEPS + 1):
         script.write("tmp", content(step), whole_length_first=True)
@@ -131,7 +131,7 @@ def safetensors_library() -> Peer:
 
 
 def sync_and_rename() -> Peer:
-    """Temporary file, fsync, rename: the folder is not synced."""
+    """Write a temporary file, fsync it and rename it. The folder is not synced."""
     script = _Script()
     for step in range(1, STEPS + 1):
         inode = script.write("tmp", content(step))
@@ -143,7 +143,7 @@ def sync_and_rename() -> Peer:
 
 
 def distributed_checkpoint() -> Peer:
-    """DCP of torch 2.13: data synced, commit file synced while it is empty, written, renamed; no folder synced."""
+    """Save with DCP of torch 2.13: data synced; commit file synced while empty, written, renamed; no folder synced."""
     script = _Script()
     for step in range(1, STEPS + 1):
         script.log.append(MakeFolder(f"{step}"))
@@ -172,7 +172,7 @@ def distributed_checkpoint() -> Peer:
 
 
 def sync_everything() -> Peer:
-    """Temporary file, fsync, rename, fsync of the folder, and only then the old one removed: by a careful hand."""
+    """Write a temporary file, fsync, rename, fsync the folder, and only then remove the old one: careful code."""
     script = _Script()
     for step in range(1, STEPS + 1):
         inode = script.write("tmp", content(step))

@@ -1,4 +1,4 @@
-"""Puts every disk that a crash may leave before the real recovery, and counts the promises that it breaks."""
+"""Runs the real recovery on every disk that a crash may leave, and counts the promises that it breaks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.checkpoints.simulator.log import Acknowledge, Entry
 from tests.checkpoints.snapshots import make_snapshot
 
 Recover = Callable[[Path], tuple[int, str] | None]
-"""Recovers what is in a folder: (step, digest of the state), or None for nothing. Any exception is a failure too."""
+"""Recovers from a folder: returns (step, digest of the state), or None. An exception counts as a failure."""
 
 
 @dataclass
 class Verdict:
-    """How many different disks there were, and what went wrong on which."""
+    """How many different disks there were, and what went wrong on them."""
 
     disks: int = 0
     nothing: int = 0
@@ -47,7 +47,7 @@ def try_all(
     stop_at_first: bool = False,
     exhaustive: int = MOST_EXHAUSTIVE,
 ) -> Verdict:
-    """Recover from every crash of `log`; `existed` are the states that were ever handed over."""
+    """Recover from every crash of `log`. `existed` are all states that were ever handed over."""
     verdict = Verdict()
     seen: set[tuple[bytes, int]] = set()
     for crash in crashes(log, journaled=journaled, exhaustive=exhaustive):
@@ -78,7 +78,7 @@ def _try_one(
     existed: set[tuple[int, str]],
     recover: Recover,
 ) -> str | None:
-    materialise(disk, folder)
+    materialize(disk, folder)
     try:
         found = recover(folder)
     except Exception:
@@ -103,7 +103,7 @@ def _has_pinned(folder: Path, promise: Acknowledge) -> bool:
     )
 
 
-def materialise(disk: Disk, folder: Path) -> None:
+def materialize(disk: Disk, folder: Path) -> None:
     """Make `folder` look like `disk`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -117,7 +117,7 @@ def materialise(disk: Disk, folder: Path) -> None:
 
 
 class Quick(FileOperations):
-    """The recovery is not what is crashed here, so it need not wait for a disk."""
+    """Skip syncs: the recovery does not crash here, so it need not wait for a disk."""
 
     def sync(self, file: int) -> None:
         pass
@@ -127,17 +127,17 @@ class Quick(FileOperations):
 
 
 class StoreRecovery:
-    """What the engine does after a crash: sweep, take the newest good checkpoint, and now and then go on saving."""
+    """Does what Relight does after a crash: sweeps, takes the newest good checkpoint, and sometimes saves another."""
 
     def __init__(self, *, save_every: int = 9) -> None:
         self._save_every = save_every
         self._count = 0
 
     def __call__(self, folder: Path) -> tuple[int, str] | None:
-        """Step and state digest of what was recovered."""
+        """Return the step and state digest of what was recovered."""
         store = CheckpointStore(folder, operations=Quick())
         sweep(store)
-        # Not even an older one may have a hole: a manifest is there after its pack, and goes before it.
+        # No older one may be incomplete either: a manifest comes after its pack, and goes before it.
         assert store.list().damaged == []
         good, _ = find_newest_good(store)
         if good is None:
