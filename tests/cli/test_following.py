@@ -190,7 +190,7 @@ def test_a_restart_is_reported_and_watched_to_the_end(watch: Watch) -> None:
     watched = watch("30", "--crash-at", "13", max_restarts=2)
     code, out, err = watched.end()
     assert code == 0
-    assert err.startswith("relight: Attempt 2 starts. Restarted by itself after a crash at step 13")
+    assert err.startswith("relight: Attempt 2 starts. Restarted automatically after a crash at step 13")
     assert "finished at step 30 of 30" in out
 
 

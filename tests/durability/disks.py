@@ -64,7 +64,7 @@ class Disk:
             time.sleep(0.02)
 
     def write_back(self) -> None:
-        """Write everything that the kernel still holds in memory, as it does by itself every 5 to 30 seconds."""
+        """Write everything that the kernel still holds in memory, as it also does every 5 to 30 seconds."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             ctypes.CDLL(None, use_errno=True).syncfs(descriptor)

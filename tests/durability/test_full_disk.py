@@ -1,4 +1,4 @@
-"""A real disk that fills up under a real training: nothing stops, everybody is told, and saving recovers by itself."""
+"""A real disk that fills up under a real training: nothing stops, the run reports it, and saving recovers."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
 
 `make soak` runs the first. Each training is a process that holds the run's lock, with a checkpoint writer of its own
 and a checkpoint at every step. A cell passes when its last checkpoint has the digest of its twin's; and what it resumed
-from must have been the last step before the kill, so that no cell passes by starting anew.
+from must have been the last step before the kill, so that no cell passes by starting over.
 
 Processes are forked from this one, which has imported torch and runs no operation itself, so that it has no threads.
 """

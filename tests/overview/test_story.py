@@ -71,10 +71,10 @@ def test_a_restart_is_told_with_its_reason(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
     story = RunStory(layout, attempt=1, from_start=False)
     story.poll()
-    start = AttemptStart(attempt=2, time_s=1.0, reason="restart", from_step=20, notes=("Restarted by itself.",))
+    start = AttemptStart(attempt=2, time_s=1.0, reason="restart", from_step=20, notes=("Restarted automatically.",))
     write_record(layout.attempt(2).start, start)
     (line,) = story.poll()
-    assert (line.kind, line.text) == ("trouble", "Attempt 2 starts. Restarted by itself.")
+    assert (line.kind, line.text) == ("trouble", "Attempt 2 starts. Restarted automatically.")
 
 
 def test_the_end_says_what_to_do_next(make_run: RunMaker) -> None:

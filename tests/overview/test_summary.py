@@ -178,10 +178,10 @@ FILES_OF_A_RUN = [
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "folder", "missing"])
 @pytest.mark.parametrize("name", FILES_OF_A_RUN)
-def test_no_damaged_file_hides_a_run_or_its_neighbour(tmp_path: Path, name: str, damage: str) -> None:
+def test_no_damaged_file_hides_a_run_or_its_neighbor(tmp_path: Path, name: str, damage: str) -> None:
     run = RunBuilder.create(tmp_path).finished(100)
     write_record(run.files.writer, dead_process())
-    neighbour = RunBuilder.create(tmp_path, name="neighbour").finished(7)
+    neighbor = RunBuilder.create(tmp_path, name="neighbor").finished(7)
     path = run.layout.folder / name
     data = path.read_bytes() if path.exists() else b'{"attempt": 1'
     path.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def test_no_damaged_file_hides_a_run_or_its_neighbour(tmp_path: Path, name: str,
         path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "garbage": b"\x00\xff\xfe{[" * 50}[damage])
     listing = list_runs(tmp_path)
     assert listing.damaged == []
-    assert {summary.run for summary in listing.runs} == {run.layout.run_id, neighbour.layout.run_id}
+    assert {summary.run for summary in listing.runs} == {run.layout.run_id, neighbor.layout.run_id}
     shown = summarize_run(run.layout)
     if name == "attempts/0001/exit.json":
         assert shown.status == "interrupted"

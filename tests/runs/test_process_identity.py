@@ -1,4 +1,4 @@
-"""A process is the one that was written down only if pid, start time and boot all agree, and it is no zombie."""
+"""A process is the one that was written down only if pid, start time and boot all agree, and it is not a zombie."""
 
 from __future__ import annotations
 

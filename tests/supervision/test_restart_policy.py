@@ -28,7 +28,7 @@ def test_a_crash_is_restarted_when_restarts_are_allowed() -> None:
     decision = decide_restart([past(reason="launch")])
     assert decision.restart
     assert decision.delay_s == FIRST_DELAY_S
-    assert decision.reason == "Restarted by itself after a crash at step 10 (restart 1 of 5)."
+    assert decision.reason == "Restarted automatically after a crash at step 10 (restart 1 of 5)."
 
 
 def test_a_crash_is_not_restarted_by_default() -> None:

@@ -214,7 +214,7 @@ def test_a_crash_is_restarted_and_the_next_attempt_says_why(lab: Lab) -> None:
     wait_for(lambda: layout.latest_attempt() == 2)
     start = read_record(layout.attempt(2).start, AttemptStart)
     assert (start.reason, start.max_restarts) == ("restart", 3)
-    assert start.notes == ("Restarted by itself after a crash at step 3 (restart 1 of 3).",)
+    assert start.notes == ("Restarted automatically after a crash at step 3 (restart 1 of 3).",)
     first = read_record(layout.attempt(1).processes, AttemptProcesses)
     assert lab.wait_for_exit(layout, 2).outcome == "finished"
     assert lab.processes(layout, 2).supervisor == first.supervisor

@@ -34,7 +34,7 @@ def test_a_killed_and_resumed_run_has_the_state_of_an_uninterrupted_one(
         run.wait_for_step(step)
         run.kill()
     assert run.resume() == 0, run.log
-    # The pauses are config, and config is no state: both must have computed the same.
+    # The pauses are config, and config is not state: both must have computed the same.
     assert run.final_digest() == twin.final_digest()
 
     for name in ("train/loss", "train/lr", "validation/loss", "validation/accuracy"):

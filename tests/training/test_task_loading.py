@@ -1,4 +1,4 @@
-"""A person's file becomes a task class, whatever its name and neighbours; what is wrong gets a sentence.
+"""A person's file becomes a task class, whatever its name and neighbors; errors are one sentence.
 
 Each test imports in a process of its own: `sys.path` and `sys.modules` of the tests stay as they are.
 """

@@ -1,7 +1,7 @@
 """One metric over all attempts of a run: its main line, which has each step once, and its ghosts.
 
 A step belongs to the latest attempt that logged it. What earlier attempts logged for that step is ghost: it was trained
-again later, is drawn faint, and is never deleted. Of two records in one attempt, the later one counts.
+again later, is drawn faint, and is never deleted. If an attempt has two records of a step, the later one counts.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import msgspec
 
 _DAY_S = 86_400.0
 _SHORTEST_S = 60.0
-"""What was watched for less than this is no pace."""
+"""A shorter observation gives no reliable rate."""
 _FARTHEST_S = 30 * _DAY_S
 """What lies farther away than this nobody can tell."""
 _AGREEMENT = 0.8
@@ -24,7 +24,7 @@ class DiskForecast(msgspec.Struct, frozen=True, kw_only=True):
     written_bytes_a_day: float | None = None
     """What this attempt's checkpoints write to the disk a day, as they have so far; a drive wears out by it."""
     full_in_s: float | None = None
-    """Until the disk is full at this pace, whoever fills it; None while it does not fill up within 30 days."""
+    """Seconds until the disk is full at this rate, counting all programs; None if that takes more than 30 days."""
 
 
 def forecast_disk(
@@ -66,7 +66,7 @@ def _filling_pace(free_space: Sequence[tuple[float, float]]) -> float:
 
 
 def _shrinks_always(free_space: Sequence[tuple[float, float]]) -> bool:
-    """Whether each quarter of the time had less free space than the one before; one large file is no pace."""
+    """Tell whether each quarter of the time had less free space than the one before; one large file is not a trend."""
     quarter = len(free_space) // 4
     if quarter == 0:
         return False

@@ -65,7 +65,7 @@ def _check_progress(path: Path) -> str | None:
         return None
     try:
         # A trainer that was killed as it began has left it empty.
-        return None if path.stat().st_size == 0 else "It is no record of a step: its checksum is wrong."
+        return None if path.stat().st_size == 0 else "It is not a record of a step: its checksum is wrong."
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
 
@@ -77,13 +77,13 @@ def _check_json(path: Path) -> str | None:
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return f"It is no JSON object: {str(error).rstrip('.')}."
+        return f"It is not a JSON object: {str(error).rstrip('.')}."
     return "Its digest is not that of what is in it." if has_wrong_digest(data) else None
 
 
 def _check_label(path: Path) -> str | None:
     try:
-        return None if path.is_file() and path.stat().st_size == 0 else "A label is an empty file, and this is none."
+        return None if path.is_file() and path.stat().st_size == 0 else "A label must be an empty file; this is not."
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
 

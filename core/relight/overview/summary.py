@@ -223,7 +223,7 @@ def _best(record: RunRecord, progress: Progress) -> BestSoFar | None:
 
 
 def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str | None:
-    """Say that the metric which decides on the best checkpoint is none of those that its stream logs."""
+    """Explain that the metric which decides on the best checkpoint is not among those that its stream logs."""
     wanted = record.best_metric
     if wanted is None or wanted in metrics:
         return None

@@ -1,4 +1,4 @@
-"""Which checkpoint an attempt starts from: verified whole before it is chosen, and what was passed over is told."""
+"""Chooses the checkpoint that an attempt starts from: verifies it first, and reports the ones it passed over."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from relight.runs.process_identity import is_alive
 from relight.runs.records import ProcessIdentity
 
 LIFELINE_S = 10.0
-"""A trainer that lost its supervisor saves and ends by itself within about a second; one that hangs is killed then."""
+"""A trainer that lost its supervisor saves and ends on its own within about a second; if it hangs, it is killed."""
 _SEARCH_EVERY_S = 0.5
 
 

@@ -1,4 +1,4 @@
-"""Whether a crashed attempt is started again by itself, and after how long. Pure: the history comes in as records."""
+"""Decides whether a crashed attempt is restarted, and after how long: a pure function of the run's history."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     return RestartDecision(
         restart=True,
         delay_s=delay_s,
-        reason=f"Restarted by itself after a crash at step {last.exit.step} (restart {done + 1} of {allowed}).",
+        reason=f"Restarted automatically after a crash at step {last.exit.step} (restart {done + 1} of {allowed}).",
     )
 
 

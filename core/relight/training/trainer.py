@@ -56,7 +56,7 @@ class Trainer:
         self._describe(data)
 
     def run(self) -> None:
-        """Train from where the run is to its end. Raises `TrainingStopped` when it is told to stop."""
+        """Train from the run's current step to its end. Raise `TrainingStopped` when a stop is requested."""
         session, config = self._session, self._task.config
         resumed = session.begin(Totals(self._steps_total, config.epochs, self._loader.batches))
         if resumed is not None:

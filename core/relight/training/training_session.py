@@ -1,4 +1,4 @@
-"""One attempt between its step edges: logs, cuts checkpoints, honours stops, restores. Knows no training loop.
+"""One attempt between its step edges: logs, cuts checkpoints, honors stops, restores. It knows no training loop.
 
 The trainer drives it, and so can any loop of a person's own:
 
@@ -171,7 +171,7 @@ class TrainingSession:
     def evaluated(self, values: Values) -> bool:
         """Log what a validation measured on the current state, and save it if it is the best; returns whether it is.
 
-        This is a step edge too: the state is recorded anew, so what follows does not validate it again.
+        This is a step edge too: the state is recorded again, so a resume does not repeat the validation.
         """
         self._stopping.interruptible = False
         now = time.time()
@@ -236,7 +236,7 @@ class TrainingSession:
         return self._cutter.drain(_DRAIN_S)
 
     def close(self, *, end_loader: bool = True) -> None:
-        """Close files and loader, and part from the writer, which finishes by itself.
+        """Close files and loader, and disconnect from the writer, which finishes on its own.
 
         Without `end_loader` nothing waits for data-loading processes, which end with this one.
         """

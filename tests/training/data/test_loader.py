@@ -28,7 +28,7 @@ from relight.training.state.rng import RngRecorder, encode_rng, seed_everything
 
 
 class Globals(Dataset[Any]):
-    """Draws from the global generators that it is told to."""
+    """Draws from the chosen global generators."""
 
     def __init__(self, length: int = 40, *, kinds: str = "pnt") -> None:
         self.length, self.kinds = length, kinds

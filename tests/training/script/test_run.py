@@ -305,7 +305,7 @@ def test_other_loops_are_found_again_too(make_script: Make, source: str, deaths:
     _assert_alike(run, twin, *names)
     progress = run.progress
     assert progress is not None
-    if source is not NESTED:  # how much is to come behind a loop, nobody knows
+    if source is not NESTED:  # how much follows a loop is unknown
         assert progress.step == progress.steps_total
 
 

@@ -19,7 +19,7 @@ from tests.training.tasks.bare_loop import train
 
 
 def draw_stripes(path: Path, *, upright: bool, seed: int, size: tuple[int, int] = (40, 36)) -> None:
-    """A noisy picture with upright or lying stripes: easy to tell apart, but not by its colour."""
+    """A noisy picture with upright or lying stripes: easy to tell apart, but not by its color."""
     random = np.random.default_rng(seed)
     wave = np.sin(np.arange(size[0 if upright else 1]) * 0.9 + random.uniform(0, 6))
     stripes = np.broadcast_to(wave if upright else wave[:, None], (size[1], size[0]))
@@ -170,7 +170,7 @@ def test_a_last_batch_of_one_picture_is_dropped_for_batch_norm_only(folder: Path
 def test_pictures_of_every_kind_make_one_batch(tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
-        Image.new("L", (30, 50), 9).save(tmp_path / label / "grey.png")
+        Image.new("L", (30, 50), 9).save(tmp_path / label / "gray.png")
         Image.new("RGBA", (50, 30), (9, 9, 9, 9)).save(tmp_path / label / "clear.png")
         Image.new("CMYK", (300, 30), (9, 9, 9, 9)).save(tmp_path / label / "inks.jpg")
         Image.fromarray(np.full((3, 3), 999, dtype=np.uint16)).save(tmp_path / label / "deep.png")

@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same upright RGB pixels, and what is no picture says why."""
+"""Pictures of every kind become the same upright RGB pixels, and a file that is not a picture says why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quarters(size: int = 80) -> Image.Image:
 
 
 def corners(path: Path, *, short_side: int = 20) -> list[tuple[int, ...]]:
-    """Colours in the middle of the four quarters, row by row."""
+    """Colors in the middle of the four quarters, row by row."""
     pixels = decode_picture(path, short_side=short_side).permute(1, 2, 0).numpy()
     height, width = pixels.shape[:2]
     return [
@@ -62,8 +62,8 @@ def test_the_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
 
 
 def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
-    Image.new("L", (30, 30), 77).save(tmp_path / "grey.png")
-    assert corners(tmp_path / "grey.png") == [(77, 77, 77)] * 4
+    Image.new("L", (30, 30), 77).save(tmp_path / "gray.png")
+    assert corners(tmp_path / "gray.png") == [(77, 77, 77)] * 4
 
 
 def test_black_and_white_bits_become_black_and_white(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_transparent_parts_become_white(tmp_path: Path) -> None:
     image.putalpha(Image.new("L", (80, 80), 128))
     image.save(tmp_path / "half.png")
     assert is_near(corners(tmp_path / "half.png")[:1], [(252, 130, 130)])
-    Image.new("LA", (30, 30), (0, 0)).save(tmp_path / "grey.png")
-    assert corners(tmp_path / "grey.png") == [WHITE] * 4
+    Image.new("LA", (30, 30), (0, 0)).save(tmp_path / "gray.png")
+    assert corners(tmp_path / "gray.png") == [WHITE] * 4
 
 
 def test_a_palette_with_a_transparent_colour_is_read(tmp_path: Path) -> None:

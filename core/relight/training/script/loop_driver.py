@@ -25,7 +25,7 @@ from relight.training.script.state import ScriptState
 from relight.training.step_metrics import Values
 
 _LOOKS = 100
-"""Steps after which it is looked whether something moves behind `run.step`: it costs six microseconds."""
+"""Number of steps after which the driver checks that nothing moves behind `run.step`; a check takes 6 µs."""
 _log = logging.getLogger("relight")
 
 
@@ -94,7 +94,7 @@ class LoopDriver:
             self._end_loop(loop, chosen=chosen, whole=whole)
 
     def step(self, values: Values) -> None:
-        """A step edge, or a step that counts and is no edge, when its place in the loops cannot be found again."""
+        """Take a step edge; or only count the step, if its place in the loops cannot be found again."""
         if self._is_child:
             self.refuse_children("step")
         session = self.session

@@ -36,7 +36,7 @@ class ScriptPlan:
         self.tell(session)
 
     def note_epoch(self, session: ScriptSession, *, steps: int) -> None:
-        """An epoch of so many steps is done."""
+        """Note that an epoch of `steps` steps is done."""
         if steps:
             self._position.steps_per_epoch = steps
             self.tell(session)

@@ -46,7 +46,7 @@ class Restoration:
 
     @property
     def place(self) -> Place | None:
-        """The place to which the script is to get; None when it starts anew, with weights alone."""
+        """The place that the script must reach; None when it starts from the beginning with only the weights."""
         position = self.position
         return Place.from_state(position["place"]) if position and not self.weights_only else None
 
@@ -75,7 +75,7 @@ class Restoration:
                 self._waiting.append(name)
 
     def arrive(self, *, again: bool) -> None:
-        """The script has got to the place: restore all but the generators. `again`: part of a body has been run anew.
+        """The script has reached the place: restore all except the generators. `again`: part of a body ran again.
 
         Raises `StateMismatch` when the checkpoint has something that the script does not track.
         """

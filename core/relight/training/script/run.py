@@ -140,7 +140,7 @@ def _merge(values: Values, more: Values) -> Values:
     """Both together; `values` must have names."""
     if not isinstance(values, Mapping):
         raise UsageError(
-            f"Values need names, and this is a {type(values).__name__} by itself: write run.step(loss=loss), or give a "
+            f"Values need names, and this is a bare {type(values).__name__}. Write run.step(loss=loss), or pass a "
             "dictionary."
         )
     return {**values, **more}

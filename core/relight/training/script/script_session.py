@@ -34,8 +34,8 @@ class ScriptSession(TrainingSession):
     """A `TrainingSession` for loops that we do not run.
 
     What a script does after its last step of an epoch (validation, a schedule's step) belongs to the epoch's body. So
-    an evaluation is no step edge: the best checkpoint is cut when the body is done, or where the weights are about to
-    move before that, with the state of the last edge. A resume then evaluates again, from the same state.
+    an evaluation is not a step edge: the best checkpoint is cut when the body is done, or when the weights are about
+    to move before that, with the state of the last edge. A resume then evaluates again, from the same state.
     """
 
     state: ScriptState
@@ -88,7 +88,7 @@ class ScriptSession(TrainingSession):
         super().begin_update()
 
     def step_without_place(self, values: Values) -> None:
-        """A step whose place in the data nobody can tell: it counts and is logged, and is no edge to save."""
+        """Count and log a step whose place in the data is unknown; it is not an edge that can be saved."""
         now = self._count_step(values)
         self._forget_edge()
         self._best_owed = False

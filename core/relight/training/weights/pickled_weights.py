@@ -51,7 +51,7 @@ _ACTING_FAMILIES = (
 """Beginnings of other names that load files or programs when they are called."""
 
 _ATTRIBUTE = "builtins.getattr"
-"""How pickle names an enum or class that is nested in another one: by itself it only looks a name up."""
+"""How pickle names an enum or class that is nested in another one: alone it only looks up a name."""
 
 _TENSORS = {
     "collections.OrderedDict", "torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter",
