@@ -41,6 +41,7 @@ check:
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/python scripts/check_docs.py
+	.venv/bin/python scripts/check_prose.py
 
 format:
 	@scripts/set-up-venv dev

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -40,3 +42,10 @@ def test_a_phrase_on_the_list_is_found_in_prose_and_not_in_code(
     path = tmp_path / name
     path.write_text(text)
     assert [line for line, _, _ in checker.find_stumbles(path)] == found
+
+
+def test_no_phrase_on_the_list_is_in_the_repository() -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_prose.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stdout
