@@ -10,7 +10,7 @@ help:
 	@echo "make run     set up, then start the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
 	@echo "make test    set up with Chromium, then run every test (ARGS='-k resume')"
 	@echo "make test-frameworks   run the tests that need Lightning or Hugging Face, in a .venv-frameworks of its own"
-	@echo "make check   check format, lint, types, layers, Dockerfile, links in the docs"
+	@echo "make check   check format, lint, types, layers, Dockerfile, links in the docs, phrases"
 	@echo "make format  let ruff fix format and lint"
 	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
 	@echo "make bench   run the benchmarks, next to other tools"
