@@ -1,11 +1,11 @@
-"""The errors that a person can cause or meet: each says what, which one, and what to do.
+"""The errors that users can cause or meet: each says what happened, to which thing, and what to do next.
 
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 
 class RelightError(Exception):
-    """A sentence for a person. The command line prints it on one line and exits with `exit_code`."""
+    """A sentence for the user. The command line prints it on one line and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -17,13 +17,13 @@ class UsageError(RelightError):
 
 
 class ConfigError(UsageError):
-    """A task's config has an unknown key or a value that its field does not take."""
+    """A task's config has an unknown key or a value that its field does not accept."""
 
 
 class TaskError(RelightError):
     """A task cannot be used: its file does not import, its data is missing or broken.
 
-    `traceback` is the whole one of the person's own code, where that is what failed.
+    `traceback` is the complete traceback of the user's own code, if that is what failed.
     """
 
     def __init__(self, message: str, *, traceback: str | None = None) -> None:
@@ -40,11 +40,11 @@ class DamagedFile(RelightError):
 
 
 class RunBusy(RelightError):
-    """The run is being trained by somebody else right now."""
+    """Another process is training the run right now."""
 
 
 class CheckpointNotFound(UsageError):
-    """The run has no checkpoint like the one asked for."""
+    """The run does not have the requested checkpoint."""
 
 
 class DamagedCheckpoint(DamagedFile):
@@ -52,7 +52,7 @@ class DamagedCheckpoint(DamagedFile):
 
 
 class DeviceError(RelightError):
-    """The device that was asked for is not on this machine."""
+    """The requested device is not on this machine."""
 
 
 class UnsupportedState(UsageError):
@@ -60,8 +60,8 @@ class UnsupportedState(UsageError):
 
 
 class ExportError(RelightError):
-    """Weights could not be exported; whatever lay under that name before still does."""
+    """Weights could not be exported; an earlier file of that name is unchanged."""
 
 
 class SaveError(RelightError):
-    """A checkpoint could not be written. Whatever was durable before still is; training may go on."""
+    """A checkpoint could not be written. Earlier checkpoints are intact, and training may continue."""

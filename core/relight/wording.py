@@ -1,4 +1,4 @@
-"""Numbers as people read them: durations, ages, sizes, counts and metric values."""
+"""Words numbers for people: durations, ages, sizes, rates, counts and metric values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe_value(value: float | None) -> str:
 
 
 def describe_rate(steps_per_s: float) -> str:
-    """Say how fast steps go: "142 steps/s", or "3.2 s/step" when one takes longer than a second; "" when unknown."""
+    """Say a rate: "142 steps/s", or "3.2 s/step" when a step takes longer than a second; "" when unknown."""
     if not math.isfinite(steps_per_s) or steps_per_s <= 0:
         return ""
     if steps_per_s < 1:
@@ -54,5 +54,5 @@ def describe_rate(steps_per_s: float) -> str:
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """Say "1 step", "2 batches", "12,000 steps"; `plural` is for nouns that do not just take an s."""
+    """Say "1 step", "2 batches", "12,000 steps"; give `plural` for nouns that do not just take an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -36,29 +36,28 @@ def test_each_validation_and_each_new_checkpoint_is_told_once(make_run: RunMaker
 
 def test_what_earlier_attempts_logged_is_no_news(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
-    assert RunStory(layout, attempt=1, from_start=False).poll() == []
     write_record(layout.attempt(2).start, AttemptStart(attempt=2, time_s=1.0, reason="resume", from_step=20))
     assert RunStory(layout, attempt=2).poll() == []
 
 
 def test_failing_saves_are_told_when_they_begin_and_when_they_end(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
-    story = RunStory(layout, attempt=1, from_start=False)
+    story = RunStory(layout, attempt=1)
     story.poll()
     path = layout.attempt(1).saving
     good = read_record(path, SavingState)
     write_record(path, msgspec.structs.replace(good, failure="The disk is full."))
     (line,) = story.poll()
     assert line.kind == "trouble"
-    assert line.text.startswith("Checkpoints fail, training goes on: The disk is full. At risk: 3 steps, ")
+    assert line.text.startswith("Checkpoints fail, training continues: The disk is full. At risk: 3 steps, ")
     assert story.poll() == []
     write_record(path, good)
-    assert [line.text for line in story.poll()] == ["Checkpoints are saved again."]
+    assert [line.text for line in story.poll()] == ["Checkpoints are being saved again."]
 
 
 def test_what_may_keep_a_resume_from_being_bit_identical_is_told_once(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
-    story = RunStory(layout, attempt=1, from_start=False)
+    story = RunStory(layout, attempt=1)
     story.poll()
     layout.attempt(1).environment.write_text('{"changes": [{"key": "threads", "before": 2, "now": 4}]}')
     (line,) = story.poll()
@@ -69,7 +68,7 @@ def test_what_may_keep_a_resume_from_being_bit_identical_is_told_once(make_run: 
 
 def test_a_restart_is_told_with_its_reason(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
-    story = RunStory(layout, attempt=1, from_start=False)
+    story = RunStory(layout, attempt=1)
     story.poll()
     start = AttemptStart(attempt=2, time_s=1.0, reason="restart", from_step=20, notes=("Restarted automatically.",))
     write_record(layout.attempt(2).start, start)

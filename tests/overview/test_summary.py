@@ -140,8 +140,8 @@ def test_a_best_metric_that_is_never_logged_is_told(tmp_path: Path) -> None:
     writer.close()
     summary = summarize_run(run.layout)
     assert summary.best_missing == (
-        "No checkpoint is the best one: validation/f1 decides, and it was never logged. Logged were "
-        "validation/accuracy, validation/loss; name one of them as best_metric."
+        "There is no best checkpoint: its metric, validation/f1, was never logged. Set best_metric to one that was: "
+        "validation/accuracy, validation/loss."
     )
     assert summary.best_missing in summary.notes
     write_record(run.layout.record, msgspec.structs.replace(record, best_metric="validation/accuracy"))

@@ -21,7 +21,7 @@ from tests.cli.conftest import Ask, RunMaker
         (DiskForecast(free_bytes=12_000_000_000), "12 GB free"),
         (
             DiskForecast(free_bytes=12_000_000_000, written_bytes_a_day=4.2e9, full_in_s=15_000.0),
-            "4.2 GB a day written, 12 GB free: full in 4 h 10 min at this pace",
+            "4.2 GB written per day, 12 GB free: full in 4 h 10 min at this rate",
         ),
         (DiskForecast(free_bytes=0, full_in_s=0.0), "0 bytes free"),
     ],
@@ -37,7 +37,7 @@ def test_show_says_when_the_disk_will_be_full(ask: Ask, make_run: RunMaker) -> N
     for second in range(600):
         writer.log(1, {"disk_free_bytes": 10e9 - 1e6 * second}, time_s=time.time() - 600 + second)
     writer.close()
-    assert "9.4 GB free: full in 2 h 36 min at this pace" in ask("show", layout.run_id).stdout
+    assert "9.4 GB free: full in 2 h 36 min at this rate" in ask("show", layout.run_id).stdout
     assert ask("show", layout.run_id, "--json").json["disk"] == {
         "free_bytes": 9_401_000_000,
         "written_bytes_a_day": None,

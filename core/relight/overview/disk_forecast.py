@@ -1,4 +1,4 @@
-"""How long the disk of a run still lasts at the pace at which it has been filling up, and what saving writes a day."""
+"""Forecasts when the disk of a run will be full, and how much its checkpoints write per day."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _DAY_S = 86_400.0
 _SHORTEST_S = 60.0
 """A shorter observation gives no reliable rate."""
 _FARTHEST_S = 30 * _DAY_S
-"""What lies farther away than this nobody can tell."""
+"""Forecasts beyond this are not reliable and are left out."""
 _AGREEMENT = 0.8
-"""The share of comparisons over half the time or more that must show the disk filling up."""
+"""The share of comparisons, over at least half the observed time, that must show the disk filling up."""
 
 
 class DiskForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """`free_bytes` of the run's disk now; None for what cannot be told."""
+    """The free space of the run's disk now, and how it develops; None where that is unknown."""
 
     free_bytes: int
     written_bytes_a_day: float | None = None
-    """What this attempt's checkpoints write to the disk a day, as they have so far; a drive wears out by it."""
+    """Bytes per day that this attempt's checkpoints write at their rate so far; this wears a drive out."""
     full_in_s: float | None = None
     """Seconds until the disk is full at this rate, counting all programs; None if that takes more than 30 days."""
 
@@ -30,17 +30,17 @@ class DiskForecast(msgspec.Struct, frozen=True, kw_only=True):
 def forecast_disk(
     free_space: Sequence[tuple[float, float]], *, written_bytes: int = 0, writing_s: float = 0.0
 ) -> DiskForecast | None:
-    """Forecast from `free_space`, (time in seconds, free bytes) oldest first; None without any sample.
+    """Forecast from `free_space`: (time in seconds, free bytes), oldest first. Return None without samples.
 
-    `written_bytes` have been written by checkpoints in `writing_s` seconds. The pace is the median of the slopes
-    between distant samples (Theil 1950, Sen 1968), and every quarter of the time must show it: checkpoints that are
-    written and old ones that are removed make a saw, and its teeth must not count, nor one large file that moves.
+    Checkpoints have written `written_bytes` in `writing_s` seconds. The rate is the median slope between distant
+    samples (Theil 1950, Sen 1968), and every quarter of the time must show it: writing and removing checkpoints gives
+    a sawtooth curve, whose teeth must not count, and neither must one large file that is moved.
     """
     if not free_space:
         return None
     _, free_bytes = free_space[-1]
-    pace = _filling_pace(free_space)
-    full_in_s = free_bytes / pace if pace > 0 else None
+    rate = _measure_filling_rate(free_space)
+    full_in_s = free_bytes / rate if rate > 0 else None
     return DiskForecast(
         free_bytes=max(0, int(free_bytes)),
         written_bytes_a_day=written_bytes / writing_s * _DAY_S if written_bytes and writing_s >= _SHORTEST_S else None,
@@ -48,12 +48,12 @@ def forecast_disk(
     )
 
 
-def _filling_pace(free_space: Sequence[tuple[float, float]]) -> float:
-    """Bytes a second by which free space shrinks; 0 when it does not, or when that is not certain."""
+def _measure_filling_rate(free_space: Sequence[tuple[float, float]]) -> float:
+    """Return the bytes per second by which free space shrinks; 0 when it does not, or when that is uncertain."""
     span_s = free_space[-1][0] - free_space[0][0]
     if span_s < _SHORTEST_S:
         return 0.0
-    # Over short times a saw shows nothing but its teeth.
+    # Over a short time a sawtooth shows only its teeth.
     slopes = [
         (free - later_free) / (later_s - time_s)
         for i, (time_s, free) in enumerate(free_space)

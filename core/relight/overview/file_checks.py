@@ -1,4 +1,4 @@
-"""What `verify` looks for in the files of a run that are neither records nor checkpoints: one sentence for damage."""
+"""Checks the files of a run that are neither records nor checkpoints; damage becomes one sentence."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from relight.runs.layout import RunLayout
 from relight.runs.progress import read_progress
 
 Found = tuple[Path, str | None]
-"""A file that was read, and what is wrong with it."""
+"""A file that was read, and what is wrong with it (None: nothing)."""
 
 _CHUNK_BYTES = 4 << 20
 
 
 def check_files(layout: RunLayout) -> Iterator[Found]:
-    """Read metrics, progress, environments, labels and exports."""
+    """Check metrics, progress, environments, labels and exports."""
     for path in _list(layout.metrics):
         if parse_file_name(path.name) is not None:
             yield path, _check_metrics(path)
@@ -43,7 +43,7 @@ def check_files(layout: RunLayout) -> Iterator[Found]:
 
 
 def _check_metrics(path: Path) -> str | None:
-    """Its header, and that each record has a step and a time; its values have no digest."""
+    """Check the header, and that each record has a valid step and time; values have no digest."""
     try:
         records = read_records(path)
     except FileNotFoundError:
@@ -57,15 +57,15 @@ def _check_metrics(path: Path) -> str | None:
     if not strange.any():
         return None
     first = int(np.flatnonzero(strange)[0])
-    return f"Record {first + 1} of {len(records.steps)} has no step and time that can be: its curve is wrong there."
+    return f"Record {first + 1} of {len(records.steps)} has an impossible step or time: the curve is wrong there."
 
 
 def _check_progress(path: Path) -> str | None:
     if read_progress(path) is not None:
         return None
     try:
-        # A trainer that was killed as it began has left it empty.
-        return None if path.stat().st_size == 0 else "It is not a record of a step: its checksum is wrong."
+        # A trainer that was killed as it started leaves it empty.
+        return None if path.stat().st_size == 0 else "Its checksum is wrong."
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
 
@@ -78,7 +78,7 @@ def _check_json(path: Path) -> str | None:
         return f"It cannot be read: {error.strerror}."
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return f"It is not a JSON object: {str(error).rstrip('.')}."
-    return "Its digest is not that of what is in it." if has_wrong_digest(data) else None
+    return "Its content does not match its digest." if has_wrong_digest(data) else None
 
 
 def _check_label(path: Path) -> str | None:
@@ -89,7 +89,7 @@ def _check_label(path: Path) -> str | None:
 
 
 def _check_export(card: Path) -> Iterator[Found]:
-    """A card, and the file beside it against the SHA-256 that the card says. Foreign JSON is passed over."""
+    """Check a card, and the exported file against the card's SHA-256. JSON files that are not cards are skipped."""
     problem = _check_json(card)
     exported = card.with_suffix("")
     if problem is not None:
@@ -100,13 +100,13 @@ def _check_export(card: Path) -> Iterator[Found]:
     if not isinstance(said, str):
         return
     yield card, None
-    if exported.exists():  # else somebody has taken it
+    if exported.exists():  # the user may have moved it
         try:
             right = _hash(exported) == said
         except OSError as error:
             yield exported, f"It cannot be read: {error.strerror}."
         else:
-            yield exported, None if right else f"Its SHA-256 is not the one that {card.name} says. Export it again."
+            yield exported, None if right else f"Its SHA-256 differs from the one in {card.name}. Export it again."
 
 
 def _hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What happens to a run while somebody watches it, read from its folder: each fact once, as a line for a person."""
+"""Tells what happens to a run while you watch it: each event once, as a line of text, read from its folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that happened. "trouble" is what a person should look at."""
+    """One event. "trouble" needs the user's attention."""
 
     kind: LineKind
     text: str
@@ -31,14 +31,10 @@ class Line:
 
 @dataclass
 class RunStory:
-    """Follows one run from attempt `attempt` on. `poll` says what is new since the last poll.
-
-    `from_start=False` passes over what that attempt has logged already.
-    """
+    """Follows one run from attempt `attempt` on. `poll` returns what is new since the last poll."""
 
     layout: RunLayout
     attempt: int
-    from_start: bool = True
     progress: Progress = field(default_factory=Progress)
     _summary: RunSummary | None = None
     _tail: MetricTail = field(init=False)
@@ -48,11 +44,11 @@ class RunStory:
     _told_failure: str | None = None
     _told_caveat: str = ""
     _trained: deque[tuple[int, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    """The last train rows by step: those of the next epoch may be read before the validation's row is."""
+    """The last train rows by step: rows of the next epoch may be read before the validation row is."""
     _validates: bool = False
 
     def __post_init__(self) -> None:
-        self._tail = MetricTail(self.layout.metrics, from_start=self.from_start)
+        self._tail = MetricTail(self.layout.metrics)
         self._told_attempt = self.attempt
         newest = newest_durable(self.layout.checkpoints)
         self._told_sequence = newest[0] if newest is not None else -1
@@ -64,7 +60,7 @@ class RunStory:
         return self._summary
 
     def poll(self) -> list[Line]:
-        """Read the folder again; `summary` and `progress` are then fresh. Raises DamagedFile for a broken run.json."""
+        """Read the folder again, and update `summary` and `progress`. Raises `DamagedFile` for a damaged run.json."""
         evidence = gather_evidence(self.layout)
         self._summary = summarize_evidence(evidence)
         self.progress = evidence.progress or Progress()
@@ -78,7 +74,7 @@ class RunStory:
         return [line for lines in told for line in lines]
 
     def _tell_attempt(self) -> list[Line]:
-        """Say when a later attempt takes over: the supervisor has restarted a crashed trainer."""
+        """Say that a later attempt has started: the supervisor has restarted a crashed trainer."""
         if self.summary.attempt <= self._told_attempt:
             return []
         self._told_attempt = self.summary.attempt
@@ -86,7 +82,7 @@ class RunStory:
         return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *notes]))]
 
     def _tell_caveat(self) -> list[Line]:
-        """Say once what may keep this attempt from being bit-identical; its trainer knows soon after it has started."""
+        """Say once why this attempt may not be bit-identical; its trainer finds out soon after it starts."""
         caveat = self.summary.environment_caveat
         if not caveat or caveat == self._told_caveat:
             return []
@@ -107,9 +103,9 @@ class RunStory:
         return lines if self._validates else [*lines, *self._tell_bare_epochs()]
 
     def _tell_bare_epochs(self) -> list[Line]:
-        """Say which epoch has ended, for a run that validates nothing.
+        """Say which epoch has ended, for a run without validation.
 
-        That is known once the first step of the next epoch is done: a validation would have been logged before.
+        That is certain once the first step of the next epoch is done: a validation would have been logged before it.
         """
         progress = self.progress
         if progress.phase == "starting":
@@ -119,12 +115,12 @@ class RunStory:
         done = self._epoch_at(progress.step) - under_way
         told, self._told_epoch = self._told_epoch, done
         if told is None:
-            told = progress.first_step // size if self.from_start and size else done
+            told = progress.first_step // size if size else done
         step = min(done * size, progress.step) if size else progress.step
         return [Line("epoch", self._word_epoch(done, step, {}))] if done > told else []
 
     def _epoch_at(self, step: int) -> int:
-        """How many epochs are done at `step`, counting the one that it ends or was cut short in."""
+        """Return how many epochs are done at `step`, including the one that ends there or was cut short there."""
         size = self._count_steps_per_epoch()
         if size <= 0:
             return self.progress.epoch
@@ -132,7 +128,7 @@ class RunStory:
         return min(epoch, self.progress.epochs) if self.progress.epochs else epoch
 
     def _count_steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch; 0 when not known."""
+        """Return the optimizer steps in an epoch; 0 when unknown."""
         accumulate = self.summary.config.get("accumulate")
         return -(-self.progress.batches // (accumulate if isinstance(accumulate, int) and accumulate > 0 else 1))
 
@@ -149,7 +145,7 @@ class RunStory:
         return "  ".join(filter(None, parts))
 
     def _train_at(self, step: int) -> dict[str, float]:
-        """What was measured in training at that step, or at the last one before it that is known."""
+        """Return the training metrics at that step, or at the last known step before it."""
         return next((values for at, values in reversed(self._trained) if at <= step), {})
 
     def _tell_checkpoints(self) -> list[Line]:
@@ -168,8 +164,8 @@ class RunStory:
             return []
         self._told_failure = failure
         if failure is None:
-            return [Line("checkpoint", "Checkpoints are saved again.")] if self.summary.status.is_live else []
+            return [Line("checkpoint", "Checkpoints are being saved again.")] if self.summary.status.is_live else []
         risk = word_risk(self.summary)
         return [
-            Line("trouble", f"Checkpoints fail, training goes on: {failure}" + (f" At risk: {risk}." if risk else ""))
+            Line("trouble", f"Checkpoints fail, training continues: {failure}" + (f" At risk: {risk}." if risk else ""))
         ]

@@ -1,4 +1,4 @@
-"""One run in a few figures, and the list of all runs: read from small files only, so that it costs next to nothing."""
+"""Summarizes one run or all runs in a few figures, from small files only, so that it costs next to nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunPids(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as `show --json` and the dashboard's list have it. The order of the fields is that of the JSON."""
+    """A run as in `show --json` and the dashboard's list. The fields are in the order of the JSON."""
 
     run: str
     name: str
@@ -69,29 +69,29 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     steps_per_s: float | None
     """Rate of the newest attempt."""
     eta_s: float | None
-    """Seconds still to come, at that rate; only while it trains."""
+    """Seconds left at that rate; only while it trains."""
     phase: Phase | None
     work_s: float
     """Seconds of training, over all attempts."""
     parent: Parent | None
     imported_from: ImportedFrom | None
     saving_failure: str | None
-    """Why checkpoints cannot be saved at the moment, while it trains on."""
+    """Why checkpoints cannot be saved at the moment, while training continues."""
     disk: DiskForecast | None
     """How the run's disk fills up, while it trains; None in lists."""
     environment_changes: tuple[FingerprintChange, ...] | None
-    """What is not as it was when the checkpoint was made that the newest attempt started from; None in lists."""
+    """What has changed since the checkpoint that the newest attempt started from; None in lists."""
     notes: tuple[str, ...]
-    """Sentences for a person: damaged files, checkpoints that a resume passed over, what changed since them."""
+    """Sentences for the user: damaged files, checkpoints that a resume skipped, changes in the environment."""
     best_missing: str | None
-    """Why there is no best checkpoint though values were logged: the metric that decides is not among them."""
+    """Why there is no best checkpoint although values were logged: its metric is not among them."""
     error: str | None
     traceback: str | None
-    """Whole; None in lists."""
+    """Complete; None in lists."""
 
     @property
     def environment_caveat(self) -> str:
-        """Why the newest attempt may not be bit-identical to what it goes on from; "" when nothing says so."""
+        """Why the newest attempt may not be bit-identical to what it continues; "" without a known reason."""
         what = "branch" if self.parent is not None and self.attempt == 1 else "resume"
         return word_resume_caveat(self.environment_changes or (), what=what)
 
@@ -105,21 +105,21 @@ class DamagedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunListing(msgspec.Struct, frozen=True, kw_only=True):
-    """All runs of a folder, newest first, and the folders that are none any more."""
+    """All runs of a folder, newest first, and the damaged ones."""
 
     runs: list[RunSummary]
     damaged: list[DamagedRun]
 
 
 def list_runs(folder: Path) -> RunListing:
-    """Every run in `folder`. One that is damaged never hides another."""
+    """Summarize every run in `folder`. A damaged run never hides another."""
     runs: list[RunSummary] = []
     damaged: list[DamagedRun] = []
     for layout in list_layouts(folder):
         try:
             runs.append(summarize_run(layout, traceback=False))
         except DamagedFile as error:
-            if layout.folder.is_dir():  # else somebody removed it this instant
+            if layout.folder.is_dir():  # else it was removed this instant
                 damaged.append(DamagedRun(run=layout.run_id, path=str(layout.folder), reason=str(error)))
     runs.sort(key=lambda run: (-run.created_s, run.run))
     return RunListing(runs=runs, damaged=damaged)
@@ -134,7 +134,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     """Return the run in a few figures.
 
     `traceback=False` leaves out what lists have no room for: the traceback, the forecast of the disk, and what
-    changed in the environment. Raises `DamagedFile` only for run.json; damage to any other file is told in `notes`.
+    changed in the environment. Raises `DamagedFile` only for run.json; `notes` names any other damaged file.
     """
     layout, record = evidence.layout, evidence.require_record()
     report = derive_status(evidence)
@@ -223,17 +223,17 @@ def _best(record: RunRecord, progress: Progress) -> BestSoFar | None:
 
 
 def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str | None:
-    """Explain that the metric which decides on the best checkpoint is not among those that its stream logs."""
+    """Say that the metric which decides the best checkpoint is not among those that its stream logs."""
     wanted = record.best_metric
     if wanted is None or wanted in metrics:
         return None
     stream = wanted.rpartition("/")[0]
     logged = sorted(name for name in metrics if name.rpartition("/")[0] == stream)
     if not logged:
-        return None  # nothing was measured yet, or there is no validation at all
+        return None  # nothing has been measured yet, or there is no validation
     return (
-        f"No checkpoint is the best one: {wanted} decides, and it was never logged. Logged were {', '.join(logged)}; "
-        "name one of them as best_metric."
+        f"There is no best checkpoint: its metric, {wanted}, was never logged. Set best_metric to one that was: "
+        f"{', '.join(logged)}."
     )
 
 
@@ -243,7 +243,7 @@ def _updated(record: RunRecord, evidence: Evidence) -> float:
 
 
 def _told(evidence: Evidence, field: str) -> str | None:
-    """From the exit record, else from what the trainer said last."""
+    """Return a field of the exit record, else of the trainer's own record of its end."""
     for source in (evidence.exit, evidence.outcome):
         text = getattr(source, field, None)
         if text:

@@ -1,4 +1,4 @@
-"""What a run's summary says, in phrases that several commands use."""
+"""Phrases about a run's summary that several commands use."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def word_best(summary: RunSummary) -> str:
 
 
 def word_risk(summary: RunSummary) -> str:
-    """Say what would be lost if everything died now, or was lost; "" for nothing."""
+    """Say how much work is at risk, or, for a dead run, was lost; "" for none."""
     if not summary.work_at_risk_steps:
         return ""
     return f"{count(summary.work_at_risk_steps, 'step')}, {describe_duration(summary.work_at_risk_s)}"
 
 
 def word_disk(summary: RunSummary) -> str:
-    """Say how the disk fills up: "4.2 GB a day written, 12 GB free: full in 4 h 10 min at this pace"."""
+    """Say how the disk fills up: "4.2 GB written per day, 12 GB free: full in 4 h 10 min at this rate"."""
     disk = summary.disk
     if disk is None:
         return ""
-    written = f"{describe_bytes(disk.written_bytes_a_day)} a day written, " if disk.written_bytes_a_day else ""
-    full = "" if disk.full_in_s is None else f": full in {describe_duration(disk.full_in_s)} at this pace"
+    written = f"{describe_bytes(disk.written_bytes_a_day)} written per day, " if disk.written_bytes_a_day else ""
+    full = "" if disk.full_in_s is None else f": full in {describe_duration(disk.full_in_s)} at this rate"
     return f"{written}{describe_bytes(disk.free_bytes)} free{full if disk.free_bytes else ''}"
 
 
@@ -42,7 +42,7 @@ def word_progress(summary: RunSummary) -> str:
 
 
 def word_pace(summary: RunSummary) -> str:
-    """Say how far the run is, how fast it goes, and how long it still takes."""
+    """Say how far the run is, how fast it is, and how much time is left."""
     parts = [word_progress(summary), describe_rate(summary.steps_per_s or 0)]
     if summary.eta_s is not None:
         parts.append(f"{describe_duration(summary.eta_s)} left")
@@ -50,5 +50,5 @@ def word_pace(summary: RunSummary) -> str:
 
 
 def word_checkpoint(info: CheckpointInfo) -> str:
-    """Say which checkpoint has become durable, and why it was made."""
+    """Say which checkpoint has become durable, and why it was saved."""
     return f"checkpoint at step {info.step} ({info.reason}, {describe_bytes(info.bytes)})"

@@ -1,4 +1,4 @@
-"""Reading everything that a run folder holds, and every file in it that is not what it should be. Changes nothing."""
+"""Reads every file of a run folder and reports the damaged ones. Changes nothing."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ OnProgress = Callable[[int, int], None]
 
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
-    """A damaged file, and in one sentence how."""
+    """A damaged file, and one sentence that says how."""
 
     path: str
     reason: str
 
 
 class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What reading a whole run folder found. `bytes` are those of the checkpoints' tensors."""
+    """The result of reading a whole run folder. `bytes` counts the checkpoints' tensors."""
 
     run: str
     checkpoints: int
     bytes: int
     files: int
-    """Records, metric files, labels, exports and the like that were read beside the checkpoints."""
+    """Other files that were read: records, metric files, labels, exports."""
     damaged: list[Damage]
 
 
 def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> RunCheck:
-    """Read every file of a run that Relight reads; a missing run.json counts as damage."""
+    """Read every file of a run that Relight uses; a missing run.json counts as damage."""
     files, damaged = 0, []
     for path, kind in _list_records(layout):
         if not path.exists() and path != layout.record:

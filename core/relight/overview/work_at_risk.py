@@ -1,4 +1,4 @@
-"""What would be lost if everything died now; for a dead run, what was lost."""
+"""Measures the work at risk: what would be lost if everything died now or, for a dead run, what was lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relight.runs.records import SavingState
 
 @dataclass(frozen=True)
 class WorkAtRisk:
-    """`step` is the last step edge, `durable_step` the one that a resume continues from (None: from the beginning)."""
+    """`step` is the last step edge; `durable_step` is where a resume continues (None: at the beginning)."""
 
     step: int
     durable_step: int | None
@@ -58,14 +58,14 @@ def _from_step(evidence: Evidence) -> int:
 
 
 def _durable_edge_time(progress: Progress, saving: SavingState | None, *, durable: int, from_step: int) -> float:
-    """When the durable step edge was; 0 when the attempt has not begun its first step."""
+    """Return when the durable step edge was; 0 when the attempt has not begun its first step."""
     if saving is not None and saving.durable_step == durable and saving.durable_time_s is not None:
         return saving.durable_time_s
     if progress.started_s <= 0:
         return 0.0
     if durable <= from_step:
         return progress.started_s
-    # The writer committed it, but the trainer was gone before it could note when that edge was.
+    # The writer committed it, but the trainer died before it could record when that edge was.
     if progress.rate <= 0:
         return progress.time_s
     return max(progress.started_s, progress.time_s - (progress.step - durable) / progress.rate)

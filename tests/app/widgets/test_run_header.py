@@ -29,4 +29,4 @@ def test_a_disk_that_is_already_full_is_reported_once(tmp_path: Path) -> None:
     )
     shown = str(build_run_notices(run, damaged=[]))
     assert "Checkpoints cannot be saved" in shown
-    assert "at this pace" not in shown
+    assert "At this rate" not in shown
