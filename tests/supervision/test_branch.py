@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_refused_by_step_and_skipped_by_latest(lab: Lab,
         branch(parent, 30)
     launched = branch(parent, "latest")
     assert read_record(launched.layout.record, RunRecord).parent.step == 20
-    assert "step 30 was passed over" in launched.notes[0]
+    assert "step 30 was skipped" in launched.notes[0]
     assert (
         len(CheckpointStore(parent.checkpoints).list().checkpoints) == 3
     )  # the parent may be training, so nothing is quarantined
@@ -159,8 +159,8 @@ def test_a_resume_takes_the_newest_undamaged_checkpoint_and_says_what_it_costs(l
     flip_a_byte(parent, CheckpointStore(parent.checkpoints).find(30))
     choice = choose_checkpoint(gather_evidence(parent), "latest")
     assert (choice.sequence, choice.step) == (2, 20)
-    assert choice.notes[0].startswith("The checkpoint of step 30 was passed over: Tensor ")
-    assert choice.notes[1] == "Training goes on from the checkpoint of step 20; that costs 10 steps."
+    assert choice.notes[0].startswith("The checkpoint at step 30 was skipped: Tensor ")
+    assert choice.notes[1] == "Training continues from the checkpoint at step 20. That costs 10 steps."
     assert [info.step for info in CheckpointStore(parent.checkpoints).list().checkpoints] == [10, 20]
 
 

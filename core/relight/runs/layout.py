@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 _ATTEMPT = re.compile(r"^\d{4,}$")
@@ -85,7 +84,7 @@ class RunLayout:
         """The run's id: the folder's name."""
         return self.folder.name
 
-    @cached_property
+    @property
     def record(self) -> Path:
         """Identity, task, config and parent (`RunRecord`); written once."""
         return self.folder / "run.json"
@@ -100,7 +99,7 @@ class RunLayout:
         """Exists while the current attempt is asked to stop (`StopRequest`)."""
         return self.folder / "stop.json"
 
-    @cached_property
+    @property
     def attempts(self) -> Path:
         """A folder for each attempt, numbered from 0001."""
         return self.folder / "attempts"

@@ -1,4 +1,4 @@
-"""Chooses the checkpoint that an attempt starts from: verifies it first, and reports the ones it passed over."""
+"""Chooses the checkpoint that an attempt starts from, after verifying every byte of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from relight.errors import CheckpointNotFound, DamagedCheckpoint
 from relight.runs.evidence import Evidence
 from relight.runs.layout import RunLayout
 from relight.runs.records import RunRecord
+from relight.wording import count
 
 if TYPE_CHECKING:
     from relight.checkpoints.recovery import PassedOver
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointChoice:
-    """Where to start: `sequence` None is the beginning. `notes` are sentences for a person."""
+    """Where to start; `sequence` None means the beginning. `notes` are sentences for the user."""
 
     sequence: int | None = None
     step: int = 0
@@ -49,15 +50,15 @@ def choose_newest(layout: RunLayout) -> CheckpointChoice:
     step = good.step if good is not None else 0
     notes = [_tell(passed) for passed in passed_over]
     if passed_over:
-        where = f"the checkpoint of step {step}" if good is not None else "the beginning, as no checkpoint is whole"
-        notes.append(f"Training goes on from {where}; that costs {max(0, newest[1] - step)} steps.")
+        where = f"the checkpoint at step {step}" if good is not None else "the beginning: no checkpoint is undamaged"
+        notes.append(f"Training continues from {where}. That costs {count(max(0, newest[1] - step), 'step')}.")
     return CheckpointChoice(sequence=good.sequence if good is not None else None, step=step, notes=tuple(notes))
 
 
 def choose_named(layout: RunLayout, record: RunRecord, wanted: str | int) -> CheckpointInfo:
-    """Choose the checkpoint "latest", "best" or at a step; every byte of it has been checked against its digest.
+    """Choose the checkpoint "latest", "best" or at a step, and check every byte of it against its digest.
 
-    Raises `CheckpointNotFound`, and `DamagedCheckpoint` when that very checkpoint is damaged.
+    Raises `CheckpointNotFound`, and `DamagedCheckpoint` when that checkpoint is damaged.
     """
     from relight.checkpoints.store import CheckpointStore
 
@@ -81,7 +82,7 @@ def choose_for_branch(
 ) -> tuple[CheckpointInfo, tuple[str, ...]]:
     """Choose as `choose_named`, in a run that may be training: damaged checkpoints are not moved.
 
-    Also returns notes about the newer checkpoints that "latest" passed over.
+    Also returns notes about the newer checkpoints that "latest" skipped.
     """
     if wanted != "latest":
         return choose_named(layout, record, wanted), ()
@@ -95,11 +96,11 @@ def choose_for_branch(
 
 
 def _tell(passed: PassedOver) -> str:
-    return f"The checkpoint of step {passed.step} was passed over: {passed.reason}"
+    return f"The checkpoint at step {passed.step} was skipped: {passed.reason}"
 
 
 def _damaged(layout: RunLayout, step: int, reason: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(
-        f"The checkpoint of step {step} of run {layout.run_id!r} is damaged: {reason} Choose another one, or 'latest', "
-        "which passes over what is damaged."
+        f"The checkpoint at step {step} of run {layout.run_id!r} is damaged: {reason} Choose another checkpoint, or "
+        "'latest', which skips damaged ones."
     )

@@ -1,4 +1,4 @@
-"""Processes that an attempt left behind when its supervisor was killed, and how a resume gets past them."""
+"""Ends the processes that an attempt left behind when its supervisor was killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relight.runs.process_identity import is_alive
 from relight.runs.records import ProcessIdentity
 
 LIFELINE_S = 10.0
-"""A trainer that lost its supervisor saves and ends on its own within about a second; if it hangs, it is killed."""
+"""A trainer that lost its supervisor normally saves and exits within about a second; after this long it is killed."""
 _SEARCH_EVERY_S = 0.5
 
 
@@ -55,7 +55,7 @@ class Orphans:
 
 
 def find_lock_holders(layout: RunLayout) -> list[int]:
-    """Pids of all processes but this one that have the run's lock open, as far as this user may look at them."""
+    """Return the pids of all other processes that have the run's lock open, among those that this user may inspect."""
     import psutil
 
     lock = os.path.realpath(layout.lock)
@@ -70,7 +70,7 @@ def find_lock_holders(layout: RunLayout) -> list[int]:
 
 
 def _find_workers(layout: RunLayout, *, group: int) -> list[int]:
-    """Holders of the lock in a dead trainer's process group: its data loader workers, and nobody else."""
+    """Return the lock holders in a dead trainer's process group: these can only be its data loader workers."""
     found: list[int] = []
     for pid in find_lock_holders(layout):
         with contextlib.suppress(OSError):

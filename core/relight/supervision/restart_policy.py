@@ -1,4 +1,4 @@
-"""Decides whether a crashed attempt is restarted, and after how long: a pure function of the run's history."""
+"""Decides whether a crashed attempt is restarted automatically, and after which delay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from relight.runs.evidence import PastAttempt
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 60.0
 SAME_ERROR_LIMIT = 2
-"""Resuming is exact: the same error at the same step twice in a row will come a third time, too."""
+"""Resuming is exact, so an error that occurs twice in a row at the same step will occur a third time."""
 SAME_STEP_LIMIT = 3
-"""A signal or another error at the same step may still be chance once more."""
+"""Two different errors or signals at the same step may be a coincidence."""
 
 
 @dataclass(frozen=True)
 class RestartDecision:
-    """What to do after an attempt. `reason` is a sentence for a person, empty when no restart was ever wanted."""
+    """What to do after an attempt. `reason` is a sentence for the user, empty when restarts are off."""
 
     restart: bool
     delay_s: float = 0.0
@@ -25,21 +25,22 @@ class RestartDecision:
 
 
 def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
-    """Decide after the last attempt of `history` (oldest first, each with its exit record where there is one).
+    """Decide what to do after the last attempt of `history`, which has all attempts, oldest first.
 
-    Only a crash is ever restarted: never what finished, and never what a person stopped. Restarts since the last start
-    by a person count against `max_restarts`; the wait doubles with each, from 1 s to 60 s.
+    Only a crash is restarted, never an attempt that finished or that a user stopped. Restarts since the last start by a
+    user count against `max_restarts`; the delay doubles with each of them, from 1 s to 60 s.
     """
     last = history[-1]
     allowed = last.start.max_restarts
     if last.exit is None or last.exit.outcome != "crashed" or allowed <= 0:
         return RestartDecision(restart=False)
-    chain = _since_a_person_started_it(history)
+    chain = _since_a_user_started_it(history)
     done = len(chain) - 1
     if done >= allowed:
         times = "once" if done == 1 else f"{done} times"
         return RestartDecision(
-            restart=False, reason=f"It has been restarted {times}, which is as often as was allowed; resume it by hand."
+            restart=False,
+            reason=f"It was already restarted {times}, the most that was allowed. Resume it to continue.",
         )
     alike, same_error = _crashes_at_the_last_step(chain)
     if alike >= SAME_STEP_LIMIT or (same_error and alike >= SAME_ERROR_LIMIT):
@@ -55,7 +56,7 @@ def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     )
 
 
-def _since_a_person_started_it(history: Sequence[PastAttempt]) -> list[PastAttempt]:
+def _since_a_user_started_it(history: Sequence[PastAttempt]) -> list[PastAttempt]:
     chain: list[PastAttempt] = []
     for attempt in reversed(history):
         chain.append(attempt)
@@ -65,7 +66,7 @@ def _since_a_person_started_it(history: Sequence[PastAttempt]) -> list[PastAttem
 
 
 def _crashes_at_the_last_step(chain: Sequence[PastAttempt]) -> tuple[int, bool]:
-    """How many attempts at the end of the chain crashed at the same step, and whether the last two with one error."""
+    """Return how many of the last attempts crashed at the same step, and whether the last two had the same error."""
     last = chain[-1].exit
     assert last is not None
     alike = 0

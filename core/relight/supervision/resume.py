@@ -1,4 +1,4 @@
-"""Bringing a dead run back: the next attempt of the same run, from a verified checkpoint."""
+"""Resumes a dead run: starts its next attempt from a verified checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relight.supervision.checkpoint_choice import CheckpointChoice, choose_check
 from relight.supervision.orphans import Orphans
 
 LOCK_WAIT_S = 60.0
-"""How long a resume waits for a dying trainer, and for a writer that still makes a checkpoint durable."""
+"""How long a resume waits for a trainer that is ending, or for a writer that is finishing a checkpoint."""
 _POLL_S = 0.05
 
 
@@ -28,20 +28,20 @@ def resume_run(
     token: str | None = None,
     max_restarts: int | None = None,
 ) -> Launched:
-    """Start the run's next attempt from `from_`: "latest" (also None), "best" or a step.
+    """Start the run's next attempt from `from_`: "latest" (or None), "best" or a step.
 
-    "latest" is the newest checkpoint that is whole: damaged ones are passed over, and `notes` says so; with none at all
-    the run starts from the beginning. The same `token` again gives the attempt that it started. `max_restarts` None
-    keeps what the last attempt had.
+    "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
+    checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
+    `max_restarts` None keeps the value of the last attempt.
 
-    Of several resumes at once one starts an attempt, the others raise RunBusy, as they do while the run is being
-    trained. Raises CheckpointNotFound, DamagedCheckpoint when the very checkpoint that was asked for is damaged, and
-    RelightError for a run that has finished.
+    Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
+    raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
+    `RelightError` when the run has finished.
     """
     number = layout.latest_attempt()
     try:
         with _lock_when_free(layout, number, token=token) as lock:
-            # Only now: while this process holds the lock, no attempt can begin, and every earlier one has ended.
+            # Gathered under the lock: while this process holds it, no attempt begins, and all earlier ones have ended.
             evidence = gather_evidence(layout)
             started = evidence.find_token(token)
             if started is None:
@@ -52,7 +52,7 @@ def resume_run(
                 start_attempt(layout, start, lock=lock)
                 return Launched(layout, start.attempt, created=True, notes=choice.notes, reached_step=reached)
     except (RunBusy, FileExistsError):
-        # The run may be busy because of an earlier resume with the same token: look again for an attempt of it.
+        # An earlier resume with the same token may be what keeps the run busy: look again.
         started = gather_evidence(layout).find_token(token)
         if started is None:
             raise
@@ -67,7 +67,7 @@ def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None
     if evidence.exit is not None and evidence.exit.outcome == "finished" and from_ is None:
         raise RelightError(
             f"Run {evidence.layout.run_id!r} has finished, so there is nothing to resume. Branch from one of its "
-            "checkpoints to train on, or name the step to train again from."
+            "checkpoints to train further, or resume from a given step to train again from there."
         )
 
 
@@ -102,7 +102,7 @@ def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> Run
             return RunLock.acquire(layout)
         except RunBusy as error:
             busy = error
-        evidence = gather_evidence(layout)  # again in each round: the attempt is ending while this waits
+        evidence = gather_evidence(layout)  # gathered again each time, because the attempt is ending
         if evidence.attempt != number:
             raise _started_by_another(evidence) from busy
         if evidence.find_token(token) is not None:
