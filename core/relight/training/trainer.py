@@ -30,7 +30,7 @@ _log = logging.getLogger("relight")
 
 
 class Trainer:
-    """Trains one task on one device. Making it builds everything; `run` trains to the end."""
+    """Trains one task on one device. The constructor builds everything; `run` trains to the end."""
 
     def __init__(self, task: Task, session: TrainingSession, *, device: torch.device) -> None:
         config = task.config
@@ -49,7 +49,7 @@ class Trainer:
         self._steps_total = self._count_steps()
         self._optimizer = task.build_optimizer(self._model)
         self._scheduler = task.build_scheduler(self._optimizer, steps_total=self._steps_total)
-        # This one of PyTorch's schedules follows the validation instead of the steps.
+        # This PyTorch schedule follows the validation instead of the steps.
         self._plateau = self._scheduler if isinstance(self._scheduler, ReduceLROnPlateau) else None
         self._trained = _list_trained(self._model, self._optimizer)
         self._track()
@@ -77,7 +77,7 @@ class Trainer:
             self._validation.close()
 
     def _count_steps(self) -> int:
-        """Count the steps of the whole run: those that lie behind it, and what its config makes of the rest.
+        """Count the steps of the whole run: the finished ones, and those that its config adds.
 
         A branch may have another batch size than its parent; for all others this is epochs times steps.
         """
@@ -92,7 +92,7 @@ class Trainer:
         return min(steps, config.max_steps) if config.max_steps else steps
 
     def _train_epoch(self) -> None:
-        """Train what is left of the loader's epoch."""
+        """Train the rest of the loader's epoch."""
         task, model, session, loader = self._task, self._model, self._session, self._loader
         device, accumulate, steps_total = self._device, self._accumulate, self._steps_total
         autocast, scaler = self._precision.autocast, self._precision.scaler
@@ -124,7 +124,7 @@ class Trainer:
                 return
 
     def _update(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the parameters, the schedule and the loss scale; return everything that the step measured."""
+        """Update the parameters, the schedule and the loss scale; return everything that the step measured."""
         optimizer, scaler = self._optimizer, self._precision.scaler
         measured = dict(values)
         self._session.begin_update()
@@ -145,7 +145,7 @@ class Trainer:
         return measured
 
     def _validate(self, validation: ValidationLoader) -> None:
-        """Average each metric over the validation samples. Flags and generators come out as they went in."""
+        """Average each metric over the validation samples. Flags and generators are unchanged afterwards."""
         task, model, session, device = self._task, self._model, self._session, self._device
         totals: dict[str, Any] = {}
         weight = 0
@@ -223,12 +223,12 @@ class Trainer:
             count(self._steps_total, "step"),
         )  # fmt: skip
         if self._validation is None:
-            _log.info("Without validation data no checkpoint is the best one.")
+            _log.info("There is no validation data, so no checkpoint will be the best one.")
 
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode inside; afterwards every module's mode and all generators are as before."""
+    """Switch to eval mode inside the block; restore every module's mode and all generators afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     rng = RngRecorder().capture()
     model.eval()
@@ -285,7 +285,7 @@ def _add(sums: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _add_weighted(totals: dict[str, Any], values: Mapping[str, Any], samples: int, *, on_device: bool) -> None:
-    """Add each value as often as it has samples: on a CUDA device without waiting for it, else in Python's doubles."""
+    """Add each value, weighted by its samples: on a CUDA device without waiting, else as Python floats."""
     for name, value in values.items():
         if on_device and isinstance(value, Tensor):
             weighted: Any = value.detach().double() * samples

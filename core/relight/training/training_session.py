@@ -3,7 +3,7 @@
 The trainer drives it, and so can any loop of a person's own:
 
     session.track("model", model); session.track("optimizer", optimizer); session.track("loader", loader)
-    session.begin(steps_total=…, epochs=…, batches=…)      # restored here when this is a resume
+    session.begin(steps_total=…, epochs=…, batches=…)      # restored here in a resume
     for batch in loader:
         …                                                  # a step
         session.step({"loss": loss})                       # its step edge
@@ -40,14 +40,14 @@ from relight.training.stopping import Stop, Stopping, TrainingStopped
 _POLL_EVERY_S = 0.05
 _DRAIN_S = 60.0
 _FINAL_POLL_S = 0.5
-_FINAL_DRAIN_S = 3600.0  # nothing else is left to do, and the writer says when something is wrong
+_FINAL_DRAIN_S = 3600.0  # nothing else is left to do, and the writer reports problems
 _FINAL_PATIENCE_S = 86_400.0
 _FINAL_AGAIN_S = 5.0
 _log = logging.getLogger("relight")
 
 
 class DataPosition(Protocol):
-    """Where a training is in its data: a task's loader, or everything that a script loads."""
+    """A training's position in its data: a task's loader, or all loaders of a script."""
 
     epoch: int
     batch: int
@@ -72,7 +72,7 @@ class TrainingSession:
         state: TrainingState | None = None,
         position: DataPosition | None = None,
     ) -> None:
-        """`state` and `position` are for loops that have their own; else `track` fills both."""
+        """Take `state` and `position` from loops that have their own; otherwise `track` fills both."""
         self.steps_done = 0
         self.evaluated_step: int | None = None
         self.best = parts.best
@@ -95,19 +95,19 @@ class TrainingSession:
         self._evaluation: dict[str, float] = {}
 
     def track(self, name: str, tracked: Any) -> None:
-        """Make `tracked` part of the training state. What is called "loader" tells the data position."""
+        """Make `tracked` part of the training state. The object named "loader" has the data position."""
         self.state.track(name, tracked)
         if name == "loader":
             self._position = tracked
         self.watch(tracked)
 
     def watch(self, tracked: Any) -> None:
-        """If `tracked` is an optimizer, learn when it begins to move the training state."""
+        """If `tracked` is an optimizer, notice when it starts to change the training state."""
         if isinstance(tracked, torch.optim.Optimizer):
             tracked.register_step_pre_hook(lambda *_: self.begin_update())
 
     def read_position(self) -> tuple[int, dict[str, Any]]:
-        """Return the step and the loader's state from which the attempt will go on; (0, {}) from the beginning."""
+        """Return the step and the loader's state from which the attempt will continue; (0, {}) for the beginning."""
         if self._start.from_sequence is None or self._start.weights_only:
             return 0, {}
         store = CheckpointStore(self._layout.checkpoints)
@@ -131,12 +131,12 @@ class TrainingSession:
         return resumed
 
     def begin_update(self) -> None:
-        """Say that the training state starts to move; the next `step` says that it is whole again."""
+        """Note that the training state starts to change; after the next `step` it is consistent again."""
         self._stopping.interruptible = False
         self._in_update = True
 
     def step(self, values: Values) -> None:
-        """A step edge: optimizer, schedule and average have all moved. `values` are this step's train metrics.
+        """Take a step edge: optimizer, schedule and average have all moved. `values` are this step's train metrics.
 
         Raises `TrainingStopped` when the training is to stop here.
         """
@@ -154,7 +154,7 @@ class TrainingSession:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Run a validation inside. It may be interrupted, and a resume then repeats it from the same step edge."""
+        """Run a validation inside the block. If it is interrupted, a resume repeats it from the same step edge."""
         self._train.flush()
         self._write_progress("validating")
         with self._stopping.allow_interruption():
@@ -162,14 +162,14 @@ class TrainingSession:
         self._write_progress("training")
 
     def check_stop(self) -> None:
-        """Raise `TrainingStopped` if the training is to stop; for long stretches without a step edge."""
+        """Raise `TrainingStopped` if a stop is requested; for long stretches without a step edge."""
         now = time.time()
         self._poll(now)
         if not self.state.bound_to_edge:
             self._check_stop(now)
 
     def evaluated(self, values: Values) -> bool:
-        """Log what a validation measured on the current state, and save it if it is the best; returns whether it is.
+        """Log what a validation measured, and save the current state if it is the best; return whether it is.
 
         This is a step edge too: the state is recorded again, so a resume does not repeat the validation.
         """
@@ -199,7 +199,10 @@ class TrainingSession:
         begun = time.monotonic()
         failed = False
         if not self._cut("final"):
-            raise RelightError("The training is done, but its final state could not be told from what came after it.")
+            raise RelightError(
+                "The training is done, but its final state could not be saved: later changes can no longer be "
+                "separated from it."
+            )
         cut_at = begun
         while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
             failure = self._cutter.failure
@@ -211,7 +214,7 @@ class TrainingSession:
                     raise TrainingStopped(stop)
                 time.sleep(_FINAL_POLL_S)
             if not self._cutter.has_work:
-                # The final state has not even been staged, or an older one came in its place.
+                # The final state was not staged, or an older one took its place.
                 time.sleep(_FINAL_POLL_S)
                 if time.monotonic() - cut_at >= _FINAL_AGAIN_S:
                     self._cut("final")
@@ -222,14 +225,14 @@ class TrainingSession:
         self._write_progress("finished")
 
     def stop(self, stop: Stop) -> bool:
-        """Save as `stop` asks; returns whether the last finished step is, or is about to become, a checkpoint."""
+        """Save as `stop` requests; return whether the last finished step is, or is about to become, a checkpoint."""
         self._stopping.begin_saving()
         if not stop.save or not self._rescue(stop.why):
             return False
         return self._wait_until_saved(stop)
 
     def rescue(self) -> bool:
-        """After an exception: save the last finished step if its state is still exact; returns whether it is saved."""
+        """After an exception, save the last finished step if its state is still exact; return whether it is saved."""
         self._stopping.begin_saving()
         if self._cutter.last_cut_step != self.steps_done and not self._rescue("exception"):
             return False
@@ -242,7 +245,7 @@ class TrainingSession:
         """
         try:
             self._train.close()
-        except RuntimeError as error:  # a CUDA error: what was under way cannot be read any more
+        except RuntimeError as error:  # a CUDA error: pending values can no longer be read
             _log.warning("The last steps' metrics could not be read back: %s", error)
         self._validation.close()
         self._cutter.close()
@@ -259,7 +262,7 @@ class TrainingSession:
         self._meter = ProgressMeter(self._layout.attempt(self._start.attempt).progress, totals)
 
     def _start_meter(self, work_s: float) -> None:
-        """The first step begins here, `work_s` seconds of training after the run's very first: an edge like any."""
+        """Start the first step, `work_s` seconds of training after the start of the run: an edge like any other."""
         assert self._meter is not None
         now = time.time()
         self._edge_s = now
@@ -270,7 +273,7 @@ class TrainingSession:
         self._leave_edge()
 
     def _open_edge(self) -> float:
-        """Begin a step edge at the current time, which is returned; nothing interrupts it."""
+        """Begin an uninterruptible step edge at the current time, and return that time."""
         self._stopping.interruptible = False
         self._edge_s = now = time.time()
         return now
@@ -299,7 +302,7 @@ class TrainingSession:
         return self.best.offer(score, step=self.steps_done)
 
     def _poll(self, now: float) -> None:
-        """Hear what the writer says, now and then. A clock that was set back holds up nothing."""
+        """Read the writer's messages from time to time. A clock that was set back delays nothing."""
         if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
             self._poll_at = now + _POLL_EVERY_S
             self._cutter.poll()
@@ -310,7 +313,7 @@ class TrainingSession:
 
     @property
     def _at_edge(self) -> bool:
-        """Whether the state that was recorded last is still that of a step edge: no update has begun since."""
+        """Whether the recorded state is still that of a step edge: no update has begun since."""
         return self._recorded and not self._in_update
 
     def _record_edge(self) -> None:
@@ -322,7 +325,7 @@ class TrainingSession:
         self._in_update = False
 
     def _forget_edge(self) -> None:
-        """End the update without an edge: until the next one there is no state that could be saved."""
+        """End the update without an edge: no state can be saved until the next one."""
         self._recorded = self._in_update = False
 
     def _write_progress(self, phase: Any) -> None:
@@ -348,7 +351,7 @@ class TrainingSession:
         raise TrainingStopped(stop)
 
     def _leave_edge(self) -> None:
-        """Between two updates a signal has to wait for the next edge: in between there is nothing exact to save."""
+        """Let a signal wait for the next edge if this one is between two updates: there is nothing exact to save."""
         self._stopping.interruptible = not self.state.bound_to_edge
 
     def _check_savable(self) -> None:
@@ -370,7 +373,7 @@ class TrainingSession:
             return False
         try:
             return self._cut(reason, at_edge=at_edge)
-        except Exception as error:  # the device may be in an error state: then there is nothing exact to save
+        except Exception as error:  # the device may be in an error state, with nothing exact to save
             _log.warning("The state of step %d could not be saved: %s", self.steps_done, error)
             return False
 
@@ -397,7 +400,7 @@ class TrainingSession:
             self._position.open()
 
     def _restore(self, sequence: int) -> tuple[CheckpointInfo | None, float]:
-        """Restore from the checkpoint with that sequence number; return it and the seconds of training that it holds.
+        """Restore from the checkpoint with that sequence number; return it and its seconds of training.
 
         When only weights are taken over, the run starts at step 0: then there is no checkpoint to return.
         """
@@ -418,10 +421,10 @@ class TrainingSession:
             return info, float(reader.environment.get("work_s", 0.0))
 
     def _take_over(self, counters: Mapping[str, Any], info: CheckpointInfo, *, branch: bool) -> None:
-        """Go on counting, and knowing the best, from what the checkpoint `info` holds."""
+        """Continue the counters and the best value from the checkpoint `info`."""
         self.steps_done = counters["step"]
         self.evaluated_step = counters["evaluated_step"]
-        if branch:  # of the parent's checkpoints only this one is here
+        if branch:  # only this one of the parent's checkpoints is in this run
             self.best.offer(info.score, step=info.step)
         else:
             self.best.restore(counters["best"])

@@ -356,7 +356,7 @@ def test_no_periodic_checkpoint_lies_behind_the_last_batch_of_a_loop(make_script
 def test_what_moves_behind_the_step_is_told_once(make_script: Make) -> None:
     run = make_script(STEPS.replace('    at("edge", step)', "    torch.rand(1)"))
     assert run.run() == 0, run.log
-    assert run.log.count("After run.step() this iteration has drawn random numbers") == 1
+    assert run.log.count("After run.step(), this iteration drew random numbers") == 1
     run = make_script(STEPS, name="well")
     assert run.run() == 0, run.log
     assert "After run.step()" not in run.log

@@ -153,7 +153,7 @@ def test_what_ends_without_a_word_leaves_no_outcome(make_script: Make) -> None:
 def test_children_of_the_script_cannot_write_into_its_run(make_script: Make) -> None:
     run = make_script(SCRIPT, "child")
     assert run.run() == 0, run.log
-    assert "the child: run.step() was called in another process" in run.log
+    assert "the child: run.step() was called in a child process" in run.log
     run = make_script(SCRIPT, "subprocess", name="b")
     assert run.run() == 0, run.log
     assert "left: []" in run.log
@@ -231,13 +231,13 @@ def test_a_script_that_tracks_nothing_is_told_so_at_its_first_step_and_at_its_en
     assert run.run() == 0, run.log
     assert run.log.count("Nothing is tracked") == 1
     assert run.outcome.outcome == "finished"
-    assert "Nothing is tracked, so the checkpoints hold no weights" in run.outcome.reason
+    assert "Nothing is tracked, so the checkpoints contain no weights" in run.outcome.reason
 
 
 def test_values_without_names_are_refused_with_what_to_write(make_script: Make) -> None:
     run = make_script(CHANGED.replace("run.step()", "run.step(torch.ones(()))"))
     assert run.run() == 1
-    assert "write run.step(loss=loss)" in run.outcome.reason
+    assert "Write run.step(loss=loss)" in run.outcome.reason
 
 
 def test_a_zip_whose_first_loader_begins_anew_is_refused_with_the_order_that_works(make_script: Make) -> None:

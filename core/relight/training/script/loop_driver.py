@@ -1,6 +1,6 @@
-"""Drives a script's loops: begins the session with the first one, makes the step edges, and guides a resume back.
+"""Drives a script's loops: begins the session with the first one, takes the step edges, and guides a resume back.
 
-`run.epochs`, `run.steps` and the passes over loaders report here what they do, and ask what comes next.
+`run.epochs`, `run.steps` and the passes over loaders report here, and ask what comes next.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _log = logging.getLogger("relight")
 
 
 class LoopDriver:
-    """The loops of one attempt of a script, with everything that depends on where in them the script is."""
+    """The loops of one attempt of a script, and everything that depends on the script's place in them."""
 
     def __init__(self, attempt: ScriptAttempt) -> None:
         self.loops = LoopStack(on_arrival=self._arrive)
         self.position = ScriptPosition()
         self.session: ScriptSession | None = None
-        """There once the script has begun its first loop, and a resume has got to its place."""
+        """None until the script has begun its first loop or, in a resume, has reached its place."""
         self._attempt = attempt
         self._is_child = False
         os.register_at_fork(after_in_child=self._note_fork)
@@ -61,7 +61,7 @@ class LoopDriver:
         return self._attempt.is_leaving
 
     def track(self, name: str, thing: Any) -> None:
-        """Make `thing` part of the training state, and restore it if this is a resume."""
+        """Add `thing` to the training state; in a resume, restore it."""
         self._state.track(name, thing)
         if self.session is not None:
             self.session.watch(thing)
@@ -69,7 +69,7 @@ class LoopDriver:
             self._restoration.restore([name])
 
     def iterate(self, kind: Literal["epochs", "steps"], count: int) -> Iterator[int]:
-        """Yield the iterations of a loop of kind "epochs" or "steps" that are still to be done."""
+        """Yield the remaining iterations of a loop of kind "epochs" or "steps"."""
         loop = self._begin(kind, count)
         if loop is None:
             return
@@ -103,8 +103,8 @@ class LoopDriver:
         if placed:
             self._unplaced = 0
             self.position.refresh(self.loops)
-            # Most scripts use what the loop's body has set ("loss") right behind the loop. A resume from behind the
-            # last batch would not have that, so such an edge is saved only where nothing else can be.
+            # Most scripts use variables of the loop's body ("loss") right after the loop. A resume from after the
+            # last batch would not have them, so such an edge is saved only if nothing else can be.
             session.holding = self.position.at_pass_end
             session.step(values)
             self._stepped = True
@@ -123,7 +123,7 @@ class LoopDriver:
             self.session.log(values)
 
     def evaluated(self, measured: Values) -> bool:
-        """Take note of what a validation has measured; returns whether that is the best so far."""
+        """Log what a validation measured; return whether that is the best so far."""
         session = self.session
         if session is None:
             if not self.loops.replaying and self._restoration is None:
@@ -136,12 +136,12 @@ class LoopDriver:
         return session.evaluated(measured)
 
     def send_to_place(self, loader: str) -> None:
-        """Let the loader of that name go on from its saved position, ahead of all else that is restored."""
+        """Send the loader of that name to its saved position, before everything else is restored."""
         assert self._restoration is not None
         self.position.load_loader(loader, self._restoration.position)
 
     def note_next(self) -> None:
-        """The next iteration is asked for: look, in the first ones, whether the step was the last thing in this one."""
+        """Before the next iteration, check in the first ones that the step was the last thing in this one."""
         if not self._looks or not self._stepped or self.session is None:
             return
         self._looks -= 1
@@ -149,12 +149,12 @@ class LoopDriver:
         if self._state.has_moved():
             self._looks = 0
             _log.warning(
-                "After run.step() this iteration has drawn random numbers, or moved a schedule or a rate. A resume "
-                "from that very step does not do it again: call run.step() last, or what you do there is lost."
+                "After run.step(), this iteration drew random numbers, or changed a schedule or a learning rate. A "
+                "resume from that step does not repeat this. Call run.step() last in the body of the loop."
             )
 
     def end_pass(self, loop: Loop, *, broken: bool) -> None:
-        """A pass over a loader is over; `broken` when the script has left it before its end, by its own will."""
+        """End a pass over a loader; `broken` means that the script left it early on purpose."""
         known = self.loops.leave(loop)
         if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
             self.loops.take_place()
@@ -165,19 +165,19 @@ class LoopDriver:
         """Raise `UsageError` in a process that the script has forked."""
         if self._is_child:
             raise UsageError(
-                f"run.{name}() was called in another process than relight.init(): only the training script itself may "
-                "write into its run."
+                f"run.{name}() was called in a child process. Only the process that called relight.init() may write to "
+                "its run."
             )
 
     def _note_fork(self) -> None:
         self._is_child = True
 
     def _begin(self, kind: Literal["epochs", "steps"], count: int) -> Loop | None:
-        """A loop of ours begins, and with the first one, or in a resume at the checkpoint's place, the session."""
+        """Begin a loop; begin the session with the first one or, in a resume, at the checkpoint's place."""
         self.refuse_children(kind)
         self._attempt.check_open()
         if count < 0:
-            raise UsageError(f"run.{kind}({count}) has no meaning: give it the number of {kind}, 0 or more.")
+            raise UsageError(f"run.{kind}({count}) is not possible. Pass the number of {kind}, 0 or more.")
         seeking = self.loops.replaying
         loop = self.loops.enter(kind)
         if loop is None:
@@ -212,9 +212,9 @@ class LoopDriver:
             session.end_body()
 
     def _end_loop(self, loop: Loop, *, chosen: bool, whole: bool = False) -> None:
-        """A loop of ours is over; not `chosen` when an exception passes through it, which saves the last edge.
+        """End a loop. It is not `chosen` if an exception passes through it, which saves the last edge.
 
-        One that is `whole` is kept as a loop at its end, and not as one that has ended: a branch may make it longer.
+        A `whole` loop is stored as a loop at its end, not as one that has ended, because a branch may make it longer.
         """
         if self.is_leaving:
             return
@@ -233,7 +233,7 @@ class LoopDriver:
         self.session.end_loop()
 
     def _arrive(self, left: Sequence[Level]) -> None:
-        """A resume has got to its place: load what is left, start the loaders, only then put the generators back."""
+        """Complete a resume at its place: load the rest, start the loaders, and only then restore the generators."""
         restoration = self._restoration
         assert restoration is not None
         place = restoration.place
@@ -265,7 +265,7 @@ class LoopDriver:
         _log.info("Resumed from step %d.", session.steps_done)
 
     def _start_session(self) -> ScriptSession:
-        """Begin the attempt proper: everything is tracked, and restored where there is something to restore."""
+        """Start the session: everything is tracked and, in a resume, restored."""
         restoration = self._restoration
         device = _find_device(self._state.modules)
         session = self._attempt.open_session(self._state, self.position, device=device, restoration=restoration)
@@ -292,8 +292,8 @@ class LoopDriver:
             return
         self._warned = True
         _log.warning(
-            "The batches of this epoch come from nothing that Relight knows, so no step inside it can be found again: "
-            "checkpoints are made at the edges of epochs only. Use run.loader(), or run.steps() for a loop without one."
+            "The batches of this epoch come from a source that Relight does not know, so a resume cannot find a step "
+            "inside it. Checkpoints are made only between epochs. Use run.loader(), or run.steps() without a loader."
         )
 
 

@@ -1,4 +1,4 @@
-"""Why a generator is being closed: its loop was left by `break` or `return`, or an exception passes through it.
+"""Finds out why a generator is closed: `break` or `return` left its loop, or an exception passes through it.
 
 Python tells a generator only that it is closed, right in the instruction that let go of it. A `break` lets go of the
 loop's iterator by an instruction of its own, and nothing else that can be interrupted does; an exception lets go in the
@@ -18,7 +18,7 @@ _LETTING_GO = frozenset(
 
 
 def is_left_by_choice() -> bool:
-    """Whether the generator that calls this while it is closed was left by its loop's own will.
+    """Tell whether the loop left the calling generator by `break` or `return`.
 
     Generators in between, such as a progress bar's, are looked through. An exception that passes says no.
     """

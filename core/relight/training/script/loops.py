@@ -1,4 +1,4 @@
-"""Where a script is in its loops: the way through `run.epochs`, `run.steps` and passes over loaders, and back to it.
+"""A script's place in its loops (`run.epochs`, `run.steps`, passes over loaders), and how a resume returns to it.
 
 A script's code cannot be entered in the middle, so a resume runs it from its beginning and steers its loops:
 
@@ -24,7 +24,7 @@ _IN_WORDS = {"epochs": "run.epochs", "steps": "run.steps", "batches": "a loader"
 
 
 class Level(NamedTuple):
-    """One loop under way, as a checkpoint has it."""
+    """One running loop, as a checkpoint stores it."""
 
     kind: str
     name: str
@@ -33,7 +33,7 @@ class Level(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place between two iterations: the loops under way, outermost first, and those that ended in the last's body."""
+    """A place between two iterations: the running loops, outermost first, and the loops that ended in the last body."""
 
     levels: tuple[Level, ...]
     done: str = ""
@@ -44,14 +44,14 @@ class Place(NamedTuple):
 
     @classmethod
     def from_state(cls, state: Any) -> Place:
-        """The reverse of `to_state`."""
+        """Reverse `to_state`."""
         levels, done = state
         return cls(tuple(Level(*level) for level in levels), str(done))
 
 
 @dataclass(eq=False)
 class Loop:
-    """A loop under way. `index` is the iteration, counted from 0; of a pass it is what has been consumed."""
+    """A running loop. `index` is the iteration, counted from 0; for a pass, what has been consumed."""
 
     kind: Kind
     name: str
@@ -59,19 +59,19 @@ class Loop:
     before: str
     trained: bool = False
     strayed: bool = False
-    """A pass of an iterator that somebody keeps lies across its iterations: places inside cannot be told."""
+    """Whether a kept iterator runs across its iterations, so that places inside it are unknown."""
     stepped: int = -1
-    """The iteration in which the last step was taken."""
+    """The iteration of the last step."""
     steps: int = 0
     """Steps taken in this iteration."""
     parallel: bool = False
-    """A pass beside another one, as `zip` makes them: it lives while that one moves on."""
+    """Whether this pass runs in parallel to another one, as in `zip`."""
     passed: bool = False
-    """It has moved on once while a resume was on its way."""
+    """Whether it advanced once while a resume was replaying."""
 
 
 class LoopStack:
-    """The loops under way.
+    """The running loops.
 
     `on_arrival` is called when a resume has got to its place, with the loops of that place that were left before they
     began: a `zip` stops with its first loader and never asks the second one.
@@ -80,7 +80,7 @@ class LoopStack:
     def __init__(self, *, on_arrival: Callable[[Sequence[Level]], None]) -> None:
         self.place = Place(())
         self.has_arrived = False
-        """Whether a resume has got to its place in this process."""
+        """Whether a resume has reached its place in this process."""
         self._on_arrival = on_arrival
         self._active: list[Loop] = []
         self._done = [""]
@@ -89,33 +89,33 @@ class LoopStack:
 
     @property
     def replaying(self) -> bool:
-        """Whether a resume has not got to its place yet."""
+        """Whether a resume has not reached its place yet."""
         return self._saved is not None
 
     @property
     def depth(self) -> int:
-        """How many loops are under way."""
+        """The number of running loops."""
         return len(self._active)
 
     def innermost(self, *kinds: Kind) -> Loop | None:
-        """The innermost loop under way that is of one of these kinds."""
+        """Return the innermost running loop of one of these kinds."""
         return next((loop for loop in reversed(self._active) if loop.kind in kinds), None)
 
     def outermost(self) -> Loop | None:
-        """The outermost loop under way."""
+        """Return the outermost running loop."""
         return self._active[0] if self._active else None
 
     def is_on_the_way(self, loop: Loop) -> bool:
-        """Whether `loop` goes on from a saved place and a loop inside it has yet to."""
+        """Tell whether `loop` continues from a saved place while a loop inside it has not reached its own yet."""
         return self._saved is not None and loop in self._active[: self._matched]
 
     def seek(self, place: Place) -> None:
-        """Begin to replay: from now on loops are steered to `place`."""
+        """Start replaying: from now on, loops are steered to `place`."""
         self._saved = place
         self._arrive_if_there()
 
     def enter(self, kind: Kind, name: str = "") -> Loop | None:
-        """A loop begins; None when it is to yield nothing. Raises `RelightError` when another one was there before."""
+        """Begin a loop; return None if it must yield nothing. Raise `RelightError` if another loop was saved here."""
         depth = len(self._active)
         ended = self._done[depth]
         saved = self._saved
@@ -141,7 +141,7 @@ class LoopStack:
         return loop
 
     def advance(self, loop: Loop, index: int) -> None:
-        """An iteration of `loop` is over, the one called `index` comes next."""
+        """End an iteration of `loop`; `index` is the next one."""
         if loop not in self._active:
             raise UsageError(
                 "A pass over a loader has ended, and one that began inside it goes on: with `zip`, put the loader with "
@@ -149,11 +149,11 @@ class LoopStack:
             )
         at = self._active.index(loop)
         on_the_way = self._saved is not None and at < self._matched
-        # A pass beside another one has to move on for that one to begin.
+        # In a `zip`, a pass must advance before the next one can begin.
         if on_the_way and (loop.passed or loop.kind != "batches"):
             raise RelightError(
-                f"The body of {_IN_WORDS[loop.kind]} went by without the loop in which the checkpoint was made: "
-                "resume with the script that saved it, or start a new run."
+                f"The body of {_IN_WORDS[loop.kind]} ended without the loop in which the checkpoint was made. "
+                "Resume with the script that saved it, or start a new run."
             )
         loop.passed = on_the_way
         loop.index = index
@@ -167,7 +167,7 @@ class LoopStack:
                 inner.parallel = True
 
     def leave(self, loop: Loop) -> bool:
-        """`loop` is over, at its end or before; returns False when that was known already."""
+        """End `loop`, at its end or earlier; return False if it had already ended."""
         if loop not in self._active:
             return False
         at = self._active.index(loop)
@@ -175,17 +175,17 @@ class LoopStack:
         del self._done[at + 1 :]
         self._done[at] += TRAINED if loop.trained or loop.kind != "batches" else PASSED
         if self._saved is not None:
-            if at < self._matched:  # it had fewer iterations than the place is in
+            if at < self._matched:  # it has fewer iterations than the saved place needs
                 self._arrive(self._saved.levels[self._matched :])
             else:
                 self._arrive_if_there()
         return True
 
     def take_step(self) -> bool:
-        """A step is done; returns whether its edge has a place that a resume finds again."""
+        """Take a step; return whether its edge has a place that a resume can find again."""
         if self._saved is not None:
             raise RelightError(
-                "The script took a step before it got to the place of the checkpoint: its loops are others than those "
+                "The script took a step before it reached the place of the checkpoint: its loops differ from those "
                 "that saved it. Resume with the script that saved it, or start a new run."
             )
         inner = self.innermost("epochs", "steps")
@@ -214,7 +214,7 @@ class LoopStack:
         return True
 
     def take_place(self) -> None:
-        """Let the place be the one between what has ended and what comes next."""
+        """Set the place to the point between what has ended and what comes next."""
         self.place = Place(tuple(map(_describe, self._active)), self._done[-1])
 
     def _push(self, loop: Loop) -> None:
@@ -246,6 +246,6 @@ def _other_loop(level: Level, kind: str, name: str) -> RelightError:
         return _IN_WORDS[kind] + (f" ('{name}')" if name else "")
 
     return RelightError(
-        f"The script's loops are not those that saved the checkpoint: where {word(level.kind, level.name)} was, "
+        f"The script's loops differ from those that saved the checkpoint: where {word(level.kind, level.name)} was, "
         f"{word(kind, name)} is now. Resume with the script that saved it, or start a new run."
     )

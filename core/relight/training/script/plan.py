@@ -1,4 +1,4 @@
-"""How much a script still has to do, as far as its outermost loop and its loaders tell."""
+"""How much a script still has to do, as far as its outermost loop and its loaders reveal it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relight.training.script.script_session import ScriptSession
 
 
 class ScriptPlan:
-    """Tells the session the number of steps, epochs and batches to come; what is not known is 0."""
+    """Tells the session the number of steps, epochs and batches to come; 0 for unknown."""
 
     def __init__(self, loops: LoopStack, position: ScriptPosition) -> None:
         self._loops = loops
@@ -19,12 +19,12 @@ class ScriptPlan:
         self._waits = False
 
     def begin(self, loop: Loop, count: int) -> None:
-        """An outermost loop of `count` iterations begins."""
+        """Note that an outermost loop of `count` iterations begins."""
         self._loop, self._count = loop, count
         self._waits = True
 
     def note_step(self, session: ScriptSession) -> None:
-        """A step is done: after the first one of an epoch it is known how many batches a step takes."""
+        """Note that a step is done; the first step of an epoch shows how many batches a step takes."""
         if not self._waits:
             return
         self._waits = False
@@ -42,11 +42,11 @@ class ScriptPlan:
             self.tell(session)
 
     def tell(self, session: ScriptSession | None) -> None:
-        """Tell the session what is known by now."""
+        """Tell the session what is known so far."""
         loop, count = self._loop, self._count
         if session is None or loop is None:
             return
-        before = session.steps_done - loop.steps  # in the iterations that are over
+        before = session.steps_done - loop.steps  # in the finished iterations
         if loop.kind == "steps":
             session.plan(Totals(before + count - loop.index))
             return

@@ -1,4 +1,4 @@
-"""Where a script is, as a part of its training state: its place in its loops, and the position of each loader."""
+"""A script's position as a part of its training state: its place in its loops, and the position of each loader."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from relight.training.script.loops import LoopStack, Place
 
 
 class ScriptPosition:
-    """The data position of a script. `epoch` and `batch` are for the progress that people see."""
+    """The data position of a script. `epoch` and `batch` are for the displayed progress."""
 
     def __init__(self) -> None:
         self.epoch = 0
         self.batch = 0
         self.steps_per_epoch = 0
-        """0 while not known."""
+        """0 while unknown."""
         self.loaders: dict[str, ResumableLoader] = {}
-        """By name, in the order in which they were made."""
+        """By name, in the order of their creation."""
         self._place = Place(())
         self._epoch_steps = 0
         self._saved: dict[str, Any] = {}
         self._there: set[str] = set()
 
     def add(self, name: str, loader: ResumableLoader) -> None:
-        """Add a loader; one that a checkpoint knows goes to its position, if that has been loaded already."""
+        """Add a loader. If a checkpoint has been loaded that knows it, send it to its saved position."""
         self.loaders[name] = loader
         if name in self._saved:
             loader.load_state_dict(self._saved.pop(name))
 
     def refresh(self, loops: LoopStack) -> None:
-        """Take over where the loops are: at a step edge, and where a body or a loop ends."""
+        """Copy the place of the loops: at a step edge, and at the end of a body or a loop."""
         self._place = loops.place
         inner = loops.innermost("epochs")
         if inner is not None:
@@ -40,7 +40,7 @@ class ScriptPosition:
 
     @property
     def at_pass_end(self) -> bool:
-        """Whether the place is right behind the last batch of a pass, as far as the data tells."""
+        """Whether the place is right after the last batch of a pass, as far as the data reveals it."""
         levels = self._place.levels
         if not levels or levels[-1].kind != "batches":
             return False
@@ -48,7 +48,7 @@ class ScriptPosition:
         return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
 
     def edge_state(self) -> dict[str, Any]:
-        """Return the state: fresh, so that nothing changes it later."""
+        """Return the state as a new object, so that nothing changes it later."""
         loaders = {name: loader.state_dict() for name, loader in self.loaders.items()}
         return {
             "place": self._place.to_state(),
@@ -62,7 +62,7 @@ class ScriptPosition:
     state_dict = edge_state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Send every loader to its saved position. Raises `TaskError` where the data has another length."""
+        """Send every loader to its saved position. Raise `TaskError` if the length of the data has changed."""
         self.steps_per_epoch = int(state["steps_per_epoch"])
         self._saved = {name: saved for name, saved in state["loaders"].items() if name not in self._there}
         for name, loader in self.loaders.items():
@@ -70,12 +70,12 @@ class ScriptPosition:
                 loader.load_state_dict(self._saved.pop(name))
 
     def load_loader(self, name: str, state: dict[str, Any]) -> None:
-        """Send one loader to its saved position; `load_state_dict` then leaves it alone."""
+        """Send one loader to its saved position; `load_state_dict` then skips it."""
         self.loaders[name].load_state_dict(state["loaders"][name])
         self._there.add(name)
 
     def open(self) -> None:
-        """Start the data-loading processes of every pass that is under way."""
+        """Start the data-loading processes of every interrupted pass."""
         for loader in self.loaders.values():
             if loader.consumed:
                 loader.open()
@@ -86,7 +86,7 @@ class ScriptPosition:
             loader.close()
 
     def _count_epochs_done(self) -> int:
-        """Bodies of `run.epochs` behind the place; the one under way counts when its batches are all consumed."""
+        """Count finished bodies of `run.epochs`; the current one counts if all its batches are consumed."""
         levels = self._place.levels
         if not levels:
             return self.epoch

@@ -1,4 +1,4 @@
-"""Bringing a script back: each thing as it is tracked, and the rest where the script gets to the checkpoint's place."""
+"""Restores a script: each object when it is tracked, and the rest when the script reaches the checkpoint's place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relight.training.state.stored_tensors import StoredTensors
 
 
 class Restoration:
-    """The checkpoint that an attempt of a script goes on from, open until the script has got to its place."""
+    """The checkpoint that an attempt of a script continues from; open until the script has reached its place."""
 
     def __init__(self, layout: RunLayout, start: AttemptStart, state: ScriptState) -> None:
         self.branch = start.reason == "branch"
@@ -39,7 +39,7 @@ class Restoration:
 
     @property
     def position(self) -> dict[str, Any]:
-        """The saved position of the script; empty where the checkpoint was made by something else."""
+        """The saved position of the script; empty if something else made the checkpoint."""
         saved = self._parts.get(POSITION)
         state = decode_tree(saved["state"], self._read) if saved else {}
         return state if "place" in state else {}
@@ -52,16 +52,16 @@ class Restoration:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the checkpoint says of the environment that made it."""
+        """The environment that made the checkpoint."""
         return self._reader.environment
 
     def restore(self, names: Iterable[str]) -> None:
-        """Restore what has just been tracked; an optimizer whose module is not tracked yet waits for that."""
+        """Restore newly tracked objects. An optimizer waits until its module is tracked."""
         for name in (*self._waiting, *names):
             if name not in self._parts:
                 if not self.branch and not self.weights_only:
                     raise StateMismatch(
-                        f"The checkpoint has no '{name}', only {_list(self._own_parts())}: track what was tracked when "
+                        f"The checkpoint has no '{name}', only {_list(self._own_parts())}. Track what was tracked when "
                         "it was saved, by the same names."
                     )
                 continue
@@ -84,7 +84,7 @@ class Restoration:
         missing = [name for name in self._own_parts() if name not in self._restored]
         if missing and not self.branch and not self.weights_only:
             raise StateMismatch(
-                f"The checkpoint has {_list(missing)}, which the script does not track any more: track what was "
+                f"The checkpoint has {_list(missing)}, which the script no longer tracks. Track what was "
                 "tracked when it was saved, by the same names, before its loops."
             )
         if again:
@@ -92,13 +92,13 @@ class Restoration:
                 self._state.restore_small(name, self._parts[name], self._read)
 
     def load_epoch_start(self) -> None:
-        """Take over how the generators were when the body of the epoch began."""
+        """Load the state that the generators had when the body of the epoch began."""
         saved = self._parts.get(EPOCH_START)
         if saved is not None:
             self._state.epoch_start.load_state_dict(decode_tree(saved["state"], self._read))
 
     def restore_generators(self) -> None:
-        """Put the generators back: the last thing before the first batch."""
+        """Restore the generators; the last thing before the first batch."""
         if self._rng:
             self._state.restore_rng({"rng": self._rng}, self._read)
 

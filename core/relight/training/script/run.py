@@ -2,7 +2,7 @@
 
 run = relight.init(config=vars(args))
 loader = run.loader(train_set, batch_size=64, shuffle=True, num_workers=2)
-run.track(model=model, optimizer=optimizer, scheduler=scheduler)      # restored here when this is a resume
+run.track(model=model, optimizer=optimizer, scheduler=scheduler)      # restored here in a resume
 for epoch in run.epochs(20):
     for batch in loader:
         ...
@@ -28,11 +28,11 @@ from relight.training.step_metrics import Values
 
 
 class ScriptRun:
-    """One run, in one attempt, seen from its script. Not for two threads at once."""
+    """One run, in one attempt, as its script sees it. Not safe for use by two threads at the same time."""
 
     def __init__(self, attempt: ScriptAttempt, config: MutableMapping[str, Any]) -> None:
         self.config = config
-        """The config that was handed to `relight.init`, with what the launch has set in it."""
+        """The config passed to `relight.init`, including the values set at the launch."""
         self._attempt = attempt
         if attempt.seed is not None:
             seed_everything(attempt.seed)
@@ -50,36 +50,35 @@ class ScriptRun:
 
     @property
     def resumed(self) -> bool:
-        """Whether this attempt goes on from a checkpoint."""
+        """Whether this attempt continues from a checkpoint."""
         return self._attempt.start.from_sequence is not None
 
     @property
     def steps_done(self) -> int:
-        """Step edges of the whole run so far; a resume counts on from its checkpoint once its loops have begun."""
+        """Step edges of the whole run so far; a resume continues its checkpoint's count once its loops have begun."""
         session = self._driver.session
         return 0 if session is None else session.steps_done
 
     def loader(self, data: Any, *, name: str | None = None, seed: int | None = None, **options: Any) -> ScriptLoader:
-        """Make a loader over the data set `data`, with the options of PyTorch's `DataLoader`; or take one over.
+        """Make a loader over the data set `data`, with the options of PyTorch's `DataLoader`; or take over a loader.
 
-        Its batches come in an order of our own, and each sample has random numbers of its own (Python's, NumPy's and
-        torch's global generators are seeded for it), both from `seed`: else that of `relight.init`, else the one that
-        the script has seeded torch with. So it is exact with any number of workers. Raises `TaskError` for data that
-        cannot be resumed exactly.
+        Relight draws the order of the batches, and seeds Python's, NumPy's and torch's global generators for each
+        sample, so the loader is exact with any number of workers. Both use `seed`, or the seed of `relight.init`, or
+        the one that the script seeded torch with. Raise `TaskError` for data that cannot be resumed exactly.
         """
         self._driver.refuse_children("loader")
         loaders = self._driver.position.loaders
         name = name or f"loader{len(loaders) + 1}"
         if name in loaders:
-            raise UsageError(f"There is a loader called '{name}' already: give each a name of its own.")
+            raise UsageError(f"There is already a loader called '{name}'. Give each loader its own name.")
         seed = seed if seed is not None else self._attempt.seed
         return make_loader(self._driver, name, data, options, seed=choose_seed(seed))
 
     def track(self, **things: Any) -> None:
-        """Make things part of the training state, by name. In a resume each is restored here and now.
+        """Add objects to the training state, by name. In a resume, restore each of them immediately.
 
-        Modules, optimizers, anything with `state_dict` and `load_state_dict`, generators (torch's, NumPy's, Python's),
-        tensors, dictionaries of plain values. None is passed over. Raises `StateMismatch` with names when the
+        Accepts modules, optimizers, anything with `state_dict` and `load_state_dict`, generators (torch's, NumPy's,
+        Python's), tensors, and dictionaries of plain values; ignores None. Raise `StateMismatch` with names if the
         checkpoint does not fit.
         """
         self._driver.refuse_children("track")
@@ -88,25 +87,25 @@ class ScriptRun:
             self._driver.track(name, given[name])
 
     def epochs(self, count: int) -> Iterator[int]:
-        """Yield the epochs from 0 to `count` - 1; in a resume from the one that was under way.
+        """Yield the epochs from 0 to `count` - 1; a resume starts with the interrupted one.
 
-        Around it belongs everything that is done once an epoch: batches, validation, the schedule's step. When the next
-        epoch is asked for, the body is done: that is an edge, too.
+        Put everything that happens once per epoch into its body: batches, validation, the schedule's step. The end of
+        the body is an edge, too.
         """
         return self._driver.iterate("epochs", count)
 
     def steps(self, count: int) -> Iterator[int]:
-        """Yield the steps from 0 to `count` - 1, for a loop without epochs; in a resume from the one that comes next.
+        """Yield the steps from 0 to `count` - 1, for a loop without epochs; a resume starts with the next one.
 
-        One `run.step()` belongs into each, at the end.
+        Call `run.step()` once in each, at the end.
         """
         return self._driver.iterate("steps", count)
 
     def step(self, values: Values | None = None, /, **more: Any) -> None:
-        """A step edge: the optimizer and all else that moves has moved. Call it last in the body of the loop.
+        """Take a step edge: the optimizer and everything else has moved. Call it last in the body of the loop.
 
-        Logs numbers or 0-d tensors by name (those on a GPU without waiting for it), may cut a checkpoint, and ends the
-        script here when the run is to stop.
+        Logs numbers or 0-d tensors by name (from a GPU without waiting for it), may cut a checkpoint, and ends the
+        script here if a stop was requested.
         """
         self._driver.step(more if values is None else _merge(values, more))
 
@@ -116,28 +115,28 @@ class ScriptRun:
         self._driver.log(more if values is None else _merge(values, more))
 
     def evaluated(self, values: Values | None = None, /, **more: Any) -> bool:
-        """Say what a validation has measured on the current weights; returns whether that is the best so far.
+        """Log what a validation measured with the current weights; return whether that is the best so far.
 
-        The first name of all says what `best` means, unless `relight.init(best=…)` does.
+        The first name decides what `best` means, unless `relight.init(best=…)` does.
         """
         self._driver.refuse_children("evaluated")
         return self._driver.evaluated(more if values is None else _merge(values, more))
 
     def finish(self) -> None:
-        """Save the final state and say that the run is done; else the end of the script does."""
+        """Save the final state and finish the run. Otherwise the end of the script does that."""
         self._driver.refuse_children("finish")
         self._attempt.finish()
 
 
 def _rank(thing: Any) -> int:
-    """Modules first: an optimizer's state goes by the names of their parameters, and a schedule moves its rates."""
+    """Order modules first, because optimizers use their parameters' names, and schedules last."""
     if isinstance(thing, nn.Module):
         return 0
     return 1 if isinstance(thing, Optimizer) else 2
 
 
 def _merge(values: Values, more: Values) -> Values:
-    """Both together; `values` must have names."""
+    """Merge both; `values` must have names."""
     if not isinstance(values, Mapping):
         raise UsageError(
             f"Values need names, and this is a bare {type(values).__name__}. Write run.step(loss=loss), or pass a "

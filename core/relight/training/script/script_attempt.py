@@ -1,4 +1,4 @@
-"""One attempt of a script from `relight.init` to the end of its process: records, session, and how it ended.
+"""One attempt of a script, from `relight.init` to the end of its process: records, session, and how it ended.
 
 Nobody calls a script that could catch what it raises, so its end is learnt from Python's own hooks: `sys.excepthook`
 for an exception, `sys.exit` for the code of an early end, `atexit` for every other way out.
@@ -42,19 +42,19 @@ _LOWER_WINS = (
     "divergence", "distance", "cost", "regret",
 )  # fmt: skip
 _EMPTY_LOOP = (
-    "This attempt came back right behind the last batch of an epoch, so what the loop over batches sets is not there: "
+    "This attempt resumed right after the last batch of an epoch, so variables of the loop over batches do not exist: "
     "set it before that loop, or resume from an earlier step (--from)."
 )
 _log = logging.getLogger("relight")
 
 
 class ScriptDone(SystemExit):
-    """Raised by the last step that a script is to take."""
+    """Raised by the last step that a script may take."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the supervisor hands to a script: the attempt, and two descriptors, its life line and the run's lock."""
+    """What the supervisor passes to a script: the attempt, and two descriptors, the lifeline and the run's lock."""
 
     layout: RunLayout
     attempt: int
@@ -71,11 +71,11 @@ class ScriptAttempt:
         self.layout = launch.layout
         self.start = start
         self.options = TaskConfig()
-        """The settings that are in force; those that `init` was not told have their defaults."""
+        """The settings in force; options that `init` did not get have their defaults."""
         self.seed: int | None = None
-        """None when neither `init` nor the launch sets one."""
+        """None if neither `init` nor the launch sets one."""
         self.resumed_at_pass_end = False
-        """No batch was left of the epoch that the resume came back to, and its body is still under way."""
+        """Whether the resumed epoch had no batch left and its body is still running."""
         self._launch = launch
         self._task = task
         self._said = said
@@ -94,14 +94,14 @@ class ScriptAttempt:
         return self._ended or self._exit is not None or self._stopping.raised is not None
 
     def install(self) -> None:
-        """Learn how the script ends."""
+        """Install the hooks that report how the script ends."""
         write_record(self.layout.attempt(self.start.attempt).script, self._said, replace=False, durable=False)
         self._hook, sys.excepthook = sys.excepthook, self._on_exception
         self._leave, sys.exit = sys.exit, self._on_exit
         atexit.register(self._at_exit)
 
     def take_settings(self, settings: dict[str, Any]) -> None:
-        """Let what the launch sets stand instead of what `init` was told. Raises `ConfigError` for a wrong one."""
+        """Replace options of `init` by those that the launch sets. Raise `ConfigError` for a wrong one."""
         told = self._said.settings
         given = {key: value for key, value in {**told, **settings}.items() if value is not None}
         self.options = parse_config(TaskConfig, given)
@@ -110,20 +110,20 @@ class ScriptAttempt:
         self._said = msgspec.structs.replace(self._said, settings=in_force)
 
     def take_config(self, config: dict[str, Any]) -> None:
-        """Write down the config and the settings as they are in force."""
+        """Record the config and the settings in force."""
         self._said = msgspec.structs.replace(self._said, config=config)
         with contextlib.suppress(OSError):
             write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
 
     def check_open(self) -> None:
-        """Raise `UsageError` when the run has been finished already."""
+        """Raise `UsageError` if the run is already finished."""
         if self._ended:
-            raise UsageError("The run is finished: call run.finish() after the last loop.")
+            raise UsageError("The run is already finished. Call run.finish() after the last loop.")
 
     def open_session(
         self, state: ScriptState, position: ScriptPosition, *, device: torch.device, restoration: Restoration | None
     ) -> ScriptSession:
-        """Make the session, once it is known what trains and where."""
+        """Create the session, once the tracked objects and the device are known."""
         if restoration is not None and self._said.best_metric is None and not restoration.weights_only:
             self._say_best(restoration.counters.get("best", {}).get("metric"))
         parts = make_session_parts(
@@ -136,28 +136,28 @@ class ScriptAttempt:
         return self._session
 
     def note_start(self) -> None:
-        """The loops have begun."""
+        """Note that the loops have begun."""
         self._begun = True
         self._stopping.building = False
 
     def end_early(self) -> NoReturn:
-        """The last step that the script is to take is done."""
+        """End the script after the last step that it may take."""
         self._done = True
         self._stopping.interruptible = False
         raise ScriptDone(0)
 
     def choose_best(self, name: str) -> Objective:
-        """Decide what `best` means by the first name that is measured, and write that down."""
+        """Decide what `best` means from the first measured name, and record it."""
         self._say_best(full_metric_name(name))
         objective = self._said.objective
         _log.info(
-            "The best checkpoint is the one with the %s %s; relight.init(best=…, higher_is_better=…) says otherwise.",
+            "The best checkpoint is the one with the %s %s. Change that with relight.init(best=…, higher_is_better=…).",
             "highest" if objective.higher_is_better else "lowest", objective.metric,
         )  # fmt: skip
         return objective
 
     def finish(self) -> None:
-        """Save the final state, wait until it is durable, and say that the run is done."""
+        """Save the final state, wait until it is durable, and end the run as finished."""
         if self._ended:
             return
         self._finish()
@@ -170,14 +170,14 @@ class ScriptAttempt:
             write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
 
     def _finish(self, reason: str = "The training is done.") -> None:
-        """Raises `TrainingStopped` when somebody will not wait until the last state can be saved."""
+        """Finish the run. Raise `TrainingStopped` if a stop comes while the final state cannot be saved."""
         if self._session is not None:
             self._session.finish()
             if not self._session.state.names and self._session.steps_done:
                 reason = f"{reason} {NOTHING_TRACKED}"
         elif self._missed():
             raise RelightError(
-                "The script ended without getting to the loop in which the checkpoint was made: resume with the script "
+                "The script ended without reaching the loop in which the checkpoint was made. Resume with the script "
                 "that saved it, or start a new run."
             )
         self._ended = True
@@ -188,7 +188,7 @@ class ScriptAttempt:
         return self.start.from_sequence is not None and not self._begun
 
     def _on_exit(self, code: Any = None, /) -> NoReturn:
-        """Stands in for `sys.exit`, whose code nothing else tells."""
+        """Replace `sys.exit`, because nothing else reports its code."""
         in_main = threading.current_thread() is threading.main_thread()
         if os.getpid() == self._pid and in_main and self._exit is None:
             in_loop = self._session is not None and self._session.in_loop
@@ -196,7 +196,7 @@ class ScriptAttempt:
         self._leave(code)
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-        """Stands in for `sys.excepthook`."""
+        """Replace `sys.excepthook`."""
         if os.getpid() != self._pid or self._ended:
             self._hook(kind, error, frames)
             return
@@ -239,7 +239,7 @@ class ScriptAttempt:
                 self._ended = True
                 self._ending.end_stopped(stop)
             elif isinstance(last, BaseException) and not isinstance(last, SystemExit):
-                self._end_by(last)  # somebody's own excepthook had it
+                self._end_by(last)  # another excepthook handled it
             elif self._exit is not None and not self._done:
                 self._end_by_exit(*self._exit)
             else:
@@ -275,13 +275,13 @@ class ScriptAttempt:
 
 
 def higher_wins(name: str) -> bool:
-    """A metric whose name says that it is an error is the better the lower it is."""
+    """Tell whether a higher value is better: not if the metric's name says that it is an error."""
     short = name.rpartition("/")[2].lower()
     return not any(word in short for word in _LOWER_WINS)
 
 
 def _where(frames: TracebackType | None) -> str:
-    """The last line of the person's own code in a traceback."""
+    """Return the last line of the script's own code in a traceback."""
     own = str(Path(__file__).parents[2])
     lines = [frame for frame in traceback.extract_tb(frames) if not frame.filename.startswith(own)]
     return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""

@@ -1,4 +1,4 @@
-"""A script's loader: iterated like PyTorch's, resumable at every batch, as often and wherever the script likes."""
+"""A script's loader: iterated like PyTorch's, and resumable at every batch, in any loop and any number of times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.loop_leaving import is_left_by_choice
 from relight.training.script.loops import Loop
 
-_AS_IT_IS = ("persistent_workers",)  # workers stay from one pass to the next anyway
+_AS_IT_IS = ("persistent_workers",)  # workers persist from one pass to the next anyway
 
 
 class ScriptLoader:
@@ -36,30 +36,30 @@ class ScriptLoader:
 
     @property
     def inner(self) -> ResumableLoader:
-        """The loader that this one stands for."""
+        """The loader behind this one."""
         return self._inner
 
     @property
     def batch(self) -> int:
-        """Batches of the pass under way that have been handed out; right after a resume too."""
+        """Batches of the current pass that have been yielded; also right after a resume."""
         return self._inner.batch
 
     def __len__(self) -> int:
-        """Batches of one pass. Raises `TypeError` where the data does not know, as PyTorch does."""
+        """Return the batches of one pass. Raise `TypeError`, as PyTorch does, if the data has no length."""
         return len(self._inner)
 
     def __iter__(self) -> Iterator[Any]:
-        """Hand out the batches of one pass."""
+        """Yield the batches of one pass."""
         return self._iterate(is_new=self._driver.loops.has_arrived)
 
     def _iterate(self, *, is_new: bool) -> Iterator[Any]:
-        """Hand out the batches of one pass.
+        """Yield the batches of one pass.
 
         After a resume, an iterator that was asked for before the place was reached goes on with the pass that was
         under way, as its earlier self would have; one that `is_new` since begins another.
         """
         driver, inner = self._driver, self._inner
-        if self._pass is not None:  # somebody keeps an iterator of a pass, which ends here
+        if self._pass is not None:  # the script has kept the iterator of an earlier pass, which ends here
             driver.loops.leave(self._pass)
             inner.next_epoch()
             self._pass = None
@@ -68,7 +68,7 @@ class ScriptLoader:
         loop = driver.loops.enter("batches", self.name)
         if loop is None:
             return
-        if driver.loops.is_on_the_way(loop):  # loops inside this one have yet to get to their places
+        if driver.loops.is_on_the_way(loop):  # loops inside this one have not reached their places yet
             driver.send_to_place(self.name)
         self._pass = loop
         whole, chosen = False, True
@@ -79,7 +79,7 @@ class ScriptLoader:
                 driver.note_next()
                 if self._pass is not loop:
                     raise UsageError(
-                        f"The loader '{self.name}' is iterated twice at once: make a loader for each iterator."
+                        f"The loader '{self.name}' is iterated twice at the same time. Make a loader for each iterator."
                     )
             whole = True
         except GeneratorExit:
@@ -118,5 +118,5 @@ def make_loader(driver: LoopDriver, name: str, data: Any, options: dict[str, Any
 
 
 def choose_seed(seed: int | None) -> int:
-    """The seed of a loader's order: the run's, else what the script has seeded PyTorch with."""
+    """Return the seed of a loader's order: the given one, or the one that the script seeded PyTorch with."""
     return seed if seed is not None else torch.initial_seed() % 2**63

@@ -1,4 +1,4 @@
-"""The session of a script: step edges where the script's own loops have them, and checkpoints nowhere else."""
+"""The session of a script: step edges where its own loops have them, and checkpoints only there."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from relight.training.stopping import Stop, TrainingStopped
 from relight.training.training_session import TrainingSession
 
 NOTHING_TRACKED = (
-    "Nothing is tracked, so the checkpoints hold no weights: add run.track(model=model, optimizer=optimizer) before "
+    "Nothing is tracked, so the checkpoints contain no weights. Add run.track(model=model, optimizer=optimizer) before "
     "the loops."
 )
 _LOOP_END_EVERY_S = 2.0
-"""A script may have many short loops: their ends are not all worth a checkpoint."""
+"""A script may have many short loops, and not every end of one is worth a checkpoint."""
 _log = logging.getLogger("relight")
 
 
 class ScriptSession(TrainingSession):
-    """A `TrainingSession` for loops that we do not run.
+    """A `TrainingSession` for loops that belong to the script.
 
     What a script does after its last step of an epoch (validation, a schedule's step) belongs to the epoch's body. So
     an evaluation is not a step edge: the best checkpoint is cut when the body is done, or when the weights are about
@@ -53,9 +53,9 @@ class ScriptSession(TrainingSession):
     ) -> None:
         super().__init__(layout, start, parts, stopping=stopping, state=state, position=position)
         self.in_loop = False
-        """Whether an outermost loop of the script is under way."""
+        """Whether an outermost loop of the script is running."""
         self.holding = False
-        """The step under way is the last one of its loop over batches: save and stop when the body is done."""
+        """Whether the current step is the last of its loop over batches: saving and stopping wait for the body."""
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._best_owed = False
         self._cut_at_edge = -1
@@ -64,11 +64,11 @@ class ScriptSession(TrainingSession):
 
     @property
     def steps_total(self) -> int:
-        """Steps of the whole run, as far as that is known; 0 where not."""
+        """Steps of the whole run; 0 if unknown."""
         return 0 if self._meter is None else self._meter.totals.steps
 
     def begin_script(self, restored: Restoration | None) -> None:
-        """The script's loops begin, or go on from what is restored: write the first records, and look for a stop."""
+        """Begin or resume the script's loops: write the first records, and check for a stop."""
         self._open_meter(Totals())
         work_s = 0.0
         if restored is not None and not restored.weights_only:
@@ -77,12 +77,12 @@ class ScriptSession(TrainingSession):
         self._start_meter(work_s)
 
     def plan(self, totals: Totals) -> None:
-        """Say how much there is to do, as far as that is known by now."""
+        """Set the totals that are known so far."""
         assert self._meter is not None
         self._meter.totals = totals
 
     def begin_update(self) -> None:
-        """The weights are about to move: if the best checkpoint is still owed, cut it now, of the last edge."""
+        """Before the weights change, cut the best checkpoint of the last edge if it is still due."""
         if self._best_owed and self._at_edge:
             self._cut("best", at_edge=False)
         super().begin_update()
@@ -97,7 +97,7 @@ class ScriptSession(TrainingSession):
         self._leave_edge()
 
     def end_body(self) -> None:
-        """The body of an epoch is done, whatever is in it: an edge, and the moment for what is owed."""
+        """End the body of an epoch: an edge, and the moment for a checkpoint that is due."""
         now = self._open_edge()
         self._record_edge()
         self._write_progress("training")
@@ -109,7 +109,7 @@ class ScriptSession(TrainingSession):
         self._leave_edge()
 
     def end_pass(self) -> None:
-        """The loop over a loader was left before its end: an edge of its own, so that no more batches follow it."""
+        """Note that a loop over a loader was left early: an edge of its own, so that a resume adds no batches."""
         if not self._at_edge:
             return
         saved = self._cut_at_edge == self.state.edges
@@ -118,7 +118,7 @@ class ScriptSession(TrainingSession):
             self._cut("periodic")
 
     def end_loop(self) -> None:
-        """An outermost loop is over. What comes after it may do anything with the weights, so they are saved now."""
+        """End an outermost loop. Later code may do anything with the weights, so save them now."""
         self._open_edge()
         self._record_edge()
         self._write_progress("training")
@@ -135,23 +135,23 @@ class ScriptSession(TrainingSession):
         self._more.log(self.steps_done, values, time_s=time.time())
 
     def evaluated(self, values: Values) -> bool:
-        """Log what was measured on the current weights; returns whether it is the best so far. No step edge."""
+        """Log what was measured with the current weights; return whether it is the best so far. Not a step edge."""
         improved = self._note_evaluation(values, time.time())
         self._best_owed = self._best_owed or improved
         return improved
 
     def set_best(self, objective: Objective) -> None:
-        """From now on this metric says which checkpoint is the best."""
+        """Choose the metric that decides which checkpoint is the best."""
         self.best = BestMetric(objective)
         self._cutter.set_best(objective)
 
     def finish(self) -> None:
-        """Save the final state, unless the end of the last loop has, and wait until it is durable."""
+        """Save the final state, unless the end of the last loop did, and wait until it is durable."""
         self._finishing = True
         super().finish()
 
     def stop(self, stop: Stop) -> bool:
-        """Save as `stop` asks, unless this very edge has been saved."""
+        """Save as `stop` requests, unless this edge is already saved."""
         if stop.save and self._cut_at_edge == self.state.edges and not self._in_update:
             self._stopping.begin_saving()
             return self._wait_until_saved(stop)
@@ -174,22 +174,22 @@ class ScriptSession(TrainingSession):
         try:
             super()._check_stop(now)
         except TrainingStopped as stopped:
-            # Now, because what the script does while the exception passes through it may move the weights.
+            # Now, because the script may change the weights while it handles the exception.
             self._stopping.raised = stopped.stop
             self.stop(stopped.stop)
             raise
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
         if self.holding and reason == "periodic":
-            return False  # it stays owed
+            return False  # it stays due
         if self._finishing and reason == "final":
             if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
-                self._looked = True  # asked again, it has not been staged after all
+                self._looked = True  # a second request means that it was not staged
                 return True
-            if not self._at_edge:  # somebody trained on after the loops
+            if not self._at_edge:  # the script trained on after the loops
                 self._record_edge()
             elif self.state.bound_to_edge:
-                self._record_edge()  # as it is now: whether somebody gathered more gradients cannot be told
+                self._record_edge()  # as it is now, because later gradients cannot be recognized
             else:
                 at_edge = False
         if not super()._cut(reason, at_edge=at_edge):

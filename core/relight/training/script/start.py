@@ -1,4 +1,4 @@
-"""`relight.init`: joins the run that this script was launched in, or makes one."""
+"""`relight.init`: joins the run that this script was launched in, or creates one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def init(
     keep_every_hours: float = 0.0,
     deterministic: bool = True,
 ) -> ScriptRun:
-    """Join the run that this script was launched in by `relight run`, or make one under RELIGHT_RUNS or ./runs.
+    """Join the run that this script was launched in by `relight run`, or create one under RELIGHT_RUNS or ./runs.
 
     `config` is a dictionary such as `vars(args)`: it is recorded, and what the launch sets (`--set KEY=VALUE`) is put
     into that very dictionary. `name` and `runs` are for a script that is started without the launcher. `best` names the
@@ -101,7 +101,7 @@ def init(
         attempt.install()
     except FileExistsError:
         raise UsageError(
-            f"Attempt {start.attempt} of run '{layout.run_id}' is trained by another process already: only one process "
+            f"Attempt {start.attempt} of run '{layout.run_id}' is already trained by another process. Only one process "
             "may call relight.init() in it."
         ) from None
     _override(attempt, record, values)
@@ -133,7 +133,7 @@ def _check_caller() -> None:
 
 
 def _find_launch() -> Launch | None:
-    """The run that this process was launched in, by what its supervisor has handed down; None without a launcher.
+    """Find the run that this process was launched in from what its supervisor passed on; None without a launcher.
 
     A process that the script starts inherits neither the descriptors nor, from now on, the variables.
     """
@@ -179,14 +179,14 @@ def _begin_alone(*, name: str | None, runs: str | Path | None) -> Launch:
 
 
 def _name_module(spec: Any) -> str | None:
-    """What was written behind `python -m`, None for a file."""
+    """Return what followed `python -m`; None for a file."""
     if spec is None:
         return None
     return str(spec.parent) if spec.name.rpartition(".")[2] == "__main__" and spec.parent else str(spec.name)
 
 
 def _choose_objective(before: Objective, *, best: str | None, higher_is_better: bool | None) -> Objective:
-    """What `best` means: what `init` says, else what earlier attempts, or a branch's parent, have said."""
+    """Return what `best` means: from `init`, else from earlier attempts or a branch's parent."""
     if best:
         name = full_metric_name(best)
         before = Objective(name, higher_wins(name))
@@ -194,13 +194,13 @@ def _choose_objective(before: Objective, *, best: str | None, higher_is_better: 
 
 
 def _override(attempt: ScriptAttempt, record: RunRecord, config: MutableMapping[str, Any]) -> None:
-    """Put what the launch sets into the config, and write both down."""
+    """Put the values that the launch sets into the config, and record both."""
     attempt.take_settings(apply_overrides(config, record.config))
     attempt.take_config(plain_config(config))
 
 
 def _set_up_output(layout: AttemptLayout, *, standalone: bool) -> None:
-    """Under the launcher, the log is all there is; without it, what the script says goes to its log as well."""
+    """Set up the output: only the log under the launcher, terminal and log without it."""
     if not standalone:
         tolerate_write_errors()
         log_to(sys.stdout)

@@ -1,4 +1,4 @@
-"""The training state of a script: also exact where a person's own code moves rates and schedules between step edges."""
+"""The training state of a script, exact even if the script changes learning rates or schedules between step edges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from relight.training.state.state_tree import TensorSource, decode_tree
 from relight.training.state.training_state import CapturedState, TrainingState
 
 POSITION = "loader"
-"""Name of the part that tells where the script is; what reads checkpoints looks for the data position there."""
+"""Name of the part with the script's position; readers of checkpoints look for the data position there."""
 EPOCH_START = "script:epoch"
 BUILT = "script:built"
 _OWN = (POSITION, EPOCH_START, BUILT)
@@ -29,11 +29,11 @@ _PLAIN = frozenset((int, float, str, bool, type(None)))
 _log = logging.getLogger("relight")
 
 Options = list[dict[str, Any]]
-"""What an optimizer's groups hold beside their parameters."""
+"""The options of an optimizer's groups, without their parameters."""
 
 
 class ScriptState(TrainingState):
-    """Everything that a script tracks, by name. Parts are restored one by one, as they are tracked.
+    """Everything that a script tracks, by name. Parts are restored one by one, when they are tracked.
 
     In a task nothing but the update moves schedules and rates; a script may step its schedule after the validation, or
     set a rate at the top of its loop. So both are kept at each step edge, and `capture` gives what they were there.
@@ -53,21 +53,21 @@ class ScriptState(TrainingState):
 
     @property
     def names(self) -> list[str]:
-        """The names of what the person tracks."""
+        """The names of the objects that the script tracks."""
         return [name for name in (*self._modules, *self._optimizers, *self._objects) if name not in _OWN]
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules that are tracked."""
+        """The tracked modules."""
         return [part.module for part in self._modules.values()]
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers that are tracked."""
+        """The tracked optimizers."""
         return list(self._optimizers.values())
 
     def track(self, name: str, tracked: Any) -> None:
-        """Add something, as `TrainingState` does; a dictionary of plain values as well."""
+        """Add an object as `TrainingState` does, or a dictionary of plain values."""
         if name in _OWN:
             raise TaskError(f"'{name}' cannot be tracked by that name: Relight keeps the data position there.")
         if isinstance(tracked, LRScheduler):
@@ -105,7 +105,7 @@ class ScriptState(TrainingState):
             return super().capture(at_edge=at_edge)
 
     def has_moved(self) -> bool:
-        """Whether generators, schedules or rates are no longer as they were at the last edge."""
+        """Tell whether generators, schedules or learning rates have changed since the last edge."""
         record = self._record
         assert record is not None, "no step edge was recorded"
         now, before = self._rng.capture(), record.rng
@@ -122,7 +122,7 @@ class ScriptState(TrainingState):
         )
 
     def wants(self, name: str, tree: dict[str, Any]) -> bool:
-        """Whether everything is there that part `name` needs to be restored: an optimizer needs its modules' names."""
+        """Tell whether part `name` can be restored now: an optimizer needs its modules' names."""
         if name not in self._optimizers:
             return True
         self._optimizer_parts = {}
@@ -131,7 +131,7 @@ class ScriptState(TrainingState):
         return not any(each.startswith("unnamed.") and each not in saved for each in live)
 
     def restore_part(self, name: str, tree: dict[str, Any], read: TensorSource, *, parent_built: Any = None) -> None:
-        """Put one saved part into what is tracked under `name`. Raises `StateMismatch` when it does not fit.
+        """Restore one saved part into the object tracked as `name`. Raise `StateMismatch` if it does not fit.
 
         A branch hands over `parent_built`, what the parent's options were when they were made: what this script makes
         differently stays so, and all else goes on from where the parent's was.
@@ -158,14 +158,14 @@ class ScriptState(TrainingState):
                 if parent_built is None:
                     check_class(name, saved=before, live=tracked.class_name)
                 elif before not in (None, tracked.class_name):
-                    _log.info("The %s is another than the parent's %s and begins afresh.", name, before)
+                    _log.info("The %s differs from the parent's %s, so it starts fresh.", name, before)
                     return
             if isinstance(tracked, TrackedScheduler) and parent_built is not None:
                 saved = _merge_schedule(saved, self.built.of(name), parent_built.get(name), tracked.scheduler)
             tracked.load_state_dict(saved)
 
     def restore_weights(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
-        """Put saved weights into the module that is tracked under `name`; what is frozen here stays so."""
+        """Load saved weights into the module tracked as `name`; frozen parameters stay frozen."""
         if name not in self._modules:
             raise _other_kind(name, tree, "no module")
         part = self._modules[name]
@@ -178,7 +178,7 @@ class ScriptState(TrainingState):
             parameter.requires_grad_(flag)
 
     def restore_small(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
-        """Put back what may have moved between `track` and the place of the checkpoint: all but the large tensors."""
+        """Restore what may have changed between `track` and the checkpoint's place: all except the large tensors."""
         if name in self._optimizers:
             saved = {tuple(group["parameters"]): group["options"] for group in tree["groups"]}
             part = self._find_optimizer_parts()[name]
@@ -201,7 +201,7 @@ class ScriptState(TrainingState):
     ) -> None:
         made = self.built.of(name)
         if tree.get("class") != type(part.optimizer).__name__:
-            _log.info("The %s is another than the parent's %s and begins afresh.", name, tree.get("class"))
+            _log.info("The %s differs from the parent's %s, so it starts fresh.", name, tree.get("class"))
             return
         if parent is None or len(parent) != len(made):
             part.restore(tree, read, keep_options=True)
@@ -211,7 +211,7 @@ class ScriptState(TrainingState):
             _merge_options(group, own, before)
 
     def _read_scaler_versions(self) -> list[Any]:
-        """Tells, without waiting for a GPU, whether a scaler has moved."""
+        """Return versions that show, without waiting for a GPU, whether a scaler has changed."""
         found: list[Any] = []
         for scaler in self._scalers.values():
             for tensor in (scaler._scale, scaler._growth_tracker):
@@ -220,12 +220,12 @@ class ScriptState(TrainingState):
 
     @contextlib.contextmanager
     def _swap_options(self) -> Iterator[None]:
-        """Let the optimizers' groups have the options of the last edge inside."""
+        """Give the optimizers' groups the options of the last edge inside the block."""
         live: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for name, options in self._options.items():
             groups = self._optimizers[name].param_groups
             if len(groups) != len(options):
-                continue  # somebody added a group: then the new one counts
+                continue  # a group was added: then the new options count
             for group, kept in zip(groups, options, strict=True):
                 live.append((group, {key: group[key] for key in kept if key in group}))
                 group.update(kept)
@@ -237,7 +237,7 @@ class ScriptState(TrainingState):
 
 
 class EpochStart:
-    """The generators as they were when the epoch's body began: a resume runs the body's beginning again with them."""
+    """The generators at the start of the epoch's body; a resume repeats the start of the body with them."""
 
     def __init__(self) -> None:
         self._recorder = RngRecorder()
@@ -245,12 +245,12 @@ class EpochStart:
         self._encoded: dict[str, Any] = {}
 
     def record(self) -> None:
-        """The body of an epoch begins."""
+        """Record the start of the body of an epoch."""
         self._state = self._recorder.capture()
         self._encoded = {}
 
     def put_back(self) -> None:
-        """Put the generators to where they were then."""
+        """Restore the generators to that state."""
         if self._state is not None:
             restore_rng(self._state)
 
@@ -264,23 +264,23 @@ class EpochStart:
     state_dict = edge_state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state; no generator moves."""
+        """Load a saved state without moving any generator."""
         self._state = decode_rng(state["tree"], state["tensors"]) if state else None
         self._encoded = {}
 
 
 class BuiltOptions:
-    """How optimizers and schedules were when they were made: a branch compares, and knows what was meant to change."""
+    """The options with which optimizers and schedules were created: a branch compares them to see what changed."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
 
     def add(self, name: str, options: Any) -> None:
-        """Remember what `name` was made with."""
+        """Remember the options with which `name` was created."""
         self._made = {**self._made, name: copy.deepcopy(options)}
 
     def of(self, name: str) -> Any:
-        """What `name` was made with."""
+        """Return the options with which `name` was created."""
         return self._made.get(name)
 
     def edge_state(self) -> dict[str, Any]:
@@ -290,11 +290,11 @@ class BuiltOptions:
     state_dict = edge_state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing: what this process has made counts."""
+        """Do nothing: what this process created counts."""
 
 
 class TrackedScheduler:
-    """A schedule that the script steps whenever it likes; its state is copied only when it has moved."""
+    """A schedule that the script may step at any time; its state is copied only when it has changed."""
 
     def __init__(self, scheduler: LRScheduler) -> None:
         self.scheduler = scheduler
@@ -303,11 +303,11 @@ class TrackedScheduler:
 
     @property
     def class_name(self) -> str:
-        """What kind of schedule it is."""
+        """The name of the schedule's class."""
         return type(self.scheduler).__name__
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the schedule's own state, and its class."""
+        """Return the schedule's state and its class."""
         return {**self.scheduler.state_dict(), "class": self.class_name}
 
     def edge_state(self) -> dict[str, Any]:
@@ -320,13 +320,13 @@ class TrackedScheduler:
         return self._kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved state, which may name its class."""
+        """Load a saved state, which may name its class."""
         self.scheduler.load_state_dict({key: value for key, value in state.items() if key != "class"})
         self._kept = {}
 
 
 class TrackedDict:
-    """A dictionary of a script's own: counters, the best value so far."""
+    """A dictionary that the script tracks: counters, the best value so far."""
 
     def __init__(self, values: dict[Any, Any]) -> None:
         self._values = values
@@ -336,13 +336,13 @@ class TrackedDict:
         return self._values
 
     def load_state_dict(self, state: dict[Any, Any]) -> None:
-        """Fill the very dictionary that the script has with what was saved."""
+        """Fill the script's own dictionary with the saved values."""
         self._values.clear()
         self._values.update(state)
 
 
 def _read_progress(scheduler: Any) -> tuple[Any, ...]:
-    """What changes whenever a schedule of PyTorch's is stepped."""
+    """Return values that change whenever a PyTorch schedule is stepped."""
     own = scheduler.__dict__
     nested = own.get("_schedulers")
     inner = tuple(map(_read_progress, nested)) if nested else ()
@@ -370,7 +370,7 @@ def _copy_small(value: Any) -> Any:
 
 
 def _merge_options(group: dict[str, Any], own: dict[str, Any], before: dict[str, Any]) -> None:
-    """Let a branch's changes stand in a group that was just restored. A rate that was changed keeps its course."""
+    """Apply a branch's changes to a restored group. A changed learning rate keeps its course."""
     for key, value in own.items():
         if key in ("lr", "initial_lr") or _same(before.get(key), value):
             continue
@@ -390,7 +390,7 @@ def _merge_options(group: dict[str, Any], own: dict[str, Any], before: dict[str,
 
 
 def _merge_schedule(saved: Any, own: Any, before: Any, scheduler: LRScheduler) -> Any:
-    """The parent's schedule with what this script makes differently."""
+    """Return the parent's schedule with the changes that this script makes."""
     if not (isinstance(saved, dict) and isinstance(own, dict) and isinstance(before, dict)):
         return saved
     merged = {key: saved[key] if _same(before.get(key), own.get(key)) else own.get(key, saved[key]) for key in saved}
