@@ -78,7 +78,7 @@ class Tally:
 
 
 COLUMNS = (
-    "engine", "cuts", "saves acknowledged", "goes on from the last one", "from an older one", "most steps lost",
+    "engine", "cuts", "saves acknowledged", "continues from the last one", "from an older one", "most steps lost",
     "the newest fails to load", "**loads wrong, in silence**", "nothing left",
 )  # fmt: skip
 HEAD = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"

@@ -4,7 +4,7 @@ A script's code cannot be entered in the middle, so a resume runs it from its be
 
 * a loop in which it trained, and which had ended, yields nothing;
 * one in which nothing was trained (a validation, a look at the data) runs again as it did;
-* one that was under way goes on from where it was.
+* one that was running continues where it was.
 
 The place is the way to the last step edge: for each loop under way its kind, its name, which loops had ended before it
 in the same body ("t": trained in it, "e": not), and where it was. A pass counts what it has consumed.
@@ -144,8 +144,8 @@ class LoopStack:
         """End an iteration of `loop`; `index` is the next one."""
         if loop not in self._active:
             raise UsageError(
-                "A pass over a loader has ended, and one that began inside it goes on: with `zip`, put the loader with "
-                "the most batches first, zip(long, repeated(short)), so that its pass is the outer one."
+                "A pass over a loader has ended, while one that began inside it continues. With zip, put the loader "
+                "with the most batches first, as in zip(long, repeated(short)), so that its pass is the outer one."
             )
         at = self._active.index(loop)
         on_the_way = self._saved is not None and at < self._matched

@@ -20,7 +20,7 @@ _AS_IT_IS = ("persistent_workers",)  # workers persist from one pass to the next
 class ScriptLoader:
     """Batches of one data set. Each `for` over it is one pass: the next epoch of its order, from the beginning.
 
-    After a resume the pass that was under way goes on where it was. The order and the random numbers of the samples
+    After a resume the interrupted pass continues. The order and the random numbers of the samples
     depend on the seed and on how many passes there were, not on the generators, and not on the number of workers.
     """
 
@@ -55,7 +55,7 @@ class ScriptLoader:
     def _iterate(self, *, is_new: bool) -> Iterator[Any]:
         """Yield the batches of one pass.
 
-        After a resume, an iterator that was asked for before the place was reached goes on with the pass that was
+        After a resume, an iterator created before the place was reached continues the pass that was
         under way, as its earlier self would have; one that `is_new` since begins another.
         """
         driver, inner = self._driver, self._inner

@@ -134,7 +134,7 @@ class ScriptState(TrainingState):
         """Restore one saved part into the object tracked as `name`. Raise `StateMismatch` if it does not fit.
 
         A branch hands over `parent_built`, what the parent's options were when they were made: what this script makes
-        differently stays so, and all else goes on from where the parent's was.
+        differently stays different, and everything else continues from the parent.
         """
         if name in self._modules:
             if tree.get("kind") != "module":
