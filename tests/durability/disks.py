@@ -1,7 +1,7 @@
-"""Small real file systems for tests: made, mounted, filled, cut off from power, and never left behind.
+"""Small real file systems for tests, which can be mounted, filled and cut off from power, and are always removed.
 
-Each disk is an image file behind a loop device, mounted below a test's own folder. That takes root, Linux and `mkfs`;
-`find_obstacle` says in one sentence what is missing elsewhere.
+Each disk is an image file behind a loop device, mounted in the test's own folder. It needs root, Linux and `mkfs`;
+`find_obstacle` names what is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SMALLEST_MB = {"xfs": 320, "btrfs": 160}
 
 
 class Disk:
-    """One image with a file system; mounted or not."""
+    """An image with a file system, mounted or not."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class Disk:
         self.driver = driver or kind
 
     def mount(self, *options: str) -> None:
-        """Mount it, with `options` on top of its own."""
+        """Mount it with its own options and `options`."""
         self.path.mkdir(exist_ok=True)
         words = ",".join(("loop", *self.options, *options))
         _run("mount", "-t", self.driver, "-o", words, str(self.image), str(self.path))
 
     def unmount(self) -> None:
-        """Unmount it as soon as nobody uses it any more; the loop device goes with it."""
+        """Unmount it as soon as no process uses it, and free the loop device."""
         deadline = time.monotonic() + _PATIENCE_S
         while (
             _is_mounted(self.path)
@@ -64,7 +64,11 @@ class Disk:
             time.sleep(0.02)
 
     def write_back(self) -> None:
+<<<<<<< HEAD
         """Write everything that the kernel still holds in memory, as it also does every 5 to 30 seconds."""
+=======
+        """Write everything that the kernel still holds in memory, as it does every 5 to 30 seconds on its own."""
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
@@ -72,7 +76,7 @@ class Disk:
             os.close(descriptor)
 
     def cut_power(self) -> None:
-        """Stop the file system dead: from now on nothing reaches the image, not even what the journal has in memory."""
+        """Stop the file system at once: nothing reaches the image any more, not even what the journal has in memory."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NOTHING_MORE_TO_THE_JOURNAL))
@@ -80,9 +84,9 @@ class Disk:
             os.close(descriptor)
 
     def come_back(self) -> None:
-        """After a power cut: mount again what the image had at that moment. The journal is replayed.
+        """Mount the image as it was at the power cut. The journal is replayed.
 
-        The image is copied before it is unmounted, so that nothing which the kernel writes then can count.
+        The image is copied before it is unmounted, so that later writes of the kernel do not count.
         """
         copy = self.image.with_suffix(".after")
         subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
@@ -91,11 +95,11 @@ class Disk:
         self.mount()
 
     def fill(self) -> Path:
-        """Fill the disk up to the last byte; the file with which that was done."""
+        """Fill the disk up to the last byte, and return the file that fills it."""
         ballast = self.path / "ballast"
         with ballast.open("ab", buffering=0) as file:
             for _ in range(2):
-                self.write_back()  # what was removed is free only then
+                self.write_back()  # space of removed files is free only after that
                 for size in (1 << 20, 4096):
                     with contextlib.suppress(OSError):
                         while True:
@@ -113,11 +117,11 @@ def make_disk(
     options: Sequence[str] = (),
     driver: str | None = None,
 ) -> Iterator[Disk]:
-    """A new disk, mounted; whatever happens, neither mount nor loop device nor image is left behind.
+    """Make and mount a disk. Mount, loop device and image are removed at the end, whatever happens.
 
-    `driver` mounts it where that is not the kernel's own for `kind`.
+    `driver` mounts it if the kernel has no driver of its own for `kind`.
     """
-    # In memory where there is some: the image is the drive, and its speed is not what is tested.
+    # In memory if possible: the image is the drive, and its speed is not what the test is about.
     folder = Path(tempfile.mkdtemp(prefix="relight-disk-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
     disk = Disk(folder / "image", folder / "disk", options=options, kind=kind, driver=driver)
     try:
@@ -129,7 +133,7 @@ def make_disk(
         yield disk
     finally:
         if _is_mounted(disk.path):
-            # Lazily: a process of the test that still lives must not keep the mount.
+            # Lazily: a process of the test that is still running must not keep the mount.
             subprocess.run(["umount", "-l", str(disk.path)], capture_output=True, check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,9 +142,9 @@ def make_disk(
 def find_obstacle(
     kind: str = "ext4", mkfs: tuple[str, ...] = (), *, power_cuts: bool = False, driver: str | None = None
 ) -> str | None:
-    """Why such a disk cannot be made on this machine, as one phrase; None when it can."""
+    """Return why such a disk cannot be made on this machine, as one phrase; None if it can."""
     if sys.platform != "linux":
-        return "loop devices are Linux's"
+        return "loop devices exist only on Linux"
     if os.geteuid() != 0:
         return "only root may mount a file system"
     if shutil.which(f"mkfs.{kind}") is None:
@@ -160,14 +164,14 @@ def find_obstacle(
 def need_disks(
     kind: str = "ext4", *, mkfs: tuple[str, ...] = (), power_cuts: bool = False, driver: str | None = None
 ) -> None:
-    """Skip the test, with the reason, where such a disk cannot be made."""
+    """Skip the test, with the reason, if such a disk cannot be made."""
     obstacle = find_obstacle(kind, mkfs, power_cuts=power_cuts, driver=driver)
     if obstacle is not None:
         pytest.skip(f"needs a small disk with {' '.join((kind, *mkfs))}: {obstacle}")
 
 
 def _is_mounted(path: Path) -> bool:
-    """As the kernel says: a file system that was shut down answers no question about itself."""
+    """Tell from the kernel's list of mounts: a file system that was shut down answers no calls."""
     return any(line.split()[1] == str(path) for line in Path("/proc/self/mounts").read_text().splitlines())
 
 

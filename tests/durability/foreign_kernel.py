@@ -1,7 +1,7 @@
-"""A second kernel for what this machine's kernel may lack: user-mode Linux, with NFS over loopback and FAT.
+"""A second kernel with what this machine's kernel may lack: user-mode Linux, with NFS over loopback and FAT.
 
 It is an ordinary process of the host (Debian's package `user-mode-linux`), boots in two seconds, and has the host's
-root as its own. Killing it is a power cut: what that kernel had in memory is gone, server and client at once.
+root file system as its own. Killing it is a power cut for NFS server and client at once: their memory is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = Path("/usr/lib/uml/modules")
 NFS4, NFS3, VFAT = Path("/mnt/nfs4"), Path("/mnt/nfs3"), Path("/mnt/vfat")
-"""Where that kernel has its file systems."""
+"""Where the second kernel has its file systems."""
 _INIT = Path(__file__).with_name("user_mode_linux.sh")
 _NEEDED = ("linux.uml", "rpc.nfsd", "rpcbind", "modprobe", "mkfs.ext4", "mkfs.vfat")
 _PACKAGES = "user-mode-linux nfs-kernel-server kmod dosfstools"
@@ -33,7 +33,7 @@ _MEMORY_MB = 1500
 
 @cache
 def find_obstacle() -> str | None:
-    """Why that kernel cannot be had here, as one phrase; None when it can."""
+    """Return why the second kernel cannot run here, as one phrase; None if it can."""
     if sys.platform != "linux":
         return "user-mode Linux runs on Linux"
     if os.geteuid() != 0:
@@ -46,7 +46,7 @@ def find_obstacle() -> str | None:
 
 
 def need_foreign_kernel() -> None:
-    """Skip the test, with the reason, where there is none."""
+    """Skip the test, with the reason, if the second kernel cannot run here."""
     obstacle = find_obstacle()
     if obstacle is not None:
         pytest.skip(f"needs a second kernel: {obstacle}")
@@ -54,7 +54,7 @@ def need_foreign_kernel() -> None:
 
 @contextlib.contextmanager
 def make_disks() -> Iterator[Path]:
-    """A folder with the images of the two disks of that kernel, new and empty."""
+    """Make a folder with the images of the kernel's two disks, new and empty."""
     with tempfile.TemporaryDirectory(prefix="relight-kernel-") as folder:
         for name, megabytes, command in (("a", 256, ["mkfs.ext4", "-q", "-F"]), ("b", 64, ["mkfs.vfat"])):
             image = Path(folder) / name
@@ -68,7 +68,7 @@ def make_disks() -> Iterator[Path]:
 
 
 class ForeignKernel:
-    """One boot, with a trial that runs in it."""
+    """One boot of the second kernel, with a trial that runs in it."""
 
     def __init__(self, disks: Path, trial: Sequence[str]) -> None:
         self.lines: list[str] = []
@@ -93,7 +93,7 @@ class ForeignKernel:
         self._rest = b""
 
     def read(self, timeout_s: float) -> bool:
-        """Take in what it says within that time; False when it has ended."""
+        """Read what it prints within that time. Returns False if it has ended."""
         assert self._process.stdout is not None
         until = time.monotonic() + timeout_s
         while True:
@@ -109,7 +109,7 @@ class ForeignKernel:
                 time.sleep(0.005)
 
     def wait_for(self, beginning: str, timeout_s: float = 120.0) -> str:
-        """The first line that begins so."""
+        """Return the first line with that beginning."""
         deadline = time.monotonic() + timeout_s
         while True:
             alive = self.read(0.01)
@@ -117,11 +117,11 @@ class ForeignKernel:
             if found is not None:
                 return found
             said = "\n".join(self.lines[-40:])
-            assert alive, f"that kernel ended without saying '{beginning}':\n{said}"
-            assert time.monotonic() < deadline, f"that kernel did not say '{beginning}' in time:\n{said}"
+            assert alive, f"the kernel ended without printing '{beginning}':\n{said}"
+            assert time.monotonic() < deadline, f"the kernel did not print '{beginning}' in time:\n{said}"
 
     def cut_power(self) -> None:
-        """Kill it; what it had said by then is in `lines`."""
+        """Kill it. What it had printed by then is in `lines`."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         while self.read(0.05):

@@ -1,4 +1,4 @@
-"""Kills a trainer, its writer process or both with SIGKILL while every step is saved, and proves that nothing is lost.
+"""Kills a trainer, its writer process or both with SIGKILL while every step is saved, and checks that nothing is lost.
 
     python -m tests.durability.kills                        150 kills of each victim, and a table
     python -m tests.durability.kills --kills 1000 --victims writer
@@ -23,14 +23,14 @@ from tests.durability.saver import WRITER
 
 VICTIMS = ("trainer", "writer", "both", "group")
 LONGEST_LIFE_S = 0.25
-_WRITERS_A_LIFE = 3  # a client whose writers die more often than that gives up for a while, as it should
+_WRITERS_A_LIFE = 3  # a client whose writers die more often pauses for a while, as intended
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Figures:
-    """What the kills of one victim gave. A torn or a lost checkpoint is an AssertionError, so those are none."""
+    """The counts for one victim. A torn or a lost checkpoint is an AssertionError, so there are none of these."""
 
     victim: str
     kills: int = 0
@@ -39,7 +39,7 @@ class Figures:
     compared: int = 0
 
     def row(self) -> str:
-        """One line of the table."""
+        """Return one row of the table."""
         return f"| {self.victim} | {self.kills} | {self.lives} | {self.acknowledged} | {self.compared} | 0 | 0 |"
 
 
@@ -50,7 +50,7 @@ HEAD = (
 
 
 def kill_often(folder: Path, *, victim: str, kills: int, seed: int, say: Say = lambda _: None) -> Figures:
-    """Kill `victim` at `kills` random moments, recover each time, and go on from there in the same store."""
+    """Kill `victim` at `kills` random moments, recover each time, and continue from there in the same store."""
     figures = Figures(victim)
     chance = random.Random(f"{victim} {seed}")
     promises = Promises(folder)
@@ -63,7 +63,11 @@ def kill_often(folder: Path, *, victim: str, kills: int, seed: int, say: Say = l
                 said = saver.wait_until_gone()
             promises.check(said, keep_all=keep_all)
             if victim != "both":
+<<<<<<< HEAD
                 # A complete snapshot in the writer's hands becomes durable, whichever process dies.
+=======
+                # A complete snapshot that the writer has becomes durable, whichever process dies.
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
                 assert promises.lost_submitted == 0, f"{promises.lost_submitted} submitted steps are lost: {said}"
             figures.lives += 1
             figures.acknowledged += len(said.all("durable"))
@@ -73,7 +77,7 @@ def kill_often(folder: Path, *, victim: str, kills: int, seed: int, say: Say = l
 
 
 def _live_and_be_killed(saver: LivingSaver, victim: str, chance: random.Random) -> int:
-    """One life up to its violent end; how many kills that took."""
+    """Run one life until it is killed, and return how many kills that took."""
     kills = 0
     if victim == "writer":
         for _ in range(_WRITERS_A_LIFE):
@@ -86,7 +90,7 @@ def _live_and_be_killed(saver: LivingSaver, victim: str, chance: random.Random) 
         saver.wait_for("durable", count=len(saver.said.all("durable")) + 1)
         saver.kill("trainer")
         return kills
-    if chance.random() < 0.8:  # else while its writer has hardly begun, and the store may not even be made
+    if chance.random() < 0.8:  # before that the writer has hardly begun, and the store may not exist yet
         saver.wait_for("durable")
     saver.let_live(chance.uniform(0.0, LONGEST_LIFE_S))
     first, second = chance.sample(["trainer", "writer"], 2)
@@ -95,7 +99,7 @@ def _live_and_be_killed(saver: LivingSaver, victim: str, chance: random.Random) 
 
 
 def main() -> int:
-    """Parse, kill, print the table."""
+    """Parse the arguments, kill, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=150, help="of each victim")
     parser.add_argument("--victims", nargs="+", default=VICTIMS, choices=VICTIMS)

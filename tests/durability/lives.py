@@ -1,4 +1,4 @@
-"""Lives of a saver: begin one, hear what it was promised, end it, and judge what it left behind."""
+"""Lives of a saver: start one, read what it was promised, end it, and check what it left behind."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ PATIENCE_S = 60.0
 
 @dataclass
 class Said:
-    """What a life said, newest last, by word."""
+    """What a life printed, by word, newest last."""
 
     numbers: dict[str, list[int]] = field(default_factory=dict)
     last_words: str = ""
 
     def newest(self, word: str) -> int:
-        """The highest number said with `word`; 0 for none."""
+        """Return the highest number printed with `word`; 0 if there is none."""
         return max(self.numbers.get(word, ()), default=0)
 
     def all(self, word: str) -> list[int]:
-        """All numbers said with `word`, in order."""
+        """Return all numbers printed with `word`, in order."""
         return self.numbers.get(word, [])
 
     def hear(self, lines: Iterable[str]) -> None:
-        """Take lines in."""
+        """Read more lines."""
         for line in lines:
             word, _, rest = line.partition(" ")
             if word == "ended":
@@ -51,7 +51,7 @@ class Said:
 
 
 class LivingSaver:
-    """A saver that saves now. Its pipe ends when the last of its processes is gone."""
+    """A running saver. Its pipe ends when the last of its processes is gone."""
 
     def __init__(self, pipe: int) -> None:
         self.said = Said()
@@ -60,7 +60,7 @@ class LivingSaver:
         self._open = True
 
     def wait_for(self, word: str, *, count: int = 1) -> None:
-        """Until it has said `word` that many times."""
+        """Wait until it has printed `word` that many times."""
         deadline = time.monotonic() + PATIENCE_S
         while len(self.said.all(word)) < count:
             assert self._open, f"it ended before it said '{word}': {self.said}"
@@ -68,13 +68,13 @@ class LivingSaver:
             self._read(0.2)
 
     def let_live(self, seconds: float) -> None:
-        """Listen for so long."""
+        """Read for that many seconds."""
         until = time.monotonic() + seconds
         while self._open and (left := until - time.monotonic()) > 0:
             self._read(left)
 
     def kill(self, *words: str) -> None:
-        """`kill -9` those of its processes: "trainer", "writer" (the newest one), "group" (the trainer's)."""
+        """Send SIGKILL to its "trainer", its "writer" (the newest one) or its "group" (the trainer's process group)."""
         for word in words:
             with contextlib.suppress(ProcessLookupError):
                 if word == "group":
@@ -83,7 +83,7 @@ class LivingSaver:
                     os.kill(self.said.all(word)[-1], signal.SIGKILL)
 
     def wait_until_gone(self) -> Said:
-        """Hear it to the end: until none of its processes lives."""
+        """Read until none of its processes is left."""
         deadline = time.monotonic() + PATIENCE_S
         while self._open:
             assert time.monotonic() < deadline, f"it does not end: {self.said}"
@@ -91,7 +91,7 @@ class LivingSaver:
         return self.said
 
     def end(self) -> None:
-        """Kill whatever still lives."""
+        """Kill every process of it that is left."""
         while self._open:
             self.kill("trainer", "writer")
             self._read(0.1)
@@ -109,7 +109,7 @@ class LivingSaver:
 
 
 class SaverSeries:
-    """Many lives with one engine, the engine imported once."""
+    """Many lives with one engine, which is imported once."""
 
     def __init__(self, engine: str) -> None:
         self._ours, theirs = socket.socketpair()
@@ -118,13 +118,13 @@ class SaverSeries:
                 [sys.executable, "-m", "tests.durability.saver", engine, str(theirs.fileno())],
                 cwd=ROOT,
                 pass_fds=(theirs.fileno(),),
-                # After a power cut and after a kill everything complains, which is right and of no interest.
+                # After a power cut or a kill everything prints errors, as expected.
                 stderr=None if os.environ.get("RELIGHT_SHOW_SAVERS") else subprocess.DEVNULL,
             )
 
     @contextlib.contextmanager
     def begin(self, folder: Path, *, first_step: int, keep_all: bool = False) -> Iterator[LivingSaver]:
-        """A new life; none of its processes outlives the block."""
+        """Start a life. None of its processes outlives the block."""
         reading, writing = os.pipe()
         message = json.dumps(Life(str(folder), first_step, keep_all)).encode()
         socket.send_fds(self._ours, [message], [writing])
@@ -136,7 +136,7 @@ class SaverSeries:
             saver.end()
 
     def close(self) -> None:
-        """No more lives."""
+        """Start no more lives."""
         self._ours.close()
         self._process.wait(PATIENCE_S)
 
@@ -148,16 +148,16 @@ class SaverSeries:
 
 
 class Promises:
-    """What a store was told is durable, over all lives, and the proof that it still is."""
+    """What was reported as durable over all lives, and the check that it still exists."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.next_step = 1
         self.checked = 0
         self.lost_submitted = 0
-        """Steps that were handed to the writer and are not there: none may be, while the writer lives."""
+        """Steps that were handed to the writer and are missing. There must be none while the writer lives."""
         self.kept: set[int] = set()
-        """Steps of the lives in a row that removed no old checkpoint."""
+        """Steps of the latest consecutive lives that removed no old checkpoint."""
 
     def check(self, said: Said, *, keep_all: bool) -> None:
         """Recover as a resume does, and compare every bit of every checkpoint with what was saved at that step."""
@@ -166,7 +166,7 @@ class Promises:
         good, passed = find_newest_good(store)
         assert list(passed) == [], f"a committed checkpoint is damaged: {passed}"
         if good is None and self.next_step == 1 and not acknowledged:
-            return  # it died before anything was promised
+            return  # it died before it was promised anything
         assert good is not None, f"nothing is left of {said}"
         assert good.step >= acknowledged, f"step {acknowledged} was acknowledged, step {good.step} is the newest"
         assert good.step <= max(said.newest("began"), self.next_step - 1), f"step {good.step} was never saved"
@@ -179,7 +179,7 @@ class Promises:
         else:
             self.kept.clear()
         missing = sorted(self.kept - there.keys())
-        assert not missing, f"acknowledged and gone: {missing}"
+        assert not missing, f"acknowledged and missing: {missing}"
         for step in said.all("pinned")[-2:]:
             assert step in there, f"the pinned checkpoint of step {step} is gone"
             assert "pinned" in there[step].labels, f"step {step} has lost its pin"
@@ -193,7 +193,7 @@ class Promises:
 
 
 def assert_right(store: CheckpointStore, info: CheckpointInfo) -> None:
-    """Every tensor and the state are what was saved at that step."""
+    """Assert that the state and every tensor are what was saved at that step."""
     header, buffers = snapshot_at(info.step)
     with store.open(info) as reader:
         assert reader.state == header.state, f"step {info.step} has another step's state"

@@ -1,4 +1,4 @@
-"""Cuts the power of an NFS server, and of its client, while checkpoints are saved; then proves that all is there.
+"""Cuts the power of an NFS server and its client while checkpoints are saved, and checks that nothing is lost.
 
     python -m tests.durability.nfs --cuts 25
 
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Tally:
-    """What the cuts gave. Anything lost or wrong is an AssertionError, so those are none."""
+    """The counts. Anything lost or wrong is an AssertionError, so there is none of it."""
 
     cuts: int = 0
     saves: int = 0
@@ -41,7 +41,7 @@ class Tally:
 
 
 def cut_nfs(mount_point: Path, *, cuts: int, seed: int, say: Say = lambda _: None) -> Tally:
-    """Save at every step, cut, boot, compare, and go on from there on the same disk."""
+    """Save at every step, cut, boot, compare, and continue from there on the same disk."""
     tally = Tally()
     chance = random.Random(f"{mount_point} {seed}")
     with make_disks() as disks:
@@ -68,7 +68,7 @@ def cut_nfs(mount_point: Path, *, cuts: int, seed: int, say: Say = lambda _: Non
 
 
 def _live_inside(mount_point: Path, memory: Path) -> None:
-    """In the other kernel: compare with what was promised before, then save until the end."""
+    """Run in the second kernel: compare with what was promised before, then save until killed."""
     known = json.loads(memory.read_text())
     promises = Promises(mount_point / "checkpoints")
     promises.next_step = known["next_step"]
@@ -88,11 +88,15 @@ def _live_inside(mount_point: Path, memory: Path) -> None:
 
 
 def main() -> int:
-    """Parse, cut, print the table."""
+    """Parse the arguments, cut, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=25, help="for each version of NFS")
     parser.add_argument("--seed", type=int, default=1)
+<<<<<<< HEAD
     parser.add_argument("--if-possible", action="store_true", help="exit 0 without such a kernel")
+=======
+    parser.add_argument("--if-possible", action="store_true", help="do not fail if there is no such kernel")
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     parser.add_argument("--inside", nargs=2, type=Path, metavar=("FOLDER", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:

@@ -1,4 +1,4 @@
-"""How other libraries save and find their newest checkpoint, each as its documentation and most scripts do it."""
+"""How other libraries save and find their newest checkpoint, as their documentation and most scripts do it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _STEP = "step"
 
 
 class Peer(ABC):
-    """One library. A state is its tensors by name and the step; torch is imported with the first use."""
+    """One library. A state is the step and the tensors by name. torch is imported at the first use."""
 
     @abstractmethod
     def save(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        """Save; what a script takes for done when this returns."""
+        """Save. When this returns, a script considers the checkpoint saved."""
 
     @abstractmethod
     def load(self, path: Path, like: dict[str, Any]) -> dict[str, Any]:
-        """The state in `path`, which is shaped like `like`."""
+        """Load the state in `path`, which has the structure of `like`."""
 
     def newest(self, folder: Path) -> Path | None:
-        """The highest number, as scripts that resume take it."""
+        """Return the checkpoint with the highest number, as scripts that resume do."""
         found = [path for path in folder.iterdir() if path.stem.removeprefix("step-").isdecimal()]
         return max(found, key=lambda path: int(path.stem.removeprefix("step-")), default=None)
 
@@ -37,13 +37,13 @@ class Peer(ABC):
             path.unlink()
 
     def load_library(self) -> None:
-        """Import now what saving needs."""
+        """Import everything that saving needs."""
         import torch
 
         torch.set_num_threads(1)
 
     def build_state(self, snapshot: tuple[SnapshotHeader, Sequence[memoryview]]) -> dict[str, Any]:
-        """The snapshot as a dictionary of tensors."""
+        """Return the snapshot as a dictionary of tensors."""
         import torch
 
         header, buffers = snapshot
@@ -55,7 +55,7 @@ class Peer(ABC):
         return {**state, _STEP: torch.tensor(header.step)}
 
     def same(self, one: dict[str, Any], other: dict[str, Any]) -> bool:
-        """Whether two states have the same bits."""
+        """Tell whether two states have the same bits."""
         return one.keys() == other.keys() and all(_bits(one[name]) == _bits(other[name]) for name in one)
 
 
@@ -75,17 +75,17 @@ class TorchSave(Peer):
 
 
 class TorchSaveOver(TorchSave):
-    """`torch.save` over the same file again and again."""
+    """`torch.save` over the same file each time."""
 
     def save(self, folder: Path, step: int, state: dict[str, Any]) -> None:
         super().save(folder, 0, state)
 
     def remove(self, folder: Path, step: int) -> None:
-        """There is only one."""
+        """Do nothing: there is only one file."""
 
 
 class TorchSaveSynced(TorchSave):
-    """`torch.save` to another name, fsync, rename, fsync of the folder: what careful people write by hand."""
+    """`torch.save` to another name, fsync, rename, fsync of the folder: what careful engineers write by hand."""
 
     def save(self, folder: Path, step: int, state: dict[str, Any]) -> None:
         import torch
@@ -139,7 +139,7 @@ class Dcp(Peer):
         logging.disable(logging.CRITICAL)
         try:
             dcp.load(state, checkpoint_id=path, no_dist=True)
-        except CheckpointException as error:  # no Exception, that one
+        except CheckpointException as error:  # it does not derive from Exception
             raise OSError(str(error).splitlines()[-1]) from error
         finally:
             logging.disable(logging.NOTSET)
@@ -154,7 +154,7 @@ class Dcp(Peer):
 
 
 class DcpWithMetadata(Dcp):
-    """The same, but only folders that have a `.metadata` file count."""
+    """The same, but only folders with a `.metadata` file count."""
 
     def newest(self, folder: Path) -> Path | None:
         found = [path for path in folder.iterdir() if (path / ".metadata").exists()]

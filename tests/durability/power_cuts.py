@@ -1,12 +1,12 @@
-"""Cuts the power of a real ext4 or xfs while something saves at every step, and counts what survives, peers included.
+"""Cuts the power of a real ext4 or xfs while something saves at every step, and counts what survives, for peers too.
 
     python -m tests.durability.power_cuts                            100 cuts for Relight, 25 for each of the peers
     python -m tests.durability.power_cuts --cuts 400 --engines relight "relight writer"
 
-A disk is an image on a loop device. The cut is the file system's own shut-down ioctl, told to write nothing more to its
-journal: dirty pages and everything that was not committed are gone, as without power. Then the image is mounted again,
-the journal is replayed, and whatever is there is loaded and compared bit for bit with what was saved at that step.
-What this cannot show is a drive that lies about its own cache: the image has everything that the kernel had sent.
+A disk is an image on a loop device. The cut is the file system's own shutdown ioctl, without a last write to its
+journal: dirty pages and everything that was not committed are gone, as in a power cut. Then the image is mounted again,
+the journal is replayed, and every checkpoint is loaded and compared bit for bit with what was saved at that step. This
+does not cover a drive that loses its own cache: the image has everything that the kernel had sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Mount:
-    """A file system whose power can be cut, and how it is mounted."""
+    """A file system whose power can be cut, with its mount options."""
 
     kind: str
     options: tuple[str, ...] = ()
@@ -42,16 +42,16 @@ class Mount:
 
 
 DEFAULT = Mount("ext4", ("commit=1",))
-"""ext4 as it is by default; only its journal is committed every second instead of every five."""
+"""ext4 with its defaults, except that the journal is committed every second instead of every five."""
 SLOPPY = Mount("ext4", ("commit=1", "data=writeback", "noauto_da_alloc"))
-"""Names may reach the disk long before the data: nothing but fsync helps."""
+"""Names may reach the disk long before the data: only fsync helps."""
 XFS = Mount("xfs", megabytes=320)
 MOUNTS = {"default": DEFAULT, "sloppy": SLOPPY, "xfs": XFS}
 
 
 @dataclass
 class Tally:
-    """What the cuts gave for one engine."""
+    """The counts for one engine."""
 
     engine: str
     cuts: int = 0
@@ -59,18 +59,18 @@ class Tally:
     newest: int = 0
     """The last acknowledged step was loaded, or a later one."""
     older: int = 0
-    """Something loaded, but acknowledged steps were gone."""
+    """An older step was loaded: acknowledged steps were gone."""
     most_lost: int = 0
     fails: int = 0
     """The newest could not be loaded."""
     wrong: int = 0
-    """It loaded without an error, and was not what was saved."""
+    """It was loaded without an error, but was not what was saved."""
     nothing: int = 0
     checked: int = 0
     """Checkpoints of which every byte was compared."""
 
     def row(self) -> str:
-        """One line of the table."""
+        """Return one row of the table."""
         return (
             f"| {self.engine} | {self.cuts} | {self.saves} | {self.newest} | {self.older} | {self.most_lost} "
             f"| {self.fails} | {self.wrong} | {self.nothing} |"
@@ -79,13 +79,13 @@ class Tally:
 
 COLUMNS = (
     "engine", "cuts", "saves acknowledged", "continues from the last one", "from an older one", "most steps lost",
-    "the newest fails to load", "**loads wrong, in silence**", "nothing left",
+    "the newest fails to load", "**loads wrong data silently**", "nothing left",
 )  # fmt: skip
 HEAD = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
 
 
 def cut_relight(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lambda _: None) -> Tally:
-    """Cut, recover, go on from there on the same disk, again and again. Any broken promise is an AssertionError."""
+    """Cut, recover and continue on the same disk, repeatedly. A broken promise is an AssertionError."""
     tally = Tally(engine)
     chance = random.Random(f"{engine} {seed}")
     with (
@@ -111,7 +111,7 @@ def cut_relight(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = l
 
 
 def cut_peer(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lambda _: None) -> Tally:
-    """The same for another library, in a new folder each time; what happens is counted."""
+    """Do the same with another library, in a new folder each time, and count what happens."""
     peer = PEERS[engine]
     tally = Tally(engine)
     chance = random.Random(f"peer {seed}")
@@ -136,7 +136,11 @@ def cut_peer(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lamb
 
 def _live_and_lose_power(saver: LivingSaver, disk: Disk, chance: random.Random) -> None:
     life_s = chance.uniform(0.05, LONGEST_LIFE_S)
+<<<<<<< HEAD
     # The kernel writes back every 5 to 30 seconds; here at a random moment of a shorter life.
+=======
+    # The kernel writes back every 5 to 30 seconds. Here it does so at a random moment of a shorter life.
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     before_s = chance.uniform(0.0, life_s)
     saver.let_live(before_s)
     disk.write_back()
@@ -172,7 +176,7 @@ def _judge(peer: Peer, disk: Disk, said: Said, tally: Tally) -> str:
 
 
 def main() -> int:
-    """Parse, cut, print the table."""
+    """Parse the arguments, cut, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=100, help="for each of Relight's engines")
     parser.add_argument("--peer-cuts", type=int, default=25, help="for each of the peers")
@@ -180,7 +184,11 @@ def main() -> int:
     parser.add_argument("--mounts", nargs="+", choices=MOUNTS, default=list(MOUNTS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true")
+<<<<<<< HEAD
     parser.add_argument("--if-possible", action="store_true", help="exit 0 where power cannot be cut")
+=======
+    parser.add_argument("--if-possible", action="store_true", help="do not fail where power cannot be cut")
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     given = parser.parse_args()
     obstacle = find_obstacle(power_cuts=True)
     if obstacle is not None:

@@ -1,9 +1,9 @@
-"""A process that saves at every step until something kills it, and says over a pipe what it was promised.
+"""A process that saves at every step until it is killed, and reports over a pipe what it was promised.
 
     python -m tests.durability.saver ENGINE SOCKET_FD
 
-It imports what the engine needs once, and forks a child for each life that is asked for over the socket: a life has a
-folder, a first step, and the pipe for its lines. Lines: `trainer PID`, `writer PID`, `began STEP`, `durable STEP`,
+It imports what the engine needs once, and forks a child for each life that the socket requests: a life has a folder, a
+first step, and the pipe for its lines. Lines: `trainer PID`, `writer PID`, `began STEP`, `durable STEP`,
 `pinned STEP`. The pipe ends when the last process of that life is gone.
 """
 
@@ -35,7 +35,7 @@ from tests.durability.peers import PEERS, Peer
 
 STORE, WRITER = "relight", "relight writer"
 UNSYNCED = "relight without fsync"
-"""What the store would be without its syncs: the proof that a test would notice."""
+"""The store without its syncs, to show that the tests notice it."""
 RELIGHT = (STORE, WRITER)
 KEEP_ALL = RetentionPolicy(newest=1_000_000)
 KEEP_FEW = RetentionPolicy(best=(BestRule(count=1),))
@@ -45,17 +45,17 @@ Say = Callable[[str, int], None]
 
 
 class Unsynced(FileOperations):
-    """The real file system, and nothing is ever synced."""
+    """The real file system, without any sync."""
 
     def sync(self, file: int) -> None:
-        """Say that it was."""
+        """Do nothing, as if it had synced."""
 
     def sync_folder(self, path: Path) -> None:
-        """Say that it was."""
+        """Do nothing, as if it had synced."""
 
 
 class Life(NamedTuple):
-    """What one life of the saver is asked for."""
+    """The request for one life of the saver."""
 
     folder: str
     first_step: int
@@ -64,13 +64,13 @@ class Life(NamedTuple):
 
 
 def snapshot_at(step: int) -> tuple[SnapshotHeader, list[memoryview]]:
-    """The one state that a training has at `step`: 0.4 MB that change at every step, 1.2 MB that never do."""
+    """Return the state at `step`: 0.4 MB that change at every step, and 1.2 MB that never do."""
     score = float(-abs(step % 50 - 25)) if step % 5 == 0 else None
     return make_snapshot(step, trained=100_000, frozen=300_000, score=score)
 
 
 def save_with_store(life: Life, say: Say, operations: FileOperations) -> None:
-    """Commit, verify, pin and remove as the writer process does it, in this very process."""
+    """Commit, verify, pin and remove as the writer process does, but in this process."""
     store = CheckpointStore(Path(life.folder), operations=operations)
     sweep(store)
     for step in itertools.count(life.first_step):
@@ -107,7 +107,7 @@ def save_with_writer(life: Life, say: Say, pipe: int) -> None:
 
 
 def save_with_peer(peer: Peer, life: Life, say: Say) -> None:
-    """Save as this library is used, the newest three kept."""
+    """Save as the library is normally used, and keep the newest three."""
     folder = Path(life.folder)
     folder.mkdir(exist_ok=True)
     for step in itertools.count(life.first_step):
@@ -165,7 +165,7 @@ def main() -> None:
             asked.close()
             try:
                 live(Life(*json.loads(message)), pipes[0])
-            except BaseException as error:  # after a power cut every call fails, and that is its end
+            except BaseException as error:  # after a power cut every call fails: end here
                 words = " ".join(f"{type(error).__name__}: {error}".split())
                 os.write(pipes[0], f"ended {words}\n".encode())
             os._exit(1)

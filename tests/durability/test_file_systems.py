@@ -1,4 +1,4 @@
-"""Other file systems than a roomy ext4: the store works there, or one sentence says why not."""
+"""File systems other than ext4 with space: the store works there, or one sentence says why not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ext2() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fat(kind: str, driver: str | None = None) -> Iterator[Path]:
-    """No hard links, no O_TMPFILE, no case: Trial and trial are one name."""
+    """No hard links, no O_TMPFILE, and no case: `Trial` and `trial` are the same name."""
     need_disks(kind, driver=driver)
     with make_disk(megabytes=64, kind=kind, driver=driver) as disk:
         (disk.path / "Case").touch()
@@ -50,7 +50,7 @@ def fat(kind: str, driver: str | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def casefolded() -> Iterator[Path]:
-    """An ext4 folder without case, as on a Mac."""
+    """An ext4 folder that ignores case, as macOS does."""
     need_disks(mkfs=("-O", "casefold"))
     with make_disk(megabytes=64, mkfs=("-O", "casefold")) as disk:
         folder = disk.path / "folded"
@@ -62,7 +62,7 @@ def casefolded() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def journaled(kind: str) -> Iterator[Path]:
-    """One of the larger ones."""
+    """One of the larger file systems."""
     need_disks(kind)
     with make_disk(megabytes=320, kind=kind) as disk:
         yield disk.path
@@ -70,7 +70,7 @@ def journaled(kind: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def overlay() -> Iterator[Path]:
-    """What a container has."""
+    """The file system of a container."""
     need_disks()
     with make_disk(megabytes=64) as disk:
         lower, upper, work, merged = (disk.path / name for name in ("lower", "upper", "work", "merged"))
@@ -83,7 +83,7 @@ def overlay() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def tmpfs() -> Iterator[Path]:
-    """Memory: there is nothing that a sync could do."""
+    """Memory: a sync does nothing there."""
     need_disks()
     with make_disk(megabytes=16) as disk:
         point = disk.path / "tmpfs"
@@ -117,7 +117,7 @@ FILE_SYSTEMS = {
 
 
 @pytest.mark.parametrize("name", FILE_SYSTEMS)
-def test_runs_and_checkpoints_are_whole_on(name: str) -> None:
+def test_runs_and_checkpoints_work_on(name: str) -> None:
     with FILE_SYSTEMS[name]() as folder:
         try_folder(folder)
 
@@ -151,7 +151,7 @@ def read_only(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     "command",
     ["list", "show trial", "checkpoints trial", "metrics trial --csv", "logs trial", "verify trial", "digest trial"],
 )
-def test_on_a_read_only_disk_everything_can_be_looked_at(read_only: RunLayout, command: str) -> None:
+def test_everything_on_a_read_only_disk_can_be_read(read_only: RunLayout, command: str) -> None:
     answer = CliRunner().invoke(app, command.split())
     assert answer.exit_code == 0, answer.stderr
     assert answer.stderr == ""
@@ -169,16 +169,16 @@ def test_from_a_read_only_disk_weights_can_be_exported_elsewhere(read_only: RunL
     ["run digits --detach", "resume trial --from 10 --detach", "branch trial --from best --detach", "pin trial 10",
      "export trial"],
 )  # fmt: skip
-def test_on_a_read_only_disk_what_must_write_is_refused_in_one_sentence(read_only: RunLayout, command: str) -> None:
+def test_commands_that_must_write_to_a_read_only_disk_give_one_sentence(read_only: RunLayout, command: str) -> None:
     answer = CliRunner().invoke(app, command.split())
     assert answer.exit_code == 1, answer.stdout
     (line,) = answer.stderr.strip().splitlines()
     assert "read-only" in line.lower(), line
     assert str(read_only.folder.parent) in line, "it does not say where"
-    assert "RELIGHT_DEBUG" not in line, "that is what bugs of ours say"
+    assert "RELIGHT_DEBUG" not in line, "that is how our own bugs are reported"
 
 
-def test_a_save_to_a_read_only_disk_is_one_sentence(read_only: RunLayout) -> None:
+def test_a_save_to_a_read_only_disk_gives_one_sentence(read_only: RunLayout) -> None:
     store = CheckpointStore(read_only.checkpoints)
     with pytest.raises(SaveError, match="Read-only file system") as refused:
         store.commit(*make_snapshot(30))
@@ -188,7 +188,7 @@ def test_a_save_to_a_read_only_disk_is_one_sentence(read_only: RunLayout) -> Non
     assert list(passed) == []
 
 
-def test_a_disk_that_dies_under_a_store_is_an_error_and_nothing_else(disk: Disk) -> None:
+def test_a_disk_that_dies_under_a_store_gives_an_error_and_costs_nothing_else(disk: Disk) -> None:
     need_disks(power_cuts=True)
     store = CheckpointStore(disk.path / "checkpoints")
     store.commit(*snapshot_at(1))
@@ -203,7 +203,7 @@ def test_a_disk_that_dies_under_a_store_is_an_error_and_nothing_else(disk: Disk)
 
 @pytest.mark.parametrize("sync", [SYSTEM.sync_folder, sync_folder], ids=["store", "records"])
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_no_name_counts_as_durable_on_a_disk_that_dies_meanwhile(
+def test_no_name_counts_as_durable_on_a_disk_that_dies_during_the_sync(
     kind: str, sync: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need_disks(kind, power_cuts=True)
@@ -224,7 +224,7 @@ def test_no_name_counts_as_durable_on_a_disk_that_dies_meanwhile(
         assert [path.name for path in disk.path.iterdir() if path.name != "lost+found"] == ["before"]
 
 
-def test_a_store_that_was_copied_by_hand_is_whole(disk: Disk, tmp_path: Path) -> None:
+def test_a_store_that_was_copied_by_hand_is_intact(disk: Disk, tmp_path: Path) -> None:
     store = CheckpointStore(disk.path / "checkpoints")
     for step in range(1, 4):
         store.commit(*snapshot_at(step))

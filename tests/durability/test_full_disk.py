@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """A real disk that fills up under a real training: nothing stops, the run reports it, and saving recovers."""
+=======
+"""A real disk that fills up during a real training: nothing stops, every screen says so, and saving recovers."""
+>>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ CONFIG = {**soak.CONFIG, "epochs": 8, "checkpoint_every_s": 0.3, "nap_s": 0.012}
 
 
 class FullDisk:
-    """A small disk, its runs folder, and the command line over it."""
+    """A small disk, its runs folder, and the command line that uses it."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
@@ -70,7 +74,7 @@ def full() -> Iterator[FullDisk]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunLayout]:
-    """The same training where there is room."""
+    """Run the same training on a disk with space."""
     need_disks()
     folder = tmp_path_factory.mktemp("roomy")
     layout = soak.launch(folder, CONFIG, name="undisturbed")
@@ -93,7 +97,7 @@ def wait_for_summary(layout: RunLayout, condition: Any, why: str) -> RunSummary:
 def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_room_again(
     full: FullDisk, undisturbed: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = full.launch({"nap_s": 0.03})  # slow enough not to be over before the disk is full
+    layout = full.launch({"nap_s": 0.03})  # slow enough to be running when the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
     ballast = full.disk.fill()
 
@@ -106,14 +110,14 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
     assert "Checkpoints cannot be saved." in page
     assert "the disk is full" in page
 
-    # Training goes on, and the last good checkpoint stays.
+    # Training continues, and the last good checkpoint stays.
     later = wait_for_summary(layout, lambda run: run.step >= failing.step + 20, "steps on a full disk")
     assert later.status is RunStatus.RUNNING
     good, passed = find_newest_good(CheckpointStore(layout.checkpoints), quarantine=False)
     assert good is not None
     assert list(passed) == []
     assert later.durable_step == good.step < later.step
-    # The person sees how much is at risk.
+    # The summary shows the work at risk.
     assert later.work_at_risk_steps == later.step - good.step
 
     ballast.unlink()
@@ -123,7 +127,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
     ended = wait_for_summary(layout, lambda run: not run.status.is_live, "the end")
     assert ended.status is RunStatus.FINISHED, (ended.reason, ended.traceback)
 
-    # It is the training that it would have been, with every value that it measured.
+    # The training has the result, and every value, of one that never saw a full disk.
     assert soak.digest(layout) == soak.digest(undisturbed)
     for name in ("train/loss", "validation/accuracy"):
         one, other = read_series(layout.metrics, name), read_series(undisturbed.metrics, name)
@@ -134,7 +138,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
 def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_room(
     full: FullDisk, undisturbed: RunLayout
 ) -> None:
-    layout = full.launch({"nap_s": 0.02})  # not over before the disk is full
+    layout = full.launch({"nap_s": 0.02})  # still running when the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
     ballast = full.disk.fill()
     last = summarize_run(undisturbed).step

@@ -14,7 +14,7 @@ KILLS = int(os.environ.get("RELIGHT_KILLS", "5"))
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_random_kills_tear_nothing_and_lose_nothing_that_was_acknowledged(tmp_path: Path, victim: str) -> None:
+def test_random_kills_tear_no_checkpoint_and_lose_nothing_acknowledged(tmp_path: Path, victim: str) -> None:
     figures = kill_often(tmp_path / "checkpoints", victim=victim, kills=KILLS, seed=os.getpid(), say=print)
     assert figures.kills >= KILLS
     assert figures.acknowledged > 0

@@ -1,4 +1,4 @@
-"""NFS and FAT, in a kernel of their own; `python -m tests.durability.nfs` cuts an NFS server's power many times."""
+"""NFS and FAT, in a second kernel. `python -m tests.durability.nfs` cuts the power of an NFS server many times."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.durability.foreign_kernel import NFS3, NFS4, VFAT, ForeignKernel, mak
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks")]
 
 
-def test_runs_and_checkpoints_are_whole_on_nfs_and_fat() -> None:
+def test_runs_and_checkpoints_work_on_nfs_and_fat() -> None:
     need_foreign_kernel()
-    folders = [str(NFS4 / "trial-4"), str(NFS3 / "trial-3"), str(VFAT / "trial")]  # both versions lend out one disk
+    folders = [str(NFS4 / "trial-4"), str(NFS3 / "trial-3"), str(VFAT / "trial")]  # both versions export the same disk
     with (
         make_disks() as disks,
         ForeignKernel(disks, [sys.executable, "-m", "tests.durability.trial", *folders]) as kernel,

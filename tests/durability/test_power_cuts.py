@@ -1,6 +1,6 @@
-"""Power cuts on a real ext4 or xfs: what was called durable is there, nothing loads wrong. A script has the long run.
+"""Power cuts on a real ext4 or xfs: what was called durable is there, and no wrong bytes are loaded.
 
-`python -m tests.durability.power_cuts` makes the table of `docs/checkpoint-proofs.md`.
+`python -m tests.durability.power_cuts` makes the tables in `docs/checkpoint-proofs.md`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CUTS = 4
 @pytest.mark.parametrize(
     ("engine", "mount"), [(WRITER, DEFAULT), (STORE, SLOPPY)], ids=["writer process", "store, sloppy ext4"]
 )
-def test_a_power_cut_costs_no_checkpoint_that_was_called_durable(engine: str, mount: Mount) -> None:
+def test_a_power_cut_loses_no_checkpoint_that_was_called_durable(engine: str, mount: Mount) -> None:
     need_disks(power_cuts=True)
     tally = cut_relight(engine, cuts=CUTS, seed=0, mount=mount)
     assert tally.cuts == CUTS

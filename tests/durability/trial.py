@@ -1,4 +1,4 @@
-"""What must hold in a folder of any file system: two runs, a lock, checkpoints, retention, quarantine.
+"""Checks what must work in a folder on any file system: two runs, a lock, checkpoints, retention, quarantine.
 
 python -m tests.durability.trial FOLDER ...
 """
@@ -25,7 +25,7 @@ DIGITS = TaskReference(kind="builtin", name="digits")
 
 
 def try_folder(folder: Path) -> None:
-    """An AssertionError, or an error of the file system, says what does not hold."""
+    """Raise AssertionError, or an error of the file system, for whatever does not work."""
     layout = create_run(folder / "runs", PreparedTask(DIGITS), name="Trial").layout
     other = create_run(folder / "runs", PreparedTask(DIGITS), name="trial").layout
     assert {found.run_id for found in list_layouts(folder / "runs")} == {layout.run_id, other.run_id}
@@ -43,7 +43,7 @@ def try_folder(folder: Path) -> None:
             store.pin(info)
         apply_retention(store, plan_retention(store.list().checkpoints, RetentionPolicy(best=())))
     assert [info.step for info in store.list().checkpoints] == [2, 6, 7]
-    # Nothing is replaced, and a damaged one makes way for the one before.
+    # Nothing is replaced, and for a damaged checkpoint the one before it is taken.
     pack = store.layout.packs / store.find(7).name.pack
     data = bytearray(pack.read_bytes())
     data[-1] ^= 1
