@@ -64,11 +64,7 @@ class Disk:
             time.sleep(0.02)
 
     def write_back(self) -> None:
-<<<<<<< HEAD
-        """Write everything that the kernel still holds in memory, as it also does every 5 to 30 seconds."""
-=======
         """Write everything that the kernel still holds in memory, as it does every 5 to 30 seconds on its own."""
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             ctypes.CDLL(None, use_errno=True).syncfs(descriptor)

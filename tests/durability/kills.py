@@ -63,11 +63,7 @@ def kill_often(folder: Path, *, victim: str, kills: int, seed: int, say: Say = l
                 said = saver.wait_until_gone()
             promises.check(said, keep_all=keep_all)
             if victim != "both":
-<<<<<<< HEAD
-                # A complete snapshot in the writer's hands becomes durable, whichever process dies.
-=======
                 # A complete snapshot that the writer has becomes durable, whichever process dies.
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
                 assert promises.lost_submitted == 0, f"{promises.lost_submitted} submitted steps are lost: {said}"
             figures.lives += 1
             figures.acknowledged += len(said.all("durable"))

@@ -92,11 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=25, help="for each version of NFS")
     parser.add_argument("--seed", type=int, default=1)
-<<<<<<< HEAD
-    parser.add_argument("--if-possible", action="store_true", help="exit 0 without such a kernel")
-=======
     parser.add_argument("--if-possible", action="store_true", help="do not fail if there is no such kernel")
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     parser.add_argument("--inside", nargs=2, type=Path, metavar=("FOLDER", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:

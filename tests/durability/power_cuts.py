@@ -136,11 +136,7 @@ def cut_peer(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = lamb
 
 def _live_and_lose_power(saver: LivingSaver, disk: Disk, chance: random.Random) -> None:
     life_s = chance.uniform(0.05, LONGEST_LIFE_S)
-<<<<<<< HEAD
-    # The kernel writes back every 5 to 30 seconds; here at a random moment of a shorter life.
-=======
     # The kernel writes back every 5 to 30 seconds. Here it does so at a random moment of a shorter life.
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     before_s = chance.uniform(0.0, life_s)
     saver.let_live(before_s)
     disk.write_back()
@@ -184,11 +180,7 @@ def main() -> int:
     parser.add_argument("--mounts", nargs="+", choices=MOUNTS, default=list(MOUNTS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true")
-<<<<<<< HEAD
-    parser.add_argument("--if-possible", action="store_true", help="exit 0 where power cannot be cut")
-=======
     parser.add_argument("--if-possible", action="store_true", help="do not fail where power cannot be cut")
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
     given = parser.parse_args()
     obstacle = find_obstacle(power_cuts=True)
     if obstacle is not None:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A real disk that fills up under a real training: nothing stops, the run reports it, and saving recovers."""
-=======
 """A real disk that fills up during a real training: nothing stops, every screen says so, and saving recovers."""
->>>>>>> d0ba4d1 (Checkpoint docs and durability tests in plain English)
 
 from __future__ import annotations
 
