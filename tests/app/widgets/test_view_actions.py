@@ -36,7 +36,7 @@ def test_an_action_is_done_once(monkeypatch: pytest.MonkeyPatch, called_back: bo
             on_action_change()
         return SimpleNamespace(action=action, open=None)
 
-    monkeypatch.setattr(view_module, "_mount", mount)
+    monkeypatch.setattr(view_module, "_COMPONENT", SimpleNamespace(mount=mount))
     shown = AppTest.from_function(page).run()
     assert not shown.exception
     assert shown.text[0].value == "[('pin', 23)]"
