@@ -44,10 +44,10 @@ def test_text_is_converted_to_the_type_of_the_current_value(there: Any, text: An
 @pytest.mark.parametrize(
     ("there", "text", "said"),
     [
-        (0.1, "fast", "key=fast must be a number, like the script's own value 0.1."),
-        (3, "4.5", "key=4.5 must be a whole number, like the script's own value 3."),
-        (True, "perhaps", "key=perhaps must be true or false, like the script's own value True."),
-        ([1], "[2,", "key=[2, must be JSON, like the script's own value [1]."),
+        (0.1, "fast", "key=fast must be a number; the script's own value is 0.1."),
+        (3, "4.5", "key=4.5 must be a whole number; the script's own value is 3."),
+        (True, "perhaps", "key=perhaps must be true or false; the script's own value is True."),
+        ([1], "[2,", "key=[2, must be JSON; the script's own value is [1]."),
         (print, "x", "key cannot be set at launch: the script's own value is a builtin_function_or_method."),
     ],
 )

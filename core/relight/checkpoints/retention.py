@@ -37,8 +37,8 @@ def parse_best_rules(text: str) -> tuple[BestRule, ...]:
         way, _, count = rest.partition(":")
         if not name or way not in ("min", "max") or (count and not (count.isdecimal() and 0 < int(count) <= 10_000)):
             raise ValueError(
-                f"{part[:80]!r} does not say what to keep: write METRIC:min or METRIC:max, with :3 at the end for the "
-                "best three, such as validation/loss:min"
+                f"{part[:80]!r} does not say what to keep: write METRIC:min or METRIC:max, such as "
+                "validation/loss:min; add :3 to keep the best three"
             )
         full = name if "/" in name else f"validation/{name}"
         rules.append(BestRule(full, higher_is_better=way == "max", count=int(count or 1)))

@@ -43,8 +43,8 @@ class StagingMemory:
         if nbytes > available:
             # The kernel would grant it, and kill some process later.
             raise SaveError(
-                f"A snapshot needs {describe_bytes(nbytes)} of memory, and {describe_bytes(available)} are available. "
-                "Free some memory, or train a smaller model on this machine."
+                f"A snapshot needs {describe_bytes(nbytes)} of memory, but only {describe_bytes(available)} is "
+                "available. Free some memory, or train a smaller model on this machine."
             )
         descriptor = _open_memory()
         try:

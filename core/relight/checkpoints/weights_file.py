@@ -132,7 +132,7 @@ def _compare(
     with _opened(path, operations) as file:
         header = scratch[: len(plan.header)]
         if _read(file, header, 0, operations) != len(header) or header != plan.header:
-            raise ExportError(f"What was written to {path.parent} reads back wrong at its header. The disk is failing.")
+            raise ExportError(f"The file written to {path.parent} reads back wrong at its header. Check the disk.")
         for tensor, digest, offset in zip(tensors, digests, plan.offsets, strict=True):
             hasher = xxhash.xxh3_128()
             for begin in range(0, tensor.nbytes, _CHUNK_BYTES):
@@ -140,7 +140,7 @@ def _compare(
                 hasher.update(part[: _read(file, part, offset + begin, operations)])
             if hasher.hexdigest() != digest:
                 raise ExportError(
-                    f"What was written to {path.parent} reads back wrong at '{tensor.name}'. The disk is failing."
+                    f"The file written to {path.parent} reads back wrong at '{tensor.name}'. Check the disk."
                 )
 
 

@@ -111,7 +111,7 @@ def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
     except OSError as error:
         shutil.rmtree(new.folder, ignore_errors=True)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError(errno.EEXIST, "This attempt has already begun", str(attempt.folder)) from error
+            raise FileExistsError(errno.EEXIST, "This attempt has already started", str(attempt.folder)) from error
         raise
     sync_folder(layout.attempts)
     return attempt
@@ -125,7 +125,7 @@ def _begin(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
     except OSError as error:
         raise RelightError(
             f"Attempt {start.attempt} of run {layout.run_id!r} could not be started: {error.strerror or error} "
-            f"({str(layout.attempts)!r})."
+            f"({str(layout.attempts)!r}). Check that you can write to this folder and that the disk is not full."
         ) from error
 
 

@@ -67,7 +67,7 @@ def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None
     if evidence.exit is not None and evidence.exit.outcome == "finished" and from_ is None:
         raise RelightError(
             f"Run {evidence.layout.run_id!r} has finished, so there is nothing to resume. Branch from one of its "
-            "checkpoints to train further, or resume from a given step to train again from there."
+            "checkpoints to train further, or name a checkpoint to resume from, to repeat the training from there."
         )
 
 

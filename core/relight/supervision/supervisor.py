@@ -275,7 +275,11 @@ class Supervisor:
             except OSError as error:
                 if not warned:
                     warned = True
-                    _log.warning("The exit record cannot be written yet (%s). Its content: %s", error, record)
+                    _log.warning(
+                        "The exit record cannot be written yet (%s); Relight keeps trying. Its content: %s",
+                        error,
+                        record,
+                    )
                 if not self._layout.folder.is_dir():
                     return  # the run was removed
             if self._inbox.wait(RECORD_RETRY_S):

@@ -37,7 +37,10 @@ class SystemMetrics:
             self._sampler.set_pids(trainer_pid)
             self._sampler.start()
         except Exception:
-            _log.warning("The machine cannot be sampled. Training continues without its curves.", exc_info=True)
+            _log.warning(
+                "CPU, memory and GPU readings are not available. Training continues without the machine charts.",
+                exc_info=True,
+            )
 
     def close(self) -> None:
         """Stop sampling and close the file."""

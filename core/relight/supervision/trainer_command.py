@@ -41,7 +41,7 @@ def check_script(task: TaskReference) -> None:
     """Raise `RelightError` when the script, its working folder or its interpreter is missing."""
     if task.path is None or not Path(task.path).is_file():
         raise RelightError(
-            f"The script {task.path or task.name} is missing. Put it back, or launch it from its new place."
+            f"The script {task.path or task.name} is missing. Put it back, or launch a new run with its new path."
         )
     if task.working_folder and not Path(task.working_folder).is_dir():
         raise RelightError(

@@ -36,14 +36,14 @@ def read_retention(config: Mapping[str, Any] | TaskConfig, *, higher_is_better: 
 
 
 def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = None) -> RetentionPlan:
-    """What the retention of a run, with `changes` to its options, would keep and remove now. Changes nothing."""
+    """Return what the retention of a run, with `changes` to its options, would keep and delete now; change nothing."""
     changes = changes or {}
     for key in changes:
         if key not in KEYS:
             near = nearest_name(key, KEYS)
             raise UsageError(
-                f"'{key}' does not say what is kept: "
-                + (f"did you mean '{near}'?" if near else f"that is {', '.join(KEYS)}.")
+                f"'{key}' is not a retention option. "
+                + (f"Did you mean '{near}'?" if near else f"The options are {', '.join(KEYS)}.")
             )
     definition = read_definition(layout)
     record, script = definition.record, definition.script

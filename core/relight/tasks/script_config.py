@@ -74,7 +74,7 @@ def read_as(key: str, value: Any, *, like: Any) -> Any:
             return _read_json(value)
     except (ValueError, KeyError, TypeError):
         wanted = next(words for kinds, words in _WANTED if isinstance(like, kinds))
-        raise ConfigError(f"{key}={value} must be {wanted}, like the script's own value {like!r}.") from None
+        raise ConfigError(f"{key}={value} must be {wanted}; the script's own value is {like!r}.") from None
     if isinstance(like, str):
         return value
     raise ConfigError(f"{key} cannot be set at launch: the script's own value is a {type(like).__name__}.")

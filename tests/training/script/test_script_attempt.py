@@ -172,7 +172,7 @@ def test_what_the_launch_sets_reaches_the_script_and_its_record(make_script: Mak
     assert wrong.outcome.reason == "The script's config has no 'lrr': did you mean 'lr'?"
     wrong = make_script(SCRIPT, "whole", name="c", lr="fast")
     assert wrong.run() == 1
-    assert wrong.outcome.reason == "lr=fast must be a number, like the script's own value 0.1."
+    assert wrong.outcome.reason == "lr=fast must be a number; the script's own value is 0.1."
 
 
 def test_the_first_evaluation_says_what_the_best_is(make_script: Make) -> None:

@@ -144,15 +144,15 @@ class LoopStack:
         """End an iteration of `loop`; `index` is the next one."""
         if loop not in self._active:
             raise UsageError(
-                "A pass over a loader has ended, while one that began inside it continues. With zip, put the loader "
-                "with the most batches first, as in zip(long, repeated(short)), so that its pass is the outer one."
+                "One loader's pass ended while another pass that started inside it was still running. With zip, put "
+                "the loader with the most batches first, as in zip(long, repeated(short))."
             )
         at = self._active.index(loop)
         on_the_way = self._saved is not None and at < self._matched
         # In a `zip`, a pass must advance before the next one can begin.
         if on_the_way and (loop.passed or loop.kind != "batches"):
             raise RelightError(
-                f"The body of {_IN_WORDS[loop.kind]} ended without the loop in which the checkpoint was made. "
+                f"The body of {_IN_WORDS[loop.kind]} ended before the loop in which the checkpoint was made. "
                 "Resume with the script that saved it, or start a new run."
             )
         loop.passed = on_the_way
@@ -185,14 +185,14 @@ class LoopStack:
         """Take a step; return whether its edge has a place that a resume can find again."""
         if self._saved is not None:
             raise RelightError(
-                "The script took a step before it reached the place of the checkpoint: its loops differ from those "
-                "that saved it. Resume with the script that saved it, or start a new run."
+                "The script called run.step() before it reached the point where the checkpoint was saved, so its loops "
+                "have changed. Resume with the script that saved it, or start a new run."
             )
         inner = self.innermost("epochs", "steps")
         if inner is None:
             raise UsageError(
-                "run.step() was called outside of `for epoch in run.epochs(…)` and `for step in run.steps(…)`: put one "
-                "of them around the loop (run.epochs(1) will do), so that a resume knows where to go on."
+                "run.step() was called outside of `for epoch in run.epochs(…)` and `for step in run.steps(…)`. Put one "
+                "of them around the loop (run.epochs(1) is enough), so that a resume knows where to continue."
             )
         for loop in self._active:
             loop.trained = True

@@ -139,7 +139,7 @@ def _merge(values: Values, more: Values) -> Values:
     """Merge both; `values` must have names."""
     if not isinstance(values, Mapping):
         raise UsageError(
-            f"Values need names, and this is a bare {type(values).__name__}. Write run.step(loss=loss), or pass a "
-            "dictionary."
+            f"Values need names, but this is a {type(values).__name__} without one. Write run.step(loss=loss), or pass "
+            "a dictionary."
         )
     return {**values, **more}

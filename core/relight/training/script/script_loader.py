@@ -104,7 +104,7 @@ def make_loader(driver: LoopDriver, name: str, data: Any, options: dict[str, Any
     """
     if isinstance(data, DataLoader):
         if options:
-            raise TaskError("run.loader() takes no options beside a DataLoader, which has its own.")
+            raise TaskError("run.loader() takes no options with a DataLoader. Set them on the DataLoader.")
         source = data
     else:
         known = {key: value for key, value in options.items() if key not in _AS_IT_IS}

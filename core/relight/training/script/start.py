@@ -101,8 +101,8 @@ def init(
         attempt.install()
     except FileExistsError:
         raise UsageError(
-            f"Attempt {start.attempt} of run '{layout.run_id}' is already trained by another process. Only one process "
-            "may call relight.init() in it."
+            f"Another process is already training attempt {start.attempt} of run '{layout.run_id}'. Only one process "
+            "may call relight.init() in an attempt."
         ) from None
     _override(attempt, record, values)
     if deterministic:
@@ -116,9 +116,11 @@ def init(
 
 def _check_caller() -> None:
     if _runs:
-        raise UsageError("relight.init() was called twice: a script trains one run. Keep what the first call returned.")
+        raise UsageError(
+            "relight.init() was called twice, but a script trains one run. Use the object that the first call returned."
+        )
     if threading.current_thread() is not threading.main_thread():
-        raise UsageError("relight.init() must be called in the main thread, which is the one that signals reach.")
+        raise UsageError("relight.init() must be called in the main thread, because only that thread receives signals.")
     if multiprocessing.parent_process() is not None:
         raise UsageError(
             "relight.init() was called in a child process of the training script: put it, and the training, under "
@@ -128,7 +130,7 @@ def _check_caller() -> None:
     if world_size not in ("", "1"):
         raise UsageError(
             f"This is one of {world_size} processes of a distributed training (WORLD_SIZE), and a script can train in "
-            "one process only as yet: start it without torchrun, or with --nproc-per-node=1."
+            "only one process for now. Start it without torchrun, or with --nproc-per-node=1."
         )
 
 
@@ -169,7 +171,7 @@ def _begin_alone(*, name: str | None, runs: str | Path | None) -> Launch:
     file = getattr(main, "__file__", None)
     if file is None:
         raise UsageError(
-            "relight.init() needs a script that can be run again: put the training into a FILE.py, and start that."
+            "relight.init() needs a script that can be run again. Put the training into a .py file and run that file."
         )
     spec = getattr(main, "__spec__", None)
     begun: Standalone = begin_standalone(

@@ -69,7 +69,7 @@ class ScriptState(TrainingState):
     def track(self, name: str, tracked: Any) -> None:
         """Add an object as `TrainingState` does, or a dictionary of plain values."""
         if name in _OWN:
-            raise TaskError(f"'{name}' cannot be tracked by that name: Relight keeps the data position there.")
+            raise TaskError(f"Relight uses the name '{name}' for its own state. Track the object under another name.")
         if isinstance(tracked, LRScheduler):
             tracked = TrackedScheduler(tracked)
             self.built.add(name, tracked.state_dict())
