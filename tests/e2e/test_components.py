@@ -62,7 +62,7 @@ def test_a_live_component_is_removed_only_with_its_element(blank: Page, stays: b
         export const show = () => window.calls.push('show')
         export const remove = () => window.calls.push('remove')"""
     blank.evaluate("window.calls = []")
-    blank.evaluate(_LOAD, [component._SHIM])
+    blank.evaluate(_LOAD, [component._IMPORT_MODULE])
     blank.evaluate(_DRAW_TWICE, [{"module": module}, {"module": module}])
     if not stays:
         blank.evaluate("document.querySelector('#parent').remove(); window.cleanUp()")
