@@ -21,7 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["fake_nvml.plugin"]
 
-# A shell starts background jobs with Ctrl-C ignored, and every child inherits that: the tests that press it mean it.
+# A shell starts background jobs with Ctrl-C ignored, and nohup ignores a closed terminal. Every child inherits that, but
+# the tests that send these signals mean them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -80,7 +80,7 @@ def test_an_imported_run_appears_complete_and_records_its_source(tmp_path: Path,
     assert (imported.layout.checkpoints / "manifests" / "00000001-s0-0123abcd.json").is_file()
     summary = summarize_run(imported.layout)
     assert (summary.status, summary.durable_step, summary.attempt) == (RunStatus.STOPPED, 0, 0)
-    assert "a resume trains from them" in summary.reason
+    assert summary.reason == "Its weights were imported. Resume it to train from them."
     assert summary.imported_from == record.imported_from
 
 
