@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["fake_nvml.plugin"]
 
-# A shell starts background jobs with Ctrl-C ignored, and nohup ignores a closed terminal. Every child inherits that, but
-# the tests that send these signals mean them.
+# A shell starts background jobs with Ctrl-C ignored, and nohup ignores a closed terminal. Every child inherits that,
+# but the tests that send these signals mean them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
