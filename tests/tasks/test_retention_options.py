@@ -63,7 +63,7 @@ def test_a_plan_follows_the_runs_config_and_the_changes_tried(tmp_path: Path) ->
     layout = make_run(tmp_path, kind="builtin", config={"keep_latest": 3})
     assert [info.step for info, _ in plan_run_retention(layout).kept] == [1, 4, 5, 6], "the lowest score is the best"
     assert [info.step for info, _ in plan_run_retention(layout, {"keep_latest": "2"}).kept] == [1, 5, 6]
-    with pytest.raises(UsageError, match="did you mean 'keep_latest'"):
+    with pytest.raises(UsageError, match="Did you mean 'keep_latest'"):
         plan_run_retention(layout, {"keep_lates": "2"})
 
 
