@@ -67,6 +67,7 @@ soak:
 	@.venv/bin/python -m tests.processors
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 	@$(MAKE) test-frameworks ARGS=
+	@$(MAKE) gpu ARGS=--rehearse
 
 # A .venv that make did not make is not ours to remove.
 clean:
