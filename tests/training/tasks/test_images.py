@@ -137,7 +137,7 @@ def test_a_picture_that_breaks_during_training_stops_it_with_a_sentence(folder: 
     data = Images(config(folder, cache_mb=0, augment=False)).build_data()
     for file in folder.rglob("*.png"):
         file.unlink()
-    with pytest.raises(TaskError, match=r"can no longer be decoded: No such file or directory\. Put it back"):
+    with pytest.raises(TaskError, match=r"can no longer be decoded: No such file or directory\. Restore it"):
         data.train[0]
 
 
@@ -152,7 +152,7 @@ def test_in_a_folder_too_large_to_inspect_the_next_picture_takes_the_place_of_a_
         (replaced, label), (following, following_label) = data[3], data[4]
         data[3]
     assert torch.equal(replaced, following) and label == following_label
-    assert caplog.text.count("cannot be decoded and is left out") == 1
+    assert caplog.text.count("cannot be decoded, so it is left out") == 1
     for file in folder.rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(TaskError, match="No picture below"):
