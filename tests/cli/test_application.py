@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,14 +122,15 @@ def test_inspecting_loads_neither_torch_nor_numpy(runs: Path, make_run: RunMaker
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("list",)])
-def test_starting_costs_less_than_300_ms_of_cpu(runs: Path, make_run: RunMaker, arguments: tuple[str, ...]) -> None:
-    for _ in range(3):
-        make_run()
-    costs = []
-    for _ in range(5):
-        process = subprocess.Popen([RELIGHT, *arguments], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        costs.append(usage.ru_utime + usage.ru_stime)
-    assert min(costs) < 0.3
+def test_starting_loads_few_modules(runs: Path, make_run: RunMaker, arguments: tuple[str, ...]) -> None:
+    # Modules instead of seconds: a start is imports, and how long they take depends on the machine and its other work.
+    make_run()
+    code = (
+        "import sys\n"
+        "from relight.cli.application import run_command_line\n"
+        f"sys.argv = ['relight', *{arguments!r}]\n"
+        "try:\n    run_command_line()\n"
+        "finally:\n    sys.stderr.write(str(len(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(result.stderr) < 450
