@@ -133,4 +133,4 @@ def test_starting_loads_few_modules(runs: Path, make_run: RunMaker, arguments: t
         "finally:\n    sys.stderr.write(str(len(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert int(result.stderr) < 450
+    assert int(result.stderr) <= 345  # 337 and 325 on Linux with Python 3.11

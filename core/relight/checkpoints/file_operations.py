@@ -7,7 +7,6 @@ dropped the dirty pages, and the next call would report success although the dat
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -204,6 +203,8 @@ SYSTEM = FileOperations()
 
 
 def _rename_without_replacing(source: Path, target: Path) -> None:
+    import ctypes  # only a writer needs it, and every listing imports this module
+
     rename = _native_rename()
     if rename is not None:
         if rename(os.fsencode(source), os.fsencode(target)) == 0:
@@ -239,6 +240,8 @@ def _is_same_file(source: Path, target: Path) -> bool:
 @cache
 def _native_rename() -> Any:
     """Return a function (source, target) that renames without replacing: 0, or errno is set. None without one."""
+    import ctypes
+
     library = ctypes.CDLL(None, use_errno=True)
     if hasattr(library, "renameat2"):
         linux = library.renameat2
