@@ -52,6 +52,23 @@ class FullDisk:
         assert said.returncode == 0, said.stderr
         return RunLayout(next(path for path in self.runs.iterdir() if not path.name.startswith(".")))
 
+    def fill_until_saving_fails(self, layout: RunLayout) -> tuple[Path, RunSummary]:
+        """Fill the disk; return the file that fills it and the summary that tells of the failure.
+
+        A disk that was filled between a save and the deletion of an older checkpoint has room for one more, and for
+        the next after that. So it is filled again until a save has failed; from then on nothing is deleted.
+        """
+        ballast = self.disk.fill()
+
+        def look() -> RunSummary | None:
+            summary = summarize_run(layout)
+            if summary.saving_failure is None:
+                self.disk.fill()
+                return None
+            return summary
+
+        return ballast, soak.wait_for(look, why=f"the failure to be told: {summarize_run(layout)}")
+
     def show(self, layout: RunLayout) -> dict[str, Any]:
         said = self.relight("show", layout.run_id, "--json")
         assert said.returncode == 0, said.stderr
@@ -95,9 +112,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
 ) -> None:
     layout = full.launch({"nap_s": 0.03})  # slow enough to be running when the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
-    ballast = full.disk.fill()
-
-    failing = wait_for_summary(layout, lambda run: run.saving_failure, "the failure to be told")
+    ballast, failing = full.fill_until_saving_fails(layout)
     assert "the disk is full" in (failing.saving_failure or "")
     assert full.show(layout)["saving_failure"].startswith("The checkpoint at step ")
     assert "the disk is full" in full.relight("show", layout.run_id).stdout
@@ -136,11 +151,11 @@ def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_roo
 ) -> None:
     layout = full.launch({"nap_s": 0.02})  # still running when the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
-    ballast = full.disk.fill()
+    ballast, _ = full.fill_until_saving_fails(layout)
     last = summarize_run(undisturbed).step
     waiting = wait_for_summary(layout, lambda run: run.step == last and run.phase == "saving", "the last step")
     assert waiting.status is RunStatus.RUNNING
-    soak.wait_for(lambda: summarize_run(layout).saving_failure, why="the failure to be told")
+    assert waiting.saving_failure
     ballast.unlink()
     ended = wait_for_summary(layout, lambda run: not run.status.is_live, "the end")
     assert ended.status is RunStatus.FINISHED, (ended.reason, ended.traceback)
@@ -163,8 +178,7 @@ def test_a_training_that_crashes_on_a_full_disk_can_still_say_why(full: FullDisk
 def test_a_run_on_a_full_disk_can_be_stopped(full: FullDisk) -> None:
     layout = full.launch({"epochs": 1000})
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
-    full.disk.fill()
-    wait_for_summary(layout, lambda run: run.saving_failure, "the failure to be told")
+    full.fill_until_saving_fails(layout)
     said = full.relight("stop", layout.run_id)
     assert "Traceback" not in said.stderr
     ended = wait_for_summary(layout, lambda run: not run.status.is_live, f"the stop: {said}")

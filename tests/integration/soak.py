@@ -1,8 +1,8 @@
 """Kills trainings at random moments, many times, and checks that nothing is lost, repeated or different.
 
-    python tests/integration/soak.py --kills 25                    every victim, and a table of figures
-    python tests/integration/soak.py --kills 5 --victims writer --seed 3
-    python tests/integration/soak.py --kills 100 --every-step      a checkpoint at every step
+    python -m tests.integration.soak --kills 25                    every victim, and a table of figures
+    python -m tests.integration.soak --kills 5 --victims writer --seed 3
+    python -m tests.integration.soak --kills 100 --every-step      a checkpoint at every step
 
 `make soak` runs the first; the tests in `test_soak.py` kill each victim a few times. After each kill the soak reads
 every byte of every checkpoint, and every checkpoint that was reported as durable must still exist.
@@ -40,6 +40,7 @@ from relight.runs.status import RunStatus
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.tasks.reference import resolve_task, validate_config
+from tests.patience import stretch
 
 TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"
 CONFIG = {
@@ -55,6 +56,7 @@ EVERY_STEP = {"checkpoint_every_s": 0.0, "checkpoint_every_steps": 1}
 VICTIMS = ("trainer", "supervisor", "both", "group", "writer", "trainer+writer", "everything")
 """`both` is supervisor and trainer; `group` the trainer's process group; `everything` supervisor, trainer, writer."""
 STATUS_WITHIN_S = 2.0
+"""On an idle machine."""
 PATIENCE_S = 120.0
 
 Say = Callable[[str], None]
@@ -180,7 +182,7 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
     while report is None or report.status not in (expected, RunStatus.FINISHED):
         report = summarize_run(layout)
         waited_s = time.monotonic() - killed_at
-        assert waited_s < STATUS_WITHIN_S, (
+        assert waited_s < stretch(STATUS_WITHIN_S), (
             f"{report.status} ({report.reason}) {waited_s:.2f} s after {victim} was killed"
         )
         time.sleep(0.005)
@@ -188,7 +190,7 @@ def _live_and_kill(layout: RunLayout, victim: str, chance: random.Random, figure
     if report.status is RunStatus.FINISHED:
         return True
     if expected is RunStatus.CRASHED:
-        wait_for(layout.attempt(number).exit.exists, timeout_s=STATUS_WITHIN_S, why="the exit record")
+        wait_for(layout.attempt(number).exit.exists, timeout_s=stretch(STATUS_WITHIN_S), why="the exit record")
         figures.exit_record_s.append(time.monotonic() - killed_at)
         report = summarize_run(layout)
         assert "SIGKILL" in report.reason, report.reason
@@ -312,11 +314,7 @@ def main() -> None:
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-step", action="store_true", help="a checkpoint at every step")
-    parser.add_argument(
-        "--status-within", type=float, default=STATUS_WITHIN_S, metavar="S", help="more, for a machine that is busy"
-    )
     given = parser.parse_args()
-    globals()["STATUS_WITHIN_S"] = given.status_within
     config = CONFIG | EVERY_STEP if given.every_step else CONFIG
     folder = Path(tempfile.mkdtemp(prefix="relight-soak-"))
     begun = time.monotonic()
@@ -331,7 +329,7 @@ def main() -> None:
     finally:
         end_everything(folder)
     print(f"\n{HEADER}\n" + "\n".join(rows))
-    print(f"Every status right within {STATUS_WITHIN_S:.0f} s, every resume worked, every final digest is the same.")
+    print("Every status right in time, every resume worked, every final digest is the same.")
     print(f"{time.monotonic() - begun:.0f} s in all.")
 
 

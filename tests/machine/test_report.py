@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from fake_nvml.plugin import FakeNvml
+from tests.patience import stretch
 
 _REPORT = """
 import dataclasses, json, os, sys, time
@@ -58,4 +59,4 @@ def test_the_page_sees_processes_by_name_and_never_waits_for_a_hung_card(fake_nv
     assert unknown["name"] is None
     assert seen["free"] > 0
     assert "stopped answering" in hung["errors"][0]
-    assert hung["took_s"] < 0.2
+    assert hung["took_s"] < stretch(0.2)

@@ -22,6 +22,7 @@ from relight.runs.records import AttemptExit, AttemptProcesses
 from relight.runs.run_record import read_run_record
 from relight.runs.status import RunStatus, StatusReport, derive_status
 from relight.runs.stop_request import request_stop
+from tests.patience import stretch
 from tests.runs.run_builder import RunBuilder, dead_process
 
 LIVE = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -39,7 +40,7 @@ def _status(layout: RunLayout) -> RunStatus:
 
 
 def _expect(layout: RunLayout, status: RunStatus, *, within_s: float = 2.0) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + stretch(within_s)
     while (found := _status(layout)) is not status:
         assert time.monotonic() < deadline, f"{found} after {within_s} s, not {status}"
         time.sleep(0.01)

@@ -19,6 +19,7 @@ from relight.runs.record_file import read_record
 from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
 from relight.runs.status import RunStatus
 from supervision.conftest import Lab, kill, lives, stand_in, wait_for
+from tests.patience import stretch
 
 pytestmark = pytest.mark.processes
 
@@ -90,8 +91,8 @@ def test_a_signal_is_recorded_by_name_within_a_fraction_of_a_second(lab: Lab, na
         return
     killed_s = time.time()
     os.kill(trainer, signal.Signals[name])
-    record = lab.wait_for_exit(layout, timeout_s=2.0)
-    assert record.time_s - killed_s < 1.0
+    record = lab.wait_for_exit(layout)
+    assert record.time_s - killed_s < stretch(1.0)
     assert (record.outcome, record.exit_code, record.signal) == ("crashed", None, name)
     assert name in record.reason
     assert record.step >= 2
@@ -205,7 +206,7 @@ def test_the_supervisor_stays_small_and_idle(lab: Lab) -> None:
     spent = supervisor.cpu_times()
     share = (spent.user + spent.system - before.user - before.system) / (time.monotonic() - begun)
     assert supervisor.memory_info().rss < 40 * 2**20
-    assert share < 0.05  # under 1 % on an idle machine, but tests share the machine
+    assert share < stretch(0.05)  # under 1 % on an idle machine, but tests share the machine
 
 
 def test_a_crash_is_restarted_and_the_next_attempt_says_why(lab: Lab) -> None:
