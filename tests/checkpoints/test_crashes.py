@@ -31,7 +31,7 @@ POLICY = RetentionPolicy(best=(BestRule(count=1),))
 
 @pytest.fixture
 def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
-    """The log of a writer that makes four checkpoints with shared weights, verifies them, pins one and removes old ones.
+    """The log of a writer that makes four checkpoints with shared weights, verifies, pins one and removes old ones.
 
     All packs but the first are begun before their snapshots are complete, the second one with a wrong guess.
     """
