@@ -1,4 +1,4 @@
-"""`relight import`: it makes a run that can be resumed, or a safetensors file; refusals are one line."""
+"""`relight import` makes a run that can be resumed, or a safetensors file. Its errors are one line."""
 
 from __future__ import annotations
 

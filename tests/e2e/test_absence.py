@@ -1,4 +1,4 @@
-"""A server that dies, a browser that is offline: the training continues, and the page later shows all of it, once."""
+"""If the server dies or the browser goes offline, training continues, and the page later shows every step once."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_run_that_ended_while_the_browser_was_offline_is_shown_as_ended(
 
 
 def open_run(context: BrowserContext, dashboard: Dashboard, wire: Wire, layout: RunLayout) -> Page:
-    """Open the page of a run over the wire."""
+    """Open the page of a run through the relay."""
     page = context.new_page()
     page.goto(dashboard.url_over(wire.port))
     page.goto(f"http://127.0.0.1:{wire.port}/run?id={layout.run_id}")

@@ -33,7 +33,7 @@ FINISHED = SampleRun("finished")
 
 
 def test_the_empty_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> None:
-    page.goto(dashboard.address("/runs"))  # as people type it; the real address is "/"
+    page.goto(dashboard.address("/runs"))  # users may type this address; the real one is "/"
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
     expect_no_violation(page)
 
@@ -166,7 +166,7 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 
 def expect_no_violation(page: Page) -> None:
-    """Assert that there are no violations: light, dark, and on a phone."""
+    """Assert that there are no violations in light mode, in dark mode, and on a phone."""
     for scheme in SCHEMES:
         choose_scheme(page, scheme)
         expect_no_violation_now(page)
@@ -187,7 +187,7 @@ def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
 
 
 def expect_no_violation_now(page: Page) -> None:
-    """Retry for a while: colors in the middle of a transition do not count."""
+    """Assert that there are no violations now. Retry for a while, because colors in a transition do not count."""
     found: list[str] = []
 
     def none() -> bool:

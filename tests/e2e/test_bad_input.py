@@ -1,4 +1,4 @@
-"""Wrong input: the browser shows the command line's sentence, and no run begins."""
+"""For wrong input, the browser shows the same sentence as the command line, and no run begins."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_damaged_files_of_a_run_do_not_hide_its_page(page: Page, dashboard: Dash
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Press a tab once, after the effect of the previous press has been drawn."""
+    """Select a tab with one press, after the effect of the previous press has been drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
     page.get_by_role("tab", name=name).click()
     expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
@@ -160,7 +160,7 @@ def test_a_runs_folder_that_cannot_be_read_is_reported_as_on_the_command_line(pa
 
 @contextmanager
 def unwritable(runs: Path) -> Iterator[None]:
-    """Put a file in the place of the folder: that stops root as well."""
+    """Put a file in place of the folder, which stops even root from writing."""
     runs.mkdir(exist_ok=True)
     aside = runs.with_name("aside")
     runs.rename(aside)
@@ -188,7 +188,7 @@ def fill_in(page: Page, label: str, value: str) -> None:
 
 
 def press_launch(page: Page) -> None:
-    """Press Launch at once: the typed values arrive with the press."""
+    """Press Launch immediately, so that the typed values arrive with the press."""
     page.get_by_role("button", name="Launch", exact=True).click()
 
 
@@ -198,5 +198,5 @@ def expect_problem(page: Page, sentence: str) -> None:
 
 
 def files_of(runs: Path) -> list[Path]:
-    """Return everything in the runs folder, hidden or not."""
+    """Return everything in the runs folder, including hidden files."""
     return sorted(runs.iterdir()) if runs.is_dir() else []

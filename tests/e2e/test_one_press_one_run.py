@@ -1,4 +1,4 @@
-"""Several fast presses of a button cause one action, with the values that were typed last."""
+"""Several fast presses of a button cause one action, with the latest typed values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.trainings import START_S, count_attempts, launch_endless, wait_fo
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
-# Presses the button on every page at the same moment, whatever the page is doing.
+# Presses the button at the given time on every page, whatever the page is doing.
 _PRESS_AT = """([name, at]) => new Promise((resolve) => setTimeout(() => {
   const button = [...document.querySelectorAll('button')].find((one) => one.innerText.trim().endsWith(name))
   button.click()
@@ -85,7 +85,7 @@ def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashbo
         tab.goto(dashboard.address(f"/run?id={layout.run_id}"))
         expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
     at = int(time.time() * 1000) + 1000
-    # Playwright waits for one result at a time, so the first page only sets its timer.
+    # Playwright waits for one result at a time, so the first call only sets a timer.
     page.evaluate(f"args => {{ ({_PRESS_AT})(args) }}", ["Resume", at])
     other.evaluate(_PRESS_AT, ["Resume", at])
     for tab in (page, other):

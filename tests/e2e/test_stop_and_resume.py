@@ -64,7 +64,7 @@ def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Da
     )
     dashboard.relight("stop", layout.run_id)
     stopped = wait_for_status(layout, "stopped")
-    # A stop at a step that has just been saved saves it again, so the last two checkpoints may be of the same step.
+    # A stop right after a save saves the same step again, so the last two checkpoints may have the same step.
     older = max(info.step for info in store.list().checkpoints if info.step < stopped.step)
     assert 0 < older < stopped.step
 
@@ -192,7 +192,7 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 
 def choose(page: Page, step: int, item: str) -> None:
-    """Choose an entry from a checkpoint's menu."""
+    """Choose an entry in a checkpoint's menu."""
     page.get_by_role("button", name=f"Actions for step {step}", exact=True).click()
     page.get_by_role("menu", name=f"Step {step}", exact=True).get_by_role("menuitem", name=item, exact=True).click()
 

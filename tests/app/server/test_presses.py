@@ -1,4 +1,4 @@
-"""Every press is acted on once, whatever the browser requests in the same moment."""
+"""Every press causes exactly one action, whatever the browser requests at the same moment."""
 
 from __future__ import annotations
 
