@@ -67,6 +67,9 @@ class ResumableLoader(Protocol):
     def next_epoch(self) -> None:
         """Go to the start of the next epoch, leaving out what is left of this one."""
 
+    def take_seen(self) -> int:
+        """Return a digest of the batches that have been yielded since the last call; 0 for none."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
 

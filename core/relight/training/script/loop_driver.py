@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +135,15 @@ class LoopDriver:
         if session.best.name is None:
             session.set_best(self._attempt.choose_best(next(iter(measured))))
         return session.evaluated(measured)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run a validation inside the block that may swap weights, if it puts them back."""
+        if self.session is None or self.loops.replaying:
+            yield
+            return
+        with self.session.evaluating():
+            yield
 
     def send_to_place(self, loader: str) -> None:
         """Send the loader of that name to its saved position, before everything else is restored."""
