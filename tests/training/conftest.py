@@ -23,7 +23,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.progress import Progress, read_progress
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import AttemptStart, RunRecord, TaskReference, TrainerOutcome
+from relight.runs.records import AttemptStart, ResumeCheck, RunRecord, TaskReference, TrainerOutcome
 
 SPIRAL = '''
 import os
@@ -284,7 +284,14 @@ class TrainedRun:
     def final_digest(self) -> str:
         last = self.checkpoints()[-1]
         assert last.reason == "final", (last, self.log)
+        alarms = [check.sentence for check in self.resume_checks() if check.verdict == "different"]
+        assert alarms == [], "a resume that ends exactly raised an alarm"
         return self.store.digest(last)
+
+    def resume_checks(self) -> list[ResumeCheck]:
+        """Return what came of the comparisons of all attempts so far."""
+        paths = [self.layout.attempt(number).resume_check for number in self.layout.list_attempts()]
+        return [read_record(path, ResumeCheck) for path in paths if path.exists()]
 
 
 @pytest.fixture
