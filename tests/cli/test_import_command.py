@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("end_runs")

@@ -74,6 +74,7 @@ def test_a_run_killed_with_9_is_resumed_and_finishes(relight: Ask, ask: Ask, run
     assert "finished" in again.error
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_stopped_run_has_lost_nothing_and_a_branch_continues_with_another_config(relight: Ask, ask: Ask) -> None:
     run = relight("run", "digits", "--set", "epochs=500", "--detach", "--json").json["run"]

@@ -61,6 +61,7 @@ def wire(dashboard: Dashboard) -> Iterator[Wire]:
         yield carried
 
 
+@pytest.mark.thorough
 def test_a_browser_that_was_offline_catches_up_and_shows_each_step_once(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_browser_that_was_offline_catches_up_and_shows_each_step_once(
         expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_run_that_ended_while_the_browser_was_offline_is_shown_as_ended(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:

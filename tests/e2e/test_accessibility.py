@@ -50,7 +50,11 @@ def test_the_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> Non
 
 
 @pytest.mark.parametrize(
-    ("sample", "first"), [(RUNNING, "Branch from here"), (CRASHED, "Resume from here")], ids=["running", "crashed"]
+    ("sample", "first"),
+    [
+        pytest.param(RUNNING, "Branch from here", id="running", marks=pytest.mark.thorough),
+        pytest.param(CRASHED, "Resume from here", id="crashed"),
+    ],
 )
 def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun, first: str) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
@@ -70,6 +74,7 @@ def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sampl
     expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sample", [UNSAVED, FINISHED], ids=lambda sample: sample.name)
 def test_parts_that_only_some_runs_have_are_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
@@ -79,6 +84,7 @@ def test_parts_that_only_some_runs_have_are_accessible(page: Page, dashboard: Da
         expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, FINISHED)
     page.goto(dashboard.address(f"/branch?id={layout.run_id}&step=400"))
@@ -95,7 +101,7 @@ def test_the_page_of_a_missing_run_is_accessible(page: Page, dashboard: Dashboar
     expect_no_violation(page)
 
 
-@pytest.mark.parametrize("task", ["digits", "file"])
+@pytest.mark.parametrize("task", ["digits", pytest.param("file", marks=pytest.mark.thorough)])
 def test_the_launch_form_is_accessible(page: Page, dashboard: Dashboard, task: str) -> None:
     query = "task=digits" if task == "digits" else f"task=file&file={dashboard.runs}/nothing.py:Task"
     page.goto(dashboard.address(f"/launch?{query}"))
@@ -115,6 +121,7 @@ def test_the_machine_is_accessible(page: Page, dashboard: Dashboard) -> None:
     expect_no_violation(page)
 
 
+@pytest.mark.thorough
 def test_buttons_have_exactly_their_names(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/launch"))
     expect(page.get_by_role("button", name="Launch", exact=True)).to_have_count(1)
@@ -135,6 +142,7 @@ def test_buttons_have_exactly_their_names(page: Page, dashboard: Dashboard) -> N
     expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 def test_a_training_is_launched_stopped_and_resumed_with_the_keyboard(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/launch"))
     epochs = page.get_by_label("Epochs", exact=True)

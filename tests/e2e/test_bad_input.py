@@ -37,6 +37,7 @@ def test_values_that_cannot_be_trained_with_are_refused_as_on_the_command_line(
             fill_in(page, label, good)
 
 
+@pytest.mark.thorough
 def test_a_missing_folder_of_pictures_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_missing_folder_of_pictures_is_refused_as_on_the_command_line(
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with_its_traceback(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -64,6 +66,7 @@ def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_missing_task_file_or_class_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -74,6 +77,7 @@ def test_a_missing_task_file_or_class_is_refused_as_on_the_command_line(
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_file_that_was_fixed_can_be_launched_from_the_same_page(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -88,6 +92,7 @@ def test_a_file_that_was_fixed_can_be_launched_from_the_same_page(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.thorough
 def test_a_missing_run_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     run = make_run(dashboard.runs, CRASHED).run_id
     for wanted in (f"{run}x", "nothing like it"):
@@ -98,6 +103,7 @@ def test_a_missing_run_is_reported_as_on_the_command_line(page: Page, dashboard:
     expect(page.get_by_role("link", name="crashed", exact=True)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_damaged_run_record_is_reported_as_on_the_command_line_and_hides_no_other_run(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -137,6 +143,7 @@ def open_tab(page: Page, name: str) -> None:
     expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_runs_folder_that_cannot_be_written_is_reported_as_on_the_command_line(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -150,6 +157,7 @@ def test_a_runs_folder_that_cannot_be_written_is_reported_as_on_the_command_line
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_runs_folder_that_cannot_be_read_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/"))
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()

@@ -85,6 +85,7 @@ def test_a_click_on_a_link_is_not_undone_by_a_run_that_changes_at_that_moment(pa
     assert page.url.startswith(dashboard.address("/launch"))
 
 
+@pytest.mark.thorough
 def test_a_late_request_of_a_fragment_of_the_old_page_does_not_change_the_new_page(
     page: Page, dashboard: Dashboard
 ) -> None:

@@ -32,7 +32,10 @@ _PRESS_BOTH = """(names) => {
 }"""
 
 
-@pytest.mark.parametrize("pauses_ms", [(0, 0, 0), (30, 90, 200)], ids=["at once", "in a row"])
+@pytest.mark.parametrize(
+    "pauses_ms",
+    [pytest.param((0, 0, 0), id="at once"), pytest.param((30, 90, 200), id="in a row", marks=pytest.mark.thorough)],
+)
 def test_four_fast_clicks_on_launch_start_one_run(page: Page, dashboard: Dashboard, pauses_ms: tuple[int, ...]) -> None:
     page.goto(dashboard.address("/launch?task=digits"))
     button = page.get_by_role("button", name="Launch", exact=True)
@@ -66,6 +69,7 @@ def test_values_that_were_typed_just_before_the_press_are_launched(page: Page, d
     assert (record.name, record.config["seed"], record.config["epochs"]) == ("typed", 7, 9999)
 
 
+@pytest.mark.thorough
 def test_a_second_launch_after_the_first_is_a_second_run(start_page: Page, dashboard: Dashboard) -> None:
     page = start_page
     for runs in (1, 2):
@@ -96,6 +100,7 @@ def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashbo
     assert count_attempts(layout) == 2
 
 
+@pytest.mark.thorough
 def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
@@ -114,6 +119,7 @@ def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page:
     assert exported(layout) == ["best_model.pth", "best_model.safetensors"]
 
 
+@pytest.mark.thorough
 def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
@@ -125,6 +131,7 @@ def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboar
     assert exported(layout) == ["best_model.pth"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("address", "name"), [("/launch?task=digits", "Launch"), ("/branch", "Start branch")])
 def test_no_button_moves_under_the_pointer_because_of_what_was_typed(
     page: Page, dashboard: Dashboard, address: str, name: str

@@ -208,6 +208,7 @@ def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: An
     assert "train" in streams[-1] and "validation" in streams[-1] and "system" in streams[-1]
 
 
+@pytest.mark.thorough
 def test_the_charts_continue_exactly_after_the_server_was_killed(
     tmp_path: Path, open_page: OpenPage, problems: list[str]
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_value_that_is_not_finite_is_a_gap(runs: Path, open_page: OpenPage) ->
     assert [x for x, y in _data(page, "train/loss") if y is None] == [5, 11]
 
 
+@pytest.mark.thorough
 def test_a_zoomed_range_is_read_again_in_full(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     log_rows(layout, [(step, {"loss": math.sin(step / 900) + (step % 7) / 50}) for step in range(1, 60_001)])
@@ -360,6 +362,7 @@ def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(ended:
     expect(button).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.thorough
 def test_a_chart_without_values_says_so(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     page = open_page(layout.run_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler
 
 from relight.errors import TaskError
@@ -118,13 +119,13 @@ class TrainingState:
 
     def watch_weights(self) -> None:
         """Remember the weights as those of the last edge."""
-        if self._watch is None or self._watch_anew:
+        if self._watch is None or self._watch_anew or not self._watch.is_whole:
             self._watch, self._watch_anew = WeightsWatch(self._find_weights()), False
         self.weights_digest = self._watch.record()
 
     def digest_weights(self) -> dict[str, int]:
         """Return a digest of every weight by name. Reads all of them once; on a GPU there."""
-        return {name: digest_tensor(tensor) for name, tensor in self._find_weights().items()}
+        return {name: digest_tensor(tensor) for name, tensor in self._find_weights().items() if not is_lazy(tensor)}
 
     def find_moved_weights(self) -> list[str]:
         """Return the names of the weights that have changed since the last edge, as far as that can be seen."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 import torch
 import xxhash
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 _PLACES = 4
 _BYTES = 64
@@ -25,8 +26,10 @@ class WeightsWatch:
     """The weights of one training state, which never changes which tensors it has; make another one if it does."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        """Watch the tensors by name. Inference tensors have no version counter and are left out."""
-        self._names = [name for name, tensor in weights.items() if not tensor.is_inference()]
+        """Watch the tensors by name, except inference tensors, which have no version counter."""
+        self.is_whole = not any(map(is_lazy, weights.values()))
+        """Whether every tensor has its shape; those of a lazy module get it in the first forward pass."""
+        self._names = [name for name, tensor in weights.items() if _is_watched(tensor)]
         self._tensors = [weights[name] for name in self._names]
         self._places = [_Place(name, tensor) for name, tensor in _choose(weights)]
         self._versions: list[int] = []
@@ -51,7 +54,7 @@ class WeightsWatch:
 
     def watches(self, weights: Iterable[Tensor]) -> bool:
         """Tell whether these are the watched tensors, in the same order."""
-        now = [tensor for tensor in weights if not tensor.is_inference()]
+        now = list(filter(_is_watched, weights))
         return len(now) == len(self._tensors) and all(map(operator.is_, now, self._tensors))
 
 
@@ -84,6 +87,10 @@ class _Place:
             else:
                 self._bytes = memoryview((ctypes.c_ubyte * _BYTES).from_address(pointer + self._offset)).cast("B")
         return bytes(self._bytes)
+
+
+def _is_watched(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_inference()
 
 
 def _choose(weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
