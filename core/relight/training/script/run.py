@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from relight.errors import UsageError
 from relight.training.script.loop_driver import LoopDriver
+from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
 from relight.training.state.rng import seed_everything
@@ -37,7 +38,7 @@ class ScriptRun:
         self._attempt = attempt
         if attempt.seed is not None:
             seed_everything(attempt.seed)
-        self._driver = LoopDriver(attempt)
+        self._driver = LoopDriver(attempt, enumerating=ResumedEnumerate(ScriptLoader))
 
     @property
     def id(self) -> str:

@@ -61,7 +61,7 @@ class ScriptSession(TrainingSession):
         self.holding = False
         """Whether the current step is the last of its loop over batches: saving and stopping wait for the body."""
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
-        self._best_owed = self._warned_of_best = False
+        self._best_owed = self._warned_of_best = self._deferred = False
         self._cut_at_edge = -1
         self._finishing = self._looked = False
         self._loop_ended_s = -_LOOP_END_EVERY_S
@@ -111,6 +111,25 @@ class ScriptSession(TrainingSession):
         self._poll(now)
         self._leave_edge()
 
+    def defer_edge(self) -> None:
+        """Let the edge of this step count only when the loop goes on: the script may leave it right here.
+
+        A resume does not repeat the code behind `run.step`, so it would train the rest of a pass that was left.
+        """
+        self._deferred = True
+        self._recorded = False
+
+    def settle_edge(self) -> None:
+        """Take the edge that was deferred, if one was: the loop goes on."""
+        if not self._deferred:
+            return
+        now = self._open_edge()
+        self._record_edge()
+        if self._cutter.is_due(self.steps_done):
+            self._cut("periodic")
+        self._check_stop(now)
+        self._leave_edge()
+
     def end_body(self) -> None:
         """End the body of an epoch: an edge, and the moment for a checkpoint that is due."""
         now = self._open_edge()
@@ -125,7 +144,7 @@ class ScriptSession(TrainingSession):
 
     def end_pass(self) -> None:
         """Note that a loop over a loader was left early: an edge of its own, so that a resume adds no batches."""
-        if not self._at_edge:
+        if not self._at_edge and not self._deferred:
             return
         saved = self._cut_at_edge == self.state.edges
         self._record_edge()
@@ -200,6 +219,10 @@ class ScriptSession(TrainingSession):
     def _must_wait(self) -> bool:
         """Tell whether a stop has to wait for the next edge, since weights have moved and this one is lost."""
         return self.in_loop and self._at_edge and bool(self.state.find_moved_weights())
+
+    def _record_edge(self) -> None:
+        self._deferred = False
+        super()._record_edge()
 
     def _check_savable(self) -> None:
         if not self.state.names:

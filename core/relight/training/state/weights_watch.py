@@ -33,23 +33,21 @@ class WeightsWatch:
         self._tensors = [weights[name] for name in self._names]
         self._places = [_Place(name, tensor) for name, tensor in _choose(weights)]
         self._versions: list[int] = []
-        self._sample = b""
+        self._sample: list[bytes] = []
 
     def record(self) -> int:
         """Remember the weights as they are at this step edge; return a digest of the sample, 0 if none can be read."""
         self._versions = list(map(_version, self._tensors))
-        self._sample = b"".join([place.read() for place in self._places])
-        return xxhash.xxh3_64_intdigest(self._sample) if self._sample else 0
+        self._sample = [place.read() for place in self._places]
+        return xxhash.xxh3_64_intdigest(b"".join(self._sample)) if self._sample else 0
 
     def find_moved(self) -> list[str]:
         """Return the names of the tensors that have changed since `record`, as far as that can be seen."""
         now = map(_version, self._tensors)
         moved = {name for name, before, after in zip(self._names, self._versions, now, strict=True) if before != after}
-        start = 0
-        for place in self._places:
-            if place.read() != self._sample[start : start + _BYTES]:
-                moved.add(place.name)
-            start += _BYTES
+        moved.update(
+            place.name for place, before in zip(self._places, self._sample, strict=True) if place.read() != before
+        )
         return [name for name in self._names if name in moved]
 
     def watches(self, weights: Iterable[Tensor]) -> bool:
@@ -68,13 +66,14 @@ def digest_tensor(tensor: Tensor) -> int:
 
 
 class _Place:
-    """64 bytes in the middle of one tensor's memory."""
+    """At most 64 bytes in the middle of one tensor's memory."""
 
     def __init__(self, name: str, tensor: Tensor) -> None:
         self.name = name
         self._tensor = tensor
         self._pointer = -1
-        self._offset = (tensor.nbytes - _BYTES) // 2
+        self._size = min(_BYTES, tensor.nbytes)
+        self._offset = (tensor.nbytes - self._size) // 2
         self._bytes = memoryview(b"")
 
     def read(self) -> bytes:
@@ -83,9 +82,9 @@ class _Place:
         if pointer != self._pointer:
             self._pointer = pointer
             if not pointer or not _is_readable(self._tensor):  # for instance, its memory was given back for a while
-                self._bytes = memoryview(bytes(_BYTES))
+                self._bytes = memoryview(bytes(self._size))
             else:
-                self._bytes = memoryview((ctypes.c_ubyte * _BYTES).from_address(pointer + self._offset)).cast("B")
+                self._bytes = memoryview((ctypes.c_ubyte * self._size).from_address(pointer + self._offset)).cast("B")
         return bytes(self._bytes)
 
 
@@ -107,6 +106,6 @@ def _is_readable(tensor: Tensor) -> bool:
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
-        and tensor.nbytes >= _BYTES
+        and tensor.nbytes > 0
         and tensor.is_contiguous()
     )
