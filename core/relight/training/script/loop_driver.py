@@ -21,6 +21,7 @@ from relight.training.script.loop_leaving import is_left_by_choice
 from relight.training.script.loop_source import (
     Consumer,
     Doubt,
+    feeds_running_loop,
     find_consumer,
     is_inside,
     judge_step,
@@ -60,6 +61,9 @@ class LoopDriver:
         self._restoration: Restoration | None = None
         self._early: Mapping[str, Any] = {}
         self._warned = False
+        self._looked_ahead = False
+        self._used_up = False
+        """Whether the pass that fed a loop of `run.steps` has ended."""
         self._stepped = False
         self._looks = _LOOKS
         self._unplaced = 0
@@ -115,6 +119,10 @@ class LoopDriver:
             self.refuse_children("step")
         session = self.session
         placed = self.loops.take_step(self._judge)
+        if not self._looked_ahead:
+            self._look_ahead(sys._getframe(2))
+        if self._used_up and self.loops.innermost("batches") is None:
+            self._warn_of_repetition()
         assert session is not None
         if placed:
             self._unplaced = 0
@@ -191,6 +199,8 @@ class LoopDriver:
     def end_pass(self, loop: Loop, *, broken: bool) -> None:
         """End a pass over a loader; `broken` means that the script left it early on purpose."""
         known = self.loops.leave(loop)
+        inner = self.loops.innermost("epochs", "steps")
+        self._used_up = known and not broken and loop.trained and inner is not None and inner.kind == "steps"
         if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
             self.loops.take_place()
             self.position.refresh(self.loops)
@@ -206,6 +216,26 @@ class LoopDriver:
 
     def _note_fork(self) -> None:
         self._is_child = True
+
+    def _look_ahead(self, caller: FrameType) -> None:
+        """At the first step, refuse a batch that was fetched before the loop: each step fetches that of the next."""
+        self._looked_ahead = True
+        outer = self.loops.outermost()
+        if outer is not None and outer.kind == "batches" and not feeds_running_loop(outer.consumer, caller):
+            raise UsageError(
+                f"A batch of '{outer.name}' was fetched before the loop, and its iterator is still in use, so a resume "
+                "would leave out a batch. Fetch each batch in the step that uses it: `batch = next(batches)` first in "
+                "the body of `for step in run.steps(n)`."
+            )
+
+    def _warn_of_repetition(self) -> None:
+        """Warn that the steps go on although the loader's pass has ended and no new one has begun."""
+        self._used_up = False
+        _log.warning(
+            "The loader's pass has ended, and the steps go on without a new one. If itertools.cycle repeats the "
+            "batches, a resume has only those after its checkpoint. Use a generator with `while True: yield from "
+            "loader`, which makes a new pass each time."
+        )
 
     def _judge(self, outer: Consumer | None, passes: Sequence[Consumer | None]) -> tuple[Doubt | None, bool]:
         """Judge the loops around the script's call of `run.step`; warn of what no resume can continue."""
