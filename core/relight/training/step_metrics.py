@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relight.errors import TaskError
+from relight.metrics.metric_names import clean_name
 from relight.metrics.writer import MetricWriter
+from relight.training.metric_numbers import Values, clean_names, is_one_number, to_number
 
-Values = Mapping[str, "Tensor | float"]
 _WAIT_ABOVE = 64  # steps that the device may be behind; more would hide that it is stuck
 
 
@@ -23,11 +22,21 @@ class StepMetrics:
     def __init__(self, writer: MetricWriter) -> None:
         self.latest: dict[str, float] = {}
         self._writer = writer
+        self._names: tuple[str, ...] = ()
         self._pending: deque[_Pending] = deque()
         self._free: dict[int, list[Tensor]] = {}
 
     def log(self, step: int, values: Values, *, time_s: float) -> None:
-        """Log 0-d tensors and numbers by name. Values on a CUDA device follow when the device has computed them."""
+        """Log 0-d tensors and numbers by name. Values on a CUDA device follow when the device has computed them.
+
+        A value that is not one number is logged as NaN, and a name that files cannot hold under another one.
+        """
+        names = tuple(values)
+        if names != self._names:
+            if any(clean_name(name) != name for name in names):
+                values = clean_names(values)
+            else:
+                self._names = names
         if not self._pending:
             numbers: dict[str, float] = {}
             for name, value in values.items():
@@ -41,7 +50,7 @@ class StepMetrics:
                 self.latest = numbers
                 self._writer.log(step, numbers, time_s=time_s)
                 return
-        tensors = [value for value in values.values() if isinstance(value, Tensor) and value.is_cuda]
+        tensors = [value for value in values.values() if _is_on_device(value)]
         self._pending.append(self._start_copy(step, values, tensors, time_s))
         self._write_finished(wait_above=_WAIT_ABOVE)
 
@@ -58,12 +67,7 @@ class StepMetrics:
         """Queue one copy of the step's device values to pinned memory, followed by an event."""
         numbers: dict[str, float | None] = {}
         for name, value in values.items():
-            if not isinstance(value, Tensor) or not value.is_cuda:
-                numbers[name] = to_number(name, value)
-            elif value.numel() != 1:
-                raise _not_a_number(name, value)
-            else:
-                numbers[name] = None
+            numbers[name] = None if _is_on_device(value) else to_number(name, value)
         if not tensors:
             return _Pending(step, numbers, time_s, None, None)
         dtypes = {tensor.dtype for tensor in tensors}
@@ -101,18 +105,6 @@ class _Pending:
     event: Any
 
 
-def to_number(name: str, value: Tensor | float) -> float:
-    """Convert one metric to a float. Raises `TaskError` if it is not a single number."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise _not_a_number(name, value)
-        return float(value.item())
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise _not_a_number(name, value) from None
-
-
-def _not_a_number(name: str, value: Any) -> TaskError:
-    what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    return TaskError(f"The metric '{name}' is {what}. Each metric must be one number: a float or a 0-d tensor.")
+def _is_on_device(value: Any) -> bool:
+    """Tell whether it is one number on a CUDA device. Anything else there becomes NaN without a copy."""
+    return isinstance(value, Tensor) and value.is_cuda and is_one_number(value)
