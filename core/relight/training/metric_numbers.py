@@ -78,6 +78,7 @@ def _may_warn(name: str) -> bool:
 
 
 def _warn(name: str, value: Any) -> float:
+    name = clean_name(name)
     if _may_warn(name):
         what, advice = _explain(value)
         _log.warning("The metric '%s' is %s, so it is logged as NaN. %s", name, what, advice)

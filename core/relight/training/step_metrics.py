@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from relight.metrics.metric_names import clean_name
-from relight.metrics.writer import MetricWriter
+from relight.metrics.writer import MetricWriter, OddNames
 from relight.training.metric_numbers import Values, clean_names, is_one_number, to_number
 
 _WAIT_ABOVE = 64  # steps that the device may be behind; more would hide that it is stuck
@@ -22,7 +21,6 @@ class StepMetrics:
     def __init__(self, writer: MetricWriter) -> None:
         self.latest: dict[str, float] = {}
         self._writer = writer
-        self._names: tuple[str, ...] = ()
         self._pending: deque[_Pending] = deque()
         self._free: dict[int, list[Tensor]] = {}
 
@@ -31,12 +29,6 @@ class StepMetrics:
 
         A value that is not one number is logged as NaN, and a name that files cannot hold under another one.
         """
-        names = tuple(values)
-        if names != self._names:
-            if any(clean_name(name) != name for name in names):
-                values = clean_names(values)
-            else:
-                self._names = names
         if not self._pending:
             numbers: dict[str, float] = {}
             for name, value in values.items():
@@ -47,8 +39,7 @@ class StepMetrics:
                 else:
                     numbers[name] = to_number(name, value)
             else:
-                self.latest = numbers
-                self._writer.log(step, numbers, time_s=time_s)
+                self._write(step, numbers, time_s)
                 return
         tensors = [value for value in values.values() if _is_on_device(value)]
         self._pending.append(self._start_copy(step, values, tensors, time_s))
@@ -62,6 +53,14 @@ class StepMetrics:
         """Flush, and close the file."""
         self.flush()
         self._writer.close()
+
+    def _write(self, step: int, numbers: dict[str, float], time_s: float) -> None:
+        self.latest = numbers
+        try:
+            self._writer.log(step, numbers, time_s=time_s)
+        except OddNames:
+            self.latest = clean_names(numbers)
+            self._writer.log(step, self.latest, time_s=time_s)
 
     def _start_copy(self, step: int, values: Values, tensors: list[Tensor], time_s: float) -> _Pending:
         """Queue one copy of the step's device values to pinned memory, followed by an event."""
@@ -89,8 +88,8 @@ class StepMetrics:
                 first.event.synchronize()
             self._pending.popleft()
             numbers = iter([] if first.host is None else first.host.tolist())
-            self.latest = {name: next(numbers) if value is None else value for name, value in first.values.items()}
-            self._writer.log(first.step, self.latest, time_s=first.time_s)
+            values = {name: next(numbers) if value is None else value for name, value in first.values.items()}
+            self._write(first.step, values, first.time_s)
             if first.host is not None:
                 self._free[len(first.host)].append(first.host)
 
@@ -105,6 +104,6 @@ class _Pending:
     event: Any
 
 
-def _is_on_device(value: Any) -> bool:
+def _is_on_device(value: Any) -> TypeGuard[Tensor]:
     """Tell whether it is one number on a CUDA device. Anything else there becomes NaN without a copy."""
     return isinstance(value, Tensor) and value.is_cuda and is_one_number(value)

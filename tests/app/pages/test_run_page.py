@@ -18,7 +18,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, FirstDifference, write_proof
 from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
-from relight.metrics.writer import MetricWriter
+from relight.metrics.file_format import MetricHeader, encode_header, metric_file_name
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import Parent, TaskReference
@@ -153,10 +153,10 @@ def test_there_is_a_chart_for_every_logged_metric(runs: Path) -> None:
 @pytest.mark.parametrize("folder", ["x", "copied__elsewhere"])
 def test_metrics_and_runs_of_any_name_are_shown(runs: Path, folder: str) -> None:
     layout = make_run(runs, SampleRun("x", status="crashed", step=600))
-    writer = MetricWriter(layout.metrics, stream="train", attempt=1)
     odd = ("acc__top5", "acc_top5", "a/b", "a__/", "", "a\nb", "<b>", "x" * 10_000, "__")
-    writer.log(1, dict.fromkeys(odd, 0.5))
-    writer.close()
+    header = MetricHeader("train", 1, odd)
+    record = header.record_struct().pack(1, time.time(), *range(len(odd)))
+    (layout.metrics / metric_file_name("train", attempt=1, part=9)).write_bytes(encode_header(header) + record)
     shutil.move(layout.folder, runs / folder)
     page = open_page("run", id=folder)
     assert not page.exception

@@ -244,8 +244,10 @@ class ScriptAttempt:
             in_loop = self._session is not None and self._session.in_loop
             self._exit = (code, in_loop)
             if in_loop and self._session is not None:  # now, because a `finally` may change the weights
-                ended = "stop" if code in _NO_ERROR else "exception"
-                self._session.save_last_edge("signal" if self._stopping.told() is not None else ended)
+                if self._stopping.told() is not None:
+                    self._session.save_last_edge("signal")
+                else:
+                    self._session.save_last_edge("stop" if code in _NO_ERROR else "exception")
         self._leave(code)
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
