@@ -7,6 +7,7 @@ import pytest
 from relight.metrics.metric_direction import guess_direction, word_guess
 
 HIGHER = """
+    ep_ret SI-SDRi chrF++ adjusted_rand_score neg_brier_score acc_norm eval_rougeLsum squad/exact GDT_TS lDDT
     accuracy top1 auroc f1 iou dice map50 bleu rouge_l psnr ssim r2 answer_f1 answer_accuracy flower_acc
     lower_body_iou tower_acc power_factor_r2 confidence_auc fidelity soccer_map cancer_auc ulcer_sensitivity
     terrain_iou ferry_ap berry_map kerr_score interrupt_recall interval_coverage transferred_acc referring_iou
@@ -23,6 +24,7 @@ HIGHER = """
     accuracy_per_class log_prob tm_score hota PSNR
 """
 LOWER = """
+    num_false_positives fpr95tpr docking_score davies_bouldin_score brier_score_loss step_time td_error tDCF WER%
     loss val_loss error rmse mae mse nll perplexity ppl wer cer fid kid lpips cross_entropy val_ce bce logloss mape
     smape wape rmsle mase ece brier hd95 hausdorff chamfer epe ade fde mpjpe der eer ter abs_rel silog kl kl_div
     crps pinball entropy energy latency val_l1 l2 rms residual HD95 hd_95 top-5-error top5_err error@1 dice_loss

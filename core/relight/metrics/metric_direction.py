@@ -17,24 +17,26 @@ _HIGHER_WORDS = """
     pnl lift uplift improvement reduction elbo likelihood loglikelihood loglik llh ll logprob logprobs evidence
     silhouette nmi ari ami purity homogeneity completeness vmeasure calinski modularity concordance cindex
     similarity cossim agreement coverage fidelity fluency coherence relevance helpfulness harmlessness faithfulness
-    validity uniqueness novelty diversity enrichment lddt plddt gdt throughput fps speed ips quality
+    validity uniqueness novelty diversity enrichment lddt plddt gdt throughput fps speed ips quality tp tn
 """
 _LOWER_WORDS = """
     loss error err mistake misclassification inaccuracy miss missed missrate fpr fnr fp fn far frr eer hter apcer
     bpcer acer dcf mindcf mse rmse rms nmse nrmse mae nmae mad medae mape mdape smape wape wmape rmsle msle mase
     rmsse mre mpe rse rrse rae sse sae nme l1 l2 residual deviance huber hinge focal pinball quantile crps wis
     entropy xent xe ce bce nll nelbo logloss unlikelihood perplexity ppl pplx bits bpb bpc bpd bpw bpt kl kld jsd
-    mmd divergence discrepancy wasserstein emd brier ibs ece mce sce miscalibration wer cer ter hter ser mer wil
-    der jer levenshtein edit fid kid fad fvd kvd lpips dists niqe brisque piqe gmsd ergas mcd distortion distance
-    dist dissimilarity hd hausdorff assd asd msd chamfer epe aepe ade fde minade minfde rpe mpjpe pampjpe mpvpe pve
+    mmd divergence discrepancy wasserstein emd brier ibs ece mce sce miscalibration wer cer ter ser mer wil der jer
+    levenshtein edit fid kid fad fvd kvd lpips dists niqe brisque piqe gmsd ergas mcd distortion distance dist
+    dissimilarity hd hausdorff assd asd msd chamfer epe aepe ade fde minade minfde rpe mpjpe pampjpe mpvpe pve
     silog rmsd clash idsw regret cost penalty violation collision failure drawdown gap drop degradation forgetting
-    latency delay lag runtime energy toxicity hallucination inertia bouldin aic bic rank infidelity
+    latency delay lag runtime energy toxicity hallucination inertia bouldin aic bic rank infidelity fpr95tpr
+    docking
 """
 _PHRASES = {
     "true positive": True, "true negative": True, "false positive": False, "false negative": False,
     "false alarm": False, "false discovery": False, "false acceptance": False, "false rejection": False,
     "positive predictive": True, "negative predictive": True, "explained variance": True, "reciprocal rank": True,
-    "exact match": True, "c index": True, "f beta": True, "f measure": True, "log prob": True, "per second": True,
+    "exact match": True, "ep ret": True, "c index": True,
+    "f beta": True, "f measure": True, "log prob": True, "per second": True,
     "per sec": True, "r squared": True, "cross entropy": False, "abs rel": False, "sq rel": False, "word error": False,
     "tm score": True, "si sdr": True, "si snr": True, "ms ssim": True, "r 2": True, "f 1": True, "l 1": False,
     "l 2": False,
@@ -65,7 +67,7 @@ def guess_direction(name: str) -> bool | None:
     weak: bool | None = None
     at = 0
     while at < len(words):
-        phrase = _PHRASES.get(" ".join(words[at : at + 2]))
+        phrase = _PHRASES.get(" ".join(words[at : at + 2]).removesuffix("s"))
         length = 1 if phrase is None else 2
         decided = _judge(words[at]) if phrase is None else phrase
         if decided is not None:
