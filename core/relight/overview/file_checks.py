@@ -11,7 +11,7 @@ import numpy as np
 
 from relight.checkpoints.file_names import StoreLayout, parse_label_name
 from relight.errors import DamagedFile
-from relight.metrics.file_format import parse_file_name
+from relight.metrics.file_format import metric_file_name, parse_file_name
 from relight.metrics.metric_records import read_records
 from relight.runs.json_digest import has_wrong_digest
 from relight.runs.layout import RunLayout
@@ -26,8 +26,9 @@ _CHUNK_BYTES = 4 << 20
 def check_files(layout: RunLayout) -> Iterator[Found]:
     """Check metrics, progress, environments, labels and exports."""
     for path in _list(layout.metrics):
-        if parse_file_name(path.name) is not None:
-            yield path, _check_metrics(path)
+        name = parse_file_name(path.name)
+        if name is not None:
+            yield path, _check_metrics(path, part=name.part)
     for number in layout.list_attempts():
         attempt = layout.attempt(number)
         if attempt.progress.exists():
@@ -42,8 +43,8 @@ def check_files(layout: RunLayout) -> Iterator[Found]:
             yield from _check_export(path)
 
 
-def _check_metrics(path: Path) -> str | None:
-    """Check the header, and that each record has a valid step and time; values have no digest."""
+def _check_metrics(path: Path, *, part: int) -> str | None:
+    """Check the header against the file name, and the step and time of each record; values have no digest."""
     try:
         records = read_records(path)
     except FileNotFoundError:
@@ -52,6 +53,9 @@ def _check_metrics(path: Path) -> str | None:
         return str(error)
     except (OSError, ValueError) as error:
         return f"It cannot be read: {error}."
+    header = records.header
+    if metric_file_name(header.stream, attempt=header.attempt, part=part) != path.name:
+        return "Its header names another stream or attempt than its file name, so its curves have the wrong names."
     with np.errstate(invalid="ignore"):
         strange = (records.steps < 0) | ~np.isfinite(records.times) | (records.times <= 0)
     if not strange.any():

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from relight.errors import UsageError
-from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.metric_numbers import Values, to_numbers
+from relight.training.script.loop_leaving import is_left_at_end, is_left_by_choice
 from relight.training.script.loop_source import (
     Consumer,
     Doubt,
@@ -36,7 +37,6 @@ from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_session import ScriptSession
 from relight.training.script.state import ScriptState
-from relight.training.step_metrics import Values
 
 _LOOKS = 100
 """Number of steps after which the driver checks that nothing moves behind `run.step`; a check takes 6 µs."""
@@ -109,6 +109,9 @@ class LoopDriver:
             chosen = whole = True
         except GeneratorExit:
             chosen = is_left_by_choice()
+            if outermost and self._attempt.is_told_to_end() and is_left_at_end():
+                self._end_body(loop, count, outermost=True)
+                whole = loop.index >= count
             raise
         finally:
             self._end_loop(loop, chosen=chosen, whole=whole)
@@ -153,9 +156,10 @@ class LoopDriver:
     def evaluated(self, measured: Values) -> bool:
         """Log what a validation measured; return whether that is the best so far."""
         session = self.session
+        measured = {name.removeprefix("validation/"): value for name, value in to_numbers(measured).items()}
         if session is None:
             if not self.loops.replaying and self._restoration is None:
-                self._early = dict(measured)
+                self._early = measured
             return False
         if self.loops.replaying or not measured:
             return False
@@ -202,6 +206,8 @@ class LoopDriver:
         inner = self.loops.innermost("epochs", "steps")
         self._used_up = known and not broken and loop.trained and inner is not None and inner.kind == "steps"
         if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
+            if self._attempt.note_leaving():
+                return
             self.loops.take_place()
             self.position.refresh(self.loops)
             self.session.end_pass()
@@ -282,7 +288,10 @@ class LoopDriver:
         self.loops.advance(loop, loop.index + 1)
         session = self.session
         assert session is not None
+        if self._attempt.note_leaving(early=not steps):
+            return
         if outermost:
+            self._attempt.note_body()
             self._state.epoch_start.record()
             self._plan.note_epoch(session, steps=steps)
         if loop.index < count:
@@ -297,12 +306,13 @@ class LoopDriver:
         """
         if self.is_leaving:
             return
-        if whole:
+        left = not self.loops.replaying and self._attempt.note_leaving(early=not whole)
+        if whole and not left:
             self.loops.take_place()
         known = self.loops.leave(loop)
         if self.session is not None:
             self.session.in_loop = self.loops.depth > 0
-        if not (known and chosen) or self.loops.depth or self.session is None or self.loops.replaying:
+        if not (known and chosen) or left or self.loops.depth or self.session is None or self.loops.replaying:
             return
         if not whole:
             self.loops.take_place()
