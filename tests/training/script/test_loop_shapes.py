@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -388,3 +390,67 @@ def test_a_loop_that_no_resume_can_enter_is_named_at_once_and_resumes_between_ep
     assert log.count(WARNING) == 1
     line = next(line for line in log.splitlines() if WARNING in line)
     assert named in line and ".py, line " in line
+
+
+SECTION = (Path(__file__).parents[3] / "docs" / "scripts.md").read_text().split("## Your loop looks like this")[1]
+BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION.split("\n## ")[0], re.MULTILINE | re.DOTALL)
+PIECES = """
+
+def loss_of(batch):
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def train_on(batch):
+    optimizer.zero_grad()
+    loss = loss_of(batch)
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    return loss
+
+
+optimizer.register_step_post_hook(lambda *_: die("after the update"))
+
+
+def use_smaller_rate():
+    for group in optimizer.param_groups:
+        group["lr"] = 0.001
+
+
+class Average:
+    def __init__(self):
+        self.values = [parameter.detach().clone() for parameter in model.parameters()]
+
+    @torch.no_grad()
+    def update(self):
+        for value, parameter in zip(self.values, model.parameters()):
+            value.lerp_(parameter, 0.1)
+
+    @torch.no_grad()
+    def swap(self):
+        for value, parameter in zip(self.values, model.parameters()):
+            kept = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+
+average = Average()
+run.track(**{f"average{number}": value for number, value in enumerate(average.values)})
+
+
+def endless(loader):
+    while True:
+        yield from loader
+
+
+"""
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_each_loop_of_the_guide_is_exact_as_it_is_written(make_script: Make, number: int) -> None:
+    assert len(BLOCKS) >= 7
+    run = assert_ends_as_undisturbed(
+        make_script, BEGIN + PIECES + BLOCKS[number], "after the update", "0", deaths=("7", "8")
+    )
+    assert WARNING not in run.log

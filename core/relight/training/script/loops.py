@@ -72,6 +72,8 @@ class Loop:
     """Whether it advanced once while a resume was replaying."""
     consumer: Consumer | None = None
     """The `for` statement that it feeds."""
+    outlived: bool = False
+    """Whether this pass goes on although the loop in which it began has ended: the script keeps its iterator."""
     judged: bool = False
     leaves: bool = False
     """Whether the script may leave this pass early, behind `run.step`."""
@@ -156,6 +158,8 @@ class LoopStack:
 
     def advance(self, loop: Loop, index: int) -> None:
         """End an iteration of `loop`; `index` is the next one."""
+        if loop.outlived:
+            return
         if loop not in self._active:
             raise UsageError(
                 "One loader's pass ended while another pass that started inside it was still running. With zip, put "
@@ -185,6 +189,8 @@ class LoopStack:
         if loop not in self._active:
             return False
         at = self._active.index(loop)
+        for inner in self._active[at + 1 :]:
+            inner.outlived = loop.kind != "batches"
         del self._active[at:]
         del self._done[at + 1 :]
         self._done[at] += TRAINED if loop.trained or loop.kind != "batches" else PASSED
