@@ -23,6 +23,7 @@ from relight.errors import UsageError
 from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
+from relight.training.script.trackable import expand
 from relight.training.state.rng import seed_everything
 from relight.training.step_metrics import Values
 
@@ -82,9 +83,9 @@ class ScriptRun:
         checkpoint does not fit.
         """
         self._driver.refuse_children("track")
-        given = {name: thing for name, thing in things.items() if thing is not None}
-        for name in sorted(given, key=lambda name: _rank(given[name])):
-            self._driver.track(name, given[name])
+        given = [each for name, thing in things.items() for each in expand(name, thing)]
+        for name, thing in sorted(given, key=lambda each: _rank(each[1])):
+            self._driver.track(name, thing)
 
     def epochs(self, count: int) -> Iterator[int]:
         """Yield the epochs from 0 to `count` - 1; a resume starts with the interrupted one.

@@ -15,6 +15,7 @@ from relight.errors import UnsupportedState
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
+from relight.training.state.tensor_marks import TensorMarks
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -30,6 +31,8 @@ class ModuleRecord:
     """Copies of large buffers (masks, tables). They are not copied at every edge, but compared when it matters."""
     evaluating: tuple[bool, ...] = ()
     """For each submodule, whether it was in eval mode."""
+    frozen: list[str] | None = None
+    """The frozen parameters, by canonical name; None if `record_edge` was not asked for them."""
 
 
 class ModulePart:
@@ -40,19 +43,32 @@ class ModulePart:
         self.module = module
         self._buffer_prefix = "buffer." if name == "model" else f"buffer:{name}."
         self._record: ModuleRecord | None = None
+        self._marks: TensorMarks | None = None
         self._index()
         self._built_parameters = {self._names.canonical(name) for name, _ in module.named_parameters()}
         self._built_buffers = dict(self._shape_buffers())
 
-    def parameter_names(self) -> dict[int, str]:
-        """Return the canonical name of each parameter by its id; a tied parameter has its first name."""
-        names: dict[int, str] = {}
-        for live, parameter in self.module.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), self._names.canonical(live))
-        return names
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each parameter once, by its canonical name; a tied parameter has its first name."""
+        for live, parameter in self.module.named_parameters():
+            yield self._names.canonical(live), parameter
 
-    def record_edge(self) -> None:
-        """Copy what the next forward pass may change, with one fused copy for all small buffers."""
+    def list_frozen(self) -> list[str]:
+        """Return the names of the parameters that are frozen now."""
+        return [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+
+    def freeze_differently(self, made: set[str], *, before: set[str]) -> None:
+        """Freeze and unfreeze the parameters for which a script that `made` these frozen differs from one before it."""
+        for name, parameter in self.named_parameters():
+            if (name in made) != (name in before):
+                parameter.requires_grad_(name not in made)
+
+    def record_edge(self, *, frozen: bool = False) -> None:
+        """Copy what the next forward pass may change, with one fused copy for all small buffers.
+
+        `frozen` also keeps which parameters are frozen. That takes longer, and is worth it where a script may freeze
+        or unfreeze before its next step: between two epochs.
+        """
         record = self._record
         if record is None:
             record = self._record = self._start_record()
@@ -63,6 +79,7 @@ class ModulePart:
             except (RuntimeError, TypeError):  # a buffer was replaced by one of another shape
                 record = self._record = self._start_record()
         record.evaluating = tuple([not module.training for module in self._modules])
+        record.frozen = self.list_frozen() if frozen else None
 
     def capture(self, collector: StateCollector, *, at_edge: bool, gradients: bool = False) -> dict[str, Any] | None:
         """Return the module's tree as it was at the last step edge; `at_edge` means that nothing has happened since.
@@ -97,7 +114,7 @@ class ModulePart:
             if live not in state
         }
         evaluating = [name for name, flag in zip(self._module_names, record.evaluating, strict=True) if flag]
-        frozen = [self._names.canonical(n) for n, p in self.module.named_parameters() if not p.requires_grad]
+        frozen = self.list_frozen() if at_edge or record.frozen is None else record.frozen
         tree = {
             "kind": "module",
             "tensors": tensors,
@@ -158,6 +175,21 @@ class ModulePart:
         self._restore_flags(tree)
         self._restore_gradients(tree.get("gradients", {}), read)
         self._index()
+        self._marks = TensorMarks(self._list_tensors())
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a parameter or buffer has been written to since `restore`."""
+        return self._marks is None or not self._marks.are_unchanged(self._list_tensors())
+
+    def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
+        """Restore what the script has changed since `restore`; unchanged tensors are not read again."""
+        if self.has_changed or not all(isinstance(value, TensorRef) for value in tree["tensors"].values()):
+            self.restore(tree, read)
+            return
+        self._restore_flags(tree)
+        if "gradients" in tree:
+            self._restore_gradients(tree["gradients"], read)
 
     def _hidden_buffers(self, persistent: set[str]) -> dict[str, Tensor]:
         """Return the buffers that no `state_dict` shows, by canonical name."""
@@ -204,6 +236,9 @@ class ModulePart:
             module.training = self._names.canonical(name) not in evaluating
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._names.canonical(name) not in frozen)
+
+    def _list_tensors(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
 
     def _index(self) -> None:
         """Look up, once, what every step edge needs."""

@@ -53,11 +53,10 @@ class TrainingState:
 
     def __init__(self) -> None:
         self._modules: dict[str, ModulePart] = {}
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._optimizer_parts: dict[str, OptimizerPart] = {}
+        self._optimizers: dict[str, OptimizerPart] = {}
         self._objects: dict[str, Any] = {}
         self._moving: list[tuple[str, Any]] = []
-        self._tensors: dict[int, str] = {}
+        self._tensors: dict[str, Tensor] = {}
         self.accumulating = False
         """Whether the last edge is between two updates, so that the gradients gathered so far belong to the state."""
         self._rng = RngRecorder()
@@ -73,7 +72,7 @@ class TrainingState:
         if isinstance(tracked, nn.Module):
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
-            self._optimizers[name] = tracked
+            self._optimizers[name] = OptimizerPart(name, tracked)
         elif hasattr(tracked, "state_dict") and hasattr(tracked, "load_state_dict"):
             self._objects[name] = tracked
             if not isinstance(tracked, _MOVE_IN_UPDATE):
@@ -81,7 +80,7 @@ class TrainingState:
         elif (adapted := adapt_value(name, tracked)) is not None:
             self._objects[name] = adapted
             if isinstance(adapted, TrackedTensor):
-                self._tensors[id(tracked)] = name
+                self._tensors[name] = tracked
             if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # a trained one moves in the update
                 self._moving.append((name, adapted))
         else:
@@ -90,10 +89,13 @@ class TrainingState:
                 "Give it both, or do not track it."
             )
 
-    def record_edge(self, counters: Mapping[str, Any]) -> None:
-        """Keep the small state of this step edge. The caller must not change `counters` later."""
+    def record_edge(self, counters: Mapping[str, Any], *, frozen: bool = False) -> None:
+        """Keep the small state of this step edge. The caller must not change `counters` later.
+
+        `frozen` also keeps which parameters are frozen, for an edge after which a script may change that.
+        """
         for part in self._modules.values():
-            part.record_edge()
+            part.record_edge(frozen=frozen)
         self._record = _EdgeRecord(
             self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
         )
@@ -119,7 +121,9 @@ class TrainingState:
             if tree is None:
                 return None
             parts[name] = tree
-        for name, optimizer in self._find_optimizer_parts().items():
+        self._bind_optimizers()
+        self._warn_of_unnamed()
+        for name, optimizer in self._optimizers.items():
             parts[name] = optimizer.capture(collector, gradients=self.accumulating)
         for name, tracked in self._objects.items():
             try:
@@ -146,8 +150,8 @@ class TrainingState:
             check_names("tracked objects", saved=parts, live=live)
         for name, module in self._modules.items():
             module.restore(parts[name], read)
-        self._optimizer_parts = {}
-        for name, optimizer in self._find_optimizer_parts().items():
+        self._bind_optimizers()
+        for name, optimizer in self._optimizers.items():
             if name not in parts:
                 continue
             if branch and parts[name]["class"] != type(optimizer.optimizer).__name__:
@@ -173,23 +177,27 @@ class TrainingState:
         rng = tree["rng"]
         restore_rng(decode_rng(rng, {name: read(reference.name) for name, reference in rng["tensors"].items()}))
 
-    def _find_optimizer_parts(self) -> dict[str, OptimizerPart]:
-        # Built late: by now every module is tracked, so every parameter has its name.
-        if len(self._optimizer_parts) != len(self._optimizers):
-            names = dict(self._tensors)
-            for part_name, module in self._modules.items():
-                prefix = "" if part_name == MODEL else f"{part_name}."
-                for identity, name in module.parameter_names().items():
-                    names.setdefault(identity, prefix + name)
-            self._optimizer_parts = {
-                name: OptimizerPart(name, optimizer, parameter_names=names)
-                for name, optimizer in self._optimizers.items()
-            }
-            for part in self._optimizer_parts.values():
-                if part.unnamed and part.name not in self._warned:
-                    self._warned.add(part.name)
-                    _log.warning(
-                        "The %s trains %d tensors that belong to no tracked module. Relight saves these tensors but "
-                        "nothing else of their module. Track the module as well.", part.name, len(part.unnamed),
-                    )  # fmt: skip
-        return self._optimizer_parts
+    def _bind_optimizers(self) -> None:
+        """Give the optimizers the names of all tensors that are tracked by now."""
+        named = list(self._tensors.items())
+        for part_name, module in self._modules.items():
+            prefix = "" if part_name == MODEL else f"{part_name}."
+            named += [(prefix + name, parameter) for name, parameter in module.named_parameters()]
+        for part in self._optimizers.values():
+            part.bind(named)
+
+    def _warn_of_unnamed(self) -> None:
+        for part in self._optimizers.values():
+            if part.unnamed and part.name not in self._warned:
+                self._warned.add(part.name)
+                _log.warning(
+                    "The %s trains %d tensors that belong to no tracked module. Relight saves these tensors but "
+                    "nothing else of their module. Track the module as well.", part.name, len(part.unnamed),
+                )  # fmt: skip
+            if part.has_late_unnamed and (late := f"late:{part.name}") not in self._warned:
+                self._warned.add(late)
+                _log.warning(
+                    "The %s was given tensors in the loops that belong to no tracked module, so a resume can find them "
+                    "only if the script adds them again before it gets there. Track their module before the loops.",
+                    part.name,
+                )
