@@ -23,13 +23,56 @@ Options = list[dict[str, Any]]
 
 _PROGRESS = frozenset({"last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step", "class"})
 """Entries of a schedule's state that say where it is, not which curve it follows."""
+_SET = "script:set"
 _log = logging.getLogger("relight")
+
+
+class MadeOptions:
+    """With which options optimizers and schedules were made, by name, and which the script set before its loops."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._made: dict[str, Any] = dict(state or {})
+
+    def add(self, name: str, options: Any) -> None:
+        """Remember how `name` was made."""
+        self._made = {**self._made, name: copy.deepcopy(options)}
+
+    def of(self, name: str) -> Any:
+        """Return how `name` was made; None if that is unknown."""
+        return self._made.get(name)
+
+    def note_set(self, name: str, options: Options) -> None:
+        """Remember the `options` that the script set between `run.track` and its loops."""
+        if any(options):
+            self._made = {**self._made, _SET: {**self._made.get(_SET, {}), name: copy.deepcopy(options)}}
+
+    def set_of(self, name: str) -> Options:
+        """Return the options that the script set between `run.track` and its loops."""
+        found: Options = self._made.get(_SET, {}).get(name, [])
+        return found
+
+    def in_loops(self, name: str) -> Any:
+        """Return the options of an optimizer with which the loops began; None if they are unknown."""
+        made, later = self.of(name), self.set_of(name)
+        if made is None:
+            return None
+        return [{**own, **(later[place] if place < len(later) else {})} for place, own in enumerate(made)]
+
+    def edge_state(self) -> dict[str, Any]:
+        """Return the state: a dictionary that is replaced, never changed."""
+        return self._made
+
+    state_dict = edge_state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what was set before the loops: a resume cannot see it, because the options are restored by then."""
+        self._made = {**self._made, **{key: value for key, value in state.items() if key == _SET}}
 
 
 class Branch:
     """What one branch takes over from its parent. `parent` says how the parent's objects were made, by name."""
 
-    def __init__(self, parent: Mapping[str, Any]) -> None:
+    def __init__(self, parent: MadeOptions) -> None:
         self.parent = parent
         self._fresh: set[str] = set()
         self._told: set[str] = set()
@@ -42,7 +85,7 @@ class Branch:
         if tree.get("class") != type(part.optimizer).__name__:
             self._start_fresh(name, tree.get("class"))
             return
-        parent = self.parent.get(name)
+        parent = self.parent.of(name)
         if parent is None or len(parent) > len(made):
             part.restore(tree, read, keep_options=True)
             return
@@ -51,11 +94,12 @@ class Branch:
 
     def start_body(self, optimizer: Optimizer, options: Options, *, made: Options, name: str) -> None:
         """Give an optimizer the parent's options at the start of the body, with the changes of this script."""
-        if name in self._fresh or name not in self.parent:
+        parent = self.parent.in_loops(name)
+        if name in self._fresh or parent is None:
             return
         for group, saved in zip(optimizer.param_groups, options, strict=False):
             set_options(group, saved)
-        merge_options(optimizer.param_groups, made, self.parent[name])
+        merge_options(optimizer.param_groups, made, parent)
 
     def restore_optimizer_again(
         self,
@@ -76,13 +120,14 @@ class Branch:
         if part.name in self._fresh:
             return
         live = copy_options(part.optimizer)
-        if self.parent.get(part.name) is None or len(self.parent[part.name]) > len(made):
+        parent = self.parent.in_loops(part.name)
+        if parent is None or len(parent) > len(made):
             part.restore(tree, read, keep_options=True)
             return
         part.restore_again(tree, read)
         groups = part.optimizer.param_groups
         saved = copy_options(part.optimizer)
-        merge_options(groups, made, self.parent[part.name])
+        merge_options(groups, made, parent)
         if scheduled:
             return
         for group, own, old, then in zip(groups, live, head or before or (), saved, strict=False):
@@ -118,7 +163,7 @@ class Branch:
             if not late:
                 start_schedule(schedule, made)
             return
-        before = self.parent.get(name)
+        before = self.parent.of(name)
         saved = {key: value for key, value in saved.items() if key != "class"}
         if before is None:
             tracked.load_state_dict(saved)
@@ -237,6 +282,22 @@ def merge_state(saved: Any, own: Any, before: Any) -> Any:
 def follows_another_curve(own: dict[str, Any], before: Any) -> bool:
     """Tell whether a schedule was made differently from the parent's, given what both were when they were made."""
     return not same(_shape(own), _shape(before)) if isinstance(before, dict) else True
+
+
+def list_changes(own: Any, before: Any) -> list[str]:
+    """List what a script makes differently now: an optimizer's options for each group, or what decides a schedule."""
+    if isinstance(own, list) and isinstance(before, list):
+        pairs = [pair for pair in zip(own, before, strict=False) if all(isinstance(each, dict) for each in pair)]
+        return list(dict.fromkeys(change for one, other in pairs for change in list_changes(one, other)))
+    if not (isinstance(own, dict) and isinstance(before, dict)):
+        return []
+    changes = []
+    for key in own.keys() & before.keys() - _PROGRESS:
+        if isinstance(own[key], list) and any(isinstance(each, dict) for each in own[key]):
+            changes += list_changes(own[key], before[key])
+        elif not same(own[key], before[key]):
+            changes.append(f"{key} {own[key]} instead of {before[key]}")
+    return sorted(changes)
 
 
 def has_functions(schedule: LRScheduler) -> bool:

@@ -10,7 +10,7 @@ from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
-from relight.training.script.branching import Branch
+from relight.training.script.branching import Branch, MadeOptions
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
 from relight.training.state.state_errors import StateMismatch
@@ -36,8 +36,8 @@ class Restoration:
         self.counters: dict[str, Any] = tree.get("counters") or {}
         self.weights_only = start.weights_only or bool(tree.get("weights_only"))
         built = self._parts.get(BUILT)
-        parent = decode_tree(built["state"], self._read) if built is not None else {}
-        self._branch = Branch(parent) if self.branch else None
+        self._made: dict[str, Any] = decode_tree(built["state"], self._read) if built is not None else {}
+        self._branch = Branch(MadeOptions(self._made)) if self.branch else None
         self._restored: set[str] = set()
         self._waiting: list[str] = []
 
@@ -83,7 +83,7 @@ class Restoration:
 
         Raises `StateMismatch` when the checkpoint has something that the script does not track.
         """
-        self._state.note_loops()
+        self._state.note_loops(self._branch)
         for name in tuple(self._waiting):
             self._restore(name)
         missing = [name for name in self._own_parts() if name not in self._restored]
@@ -93,12 +93,15 @@ class Restoration:
                 "tracked when it was saved, by the same names, before its loops."
             )
         if not self.weights_only:
+            if self._branch is None:
+                self._state.warn_of_changes(MadeOptions(self._made))
+                self._state.built.load_state_dict(self._made)
             parts = {name: self._parts[name] for name in self._restored}
             self._state.restore_again(parts, self._read, branch=self._branch, again=again)
 
     def load_epoch_start(self) -> None:
         """Load the state that the generators had when the body of the epoch began."""
-        self._state.note_loops()
+        self._state.note_loops(self._branch)
         saved = self._parts.get(EPOCH_START)
         if saved is not None:
             self._state.epoch_start.load_state_dict(decode_tree(saved["state"], self._read))

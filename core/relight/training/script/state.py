@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from relight.errors import TaskError
-from relight.training.script.branching import Branch, Options, copy_options, same
+from relight.training.script.branching import Branch, MadeOptions, Options, copy_options, list_changes, same
 from relight.training.script.trackable import (
     TrackedAccelerator,
     TrackedOptimizer,
@@ -53,7 +52,7 @@ class ScriptState(TrainingState):
         self.edges = 0
         """Step edges recorded so far."""
         self.epoch_start = EpochStart()
-        self.built = BuiltOptions()
+        self.built = MadeOptions()
         self._options: dict[str, Options] = {}
         self._scalers: dict[str, torch.amp.GradScaler] = {}
         self._scaler_versions: list[Any] = []
@@ -124,7 +123,7 @@ class ScriptState(TrainingState):
         assert record is not None
         options = self._options = {name: copy_options(part.optimizer) for name, part in self._optimizers.items()}
         if begins:
-            self.note_loops()
+            self.note_loops(None)
             epoch_start.note_options(options)
         elif epoch_start.waits:
             epoch_start.note_head({name: each for name, each in options.items() if not self._schedules_of(name)})
@@ -161,18 +160,22 @@ class ScriptState(TrainingState):
             if "lr" in group and "lr" in kept
         )
 
-    def note_loops(self) -> None:
-        """Note that the first loop begins: options that the script set after `run.track` belong to how it made them."""
+    def note_loops(self, branch: Branch | None) -> None:
+        """Note that the first loop begins, and which options the script has set since `run.track`."""
         if self._in_loops:
             return
         self._in_loops = True
         for name, part in self._optimizers.items():
-            made = self.built.of(name)
-            before = self._restored_options.get(name, made)
-            now = copy_options(part.optimizer)
-            for own, old, new in zip(made, before, now, strict=False):
-                own.update({key: value for key, value in new.items() if key in old and not same(value, old[key])})
-            self.built.add(name, made)
+            before, now = self._restored_options.get(name, self.built.of(name)), copy_options(part.optimizer)
+            parent = [] if branch is None else branch.parent.set_of(name)
+            known = [*parent, *[{}] * (len(now) - len(parent))]
+            self.built.note_set(
+                name,
+                [
+                    {key: value for key, value in new.items() if key in also or not same(value, old.get(key, value))}
+                    for old, new, also in zip(before, now, known, strict=False)
+                ],
+            )
 
     def put_back_epoch_start(self, branch: Branch | None) -> None:
         """Put the generators back to the start of the body; in a branch also the rates and other options."""
@@ -180,7 +183,9 @@ class ScriptState(TrainingState):
         if branch is not None:
             for name, options in self.epoch_start.options_before.items():
                 if name in self._optimizers:
-                    branch.start_body(self._optimizers[name].optimizer, options, made=self.built.of(name), name=name)
+                    branch.start_body(
+                        self._optimizers[name].optimizer, options, made=self.built.in_loops(name), name=name
+                    )
 
     def wants(self, name: str, tree: dict[str, Any]) -> bool:
         """Tell whether part `name` can be restored now: an optimizer needs its modules' names and all its groups."""
@@ -201,7 +206,7 @@ class ScriptState(TrainingState):
             made = set(part.list_frozen())
             part.restore(tree, read)
             if branch is not None:
-                part.freeze_differently(made, before=set(branch.parent.get(name) or ()))
+                part.freeze_differently(made, before=set(branch.parent.of(name) or ()))
         elif name in self._optimizers:
             if tree.get("kind") != "optimizer":
                 raise _other_kind(name, tree, "an optimizer")
@@ -282,7 +287,7 @@ class ScriptState(TrainingState):
                     optimizer.restore_again(parts[name], read)
                 else:
                     branch.restore_optimizer_again(
-                        optimizer, parts[name], read, made=self.built.of(name),
+                        optimizer, parts[name], read, made=self.built.in_loops(name),
                         head=self.epoch_start.head.get(name) if again else None,
                         before=self._restored_options.get(name),
                         scheduled=bool(self._schedules_of(name)),
@@ -299,6 +304,16 @@ class ScriptState(TrainingState):
                         "The learning rate of '%s' is 0 at this step, as in the parent. If the branch is to train on, "
                         "change the schedule or branch from an earlier checkpoint.", name,
                     )  # fmt: skip
+
+    def warn_of_changes(self, before: MadeOptions) -> None:
+        """Warn if a resumed script makes its optimizers or schedules with other settings than `before`."""
+        for name in self.names:
+            changes = list_changes(self.built.of(name), before.of(name))
+            if changes:
+                _log.warning(
+                    "The script makes '%s' with other settings now: %s. A resume continues with the saved ones. To "
+                    "train with the new ones, branch from the checkpoint.", name, "; ".join(changes),
+                )  # fmt: skip
 
     def _schedules_of(self, optimizer: str) -> list[TrackedScheduler]:
         owner = self._optimizers[optimizer].optimizer
@@ -401,30 +416,6 @@ class EpochStart:
         head = state.get("head", {})
         self.options_before, self.head = head.get("before", {}), head.get("after", {})
         self._encoded = {}
-
-
-class BuiltOptions:
-    """The options with which optimizers and schedules were created: a branch compares them to see what changed."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
-    def add(self, name: str, options: Any) -> None:
-        """Remember the options with which `name` was created."""
-        self._made = {**self._made, name: copy.deepcopy(options)}
-
-    def of(self, name: str) -> Any:
-        """Return the options with which `name` was created."""
-        return self._made.get(name)
-
-    def edge_state(self) -> dict[str, Any]:
-        """Return the state: a dictionary that is replaced, never changed."""
-        return self._made
-
-    state_dict = edge_state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: what this process created counts."""
 
 
 def _has_usual_state(name: str, optimizer: Optimizer) -> bool:
