@@ -34,10 +34,10 @@ class Scheduled:
         made = make(self.optimizer, total)
         self.schedules = made if isinstance(made, list) else [made]
         self.state = ScriptState(ScriptPosition())
-        self.state.track("model", self.model)
-        self.state.track("optimizer", self.optimizer)
+        self.state.add("model", self.model)
+        self.state.add("optimizer", self.optimizer)
         for number, schedule in enumerate(self.schedules):
-            self.state.track(f"schedule{number}", schedule)
+            self.state.add(f"schedule{number}", schedule)
 
     @property
     def rate(self) -> tuple[Any, ...]:

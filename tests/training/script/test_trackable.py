@@ -35,7 +35,7 @@ class Script:
         self.state = ScriptState(ScriptPosition())
         for name, thing in things.items():
             for expanded, each in expand(name, thing):
-                self.state.track(expanded, each)
+                self.state.add(expanded, each)
 
     def capture(self) -> CapturedState:
         self.state.record_edge({"step": 0})

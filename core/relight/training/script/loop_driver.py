@@ -62,7 +62,7 @@ class LoopDriver:
 
     def track(self, name: str, thing: Any) -> None:
         """Add `thing` to the training state; in a resume, restore it."""
-        names = self._state.track(name, thing)
+        names = self._state.add(name, thing)
         if self.session is not None:
             self._watch(self.session)
             if self.loops.depth:

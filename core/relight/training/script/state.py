@@ -77,7 +77,7 @@ class ScriptState(TrainingState):
         optimizers, self._unwatched = self._unwatched, []
         return optimizers
 
-    def track(self, name: str, thing: Any) -> list[str]:
+    def add(self, name: str, thing: Any) -> list[str]:
         """Add `thing` as `TrainingState` does, or anything else that `adapt` accepts; return the names that it got."""
         if name in _OWN:
             raise TaskError(f"Relight uses the name '{name}' for its own state. Track the object under another name.")
@@ -86,7 +86,7 @@ class ScriptState(TrainingState):
             complete(tracked)
             if not _has_usual_state(name, tracked):
                 tracked = TrackedOptimizer(tracked)
-        super().track(name, tracked)
+        self.track(name, tracked)
         if isinstance(tracked, Optimizer):
             self.built.add(name, copy_options(tracked))
         elif isinstance(tracked, TrackedScheduler):
@@ -105,14 +105,14 @@ class ScriptState(TrainingState):
         self._unwatched += [*([tracked] if isinstance(tracked, Optimizer) else []), *held.values()]
         if isinstance(tracked, Optimizer) and type(tracked).state_dict is Optimizer.state_dict:
             for attribute, inner in held.items():  # SAM's own state_dict leaves it out
-                yield from self.track(f"{name}_{attribute.strip('_')}", inner)
+                yield from self.add(f"{name}_{attribute.strip('_')}", inner)
         scaler = find_scaler(thing)
         if scaler is not None and scaler not in self._scalers.values():
-            yield from self.track(f"{name}_scaler", scaler)
+            yield from self.add(f"{name}_scaler", scaler)
         accelerator = find_accelerator(thing)
         known = [each.accelerator for each in self._objects.values() if isinstance(each, TrackedAccelerator)]
         if accelerator is not None and accelerator not in known:
-            yield from self.track(f"{name}_accelerator", accelerator)
+            yield from self.add(f"{name}_accelerator", accelerator)
 
     def record_edge(self, counters: Mapping[str, Any], *, frozen: bool = False) -> None:
         """Keep the small state of this step edge."""
@@ -207,6 +207,7 @@ class ScriptState(TrainingState):
             part.restore(tree, read)
             if branch is not None:
                 part.freeze_differently(made, before=set(branch.parent.of(name) or ()))
+            part.mark_restored()
         elif name in self._optimizers:
             if tree.get("kind") != "optimizer":
                 raise _other_kind(name, tree, "an optimizer")
@@ -216,6 +217,7 @@ class ScriptState(TrainingState):
                 optimizer.restore(tree, read)
             else:
                 branch.restore_optimizer(optimizer, tree, read, made=self.built.of(name))
+            optimizer.mark_restored()
             self._restored_options[name] = copy_options(optimizer.optimizer)
         else:
             if tree.get("kind") != "object":
@@ -243,12 +245,10 @@ class ScriptState(TrainingState):
 
     def _restore_schedule(self, name: str, tracked: TrackedScheduler, saved: Any, branch: Branch) -> None:
         owner = next((o for o, part in self._optimizers.items() if part.optimizer is tracked.scheduler.optimizer), None)
-        made = None if owner is None else self.built.of(owner)
-        branch.restore_schedule(
-            name, tracked, saved, made=self.built.of(name),
-            optimizer=owner, late=bool(made) and "initial_lr" not in made[0] and owner in self._restored_options,
-            alone=owner is None or len(self._schedules_of(owner)) == 1,
-        )  # fmt: skip
+        late = owner in self._restored_options and any("initial_lr" not in each for each in self.built.of(owner))
+        alone = owner is None or len(self._schedules_of(owner)) == 1
+        made = self.built.of(name)
+        branch.restore_schedule(name, tracked, saved, made=made, optimizer=owner, late=late, alone=alone)
 
     def restore_weights(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
         """Load saved weights into the module tracked as `name`; frozen parameters stay frozen."""

@@ -22,7 +22,7 @@ from relight.training.state.own_generators import is_generator
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.state_tree import describe_form
 
-_PLAIN = frozenset((int, float, str, bool, type(None)))
+_PLAIN: frozenset[type] = frozenset((int, float, str, bool, type(None)))
 _NAMED_AT_MOST = 4
 
 
@@ -79,7 +79,7 @@ class TrackedValues:
     def load_state_dict(self, state: dict[Any, Any]) -> None:
         """Fill the script's own container. Raise `StateMismatch` if another kind of container was saved."""
         live = self._values
-        saved = state if isinstance(live, dict) else state.get("values")
+        saved: Any = state if isinstance(live, dict) else state.get("values")
         if not isinstance(live, dict) and type(saved) is not type(live):
             raise _misfit(self._name, type(live).__name__, type(saved).__name__)
         if isinstance(live, np.ndarray) and (live.shape, live.dtype) != (saved.shape, saved.dtype):

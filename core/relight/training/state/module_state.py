@@ -175,15 +175,18 @@ class ModulePart:
         self._restore_flags(tree)
         self._restore_gradients(tree.get("gradients", {}), read)
         self._index()
+
+    def mark_restored(self) -> None:
+        """Remember the restored tensors, so that `has_changed` can tell."""
         self._marks = TensorMarks(self._list_tensors())
 
     @property
     def has_changed(self) -> bool:
-        """Whether a parameter or buffer has been written to since `restore`."""
+        """Whether a parameter or buffer has been written to since `mark_restored`."""
         return self._marks is None or not self._marks.are_unchanged(self._list_tensors())
 
     def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Restore what the script has changed since `restore`; unchanged tensors are not read again."""
+        """Restore what the script has changed since `mark_restored`; unchanged tensors are not read again."""
         if self.has_changed or not all(isinstance(value, TensorRef) for value in tree["tensors"].values()):
             self.restore(tree, read)
             return

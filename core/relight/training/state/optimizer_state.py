@@ -136,7 +136,6 @@ class OptimizerPart:
                 if isinstance(group.get(key), Tensor) and group[key] is not tensor:
                     with torch.no_grad():
                         group[key] = tensor.copy_(group[key])
-        self._marks, self._plain = self._mark_state()
 
     def fits(self, tree: dict[str, Any]) -> bool:
         """Tell whether the optimizer has the saved parameters already; modules or groups may still be missing."""
@@ -145,8 +144,13 @@ class OptimizerPart:
             return saved == set(self._names)
         return not any(name.startswith(_UNNAMED) and name not in saved for name in self._names)
 
+    def mark_restored(self) -> None:
+        """Remember the restored state, so that `restore_again` can tell what has changed since."""
+        tensors, self._plain = _split(self._watched_state())
+        self._marks = TensorMarks(tensors)
+
     def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
-        """Restore what the script has changed since `restore`: the state if necessary, and the groups' options."""
+        """Restore what has changed since `mark_restored`: the state if necessary, and always the groups' options."""
         if "gradients" in tree or not self.fits(tree) or self._has_changed():
             self.restore(tree, read)
             return
@@ -210,10 +214,6 @@ class OptimizerPart:
             return True
         tensors, plain = _split(self._watched_state())
         return bool(plain != self._plain) or not self._marks.are_unchanged(tensors)
-
-    def _mark_state(self) -> tuple[TensorMarks, Any]:
-        tensors, plain = _split(self._watched_state())
-        return TensorMarks(tensors), plain
 
     def _watched_state(self) -> list[Any]:
         state = self.optimizer.state

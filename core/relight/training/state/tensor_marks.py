@@ -24,16 +24,23 @@ class TensorMarks:
         return (
             len(live) == len(self._tensors)
             and all(one is other for one, other in zip(live, self._tensors, strict=True))
+            and None not in self._sums
             and [_add_up(tensor) for tensor in live] == self._sums
         )
 
 
-def _add_up(tensor: Tensor) -> tuple[int | None, int]:
-    """Return the version counter and the sum of the tensor's words; writing through `.data` moves only the sum."""
+def _add_up(tensor: Tensor) -> tuple[int | None, int] | None:
+    """Return the version counter and the sum of the tensor's words; writing through `.data` moves only the sum.
+
+    Return None for a tensor whose words cannot be read.
+    """
     if is_lazy(tensor):
-        return (None, 0)
-    flat = tensor.detach().reshape(-1)
-    if flat.is_complex():
-        flat = torch.view_as_real(flat.resolve_conj()).reshape(-1)
-    words = flat.view(_WORDS[flat.element_size()])
-    return (None if tensor.is_inference() else tensor._version, int(words.sum()))
+        return None
+    try:
+        flat = tensor.detach().reshape(-1)
+        if flat.is_complex():
+            flat = torch.view_as_real(flat.resolve_conj()).reshape(-1)
+        words = flat.view(_WORDS[flat.element_size()])
+        return (None if tensor.is_inference() else tensor._version, int(words.sum()))
+    except (RuntimeError, NotImplementedError, TypeError):  # a kind of tensor without ordinary memory
+        return None
