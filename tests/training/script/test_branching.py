@@ -27,9 +27,19 @@ from tests.training.state.held_tensors import HeldTensors
 class Scheduled:
     """A script's model, optimizer and schedule, without its loops."""
 
-    def __init__(self, make: Callable[[Any, int], Any], total: int, *, lr: float = 0.1, **options: Any) -> None:
+    def __init__(
+        self,
+        make: Callable[[Any, int], Any],
+        total: int,
+        *,
+        lr: float = 0.1,
+        freeze: tuple[str, ...] = (),
+        **options: Any,
+    ) -> None:
         torch.manual_seed(1)
         self.model = nn.Linear(3, 1)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in freeze)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr, momentum=0.9, **options)
         made = make(self.optimizer, total)
         self.schedules = made if isinstance(made, list) else [made]
@@ -186,6 +196,19 @@ def test_a_resume_of_a_script_with_other_settings_keeps_the_saved_ones_and_says_
     assert not caplog.records
 
 
+def test_a_branch_freezes_what_its_script_freezes_and_keeps_what_the_parent_unfroze() -> None:
+    parent = Scheduled(LONGER["step"], 12)
+    saved = parent.capture()
+    child = Scheduled(LONGER["step"], 12, freeze=("bias",))
+    child.restore(saved)
+    assert [parameter.requires_grad for parameter in child.model.parameters()] == [True, False]
+    frozen = Scheduled(LONGER["step"], 12, freeze=("bias",))
+    frozen.model.bias.requires_grad_(True)
+    child = Scheduled(LONGER["step"], 12, freeze=("bias",))
+    child.restore(frozen.capture())
+    assert [parameter.requires_grad for parameter in child.model.parameters()] == [True, True]
+
+
 SCRIPT = """
 import sys
 import torch
@@ -205,7 +228,7 @@ run.track(model=model, optimizer=optimizer)
 group = optimizer.param_groups[0]
 if how == "before":
     group["lr"], group["weight_decay"] = lr, wd
-for epoch in run.epochs(4):
+for epoch in run.epochs(int(options.get("epochs", 4))):
     if how == "head":
         group["lr"], group["weight_decay"] = lr * 0.5**epoch, wd
     if how == "times":
@@ -219,9 +242,9 @@ for epoch in run.epochs(4):
         if how == "before" and loader.batch == 4:
             group["lr"] *= 0.5
 """
-HALVED = {"made": [1.0] * 16, "before": [0.5 ** (step // 4) for step in range(16)]}
+HALVED = {"made": [1.0] * 20, "before": [0.5 ** (step // 4) for step in range(20)]}
 HALVED["head"] = HALVED["before"]
-HALVED["times"] = [0.5 ** (step // 4 + 1) for step in range(16)]
+HALVED["times"] = [0.5 ** (step // 4 + 1) for step in range(20)]
 
 
 @pytest.mark.processes
@@ -233,15 +256,15 @@ def test_what_a_branch_sets_counts_from_its_first_step_at_each_place(
     assert parent.run() == 0, parent.log
     sequences = {info.step: info.sequence for info in parent.checkpoints()}
     assert {4, 6, 16} <= sequences.keys()
-    for step in (4, 6):
+    for step in (4, 6, 16):
         for arguments, lr, wd in ((["lr=0.01", "wd=0.5"], 0.01, 0.5), ([], 0.1, 0.0)):
-            parent.script = [str(parent.script[0]), f"how={how}", *arguments] if parent.script else None
+            parent.script = [*(parent.script or [])[:1], f"how={how}", "epochs=5", *arguments]
             assert parent.run(reason="branch", from_sequence=sequences[step], from_step=step) == 0, parent.log
             rates = read_series(parent.layout.metrics, "train/rate")
             decays = read_series(parent.layout.metrics, "train/decay")
-            assert rates.steps.tolist() == list(range(1, 17))
+            assert rates.steps.tolist() == list(range(1, 21))
             assert rates.values.tolist()[step:] == pytest.approx([lr * share for share in HALVED[how][step:]])
-            assert decays.values.tolist()[step:] == [wd] * (16 - step)
+            assert decays.values.tolist()[step:] == [wd] * (20 - step)
 
 
 @pytest.mark.processes

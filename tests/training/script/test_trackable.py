@@ -344,6 +344,38 @@ def test_lists_and_dictionaries_of_objects_are_tracked_one_by_one() -> None:
     assert tree["optimizers_fast"]["groups"][0]["parameters"] == ["models_1.weight", "models_1.bias"]
 
 
+def test_a_dictionary_of_objects_and_values_keeps_both() -> None:
+    def build() -> dict[str, Any]:
+        return {"model": nn.Linear(2, 2), "epoch": 0, "best": {"loss": torch.zeros(1)}}
+
+    things = build()
+    script = Script(state=things)
+    assert set(script.state.names) == {"state_model", "state"}
+    things["epoch"], things["new"] = 3, "x"
+    things["best"]["loss"] += 2
+    saved = script.capture()
+    live = build()
+    model, loss = live["model"], live["best"]["loss"]
+    second = Script(state=live)
+    second.restore(saved)
+    assert_same(second.capture(), saved)
+    assert live["model"] is model and live["best"]["loss"] is loss
+    assert (live["epoch"], live["new"], float(loss)) == (3, "x", 2.0)
+
+
+def test_an_untracked_optimizer_in_place_of_a_tracked_one_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 2)
+    script = Script(model=model, optimizer=SGD(model.parameters(), 0.1))
+    script.capture()
+    script.state.accumulating = True  # as the session says if no tracked optimizer has taken a step
+    script.capture()
+    assert not caplog.records
+    for _ in range(2):
+        _train(model, SGD(model.parameters(), 0.1, momentum=0.9), 1)
+        script.capture()
+    assert caplog.text.count("changed in a step that it did not take. If another optimizer trains them") == 1
+
+
 def test_what_the_script_changes_between_track_and_its_loops_is_undone_in_a_resume() -> None:
     def build() -> dict[str, Any]:
         torch.manual_seed(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -59,11 +59,11 @@ class Restoration:
         """The environment that made the checkpoint."""
         return self._reader.environment
 
-    def restore(self, names: Iterable[str]) -> None:
-        """Restore newly tracked objects. An optimizer waits until its module is tracked."""
+    def restore(self, names: Sequence[str]) -> None:
+        """Restore a newly tracked object: the first name, and what belongs to it. An optimizer waits for its module."""
         for name in (*self._waiting, *names):
             if name not in self._parts:
-                if not self.branch and not self.weights_only:
+                if not self.branch and not self.weights_only and name == names[0]:
                     raise StateMismatch(
                         f"The checkpoint has no '{name}', only {_list(self._own_parts())}. Track what was tracked when "
                         "it was saved, by the same names."

@@ -60,6 +60,7 @@ class ScriptState(TrainingState):
         self._objects.update(self._edge_states)
         self._unwatched: list[Optimizer] = []
         self._in_loops = False
+        self._versions: list[int] = []
         self._restored_options: dict[str, Options] = {}
 
     @property
@@ -121,6 +122,10 @@ class ScriptState(TrainingState):
         super().record_edge(counters, frozen=frozen or begins)
         record = self._record
         assert record is not None
+        if self.accumulating:
+            self._watch_strangers()
+        else:
+            self._versions = []
         options = self._options = {name: copy_options(part.optimizer) for name, part in self._optimizers.items()}
         if begins:
             self.note_loops(None)
@@ -314,6 +319,17 @@ class ScriptState(TrainingState):
                     "The script makes '%s' with other settings now: %s. A resume continues with the saved ones. To "
                     "train with the new ones, branch from the checkpoint.", name, "; ".join(changes),
                 )  # fmt: skip
+
+    def _watch_strangers(self) -> None:
+        """Warn if weights change in steps that no tracked optimizer takes. Called at edges between two updates."""
+        before, self._versions = self._versions, [part.version for part in self._optimizers.values()]
+        if "strangers" in self._warned or len(before) != len(self._versions) or before == self._versions:
+            return
+        self._warned.add("strangers")
+        _log.warning(
+            "Tensors of a tracked optimizer changed in a step that it did not take. If another optimizer trains them "
+            "now, its state is not saved. Make all optimizers before the loops, and track them."
+        )
 
     def _schedules_of(self, optimizer: str) -> list[TrackedScheduler]:
         owner = self._optimizers[optimizer].optimizer

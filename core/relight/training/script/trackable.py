@@ -6,7 +6,7 @@ import copy
 import gc
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from relight.errors import TaskError
+from relight.training.state.optimizer_state import split_state
 from relight.training.state.own_generators import is_generator
 from relight.training.state.state_errors import StateMismatch
 from relight.training.state.state_tree import describe_form
@@ -65,13 +66,17 @@ class TrackedValues:
     script may refer to them.
     """
 
-    def __init__(self, name: str, values: Any) -> None:
+    def __init__(self, name: str, values: Any, *, without: Collection[Any] = ()) -> None:
+        """Track `values`; in a dictionary leave out the keys `without`, whose objects are tracked by themselves."""
         self._name = name
         self._values = values
+        self._without = without
 
     def state_dict(self) -> dict[Any, Any]:
         """Return the values: those of a dictionary, anything else below one key."""
         values = self._values
+        if self._without:
+            return {key: value for key, value in values.items() if key not in self._without}
         if isinstance(values, dict):
             return values if type(values) is dict else dict(values)
         return {"values": values}
@@ -84,6 +89,8 @@ class TrackedValues:
             raise _misfit(self._name, type(live).__name__, type(saved).__name__)
         if isinstance(live, np.ndarray) and (live.shape, live.dtype) != (saved.shape, saved.dtype):
             raise _misfit(self._name, f"{live.dtype} {list(live.shape)}", f"{saved.dtype} {list(saved.shape)}")
+        if self._without:
+            saved = {**saved, **{key: value for key, value in live.items() if key in self._without}}
         _fill(live, saved)
 
 
@@ -98,8 +105,14 @@ class TrackedOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state."""
+        """Load a saved state. Raise `StateMismatch` if its tensors then have other types, as PyTorch may cast them."""
+        saved = [describe_form(tensor) for tensor in split_state(state)[0]]
         self.optimizer.load_state_dict(state)
+        if [describe_form(tensor) for tensor in split_state(self.optimizer.state_dict())[0]] != saved:
+            raise StateMismatch(
+                f"The load_state_dict of {type(self.optimizer).__name__} changes the types or shapes of the saved "
+                "tensors, so a resume would not be exact. Make it keep them."
+            )
 
 
 class TrackedAccelerator:
@@ -122,8 +135,11 @@ class TrackedAccelerator:
 def expand(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
     """Yield `thing` by its name or, for a list or dictionary of objects with a state, each of them by its own."""
     if isinstance(thing, dict) and any(map(_has_own_state, thing.values())):
-        for key, inner in thing.items():
+        objects = {key: inner for key, inner in thing.items() if _has_own_state(inner)}
+        for key, inner in objects.items():
             yield from expand(f"{name}_{key}", inner)
+        if len(objects) < len(thing):
+            yield name, TrackedValues(name, thing, without=objects.keys())
     elif isinstance(thing, (list, tuple)) and any(map(_has_own_state, thing)):
         for place, inner in enumerate(thing):
             yield from expand(f"{name}_{place}", inner)

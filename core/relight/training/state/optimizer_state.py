@@ -49,6 +49,12 @@ class OptimizerPart:
         }
 
     @property
+    def version(self) -> int:
+        """The version counter of one of the tensors: it moves with each update."""
+        first = self._built[0][0] if self._built and self._built[0] else None
+        return 0 if first is None or first.is_inference() else first._version
+
+    @property
     def has_late_unnamed(self) -> bool:
         """Whether a tensor that belongs to nothing tracked joined the optimizer after it was tracked."""
         built = {id(parameter) for group in self._built for parameter in group}
@@ -146,7 +152,7 @@ class OptimizerPart:
 
     def mark_restored(self) -> None:
         """Remember the restored state, so that `restore_again` can tell what has changed since."""
-        tensors, self._plain = _split(self._watched_state())
+        tensors, self._plain = split_state(self._watched_state())
         self._marks = TensorMarks(tensors)
 
     def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
@@ -212,7 +218,7 @@ class OptimizerPart:
     def _has_changed(self) -> bool:
         if self._marks is None:
             return True
-        tensors, plain = _split(self._watched_state())
+        tensors, plain = split_state(self._watched_state())
         return bool(plain != self._plain) or not self._marks.are_unchanged(tensors)
 
     def _watched_state(self) -> list[Any]:
@@ -307,8 +313,8 @@ def _expect_again(optimizer: torch.optim.Optimizer, rebuilt: list[list[Tensor]])
     optimizer.add_param_group = types.MethodType(add_unless_rebuilt, optimizer)  # type: ignore[method-assign]
 
 
-def _split(state: Any) -> tuple[list[Tensor], Any]:
-    """Split a state into its tensors and everything else."""
+def split_state(state: Any) -> tuple[list[Tensor], Any]:
+    """Split a nested state into its tensors and everything else."""
     tensors: list[Tensor] = []
 
     def strip(value: Any) -> Any:
