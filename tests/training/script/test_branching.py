@@ -176,7 +176,9 @@ def test_another_schedule_starts_fresh_and_says_so(caplog: pytest.LogCaptureFixt
 def test_a_rate_of_zero_at_the_beginning_of_a_branch_is_said(caplog: pytest.LogCaptureFixture) -> None:
     parent = Scheduled(LONGER["polynomial"], 12)
     parent.train(12)
-    Scheduled(LONGER["polynomial"], 12).restore(parent.capture())
+    child = Scheduled(LONGER["polynomial"], 12)
+    child.restore(parent.capture())
+    child.state.warn_of_zero_rates()
     assert "The learning rate of 'optimizer' is 0 at this step" in caplog.text
 
 
@@ -220,7 +222,7 @@ lr, wd = float(options.get("lr", 0.1)), float(options.get("wd", 0))
 how = options["how"]
 run = relight.init(seed=0, checkpoint_every_s=0, checkpoint_every_steps=2, keep_latest=99)
 model = nn.Linear(3, 1)
-made = {"lr": lr, "weight_decay": wd} if how in ("made", "times") else {"lr": 0.5}
+made = {"lr": lr, "weight_decay": wd} if how in ("made", "times", "ahead") else {"lr": 0.5}
 kind = getattr(torch.optim, options.get("kind", "SGD"))
 optimizer = kind(model.parameters(), **made, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
 loader = run.loader(torch.utils.data.TensorDataset(torch.randn(16, 3)), batch_size=4)
@@ -237,13 +239,17 @@ for epoch in run.epochs(int(options.get("epochs", 4))):
         optimizer.zero_grad()
         model(x).sum().backward()
         optimizer.step()
-        run.step(rate=group["lr"], decay=group["weight_decay"])
+        rate = group["lr"]
+        if how == "ahead":
+            group["lr"] = lr * 0.5 ** run.steps_done
+        run.step(rate=rate, decay=group["weight_decay"])
         run._driver.session._cutter.drain(60)  # each checkpoint is needed
         if how == "before" and loader.batch == 4:
             group["lr"] *= 0.5
 """
 HALVED = {"made": [1.0] * 20, "before": [0.5 ** (step // 4) for step in range(20)]}
 HALVED["head"] = HALVED["before"]
+HALVED["ahead"] = [0.5 ** max(0, step - 1) for step in range(20)]  # set in each step, for the next one
 HALVED["times"] = [0.5 ** (step // 4 + 1) for step in range(20)]
 
 

@@ -122,6 +122,20 @@ def test_a_signal_right_after_a_group_was_added_saves_the_groups_of_the_last_edg
     assert run.final_digest() == twin.final_digest()
 
 
+@pytest.mark.parametrize("form", ["epoch", "flag"])
+def test_a_branch_without_changes_has_the_late_groups_too(make_script: Make, form: str) -> None:
+    run = make_script(SCRIPT, f"form={form}", "die=edge:2:2,head:3")
+    assert run.run() == -signal.SIGKILL, run.log
+    assert run.resume() == -signal.SIGKILL, run.log
+    places = [(info.step, info.sequence) for info in run.checkpoints() if info.step in (10, 12)]
+    assert run.resume() == 0, run.log
+    assert {step for step, _ in places} == {10, 12}
+    whole = run.final_digest()
+    for step, sequence in places:
+        assert run.run(reason="branch", from_sequence=sequence, from_step=step) == 0, run.log
+        assert run.final_digest() == whole
+
+
 def test_a_late_group_that_no_resume_could_find_again_is_said_in_the_first_run(make_script: Make) -> None:
     run = make_script(SCRIPT, "form=unnamed", "die=edge:3:2", "term=1")
     assert run.run() == 130, run.log

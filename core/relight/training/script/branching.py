@@ -75,6 +75,7 @@ class Branch:
     def __init__(self, parent: MadeOptions) -> None:
         self.parent = parent
         self._fresh: set[str] = set()
+        self._body: dict[str, Options] = {}
         self._told: set[str] = set()
 
     def restore_optimizer(
@@ -100,6 +101,7 @@ class Branch:
         for group, saved in zip(optimizer.param_groups, options, strict=False):
             set_options(group, saved)
         merge_options(optimizer.param_groups, made, parent)
+        self._body[name] = copy_options(optimizer)
 
     def restore_optimizer_again(
         self,
@@ -114,8 +116,9 @@ class Branch:
     ) -> None:
         """Restore an optimizer again at the checkpoint's place, after the head of the body has run again.
 
-        `head` is what the parent's options were after that, if it sets any; `before` is what they were here after the
-        first restore. A head that sets other options than the parent's counts, unless a schedule sets them anyway.
+        `head` is what the parent's options were after its first step, if they have changed until then; `before` is what
+        they were here after the first restore. A head that sets other options than the parent's counts, unless a
+        schedule sets them anyway.
         """
         if part.name in self._fresh:
             return
@@ -130,9 +133,11 @@ class Branch:
         merge_options(groups, made, parent)
         if scheduled:
             return
-        for group, own, old, then in zip(groups, live, head or before or (), saved, strict=False):
-            for key, value in own.items():
-                if key not in old or same(value, old[key]) or same(value, group.get(key)):
+        begun = self._body.get(part.name, before) or live
+        for group, own, start, old, then in zip(groups, live, begun, head or begun, saved, strict=False):
+            for key in own.keys() & start.keys() & old.keys():
+                value = own[key]
+                if same(value, start[key]) or same(value, old[key]) or same(value, group.get(key)):
                     continue
                 if head is None:
                     self._tell_of_setting(part.name, key, value, group.get(key))

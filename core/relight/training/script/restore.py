@@ -98,6 +98,8 @@ class Restoration:
                 self._state.built.load_state_dict(self._made)
             parts = {name: self._parts[name] for name in self._restored}
             self._state.restore_again(parts, self._read, branch=self._branch, again=again)
+            if self.branch and self.counters.get("step"):  # a warm-up may begin with 0
+                self._state.warn_of_zero_rates()
 
     def load_epoch_start(self) -> None:
         """Load the state that the generators had when the body of the epoch began."""

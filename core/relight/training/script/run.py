@@ -78,9 +78,10 @@ class ScriptRun:
     def track(self, **things: Any) -> None:
         """Add objects to the training state, by name. In a resume, restore each of them immediately.
 
-        Accepts modules, optimizers, anything with `state_dict` and `load_state_dict`, generators (torch's, NumPy's,
-        Python's), tensors, and dictionaries of plain values; ignores None. Raise `StateMismatch` with names if the
-        checkpoint does not fit.
+        Accepts modules, optimizers, schedules, wrappers of both, anything with `state_dict` and `load_state_dict`,
+        generators (torch's, NumPy's, Python's), tensors, and containers of plain values and tensors. A list or
+        dictionary of objects tracks each of them as `NAME_KEY`. Ignores None. Raise `TaskError`, which says what to
+        track instead, for a thing without a state; raise `StateMismatch` with names if the checkpoint does not fit.
         """
         self._driver.refuse_children("track")
         given = [each for name, thing in things.items() for each in expand(name, thing)]

@@ -249,7 +249,7 @@ class ScriptState(TrainingState):
         tracked.load_state_dict(saved)
 
     def _restore_schedule(self, name: str, tracked: TrackedScheduler, saved: Any, branch: Branch) -> None:
-        owner = next((o for o, part in self._optimizers.items() if part.optimizer is tracked.scheduler.optimizer), None)
+        owner = next((o for o, part in self._optimizers.items() if part.optimizer is tracked.optimizer), None)
         late = owner in self._restored_options and any("initial_lr" not in each for each in self.built.of(owner))
         alone = owner is None or len(self._schedules_of(owner)) == 1
         made = self.built.of(name)
@@ -303,12 +303,15 @@ class ScriptState(TrainingState):
             for name, tracked in self._objects.items():
                 if isinstance(tracked, TrackedScheduler) and name not in parts:
                     self._restore_schedule(name, tracked, None, branch)
-            for name, part in self._optimizers.items():
-                if all("lr" in group and float(group["lr"]) == 0 for group in part.optimizer.param_groups):
-                    _log.warning(
-                        "The learning rate of '%s' is 0 at this step, as in the parent. If the branch is to train on, "
-                        "change the schedule or branch from an earlier checkpoint.", name,
-                    )  # fmt: skip
+
+    def warn_of_zero_rates(self) -> None:
+        """Warn at the beginning of a branch if an optimizer would not change anything."""
+        for name, part in self._optimizers.items():
+            if all("lr" in group and float(group["lr"]) == 0 for group in part.optimizer.param_groups):
+                _log.warning(
+                    "The learning rate of '%s' is 0 at this step, as in the parent. If the branch is to train on, "
+                    "change the schedule or branch from an earlier checkpoint.", name,
+                )  # fmt: skip
 
     def warn_of_changes(self, before: MadeOptions) -> None:
         """Warn if a resumed script makes its optimizers or schedules with other settings than `before`."""
@@ -334,7 +337,7 @@ class ScriptState(TrainingState):
     def _schedules_of(self, optimizer: str) -> list[TrackedScheduler]:
         owner = self._optimizers[optimizer].optimizer
         tracked = [each for each in self._objects.values() if isinstance(each, TrackedScheduler)]
-        return [each for each in tracked if each.scheduler.optimizer is owner]
+        return [each for each in tracked if each.optimizer is owner]
 
     def _read_scaler_versions(self) -> list[Any]:
         """Return versions that show, without waiting for a GPU, whether a scaler has changed."""

@@ -32,6 +32,7 @@ class TrackedScheduler:
 
     def __init__(self, scheduler: LRScheduler) -> None:
         self.scheduler = scheduler
+        self.optimizer: Any = unwrap(scheduler.optimizer)
         self._key: Any = None
         self._kept: dict[str, Any] = {}
 
