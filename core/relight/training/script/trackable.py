@@ -68,7 +68,7 @@ class TrackedValues:
     """
 
     def __init__(self, name: str, values: Any, *, without: Collection[Any] = ()) -> None:
-        """Track `values`; in a dictionary leave out the keys `without`, whose objects are tracked by themselves."""
+        """Track `values`; in a dictionary leave out the keys `without`, whose objects are tracked on their own."""
         self._name = name
         self._values = values
         self._without = without
