@@ -96,7 +96,7 @@ class ScriptState(TrainingState):
             self.built.add(name, tracked.state_dict())
         elif isinstance(tracked, torch.amp.GradScaler):
             self._scalers[name] = tracked
-        elif isinstance(tracked, nn.Module) and (frozen := self._modules[name].list_frozen()):
+        elif isinstance(tracked, nn.Module) and (frozen := self._modules[name].built_frozen):
             self.built.add(name, frozen)
         return [name, *self._track_held(name, thing, tracked)]
 
@@ -208,10 +208,9 @@ class ScriptState(TrainingState):
             if tree.get("kind") != "module":
                 raise _other_kind(name, tree, "a module")
             part = self._modules[name]
-            made = set(part.list_frozen())
             part.restore(tree, read)
             if branch is not None:
-                part.freeze_differently(made, before=set(branch.parent.of(name) or ()))
+                part.freeze_differently(before=set(branch.parent.of(name) or ()))
             part.mark_restored()
         elif name in self._optimizers:
             if tree.get("kind") != "optimizer":

@@ -48,6 +48,8 @@ class ModulePart:
         self._index()
         self._built_parameters = {self._names.canonical(name) for name, _ in module.named_parameters()}
         self._built_buffers = dict(self._shape_buffers())
+        self.built_frozen = self.list_frozen()
+        """The parameters that were frozen when the module was tracked."""
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each parameter once, by its canonical name; a tied parameter has its first name."""
@@ -58,11 +60,12 @@ class ModulePart:
         """Return the names of the parameters that are frozen now."""
         return [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
 
-    def freeze_differently(self, made: set[str], *, before: set[str]) -> None:
-        """Freeze and unfreeze the parameters for which a script that `made` these frozen differs from one before it."""
+    def freeze_differently(self, *, before: set[str]) -> None:
+        """Freeze and unfreeze where this module was tracked with other frozen parameters than `before`."""
         for name, parameter in self.named_parameters():
-            if (name in made) != (name in before):
-                parameter.requires_grad_(name not in made)
+            frozen = name in self.built_frozen
+            if frozen != (name in before):
+                parameter.requires_grad_(not frozen)
 
     def record_edge(self, *, frozen: bool = False) -> None:
         """Copy what the next forward pass may change, with one fused copy for all small buffers.

@@ -51,13 +51,18 @@ class OptimizerPart:
     @property
     def version(self) -> int:
         """The version counter of one of the tensors: it moves with each update."""
-        first = self._built[0][0] if self._built and self._built[0] else None
+        first = next(iter(self.built), None)
         return 0 if first is None or first.is_inference() else first._version
+
+    @property
+    def built(self) -> list[Tensor]:
+        """The parameters that the optimizer had when it was tracked."""
+        return [parameter for group in self._built for parameter in group]
 
     @property
     def has_late_unnamed(self) -> bool:
         """Whether a tensor that belongs to nothing tracked joined the optimizer after it was tracked."""
-        built = {id(parameter) for group in self._built for parameter in group}
+        built = set(map(id, self.built))
         return any(id(parameter) not in built for parameter in self.unnamed.values())
 
     def capture(self, collector: StateCollector, *, gradients: bool = False) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class TrainingState:
     def watch_weights(self) -> None:
         """Remember the weights as those of the last edge."""
         if self._watch is None or self._watch_anew or not self._watch.is_whole:
-            self._watch, self._watch_anew = WeightsWatch(self._find_weights()), False
+            weights = self._find_weights()
+            self._watch, self._watch_anew = WeightsWatch(weights, late=self._find_late(weights)), False
         self.weights_digest = self._watch.record()
 
     def digest_weights(self) -> dict[str, int]:
@@ -138,14 +139,25 @@ class TrainingState:
         self._watch_anew = True  # parameters were added or replaced
         return list(weights)
 
+    def _find_late(self, weights: Mapping[str, Tensor]) -> set[str]:
+        """Return the names of weights that a script may begin to train later: in another attempt, perhaps, earlier."""
+        found = {
+            name if part.name == MODEL else f"{part.name}.{name}"
+            for part in self._modules.values()
+            for name in part.built_frozen
+        }
+        built = {id(tensor) for part in self._modules.values() for _, tensor in part.named_parameters()}
+        built.update(id(tensor) for part in self._optimizers.values() for tensor in part.built)
+        return found | {name for name, tensor in weights.items() if id(tensor) not in built}
+
     def _find_weights(self) -> dict[str, Tensor]:
         """Return everything that is trained, by name: parameters of modules, and other tensors of the optimizers."""
         weights: dict[str, Tensor] = {}
         seen: set[int] = set()
         for name, part in self._modules.items():
             prefix = "" if name == MODEL else f"{name}."
-            for live, parameter in part.module.named_parameters():
-                weights[prefix + live] = parameter
+            for own, parameter in part.named_parameters():
+                weights[prefix + own] = parameter
                 seen.add(id(parameter))
         tracked = {id(tensor): name for name, tensor in self._tensors.items()}
         for name, optimizer in self._optimizers.items():
