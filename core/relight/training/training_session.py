@@ -33,6 +33,7 @@ from relight.training.metric_numbers import Values, to_numbers
 from relight.training.progress_meter import ProgressMeter, Totals
 from relight.training.retraced_steps import RetracedSteps, find_retraced_steps
 from relight.training.session_parts import SessionParts
+from relight.training.state.optimizer_state import call_before_update
 from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
@@ -116,7 +117,7 @@ class TrainingSession:
     def watch(self, tracked: Any) -> None:
         """If `tracked` is an optimizer, notice when it starts to change the training state."""
         if isinstance(tracked, torch.optim.Optimizer):
-            tracked.register_step_pre_hook(lambda *_: self.begin_update())
+            call_before_update(tracked, self.begin_update)
 
     def read_position(self) -> tuple[int, dict[str, Any]]:
         """Return the step and the loader's state from which the attempt will continue; (0, {}) for the beginning."""

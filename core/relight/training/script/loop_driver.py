@@ -82,11 +82,16 @@ class LoopDriver:
 
     def track(self, name: str, thing: Any) -> None:
         """Add `thing` to the training state; in a resume, restore it."""
-        self._state.track(name, thing)
+        names = self._state.add(name, thing)
         if self.session is not None:
-            self.session.watch(thing)
+            self._watch(self.session)
+            if self.loops.depth:
+                _log.warning(
+                    "run.track(%s=…) was called inside the loops. A resume that continues after that place cannot "
+                    "restore it. Track everything before the loops.", name,
+                )  # fmt: skip
         if self._restoration is not None:
-            self._restoration.restore([name])
+            self._restoration.restore(names)
 
     def iterate(self, kind: Literal["epochs", "steps"], count: int) -> Iterator[int]:
         """Yield the remaining iterations of a loop of kind "epochs" or "steps"."""
@@ -98,8 +103,8 @@ class LoopDriver:
         chosen = whole = False
         try:
             while loop.index < count:
-                if outermost and self.loops.replaying:
-                    self._state.epoch_start.put_back()
+                if outermost and self.loops.replaying and self._restoration is not None:
+                    self._restoration.put_back_epoch_start()
                 yield loop.index
                 if is_epochs:
                     self._end_body(loop, count, outermost=outermost)
@@ -360,8 +365,7 @@ class LoopDriver:
         restoration = self._restoration
         device = _find_device(self._state.modules)
         session = self._attempt.open_session(self._state, self.position, device=device, restoration=restoration)
-        for optimizer in self._state.optimizers:
-            session.watch(optimizer)
+        self._watch(session)
         session.in_loop = self.loops.depth > 0
         self.session = session
         weights_only = restoration is not None and restoration.weights_only
@@ -376,6 +380,10 @@ class LoopDriver:
             self.evaluated(self._early)
             self._early = {}
         return session
+
+    def _watch(self, session: ScriptSession) -> None:
+        for optimizer in self._state.take_unwatched():
+            session.watch(optimizer)
 
     def _warn_of_place(self) -> None:
         self._unplaced += 1

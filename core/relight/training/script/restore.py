@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +10,7 @@ from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
+from relight.training.script.branching import Branch, MadeOptions
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
 from relight.training.state.state_errors import StateMismatch
@@ -34,6 +35,9 @@ class Restoration:
         self._rng: dict[str, Any] = tree.get("rng") or {}
         self.counters: dict[str, Any] = tree.get("counters") or {}
         self.weights_only = start.weights_only or bool(tree.get("weights_only"))
+        built = self._parts.get(BUILT)
+        self._made: dict[str, Any] = decode_tree(built["state"], self._read) if built is not None else {}
+        self._branch = Branch(MadeOptions(self._made)) if self.branch else None
         self._restored: set[str] = set()
         self._waiting: list[str] = []
 
@@ -55,11 +59,11 @@ class Restoration:
         """The environment that made the checkpoint."""
         return self._reader.environment
 
-    def restore(self, names: Iterable[str]) -> None:
-        """Restore newly tracked objects. An optimizer waits until its module is tracked."""
+    def restore(self, names: Sequence[str]) -> None:
+        """Restore a newly tracked object: the first name, and what belongs to it. An optimizer waits for its module."""
         for name in (*self._waiting, *names):
             if name not in self._parts:
-                if not self.branch and not self.weights_only:
+                if not self.branch and not self.weights_only and name == names[0]:
                     raise StateMismatch(
                         f"The checkpoint has no '{name}', only {_list(self._own_parts())}. Track what was tracked when "
                         "it was saved, by the same names."
@@ -79,6 +83,7 @@ class Restoration:
 
         Raises `StateMismatch` when the checkpoint has something that the script does not track.
         """
+        self._state.note_loops(self._branch)
         for name in tuple(self._waiting):
             self._restore(name)
         missing = [name for name in self._own_parts() if name not in self._restored]
@@ -87,15 +92,25 @@ class Restoration:
                 f"The checkpoint has {_list(missing)}, which the script no longer tracks. Track what was "
                 "tracked when it was saved, by the same names, before its loops."
             )
-        if again:
-            for name in self._restored:
-                self._state.restore_small(name, self._parts[name], self._read)
+        if not self.weights_only:
+            if self._branch is None:
+                self._state.warn_of_changes(MadeOptions(self._made))
+                self._state.built.load_state_dict(self._made)
+            parts = {name: self._parts[name] for name in self._restored}
+            self._state.restore_again(parts, self._read, branch=self._branch, again=again)
+            if self.branch and self.counters.get("step"):  # a warm-up may begin with 0
+                self._state.warn_of_zero_rates()
 
     def load_epoch_start(self) -> None:
         """Load the state that the generators had when the body of the epoch began."""
+        self._state.note_loops(self._branch)
         saved = self._parts.get(EPOCH_START)
         if saved is not None:
             self._state.epoch_start.load_state_dict(decode_tree(saved["state"], self._read))
+
+    def put_back_epoch_start(self) -> None:
+        """Before the body of the epoch runs again, put its generators back and, in a branch, its options."""
+        self._state.put_back_epoch_start(self._branch)
 
     def restore_generators(self) -> None:
         """Restore the generators; the last thing before the first batch."""
@@ -107,11 +122,7 @@ class Restoration:
         self._opened.close()
 
     def _restore(self, name: str) -> None:
-        built = self._parts.get(BUILT)
-        parent_built = decode_tree(built["state"], self._read) if self.branch and built is not None else None
-        if self.branch and parent_built is None:
-            parent_built = {}
-        self._state.restore_part(name, self._parts[name], self._read, parent_built=parent_built)
+        self._state.restore_part(name, self._parts[name], self._read, branch=self._branch)
         self._restored.add(name)
         if name in self._waiting:
             self._waiting.remove(name)

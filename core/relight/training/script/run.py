@@ -26,6 +26,7 @@ from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
+from relight.training.script.trackable import expand
 from relight.training.state.rng import seed_everything
 
 
@@ -79,14 +80,15 @@ class ScriptRun:
     def track(self, **things: Any) -> None:
         """Add objects to the training state, by name. In a resume, restore each of them immediately.
 
-        Accepts modules, optimizers, anything with `state_dict` and `load_state_dict`, generators (torch's, NumPy's,
-        Python's), tensors, and dictionaries of plain values; ignores None. Raise `StateMismatch` with names if the
-        checkpoint does not fit.
+        Accepts modules, optimizers, schedules, wrappers of both, anything with `state_dict` and `load_state_dict`,
+        generators (torch's, NumPy's, Python's), tensors, and containers of plain values and tensors. A list or
+        dictionary of objects tracks each of them as `NAME_KEY`. Ignores None. Raise `TaskError`, which says what to
+        track instead, for a thing without a state; raise `StateMismatch` with names if the checkpoint does not fit.
         """
         self._driver.refuse_children("track")
-        given = {name: thing for name, thing in things.items() if thing is not None}
-        for name in sorted(given, key=lambda name: _rank(given[name])):
-            self._driver.track(name, given[name])
+        given = [each for name, thing in things.items() for each in expand(name, thing)]
+        for name, thing in sorted(given, key=lambda each: _rank(each[1])):
+            self._driver.track(name, thing)
 
     def epochs(self, count: int) -> Iterator[int]:
         """Yield the epochs from 0 to `count` - 1; a resume starts with the interrupted one.

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from relight.errors import TaskError
-from relight.training.state.optimizer_state import OptimizerPart
+from relight.training.script.branching import Branch, MadeOptions, Options, copy_options, list_changes, same
+from relight.training.script.trackable import (
+    TrackedAccelerator,
+    TrackedOptimizer,
+    TrackedScheduler,
+    TrackedValues,
+    adapt,
+    find_accelerator,
+    find_scaler,
+    held_optimizers,
+    unwrap,
+)
+from relight.training.state.optimizer_state import complete
 from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
 from relight.training.state.state_errors import StateMismatch, check_class
 from relight.training.state.state_tree import TensorSource, decode_tree
+from relight.training.state.tracked_values import TrackedGenerator, TrackedTensor
 from relight.training.state.training_state import CapturedState, TrainingState
 
 POSITION = "loader"
@@ -25,11 +36,8 @@ POSITION = "loader"
 EPOCH_START = "script:epoch"
 BUILT = "script:built"
 _OWN = (POSITION, EPOCH_START, BUILT)
-_PLAIN = frozenset((int, float, str, bool, type(None)))
+_OURS = (TrackedScheduler, TrackedValues, TrackedGenerator, TrackedTensor)
 _log = logging.getLogger("relight")
-
-Options = list[dict[str, Any]]
-"""The options of an optimizer's groups, without their parameters."""
 
 
 class ScriptState(TrainingState):
@@ -44,16 +52,20 @@ class ScriptState(TrainingState):
         self.edges = 0
         """Step edges recorded so far."""
         self.epoch_start = EpochStart()
-        self.built = BuiltOptions()
+        self.built = MadeOptions()
         self._options: dict[str, Options] = {}
         self._scalers: dict[str, torch.amp.GradScaler] = {}
         self._scaler_versions: list[Any] = []
         self._edge_states = {POSITION: position, EPOCH_START: self.epoch_start, BUILT: self.built}
         self._objects.update(self._edge_states)
+        self._unwatched: list[Optimizer] = []
+        self._in_loops = False
+        self._versions: list[int] = []
+        self._restored_options: dict[str, Options] = {}
 
     @property
     def names(self) -> list[str]:
-        """The names of the objects that the script tracks."""
+        """The names of the objects that the script tracks, in the order in which they can be restored."""
         return [name for name in (*self._modules, *self._optimizers, *self._objects) if name not in _OWN]
 
     @property
@@ -61,33 +73,67 @@ class ScriptState(TrainingState):
         """The tracked modules."""
         return [part.module for part in self._modules.values()]
 
-    def track(self, name: str, tracked: Any) -> None:
-        """Add an object as `TrainingState` does, or a dictionary of plain values."""
+    def take_unwatched(self) -> list[Optimizer]:
+        """Return the optimizers that were tracked since the last call; their steps change what is tracked."""
+        optimizers, self._unwatched = self._unwatched, []
+        return optimizers
+
+    def add(self, name: str, thing: Any) -> list[str]:
+        """Add `thing` as `TrainingState` does, or anything else that `adapt` accepts; return the names that it got."""
         if name in _OWN:
             raise TaskError(f"Relight uses the name '{name}' for its own state. Track the object under another name.")
-        if isinstance(tracked, LRScheduler):
-            tracked = TrackedScheduler(tracked)
-            self.built.add(name, tracked.state_dict())
-        elif type(tracked) is dict:
-            tracked = TrackedDict(tracked)
-        super().track(name, tracked)
-        if isinstance(tracked, TrackedScheduler):
+        tracked = adapt(name, unwrap(thing))
+        if isinstance(tracked, Optimizer):
+            complete(tracked)
+            if not _has_usual_state(name, tracked):
+                tracked = TrackedOptimizer(tracked)
+        self.track(name, tracked)
+        if isinstance(tracked, Optimizer):
+            self.built.add(name, copy_options(tracked))
+        elif isinstance(tracked, TrackedScheduler):
             self._moving = [(moving, each) for moving, each in self._moving if moving != name]
             self._edge_states[name] = tracked
+            self.built.add(name, tracked.state_dict())
         elif isinstance(tracked, torch.amp.GradScaler):
             self._scalers[name] = tracked
-        elif isinstance(tracked, Optimizer):
-            self.built.add(name, _copy_options(tracked))
-        self._optimizer_parts = {}
+        elif isinstance(tracked, nn.Module) and (frozen := self._modules[name].built_frozen):
+            self.built.add(name, frozen)
+        return [name, *self._track_held(name, thing, tracked)]
 
-    def record_edge(self, counters: Mapping[str, Any]) -> None:
+    def _track_held(self, name: str, thing: Any, tracked: Any) -> Iterator[str]:
+        """Track what belongs to `thing` and has a state of its own; yield the names."""
+        held = held_optimizers(tracked)
+        self._unwatched += [*([tracked] if isinstance(tracked, Optimizer) else []), *held.values()]
+        if isinstance(tracked, Optimizer) and type(tracked).state_dict is Optimizer.state_dict:
+            for attribute, inner in held.items():  # SAM's own state_dict leaves it out
+                yield from self.add(f"{name}_{attribute.strip('_')}", inner)
+        scaler = find_scaler(thing)
+        if scaler is not None and scaler not in self._scalers.values():
+            yield from self.add(f"{name}_scaler", scaler)
+        accelerator = find_accelerator(thing)
+        known = [each.accelerator for each in self._objects.values() if isinstance(each, TrackedAccelerator)]
+        if accelerator is not None and accelerator not in known:
+            yield from self.add(f"{name}_accelerator", accelerator)
+
+    def record_edge(self, counters: Mapping[str, Any], *, frozen: bool = False) -> None:
         """Keep the small state of this step edge."""
-        super().record_edge(counters)
+        epoch_start = self.epoch_start
+        begins = epoch_start.begins
+        super().record_edge(counters, frozen=frozen or begins)
         record = self._record
         assert record is not None
+        if self.accumulating:
+            self._watch_strangers()
+        else:
+            self._versions = []
+        options = self._options = {name: copy_options(part.optimizer) for name, part in self._optimizers.items()}
+        if begins:
+            self.note_loops(None)
+            epoch_start.note_options(options)
+        elif epoch_start.waits:
+            epoch_start.note_head({name: each for name, each in options.items() if not self._schedules_of(name)})
         for name, tracked in self._edge_states.items():
             record.objects[name] = tracked.edge_state()
-        self._options = {name: _copy_options(optimizer) for name, optimizer in self._optimizers.items()}
         if self._scalers:
             self._scaler_versions = self._read_scaler_versions()
         self.edges += 1
@@ -96,6 +142,9 @@ class ScriptState(TrainingState):
         """Return the state of the last recorded edge, as `TrainingState` does."""
         if not at_edge and self._scalers and self._scaler_versions != self._read_scaler_versions():
             return None
+        groups = {name: self._optimizers[name].optimizer.param_groups for name in self._options}
+        if not at_edge and any(len(groups[name]) < len(options) for name, options in self._options.items()):
+            return None  # a group was removed, and with it the state of its parameters
         with self._swap_options():
             return super().capture(at_edge=at_edge)
 
@@ -112,52 +161,98 @@ class ScriptState(TrainingState):
         return any(
             type(group["lr"]) is float and group["lr"] != kept["lr"]
             for name, options in self._options.items()
-            for group, kept in zip(self._optimizers[name].param_groups, options, strict=False)
+            for group, kept in zip(self._optimizers[name].optimizer.param_groups, options, strict=False)
             if "lr" in group and "lr" in kept
         )
 
+    def note_loops(self, branch: Branch | None) -> None:
+        """Note that the first loop begins, and which options the script has set since `run.track`."""
+        if self._in_loops:
+            return
+        self._in_loops = True
+        for name, part in self._optimizers.items():
+            before, now = self._restored_options.get(name, self.built.of(name)), copy_options(part.optimizer)
+            parent = [] if branch is None else branch.parent.set_of(name)
+            known = [*parent, *[{}] * (len(now) - len(parent))]
+            self.built.note_set(
+                name,
+                [
+                    {key: value for key, value in new.items() if key in also or not same(value, old.get(key, value))}
+                    for old, new, also in zip(before, now, known, strict=False)
+                ],
+            )
+
+    def put_back_epoch_start(self, branch: Branch | None) -> None:
+        """Put the generators back to the start of the body; in a branch also the rates and other options."""
+        self.epoch_start.put_back()
+        if branch is not None:
+            for name, options in self.epoch_start.options_before.items():
+                if name in self._optimizers:
+                    branch.start_body(
+                        self._optimizers[name].optimizer, options, made=self.built.in_loops(name), name=name
+                    )
+
     def wants(self, name: str, tree: dict[str, Any]) -> bool:
-        """Tell whether part `name` can be restored now: an optimizer needs its modules' names."""
+        """Tell whether part `name` can be restored now: an optimizer needs its modules' names and all its groups."""
         if name not in self._optimizers:
             return True
-        self._optimizer_parts = {}
-        live = self._find_optimizer_parts()[name]._names
-        saved = {each for group in tree["groups"] for each in group["parameters"]}
-        return not any(each.startswith("unnamed.") and each not in saved for each in live)
+        self._bind_optimizers()
+        return tree.get("kind") != "optimizer" or self._optimizers[name].fits(tree)
 
-    def restore_part(self, name: str, tree: dict[str, Any], read: TensorSource, *, parent_built: Any = None) -> None:
+    def restore_part(self, name: str, tree: dict[str, Any], read: TensorSource, *, branch: Branch | None) -> None:
         """Restore one saved part into the object tracked as `name`. Raise `StateMismatch` if it does not fit.
 
-        A branch hands over `parent_built`, what the parent's options were when they were made: what this script makes
-        differently stays different, and everything else continues from the parent.
+        In a `branch`, what this script makes differently from the parent stays different; everything else continues.
         """
         if name in self._modules:
             if tree.get("kind") != "module":
                 raise _other_kind(name, tree, "a module")
-            self._modules[name].restore(tree, read)
+            part = self._modules[name]
+            part.restore(tree, read)
+            if branch is not None:
+                part.freeze_differently(before=set(branch.parent.of(name) or ()))
+            part.mark_restored()
         elif name in self._optimizers:
             if tree.get("kind") != "optimizer":
                 raise _other_kind(name, tree, "an optimizer")
-            self._optimizer_parts = {}
-            part = self._find_optimizer_parts()[name]
-            if parent_built is None:
-                part.restore(tree, read)
+            self._bind_optimizers()
+            optimizer = self._optimizers[name]
+            if branch is None:
+                optimizer.restore(tree, read)
             else:
-                self._restore_branched(name, part, tree, read, parent_built.get(name))
+                branch.restore_optimizer(optimizer, tree, read, made=self.built.of(name))
+            optimizer.mark_restored()
+            self._restored_options[name] = copy_options(optimizer.optimizer)
         else:
             if tree.get("kind") != "object":
                 raise _other_kind(name, tree, "neither module nor optimizer")
-            tracked, saved = self._objects[name], decode_tree(tree["state"], read)
-            if isinstance(tracked, TrackedScheduler):
-                before = saved.pop("class", None)
-                if parent_built is None:
-                    check_class(name, saved=before, live=tracked.class_name)
-                elif before not in (None, tracked.class_name):
-                    _log.info("The %s differs from the parent's %s, so it starts fresh.", name, before)
-                    return
-            if isinstance(tracked, TrackedScheduler) and parent_built is not None:
-                saved = _merge_schedule(saved, self.built.of(name), parent_built.get(name), tracked.scheduler)
-            tracked.load_state_dict(saved)
+            self._restore_object(name, decode_tree(tree["state"], read), branch)
+
+    def _restore_object(self, name: str, saved: Any, branch: Branch | None) -> None:
+        tracked = self._objects[name]
+        if isinstance(tracked, TrackedScheduler):
+            if branch is None:
+                check_class(name, saved=saved.get("class"), live=tracked.class_name)
+            else:
+                self._restore_schedule(name, tracked, saved, branch)
+                return
+        if isinstance(tracked, torch.amp.GradScaler) and bool(saved) != tracked.is_enabled():
+            now, before = ("enabled", "disabled") if tracked.is_enabled() else ("disabled", "enabled")
+            if branch is None:
+                raise StateMismatch(
+                    f"The gradient scaler '{name}' is {now} now, but was {before} when the checkpoint was saved. Use "
+                    "the code and config that saved it, or branch from the checkpoint."
+                )
+            _log.info("The gradient scaler '%s' is %s now and starts fresh; the parent's was %s.", name, now, before)
+            return
+        tracked.load_state_dict(saved)
+
+    def _restore_schedule(self, name: str, tracked: TrackedScheduler, saved: Any, branch: Branch) -> None:
+        owner = next((o for o, part in self._optimizers.items() if part.optimizer is tracked.optimizer), None)
+        late = owner in self._restored_options and any("initial_lr" not in each for each in self.built.of(owner))
+        alone = owner is None or len(self._schedules_of(owner)) == 1
+        made = self.built.of(name)
+        branch.restore_schedule(name, tracked, saved, made=made, optimizer=owner, late=late, alone=alone)
 
     def restore_weights(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
         """Load saved weights into the module tracked as `name`; frozen parameters stay frozen."""
@@ -172,55 +267,97 @@ class ScriptState(TrainingState):
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
 
-    def restore_small(self, name: str, tree: dict[str, Any], read: TensorSource) -> None:
-        """Restore what may have changed between `track` and the checkpoint's place: all except the large tensors."""
-        if name in self._optimizers:
-            saved = {tuple(group["parameters"]): group["options"] for group in tree["groups"]}
-            part = self._find_optimizer_parts()[name]
-            start = 0
-            for group in part.optimizer.param_groups:
-                count = len(group["params"])
-                options = saved.get(tuple(part._names[start : start + count]), {})
-                start += count
-                for key, value in decode_tree(options, read).items():
-                    if isinstance(group.get(key), Tensor):
-                        with torch.no_grad():
-                            group[key].copy_(value)
-                    else:
-                        group[key] = value
-        elif name in self._objects:
-            self.restore_part(name, tree, read)
-
-    def _restore_branched(
-        self, name: str, part: OptimizerPart, tree: dict[str, Any], read: TensorSource, parent: Options | None
+    def restore_again(
+        self, parts: Mapping[str, Any], read: TensorSource, *, branch: Branch | None, again: bool
     ) -> None:
-        made = self.built.of(name)
-        if tree.get("class") != type(part.optimizer).__name__:
-            _log.info("The %s differs from the parent's %s, so it starts fresh.", name, tree.get("class"))
+        """At the checkpoint's place, undo what the script has changed since `track`: parts that were restored before.
+
+        `again` means that part of a body ran again. Objects of the script's own classes are loaded again only then.
+        """
+        for name in (name for name in self.names if name in parts):
+            if name in self._modules:
+                module = self._modules[name]
+                if branch is None:
+                    module.restore_again(parts[name], read)
+                elif module.has_changed:
+                    _log.warning(
+                        "The script changed the weights of '%s' after run.track() had restored them. The branch "
+                        "continues with the changed weights.", name,
+                    )  # fmt: skip
+            elif name in self._optimizers:
+                self._bind_optimizers()
+                optimizer = self._optimizers[name]
+                if branch is None:
+                    optimizer.restore_again(parts[name], read)
+                else:
+                    branch.restore_optimizer_again(
+                        optimizer, parts[name], read, made=self.built.in_loops(name),
+                        head=self.epoch_start.head.get(name) if again else None,
+                        before=self._restored_options.get(name),
+                        scheduled=bool(self._schedules_of(name)),
+                    )  # fmt: skip
+            elif again or isinstance(self._objects[name], _OURS):
+                self._restore_object(name, decode_tree(parts[name]["state"], read), branch)
+        if branch is not None:
+            for name, tracked in self._objects.items():
+                if isinstance(tracked, TrackedScheduler) and name not in parts:
+                    self._restore_schedule(name, tracked, None, branch)
+
+    def warn_of_zero_rates(self) -> None:
+        """Warn at the beginning of a branch if an optimizer would not change anything."""
+        for name, part in self._optimizers.items():
+            if all("lr" in group and float(group["lr"]) == 0 for group in part.optimizer.param_groups):
+                _log.warning(
+                    "The learning rate of '%s' is 0 at this step, as in the parent. If the branch is to train on, "
+                    "change the schedule or branch from an earlier checkpoint.", name,
+                )  # fmt: skip
+
+    def warn_of_changes(self, before: MadeOptions) -> None:
+        """Warn if a resumed script makes its optimizers or schedules with other settings than `before`."""
+        for name in self.names:
+            changes = list_changes(self.built.of(name), before.of(name))
+            if changes:
+                _log.warning(
+                    "The script makes '%s' with other settings now: %s. A resume continues with the saved ones. To "
+                    "train with the new ones, branch from the checkpoint.", name, "; ".join(changes),
+                )  # fmt: skip
+
+    def _watch_strangers(self) -> None:
+        """Warn if weights change in steps that no tracked optimizer takes. Called at edges between two updates."""
+        before, self._versions = self._versions, [part.version for part in self._optimizers.values()]
+        if "strangers" in self._warned or len(before) != len(self._versions) or before == self._versions:
             return
-        if parent is None or len(parent) != len(made):
-            part.restore(tree, read, keep_options=True)
-            return
-        part.restore(tree, read)
-        for group, own, before in zip(part.optimizer.param_groups, made, parent, strict=True):
-            _merge_options(group, own, before)
+        self._warned.add("strangers")
+        _log.warning(
+            "Tensors of a tracked optimizer changed in a step that it did not take. If another optimizer trains them "
+            "now, its state is not saved. Make all optimizers before the loops, and track them."
+        )
+
+    def _schedules_of(self, optimizer: str) -> list[TrackedScheduler]:
+        owner = self._optimizers[optimizer].optimizer
+        tracked = [each for each in self._objects.values() if isinstance(each, TrackedScheduler)]
+        return [each for each in tracked if each.optimizer is owner]
 
     def _read_scaler_versions(self) -> list[Any]:
         """Return versions that show, without waiting for a GPU, whether a scaler has changed."""
         found: list[Any] = []
         for scaler in self._scalers.values():
-            for tensor in (scaler._scale, scaler._growth_tracker):
+            for attribute in ("_scale", "_growth_tracker"):  # a disabled scaler has neither
+                tensor = getattr(scaler, attribute, None)
                 found.append(None if tensor is None else (id(tensor), tensor._version))
         return found
 
     @contextlib.contextmanager
     def _swap_options(self) -> Iterator[None]:
-        """Give the optimizers' groups the options of the last edge inside the block."""
+        """Give the optimizers the groups and options of the last edge inside the block."""
         live: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        added: list[tuple[list[Any], list[Any]]] = []
         for name, options in self._options.items():
-            groups = self._optimizers[name].param_groups
-            if len(groups) != len(options):
-                continue  # a group was added: then the new options count
+            groups = self._optimizers[name].optimizer.param_groups
+            if len(groups) < len(options):
+                continue  # a group was removed at this edge: then the new options count
+            added.append((groups, groups[len(options) :]))
+            del groups[len(options) :]
             for group, kept in zip(groups, options, strict=True):
                 live.append((group, {key: group[key] for key in kept if key in group}))
                 group.update(kept)
@@ -229,20 +366,51 @@ class ScriptState(TrainingState):
         finally:
             for group, values in live:
                 group.update(values)
+            for groups, more in added:
+                groups.extend(more)
 
 
 class EpochStart:
-    """The generators at the start of the epoch's body; a resume repeats the start of the body with them."""
+    """The start of the epoch's body: a resume repeats it with the generators, a branch also with the options, of then.
+
+    "Head" is what the body does before its first step: it may set rates or options.
+    """
 
     def __init__(self) -> None:
+        self.begins = False
+        """Whether the next edge is the start of a body."""
+        self.waits = False
+        """Whether the next edge is the first in its body."""
+        self.options_before: dict[str, Options] = {}
+        """For each optimizer whose options the head changes: what they were before it."""
+        self.head: dict[str, Options] = {}
+        """What they were after it."""
         self._recorder = RngRecorder()
         self._state: RngState | None = None
         self._encoded: dict[str, Any] = {}
+        self._options: dict[str, Options] = {}
 
     def record(self) -> None:
         """Record the start of the body of an epoch."""
         self._state = self._recorder.capture()
         self._encoded = {}
+        self.begins = True
+
+    def note_options(self, options: dict[str, Options]) -> None:
+        """Keep the optimizers' options at the start of the body."""
+        self._options = options
+        self.options_before, self.head = {}, {}
+        self.begins, self.waits = False, True
+
+    def note_head(self, options: dict[str, Options]) -> None:
+        """Keep the options that have changed until the first step of the body."""
+        self.waits = False
+        before = self._options
+        changed = [name for name, each in options.items() if name in before and not same(before[name], each)]
+        if changed:
+            self.options_before = {name: before[name] for name in changed}
+            self.head = {name: options[name] for name in changed}
+            self._encoded = {}
 
     def put_back(self) -> None:
         """Restore the generators to that state."""
@@ -254,6 +422,8 @@ class EpochStart:
         if not self._encoded and self._state is not None:
             tree, tensors = encode_rng(self._state)
             self._encoded = {"tree": tree, "tensors": tensors}
+            if self.head:
+                self._encoded["head"] = {"before": self.options_before, "after": self.head}
         return self._encoded
 
     state_dict = edge_state
@@ -261,144 +431,20 @@ class EpochStart:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state without moving any generator."""
         self._state = decode_rng(state["tree"], state["tensors"]) if state else None
+        head = state.get("head", {})
+        self.options_before, self.head = head.get("before", {}), head.get("after", {})
         self._encoded = {}
 
 
-class BuiltOptions:
-    """The options with which optimizers and schedules were created: a branch compares them to see what changed."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
-    def add(self, name: str, options: Any) -> None:
-        """Remember the options with which `name` was created."""
-        self._made = {**self._made, name: copy.deepcopy(options)}
-
-    def of(self, name: str) -> Any:
-        """Return the options with which `name` was created."""
-        return self._made.get(name)
-
-    def edge_state(self) -> dict[str, Any]:
-        """Return the state: a dictionary that is replaced, never changed."""
-        return self._made
-
-    state_dict = edge_state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: what this process created counts."""
-
-
-class TrackedScheduler:
-    """A schedule that the script may step at any time; its state is copied only when it has changed."""
-
-    def __init__(self, scheduler: LRScheduler) -> None:
-        self.scheduler = scheduler
-        self._key: Any = None
-        self._kept: dict[str, Any] = {}
-
-    @property
-    def class_name(self) -> str:
-        """The name of the schedule's class."""
-        return type(self.scheduler).__name__
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the schedule's state and its class."""
-        return {**self.scheduler.state_dict(), "class": self.class_name}
-
-    def edge_state(self) -> dict[str, Any]:
-        """Return a copy of the state: a dictionary that is replaced, never changed."""
-        scheduler = self.scheduler
-        key = _read_progress(scheduler)
-        if key != self._key or not self._kept:
-            self._kept = {name: _copy_small(value) for name, value in self.state_dict().items()}
-            self._key = key
-        return self._kept
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state, which may name its class."""
-        self.scheduler.load_state_dict({key: value for key, value in state.items() if key != "class"})
-        self._kept = {}
-
-
-class TrackedDict:
-    """A dictionary that the script tracks: counters, the best value so far."""
-
-    def __init__(self, values: dict[Any, Any]) -> None:
-        self._values = values
-
-    def state_dict(self) -> dict[Any, Any]:
-        """Return the dictionary."""
-        return self._values
-
-    def load_state_dict(self, state: dict[Any, Any]) -> None:
-        """Fill the script's own dictionary with the saved values."""
-        self._values.clear()
-        self._values.update(state)
-
-
-def _read_progress(scheduler: Any) -> tuple[Any, ...]:
-    """Return values that change whenever a PyTorch schedule is stepped."""
-    own = scheduler.__dict__
-    nested = own.get("_schedulers")
-    inner = tuple(map(_read_progress, nested)) if nested else ()
-    return (own.get("last_epoch"), own.get("_step_count"), own.get("T_cur"), inner)
-
-
-def _copy_options(optimizer: Optimizer) -> Options:
-    return [
-        {
-            key: value.detach().clone() if isinstance(value, Tensor) else value
-            for key, value in group.items()
-            if key != "params"
-        }
-        for group in optimizer.param_groups
-    ]
-
-
-def _copy_small(value: Any) -> Any:
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is list and _PLAIN.issuperset(map(type, value)):
-        return value.copy()
-    return copy.deepcopy(value)
-
-
-def _merge_options(group: dict[str, Any], own: dict[str, Any], before: dict[str, Any]) -> None:
-    """Apply a branch's changes to a restored group. A changed learning rate keeps its course."""
-    for key, value in own.items():
-        if key in ("lr", "initial_lr") or _same(before.get(key), value):
-            continue
-        group[key] = value
-    base = "initial_lr" if "initial_lr" in own and "initial_lr" in before else "lr"
-    if base not in before or _same(before[base], own[base]):
-        return
-    share = float(group["lr"]) / float(before[base]) if float(before[base]) else 1.0
-    rate = own[base] * share
-    if isinstance(group["lr"], Tensor):
-        with torch.no_grad():
-            group["lr"].fill_(float(rate))
-    else:
-        group["lr"] = rate
-    if "initial_lr" in own:
-        group["initial_lr"] = own["initial_lr"]
-
-
-def _merge_schedule(saved: Any, own: Any, before: Any, scheduler: LRScheduler) -> Any:
-    """Return the parent's schedule with the changes that this script makes."""
-    if not (isinstance(saved, dict) and isinstance(own, dict) and isinstance(before, dict)):
-        return saved
-    merged = {key: saved[key] if _same(before.get(key), own.get(key)) else own.get(key, saved[key]) for key in saved}
-    if "_last_lr" in merged:
-        merged["_last_lr"] = [group["lr"] for group in scheduler.optimizer.param_groups]
-    return merged
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        one, other = torch.as_tensor(one), torch.as_tensor(other)
-        return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())
-    return bool(one == other)
+def _has_usual_state(name: str, optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer's `state_dict` has the two entries that PyTorch's own have."""
+    try:
+        return {"state", "param_groups"} <= optimizer.state_dict().keys()
+    except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
+        raise TaskError(
+            f"The state of '{name}' cannot be saved: the state_dict of {type(optimizer).__name__} raised "
+            f"{type(error).__name__}: {error}. Track the optimizer that it wraps, or give it a state_dict that works."
+        ) from None
 
 
 def _other_kind(name: str, tree: Mapping[str, Any], now: str) -> StateMismatch:

@@ -16,6 +16,7 @@ from relight.errors import UnsupportedState
 from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
+from relight.training.state.tensor_marks import TensorMarks
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -31,6 +32,8 @@ class ModuleRecord:
     """Copies of large buffers (masks, tables). They are not copied at every edge, but compared when it matters."""
     evaluating: tuple[bool, ...] = ()
     """For each submodule, whether it was in eval mode."""
+    frozen: list[str] | None = None
+    """The frozen parameters, by canonical name; None if `record_edge` was not asked for them."""
 
 
 class ModulePart:
@@ -41,19 +44,35 @@ class ModulePart:
         self.module = module
         self._buffer_prefix = "buffer." if name == "model" else f"buffer:{name}."
         self._record: ModuleRecord | None = None
+        self._marks: TensorMarks | None = None
         self._index()
         self._built_parameters = {self._names.canonical(name) for name, _ in module.named_parameters()}
         self._built_buffers = dict(self._shape_buffers())
+        self.built_frozen = self.list_frozen()
+        """The parameters that were frozen when the module was tracked."""
 
-    def parameter_names(self) -> dict[int, str]:
-        """Return the canonical name of each parameter by its id; a tied parameter has its first name."""
-        names: dict[int, str] = {}
-        for live, parameter in self.module.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), self._names.canonical(live))
-        return names
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each parameter once, by its canonical name; a tied parameter has its first name."""
+        for live, parameter in self.module.named_parameters():
+            yield self._names.canonical(live), parameter
 
-    def record_edge(self) -> None:
-        """Copy what the next forward pass may change, with one fused copy for all small buffers."""
+    def list_frozen(self) -> list[str]:
+        """Return the names of the parameters that are frozen now."""
+        return [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+
+    def freeze_differently(self, *, before: set[str]) -> None:
+        """Freeze and unfreeze where this module was tracked with other frozen parameters than `before`."""
+        for name, parameter in self.named_parameters():
+            frozen = name in self.built_frozen
+            if frozen != (name in before):
+                parameter.requires_grad_(not frozen)
+
+    def record_edge(self, *, frozen: bool = False) -> None:
+        """Copy what the next forward pass may change, with one fused copy for all small buffers.
+
+        `frozen` also keeps which parameters are frozen. That takes longer, and is worth it where a script may freeze
+        or unfreeze before its next step: between two epochs.
+        """
         record = self._record
         if record is None:
             record = self._record = self._start_record()
@@ -65,6 +84,7 @@ class ModulePart:
             except (RuntimeError, TypeError):  # a buffer was replaced by one of another form
                 record = self._record = self._start_record()
         record.evaluating = tuple([not module.training for module in self._modules])
+        record.frozen = self.list_frozen() if frozen else None
 
     def capture(self, collector: StateCollector, *, at_edge: bool, gradients: bool = False) -> dict[str, Any] | None:
         """Return the module's tree as it was at the last step edge; `at_edge` means that nothing has happened since.
@@ -99,7 +119,7 @@ class ModulePart:
             if live not in state
         }
         evaluating = [name for name, flag in zip(self._module_names, record.evaluating, strict=True) if flag]
-        frozen = [self._names.canonical(n) for n, p in self.module.named_parameters() if not p.requires_grad]
+        frozen = self.list_frozen() if at_edge or record.frozen is None else record.frozen
         tree = {
             "kind": "module",
             "tensors": tensors,
@@ -161,6 +181,24 @@ class ModulePart:
         self._restore_gradients(tree.get("gradients", {}), read)
         self._index()
 
+    def mark_restored(self) -> None:
+        """Remember the restored tensors, so that `has_changed` can tell."""
+        self._marks = TensorMarks(self._list_tensors())
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a parameter or buffer has been written to since `mark_restored`."""
+        return self._marks is None or not self._marks.are_unchanged(self._list_tensors())
+
+    def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
+        """Restore what the script has changed since `mark_restored`; unchanged tensors are not read again."""
+        if self.has_changed or not all(isinstance(value, TensorRef) for value in tree["tensors"].values()):
+            self.restore(tree, read)
+            return
+        self._restore_flags(tree)
+        if "gradients" in tree:
+            self._restore_gradients(tree["gradients"], read)
+
     def _hidden_buffers(self, persistent: set[str]) -> dict[str, Tensor]:
         """Return the buffers that no `state_dict` shows, by canonical name."""
         return {
@@ -206,6 +244,9 @@ class ModulePart:
             module.training = self._names.canonical(name) not in evaluating
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._names.canonical(name) not in frozen)
+
+    def _list_tensors(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
 
     def _index(self) -> None:
         """Look up, once, what every step edge needs."""

@@ -55,11 +55,10 @@ class TrainingState:
 
     def __init__(self) -> None:
         self._modules: dict[str, ModulePart] = {}
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._optimizer_parts: dict[str, OptimizerPart] = {}
+        self._optimizers: dict[str, OptimizerPart] = {}
         self._objects: dict[str, Any] = {}
         self._moving: list[tuple[str, Any]] = []
-        self._tensors: dict[int, str] = {}
+        self._tensors: dict[str, Tensor] = {}
         self.accumulating = False
         """Whether the last edge is between two updates, so that the gradients gathered so far belong to the state."""
         self._rng = RngRecorder()
@@ -80,7 +79,7 @@ class TrainingState:
         if isinstance(tracked, nn.Module):
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
-            self._optimizers[name] = tracked
+            self._optimizers[name] = OptimizerPart(name, tracked)
         elif hasattr(tracked, "state_dict") and hasattr(tracked, "load_state_dict"):
             self._objects[name] = tracked
             if not isinstance(tracked, _MOVE_IN_UPDATE):
@@ -88,7 +87,7 @@ class TrainingState:
         elif (adapted := adapt_value(name, tracked)) is not None:
             self._objects[name] = adapted
             if isinstance(adapted, TrackedTensor):
-                self._tensors[id(tracked)] = name
+                self._tensors[name] = tracked
             if not (isinstance(adapted, TrackedTensor) and tracked.requires_grad):  # a trained one moves in the update
                 self._moving.append((name, adapted))
         else:
@@ -97,10 +96,13 @@ class TrainingState:
                 "Give it both, or do not track it."
             )
 
-    def record_edge(self, counters: Mapping[str, Any]) -> None:
-        """Keep the small state of this step edge. The caller must not change `counters` later."""
+    def record_edge(self, counters: Mapping[str, Any], *, frozen: bool = False) -> None:
+        """Keep the small state of this step edge. The caller must not change `counters` later.
+
+        `frozen` also keeps which parameters are frozen, for an edge after which a script may change that.
+        """
         for part in self._modules.values():
-            part.record_edge()
+            part.record_edge(frozen=frozen)
         self.watch_weights()
         self._record = _EdgeRecord(
             self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
@@ -115,12 +117,13 @@ class TrainingState:
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The tracked optimizers."""
-        return list(self._optimizers.values())
+        return [part.optimizer for part in self._optimizers.values()]
 
     def watch_weights(self) -> None:
         """Remember the weights as those of the last edge."""
         if self._watch is None or self._watch_anew or not self._watch.is_whole:
-            self._watch, self._watch_anew = WeightsWatch(self._find_weights()), False
+            weights = self._find_weights()
+            self._watch, self._watch_anew = WeightsWatch(weights, late=self._find_late(weights)), False
         self.weights_digest = self._watch.record()
 
     def digest_weights(self) -> dict[str, int]:
@@ -136,21 +139,33 @@ class TrainingState:
         self._watch_anew = True  # parameters were added or replaced
         return list(weights)
 
+    def _find_late(self, weights: Mapping[str, Tensor]) -> set[str]:
+        """Return the names of weights that a script may begin to train later: in another attempt, perhaps, earlier."""
+        found = {
+            name if part.name == MODEL else f"{part.name}.{name}"
+            for part in self._modules.values()
+            for name in part.built_frozen
+        }
+        built = {id(tensor) for part in self._modules.values() for _, tensor in part.named_parameters()}
+        built.update(id(tensor) for part in self._optimizers.values() for tensor in part.built)
+        return found | {name for name, tensor in weights.items() if id(tensor) not in built}
+
     def _find_weights(self) -> dict[str, Tensor]:
         """Return everything that is trained, by name: parameters of modules, and other tensors of the optimizers."""
         weights: dict[str, Tensor] = {}
         seen: set[int] = set()
         for name, part in self._modules.items():
             prefix = "" if name == MODEL else f"{name}."
-            for live, parameter in part.module.named_parameters():
-                weights[prefix + live] = parameter
+            for own, parameter in part.named_parameters():
+                weights[prefix + own] = parameter
                 seen.add(id(parameter))
+        tracked = {id(tensor): name for name, tensor in self._tensors.items()}
         for name, optimizer in self._optimizers.items():
-            for group in optimizer.param_groups:
+            for group in optimizer.optimizer.param_groups:
                 for tensor in group["params"]:
                     if id(tensor) not in seen:
                         seen.add(id(tensor))
-                        weights[self._tensors.get(id(tensor), f"{name}.{len(seen)}")] = tensor
+                        weights[tracked.get(id(tensor), f"{name}.{len(seen)}")] = tensor
         return weights
 
     @property
@@ -175,7 +190,9 @@ class TrainingState:
             if tree is None:
                 return None
             parts[name] = tree
-        for name, optimizer in self._find_optimizer_parts().items():
+        self._bind_optimizers()
+        self._warn_of_unnamed()
+        for name, optimizer in self._optimizers.items():
             parts[name] = optimizer.capture(collector, gradients=self.accumulating)
         for name, tracked in self._objects.items():
             try:
@@ -202,8 +219,8 @@ class TrainingState:
             check_names("tracked objects", saved=parts, live=live)
         for name, module in self._modules.items():
             module.restore(parts[name], read)
-        self._optimizer_parts = {}
-        for name, optimizer in self._find_optimizer_parts().items():
+        self._bind_optimizers()
+        for name, optimizer in self._optimizers.items():
             if name not in parts:
                 continue
             if branch and parts[name]["class"] != type(optimizer.optimizer).__name__:
@@ -229,23 +246,27 @@ class TrainingState:
         rng = tree["rng"]
         restore_rng(decode_rng(rng, {name: read(reference.name) for name, reference in rng["tensors"].items()}))
 
-    def _find_optimizer_parts(self) -> dict[str, OptimizerPart]:
-        # Built late: by now every module is tracked, so every parameter has its name.
-        if len(self._optimizer_parts) != len(self._optimizers):
-            names = dict(self._tensors)
-            for part_name, module in self._modules.items():
-                prefix = "" if part_name == MODEL else f"{part_name}."
-                for identity, name in module.parameter_names().items():
-                    names.setdefault(identity, prefix + name)
-            self._optimizer_parts = {
-                name: OptimizerPart(name, optimizer, parameter_names=names)
-                for name, optimizer in self._optimizers.items()
-            }
-            for part in self._optimizer_parts.values():
-                if part.unnamed and part.name not in self._warned:
-                    self._warned.add(part.name)
-                    _log.warning(
-                        "The %s trains %d tensors that belong to no tracked module. Relight saves these tensors but "
-                        "nothing else of their module. Track the module as well.", part.name, len(part.unnamed),
-                    )  # fmt: skip
-        return self._optimizer_parts
+    def _bind_optimizers(self) -> None:
+        """Give the optimizers the names of all tensors that are tracked by now."""
+        named = list(self._tensors.items())
+        for part_name, module in self._modules.items():
+            prefix = "" if part_name == MODEL else f"{part_name}."
+            named += [(prefix + name, parameter) for name, parameter in module.named_parameters()]
+        for part in self._optimizers.values():
+            part.bind(named)
+
+    def _warn_of_unnamed(self) -> None:
+        for part in self._optimizers.values():
+            if part.unnamed and part.name not in self._warned:
+                self._warned.add(part.name)
+                _log.warning(
+                    "The %s trains %d tensors that belong to no tracked module. Relight saves these tensors but "
+                    "nothing else of their module. Track the module as well.", part.name, len(part.unnamed),
+                )  # fmt: skip
+            if part.has_late_unnamed and (late := f"late:{part.name}") not in self._warned:
+                self._warned.add(late)
+                _log.warning(
+                    "The %s was given tensors in the loops that belong to no tracked module, so a resume can find them "
+                    "only if the script adds them again before it gets there. Track their module before the loops.",
+                    part.name,
+                )

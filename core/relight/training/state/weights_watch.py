@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 import xxhash
@@ -25,13 +25,17 @@ _version = operator.attrgetter("_version")
 class WeightsWatch:
     """The weights of one training state, which never changes which tensors it has; make another one if it does."""
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        """Watch the tensors by name, except inference tensors, which have no version counter."""
+    def __init__(self, weights: Mapping[str, Tensor], *, late: Collection[str] = ()) -> None:
+        """Watch the tensors by name, except inference tensors, which have no version counter.
+
+        `late` names those that are not sampled if there are others: they may be frozen, and two attempts must sample
+        the same ones, whenever a script unfreezes.
+        """
         self.is_whole = not any(map(is_lazy, weights.values()))
         """Whether every tensor has its shape; those of a lazy module get it in the first forward pass."""
         self._names = [name for name, tensor in weights.items() if _is_watched(tensor)]
         self._tensors = [weights[name] for name in self._names]
-        self._places = [_Place(name, tensor) for name, tensor in _choose(weights)]
+        self._places = [_Place(name, tensor) for name, tensor in _choose(weights, late)]
         self._versions: list[int] = []
         self._sample: list[bytes] = []
 
@@ -92,10 +96,10 @@ def _is_watched(tensor: Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_inference()
 
 
-def _choose(weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+def _choose(weights: Mapping[str, Tensor], late: Collection[str]) -> list[tuple[str, Tensor]]:
     """Choose tensors spread over the model, trained ones first: an update changes nearly every one of them."""
     readable = [(name, tensor) for name, tensor in weights.items() if _is_readable(tensor)]
-    chosen = [(name, tensor) for name, tensor in readable if tensor.requires_grad] or readable
+    chosen = [(name, tensor) for name, tensor in readable if name not in late] or readable
     if len(chosen) <= _PLACES:
         return chosen
     return [chosen[place * (len(chosen) - 1) // (_PLACES - 1)] for place in range(_PLACES)]
