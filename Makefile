@@ -4,15 +4,16 @@
 
 PORT ?= 8501
 ARGS ?=
+MARKED ?= not thorough
 export PYTHON
 
 help:
 	@echo "make run     set up, then start the dashboard on http://127.0.0.1:$(PORT) (PORT=8600, ARGS=--no-browser)"
-	@echo "make test    set up with Chromium, then run every test (ARGS='-k resume')"
+	@echo "make test    set up with Chromium, then run the tests, without those that take long (ARGS='-k resume')"
 	@echo "make test-frameworks   run the tests that need Lightning or Hugging Face, in a .venv-frameworks of its own"
 	@echo "make check   check format, lint, types, layers, Dockerfile, links in the docs, phrases"
 	@echo "make format  let ruff fix format and lint"
-	@echo "make soak    kill real trainings at random moments, for a long time (ARGS='--kills 100')"
+	@echo "make soak    run the tests that take long, and kill real trainings at random moments (ARGS='--kills 100')"
 	@echo "make bench   run the benchmarks, next to other tools"
 	@echo "make gpu     run every CUDA test and the GPU benchmarks; no network (PYTHON=/path/to/python3, ARGS=--rehearse)"
 	@echo "make clean   remove what make has made: .venv, caches; never runs/ or data/"
@@ -26,7 +27,7 @@ test:
 	@scripts/set-up-venv dev
 	@chromium="$$(scripts/install-chromium)" && \
 	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
-	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup -m "$(MARKED)" $(ARGS)
 
 test-frameworks:
 	@scripts/set-up-frameworks
@@ -66,6 +67,7 @@ soak:
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@.venv/bin/python -m tests.processors
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
+	@$(MAKE) test MARKED=thorough ARGS=
 	@$(MAKE) test-frameworks ARGS=
 	@$(MAKE) gpu ARGS=--rehearse
 

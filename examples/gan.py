@@ -1,4 +1,4 @@
-"""A GAN, two networks and two optimizers, in five lines of Relight. `relight run examples/gan.py`"""
+"""A GAN with two networks and two optimizers, plus four lines of Relight. `relight run examples/gan.py`"""
 
 import argparse
 
@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import relight  # relight
 
-parser = argparse.ArgumentParser(description="Two networks: one draws digits, the other tells them from real ones")
+parser = argparse.ArgumentParser(description="Train a GAN: one network draws digits, the other spots the fakes")
 parser.add_argument("--epochs", type=int, default=100)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--latent", type=int, default=32)

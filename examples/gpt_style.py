@@ -1,4 +1,4 @@
-"""A nanoGPT-style loop in five lines of Relight: random batches, accumulation. `relight run examples/gpt_style.py`"""
+"""A nanoGPT-style loop with gradient accumulation, plus five lines of Relight. `relight run examples/gpt_style.py`"""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import relight  # relight
 
-parser = argparse.ArgumentParser(description="A small GPT learns to write like this very file")
+parser = argparse.ArgumentParser(description="Train a small GPT on the text of this file")
 parser.add_argument("--max-iters", type=int, default=2000)
 parser.add_argument("--eval-interval", type=int, default=100)
 parser.add_argument("--eval-iters", type=int, default=10)

@@ -1,4 +1,4 @@
-"""The usual tutorial loop, on scikit-learn's digits, in five lines of Relight. `relight run examples/mnist_style.py`"""
+"""The MNIST tutorial on scikit-learn's digits, plus five lines of Relight. `relight run examples/mnist_style.py`"""
 
 import argparse
 
@@ -58,7 +58,7 @@ def test(model, device, test_loader):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A small convolutional network reads digits")
+    parser = argparse.ArgumentParser(description="Train a small convolutional network to read digits")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--lr", type=float, default=1.0)

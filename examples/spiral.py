@@ -1,4 +1,4 @@
-"""Tells the three arms of a spiral apart: a whole task. `relight run examples/spiral.py:Spiral`"""
+"""A complete task that classifies the points of a three-armed spiral. `relight run examples/spiral.py:Spiral`"""
 
 import torch
 from torch import nn
@@ -9,11 +9,11 @@ from relight import Data, Task, TaskConfig, option
 
 
 class Spiral(Task):
-    """A small network tells the three arms of a spiral apart."""
+    """A small network separates the three arms of a spiral."""
 
     class Config(TaskConfig):
         hidden: int = option(64, "Units in each hidden layer.", ge=1, le=4096)
-        noise: float = option(0.1, "How far points lie off their arm.", ge=0, le=1)
+        noise: float = option(0.1, "Standard deviation of the noise in each point's angle.", ge=0, le=1)
         epochs: int = option(40, "Passes over the training data.", group="Optimization", ge=1)
         lr: float = option(0.01, "Peak learning rate.", group="Optimization", gt=0, le=1)
 
@@ -26,7 +26,7 @@ class Spiral(Task):
         )
 
     def build_data(self):
-        generator = torch.Generator().manual_seed(0)  # the data must be the same at every resume
+        generator = torch.Generator().manual_seed(0)  # a resume needs exactly the same data
         arm = torch.arange(3000) % 3
         radius = torch.rand(3000, generator=generator)
         angle = 5 * radius + 2.1 * arm + self.config.noise * torch.randn(3000, generator=generator)

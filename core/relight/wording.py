@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def describe_duration(seconds: float | None) -> str:
@@ -51,6 +52,12 @@ def describe_rate(steps_per_s: float) -> str:
     if steps_per_s < 1:
         return f"{describe_duration(1 / steps_per_s)}/step"
     return f"{steps_per_s:.3g} steps/s" if steps_per_s < 1_000 else f"{steps_per_s:,.0f} steps/s"
+
+
+def name_some(names: Sequence[str], *, most: int = 8) -> str:
+    """List names: "a, b, c", or "a, b and 14 more" when there are more than `most`."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

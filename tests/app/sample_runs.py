@@ -1,4 +1,4 @@
-"""Realistic run folders for tests of the dashboard, written by the engine's own writers without any training."""
+"""Writes realistic run folders for tests of the dashboard with the engine's own writers, without any training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GIGABYTE = 1_000_000_000
 
 @dataclass(frozen=True)
 class SampleRun:
-    """A sample run. With the status "running", this very process seems to train it."""
+    """A sample run. With the status "running", this process counts as its trainer."""
 
     name: str
     task: str = "digits"
@@ -112,7 +112,7 @@ def accuracy_at(step: int, *, total: int, noise: random.Random) -> float:
 
 
 def feed(layout: RunLayout, sample: SampleRun, *, step: int, attempt: int, writer: MetricWriter) -> None:
-    """Write what a running run writes for one more step."""
+    """Write the data of one more step, as a running run does."""
     noise = random.Random(step)
     writer.log(step, {"loss": loss_at(step, total=sample.steps_total, noise=noise), "lr": _rate(step, sample)})
     path = layout.attempt(attempt).progress
@@ -303,7 +303,7 @@ def _write_checkpoints(layout: RunLayout, sample: SampleRun, created_s: float) -
 
 
 def make_gallery(folder: Path, *, count: int = 30) -> dict[str, RunLayout]:
-    """Make a runs folder as after some weeks of use: every status, long names, odd names, damage. Return it by name."""
+    """Make a runs folder as after weeks of use: every status, long or odd names, damage. Return the runs by name."""
     samples = [
         SampleRun("digits baseline", status="running", step=812, age_s=70, durable_lag=38, attempts=2, checkpoints=6),
         SampleRun(

@@ -1,4 +1,4 @@
-"""A real dashboard process for tests, on a free port, queried over HTTP."""
+"""Starts a real dashboard process for tests, on a free port, and queries it over HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ sys.exit(main())
 
 
 class ServedDashboard:
-    """A `python -m relight_app` process. Leaving the context kills it."""
+    """A `python -m relight_app` process, as a context manager that kills it at the end."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class ServedDashboard:
 
     @property
     def link(self) -> str:
-        """The printed link."""
+        """The link that the dashboard printed."""
         return f"{self.site}/?token={self.token}"
 
     @contextmanager
@@ -101,7 +101,7 @@ class ServedDashboard:
             yield client
 
     def end(self, sign: signal.Signals = signal.SIGTERM, *, limit_s: float = 10.0) -> tuple[int, float]:
-        """Send a signal; return the exit code and the seconds until the exit."""
+        """Send a signal. Return the exit code and the seconds until the exit."""
         began = time.monotonic()
         self.process.send_signal(sign)
         code = self.process.wait(limit_s)

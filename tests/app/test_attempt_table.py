@@ -1,4 +1,4 @@
-"""The table of attempts shows how each began and ended, and the content of its folder."""
+"""The table of attempts shows how each attempt began and ended, and what is in its folder."""
 
 from __future__ import annotations
 

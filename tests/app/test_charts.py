@@ -1,4 +1,4 @@
-"""Small curves, and the plan of the charts of a run."""
+"""Small curves, and the choice of charts for a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard's reader: up to date after every action, shared by all sessions, without torch."""
+"""The dashboard's reader is up to date after every action, is shared by all sessions, and does not load torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How numbers, names and moments are worded."""
+"""The format of numbers, names and times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relight_app.formats import (
     [
         ("validation/accuracy", 0.98765, "98.77 %"),
         ("validation/top5_accuracy", 1.0, "100.00 %"),
-        ("validation/accuracy", 87.2, "87.2"),  # logged in percent: not a share of 1
+        ("validation/accuracy", 87.2, "87.2"),  # already in percent, not a fraction of 1
         ("validation/loss", 0.0123456, "0.01235"),
         ("train/loss", math.nan, "NaN"),
         ("train/loss", math.inf, "∞"),

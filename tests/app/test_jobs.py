@@ -1,4 +1,4 @@
-"""Background jobs: one per key at any time, and every reader of a job sees one moment of it."""
+"""At most one background job runs per key, and a reader of a job sees a consistent state."""
 
 from __future__ import annotations
 

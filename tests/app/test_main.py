@@ -1,4 +1,4 @@
-"""How the dashboard starts, what it prints, and that it always exits."""
+"""The dashboard starts, prints its link, and always exits when it should."""
 
 from __future__ import annotations
 

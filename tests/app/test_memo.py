@@ -1,4 +1,4 @@
-"""The memo: one read for all sessions that ask, and no cached errors."""
+"""The memo reads once for all sessions that ask, and does not cache errors."""
 
 from __future__ import annotations
 

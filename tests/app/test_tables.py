@@ -1,4 +1,4 @@
-"""The list of runs and the config: complete rows in any state, and text that cannot become HTML."""
+"""The list of runs and the config table have complete rows in any state, and their text cannot become HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The theme: enough contrast for every text, fonts with their licenses, nothing from other sites."""
+"""The theme has enough contrast for every text, fonts with licenses, and nothing from other sites."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _mix(color: str, ground: str, share: float) -> str:
 def test_text_has_enough_contrast_on_every_background(scheme: str) -> None:
     colors = THEME[scheme]
     for ground in (colors["backgroundColor"], colors["secondaryBackgroundColor"]):
-        muted = _mix(colors["textColor"], ground, 0.64)  # as view.css mixes it
+        muted = _mix(colors["textColor"], ground, 0.64)  # view.css mixes the colors the same way
         for text in (colors["textColor"], colors["linkColor"], colors["grayColor"], muted):
             assert _contrast(text, ground) >= READABLE, (text, ground)
     assert _contrast("#ffffff", colors["primaryColor"]) >= READABLE

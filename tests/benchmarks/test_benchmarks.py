@@ -36,6 +36,7 @@ def test_a_result_is_written_under_its_date_and_nothing_else_is_left(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
 
 
+@pytest.mark.thorough
 def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
     printed = run("checkpoint_save.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
     for way in ("Relight: writer process", "torch.save", "safetensors.save_file", "torch.distributed", "O_DIRECT"):
@@ -43,6 +44,7 @@ def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_resuming_is_compared_with_an_uninterrupted_training(tmp_path: Path) -> None:
     printed = run("exactness.py", "--way", "relight", "--dry", cwd=tmp_path)
@@ -50,6 +52,7 @@ def test_resuming_is_compared_with_an_uninterrupted_training(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_loops_are_measured_in_turns(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--threads", "1", "--workload", "one-layer", "--dry"]
@@ -57,6 +60,7 @@ def test_loops_are_measured_in_turns(tmp_path: Path) -> None:
     assert all(f"| {loop} |" in printed for loop in ("bare", "relight", "lightning"))
 
 
+@pytest.mark.thorough
 def test_loading_space_and_memory_are_measured(tmp_path: Path) -> None:
     printed = run("checkpoint_load.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
     assert all(way in printed for way in ("Relight: every digest compared", "torch.load", "safetensors.load_file"))

@@ -1,4 +1,4 @@
-"""Fixtures of the checkpoint tests."""
+"""Fixtures for the checkpoint tests."""
 
 from __future__ import annotations
 

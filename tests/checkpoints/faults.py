@@ -1,4 +1,4 @@
-"""A file system that fails once, at a chosen call."""
+"""Simulates a file system that fails once, at a chosen call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FaultAt(FileOperations):
         try:
             super().sync_folder(path)
         finally:
-            self._spoiled.clear()  # It has closed its own file.
+            self._spoiled.clear()  # sync_folder has closed its own file.
 
     def __getattribute__(self, name: str) -> object:
         method = super().__getattribute__(name)

@@ -1,4 +1,4 @@
-"""Small snapshots for tests, as a training hands them to the store."""
+"""Makes small snapshots for tests, like those that a training hands to the store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_snapshot(
 
 
 def stage_snapshot(client: WriterClient, header: SnapshotHeader, buffers: Sequence[memoryview]) -> None:
-    """Fill the memory for a snapshot as a trainer does, and report each tensor."""
+    """Fill the memory of a snapshot as a trainer does, and report each tensor."""
     memory = client.stage(header)
     for count, i in enumerate(order_for_pack(header.tensors), 1):
         memory[i][:] = buffers[i]

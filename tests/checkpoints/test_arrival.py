@@ -1,4 +1,4 @@
-"""A pack that is written while its snapshot arrives: what may be read when, and when the guess is given up."""
+"""Packs that are written while their snapshot is copied: when each tensor may be read, and when a guess is dropped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Crashes at every point of the real write protocol (the idea of ALICE): what was acknowledged is always recovered.
 
 The tests record the operations of the real writer, build every disk that a crash may leave, and run the real recovery
-on each. The mutation tests leave out each sync that the protocol needs once, to show that the simulator notices.
+on each. The mutation tests leave out one sync of the protocol at a time, to show that the simulator notices it.
 `RELIGHT_CRASHES=thorough` tries about four times as many disks.
 """
 
@@ -31,9 +31,9 @@ POLICY = RetentionPolicy(best=(BestRule(count=1),))
 
 @pytest.fixture
 def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
-    """A log of four checkpoints with shared weights, verified, one pinned, old ones removed, as the writer does it.
+    """The log of a writer that makes four checkpoints with shared weights, verifies, pins one and removes old ones.
 
-    All but the first are begun before they are complete, the second with a wrong guess of what has to be written.
+    All packs but the first are begun before their snapshots are complete, the second one with a wrong guess.
     """
     folder = memory_path / "recorded"
     recorder = Recorder(folder)
@@ -97,7 +97,7 @@ def test_a_pin_that_a_crash_left_unsynced_is_durable_after_the_next_pin(memory_p
     state = (1, store.digest(info))
     labels.add(
         info.name, "pinned", layout=store.layout, operations=recorder, durable=False
-    )  # the process was killed here
+    )  # the process is killed here
     store.pin(info)
     recorder.log.append(Acknowledge(*state, pinned=True))
     verdict = judge((recorder.log, {state}), memory_path / "crashed", journaled=journaled)
@@ -105,7 +105,7 @@ def test_a_pin_that_a_crash_left_unsynced_is_durable_after_the_next_pin(memory_p
 
 
 def without(kind: type[Entry], folder: str) -> Change:
-    """Leave out the syncs of a folder, or of the files that end up in it."""
+    """Return a change that leaves out the syncs of a folder, or of the files that end up in it."""
 
     def change(log: list[Entry]) -> list[Entry]:
         if kind is SyncFolder:
@@ -153,7 +153,7 @@ def test_removing_a_pack_before_the_removal_of_its_manifest_is_durable_is_notice
     recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path
 ) -> None:
     def change(log: list[Entry]) -> list[Entry]:
-        """Leave out the sync of the folder of manifests that comes between the two."""
+        """Leave out the sync of `manifests/` between the two removals."""
         return [
             entry
             for before, entry in zip([None, *log], log, strict=False)

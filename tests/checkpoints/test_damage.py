@@ -1,4 +1,4 @@
-"""Damage: every kind in every file is found, wrong bytes are never read, and the right older checkpoint is taken."""
+"""Damage of every kind is found in every file, wrong bytes are never read, and the right older checkpoint is used."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def files_of(store: CheckpointStore) -> list[Path]:
 
 
 def read_everything(store: CheckpointStore) -> dict[int, bool]:
-    """Return, by step, whether every tensor could be read. Asserts that everything that could be read is right."""
+    """Return for each step whether every tensor could be read. Assert that whatever could be read is right."""
     readable = {}
     for info in store.list().checkpoints:
         header, buffers = make_snapshot(info.step, frozen=0 if info.step == 1 else 4000, trained=2000)
@@ -167,7 +167,7 @@ def test_all_damage_is_found_and_the_newest_intact_checkpoint_is_taken(
 def test_two_thousand_bit_flips_are_all_found(store: CheckpointStore) -> None:
     class Cached(FileOperations):
         def forget_cached(self, file: int) -> None:
-            """Skip it: reading from the disk each time would take long and prove nothing more."""
+            """Do nothing: reading from the disk each time would be slow and prove nothing more."""
 
     chance, cached = random.Random(0), Cached()
     for path in files_of(store):

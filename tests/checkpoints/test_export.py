@@ -1,4 +1,4 @@
-"""Exports: only the weights, compared with the checkpoint before the file gets its name."""
+"""Exports hold only the weights, and are compared with the checkpoint before the file gets its name."""
 
 from __future__ import annotations
 

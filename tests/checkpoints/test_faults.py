@@ -1,4 +1,4 @@
-"""A fault at every single operation: earlier checkpoints stay, nothing incomplete is listed, and saving recovers."""
+"""After a fault at any operation, earlier checkpoints stay, nothing incomplete is listed, and saving recovers."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_fault_during_recovery_never_loses_a_checkpoint(memory_path: Path, fau
         store = CheckpointStore(folder, operations=FaultAt(at, fault, kinds))
         try:
             found = find_newest_good(store)[0]
-            # A checkpoint that the disk does not give back is passed over, and an older one is taken.
+            # A checkpoint that cannot be read from the disk is passed over, and an older one is used.
             assert found is None or found.step in (1, 2)
             if fault != errno.EIO:
                 assert found is not None

@@ -1,4 +1,4 @@
-"""File systems that offer less than usual (NFS, folders on different disks), and the seam for every call."""
+"""Stores work on limited file systems such as NFS, and every call goes through `FileOperations`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.checkpoints.snapshots import make_snapshot
 
 @pytest.fixture
 def by_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot rename without replacing, such as NFS: a second link is made, and the first removed."""
+    """A file system, such as NFS, that cannot rename without replacing: a second link is made and the first removed."""
     monkeypatch.setattr(file_operations, "_native_rename", lambda: None)
 
 

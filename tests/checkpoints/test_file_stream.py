@@ -1,4 +1,4 @@
-"""Streams: the file holds the bytes that were written, whatever the pieces and their alignment in memory."""
+"""Streams: the file holds the written bytes, whatever the size of the pieces and their alignment in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relight.checkpoints.file_stream import FileStream, address_of, merge_adjace
 
 
 class Hesitant(FileOperations):
-    """Writes less than it gets, is interrupted at times, and refuses direct writes if asked to."""
+    """Writes less than it gets, is sometimes interrupted, and can refuse direct writes."""
 
     def __init__(self, seed: int, *, refuse_direct: bool) -> None:
         self._random = random.Random(seed)

@@ -22,7 +22,7 @@ DIGESTS = {100: "77b7cd90771325f02b833cef5a31a86e", 200: "479a59aca439b99f45cd4d
 
 
 def make_frozen_snapshot(step: int) -> tuple[SnapshotHeader, list[memoryview]]:
-    """Return a snapshot of the frozen store: every kind of value and of tensor that the format has."""
+    """Return a snapshot of the frozen store, with every kind of value and tensor in the format."""
     tensors = [
         (TensorSpec("model.backbone", "F32", (20, 10), 800), bytes(range(200)) * 4),
         (TensorSpec("model.head", "BF16", (3,), 6), step.to_bytes(2, "little") * 3),

@@ -1,4 +1,4 @@
-"""Fuzzing: reading a store gives a value or one named error, whatever is in it. `RELIGHT_FUZZ` sets how many inputs."""
+"""Fuzzing: reading any store gives a value or one named error. `RELIGHT_FUZZ` sets the number of inputs."""
 
 from __future__ import annotations
 

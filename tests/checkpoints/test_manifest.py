@@ -1,4 +1,4 @@
-"""The manifest: its exact bytes, and that no byte can change unnoticed."""
+"""The manifest has exact bytes, and no change of a byte goes unnoticed."""
 
 from __future__ import annotations
 

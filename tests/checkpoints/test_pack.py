@@ -1,4 +1,4 @@
-"""Packs: exact bytes, and that the safetensors library reads every one."""
+"""Packs have exact bytes, and the safetensors library can read every one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same crashes for the way other libraries write: reproduces the table in `docs/checkpoint-format.md`."""
+"""Reproduces the table in `docs/checkpoint-format.md`: the same crashes, with the way other libraries write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receipts: several writers' parts become one manifest, and each rank's pack belongs to its checkpoint."""
+"""Receipts of several writers are merged into one manifest, and each rank's pack belongs to its checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: rules that hold for every history, and what each part of the policy means."""
+"""Retention: rules that hold for every history of checkpoints, and the meaning of each part of the policy."""
 
 from __future__ import annotations
 

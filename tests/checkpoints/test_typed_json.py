@@ -1,4 +1,4 @@
-"""Typed JSON: every value comes back with its type, or is refused with its name."""
+"""Typed JSON: every value comes back with its type, or is refused by name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _trees = st.recursive(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Compare such that 1, 1.0 and True differ, 0.0 and -0.0 differ, and NaN equals itself."""
+    """Compare strictly: 1, 1.0 and True differ, 0.0 and -0.0 differ, and NaN equals itself."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):

@@ -1,4 +1,4 @@
-"""The writer process: submitted snapshots become durable whichever process dies; failures are reported and retried."""
+"""The writer process: submitted snapshots survive the death of either process; failures are reported and retried."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def all_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Announce small snapshots too."""
+    """Announce small snapshots as well, so that their writes begin while they are copied."""
     monkeypatch.setattr(writer_client, "ANNOUNCED_BYTES", 0)
 
 
@@ -80,7 +80,7 @@ def wait_for(client: WriterClient, kind: type[Event], seen: list[WriterEvent] | 
             event = events.pop(0)
             seen.append(event)
             if isinstance(event, kind):
-                client._events.extendleft(reversed(events))  # for the next wait
+                client._events.extendleft(reversed(events))  # keep them for the next wait
                 return event
         time.sleep(0.002)
     raise AssertionError(f"no {kind.__name__} in {PATIENCE_S} s, but {seen}")
@@ -246,7 +246,7 @@ def test_an_announced_snapshot_is_written_before_it_is_complete_and_is_a_checkpo
 
 
 def _begun_bytes(store: CheckpointStore) -> int:
-    """Return how many bytes of unfinished packs are on the disk, without reserved space that was not written yet."""
+    """Return the bytes of unfinished packs on the disk, without reserved space that has not been written yet."""
     found = 0
     for path in store.layout.temporary.glob("*.safetensors"):
         with suppress(FileNotFoundError):
@@ -420,7 +420,7 @@ def test_a_writer_that_is_killed_while_it_writes_loses_nothing(folder: Path) -> 
                 with suppress(ProcessLookupError):
                     os.kill(client.pid, signal.SIGKILL)
             assert wait_for(client, Durable).step == step
-            # The client would pause after this many deaths in a minute.
+            # Otherwise the client would pause after so many deaths.
             client._deaths.clear()
     store = CheckpointStore(folder)
     assert verify_store(store).damaged == []
@@ -496,7 +496,7 @@ def test_the_writer_loads_no_heavy_library() -> None:
 
 
 class StandIn:
-    """A trainer in its own process, with the lines that it prints."""
+    """A stand-in trainer in a separate process. Collects the lines that it prints."""
 
     def __init__(self, folder: Path, first: int, scenario: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -620,7 +620,7 @@ def test_random_kills_never_lose_what_was_acknowledged(folder: Path, victims: st
         assert good is not None
         assert good.step >= trainer.newest("durable")
         if victims != "both":
-            # The newest complete snapshot, not only the newest acknowledged one.
+            # The newest complete snapshot is there, not only the newest acknowledged one.
             assert good.step >= trainer.newest("submitted")
         header, buffers = make_snapshot(good.step, trained=TRAINED, frozen=1000)
         with store.open(good) as reader:

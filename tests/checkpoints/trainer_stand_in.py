@@ -1,4 +1,4 @@
-"""A trainer without a model, for the tests of the writer process: stages snapshots and prints what happens to them.
+"""Stands in for a trainer in the tests of the writer process: stages snapshots and prints what happens to them.
 
     python trainer_stand_in.py FOLDER FIRST_STEP SCENARIO
 
@@ -23,7 +23,7 @@ TRAINED = 200_000
 
 
 def say(line: str) -> None:
-    """Print a line so that it arrives even if this process is killed right after."""
+    """Print a line and flush it, so that it arrives even if this process is killed right after."""
     os.write(1, line.encode() + b"\n")
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     import fcntl
 
     fcntl.flock(lock, fcntl.LOCK_EX)
-    if first % 2:  # one life writes while it copies, the next one does not
+    if first % 2:  # only every second process announces its snapshots
         writer_client.ANNOUNCED_BYTES = 0
     client = WriterClient(
         folder,

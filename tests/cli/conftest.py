@@ -1,4 +1,4 @@
-"""Run folders made with the engine's own writers, and the command line run in this process or in a separate one."""
+"""Makes run folders with the engine's own writers, and runs the command line in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ Ask = Callable[..., Answer]
 
 @dataclass
 class RunMaker:
-    """Makes runs in a runs folder as the engine would have left them."""
+    """Makes runs in a runs folder, in the state in which the engine would leave them."""
 
     folder: Path
     made: list[RunLayout] = field(default_factory=list)
 
     def __call__(self, name: str = "digits", *, outcome: Outcome | None = "finished", **changes: Any) -> RunLayout:
-        """Make a run of 20 steps with checkpoints at 10 and 20. Without `outcome` this process poses as its trainer."""
+        """Make a run of 20 steps with checkpoints at 10 and 20. Without `outcome`, this process acts as its trainer."""
         task = TaskReference(kind="builtin", name="digits")
         layout = create_run(
             self.folder,
@@ -149,7 +149,7 @@ class RunMaker:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty runs folder for RELIGHT_RUNS, with a path that is hard to quote."""
+    """Return an empty runs folder for RELIGHT_RUNS, with a path that is difficult to quote."""
     folder = tmp_path / "runs of 'mine'; $x"
     monkeypatch.setenv("RELIGHT_RUNS", str(folder))
     return folder

@@ -1,6 +1,6 @@
-"""A training script without torch: it takes steps, logs, saves, stops or crashes on request, in its own process.
+"""Acts as a trainer without torch, in its own process: takes steps, logs, saves, and stops or crashes on request.
 
-python fake_trainer.py STEPS [--crash-at STEP] [--deaf] [--step-s SECONDS]    (folder and attempt: the environment)
+python fake_trainer.py STEPS [--crash-at STEP] [--deaf] [--step-s SECONDS]    (environment: folder and attempt)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS_PER_EPOCH = 10
 
 
 def main() -> int:
-    """Train, and return the exit code of the trainer."""
+    """Train, and return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("steps", type=int)
     parser.add_argument("--crash-at", type=int, default=-1)

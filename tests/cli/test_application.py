@@ -1,4 +1,4 @@
-"""The command itself: help, errors, exit codes, and how fast it starts."""
+"""The `relight` command: help, errors, exit codes, and a fast start."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_inspecting_loads_neither_torch_nor_numpy(runs: Path, make_run: RunMaker
 
 @pytest.mark.parametrize("arguments", [("--help",), ("list",)])
 def test_starting_loads_few_modules(runs: Path, make_run: RunMaker, arguments: tuple[str, ...]) -> None:
-    # Modules instead of seconds: a start is imports, and how long they take depends on the machine and its other work.
+    # Count modules, not seconds: nearly all of a start is imports, and their duration depends on the machine's load.
     make_run()
     code = (
         "import sys\n"

@@ -21,13 +21,13 @@ KEYS = {"step", "epoch", "sequence", "reason", "labels", "metrics", "bytes", "ti
 
 
 def _read_tree(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below a folder with its bytes and its time of change."""
+    """Return the bytes and the modification time of every file in a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def _spoil_pack(layout: RunLayout, index: int = 0) -> Path:
-    """Turn one bit in the last byte of a pack: a tensor's."""
+    """Flip one bit in the last byte of a pack, which belongs to a tensor."""
     pack = sorted(layout.checkpoints.glob("packs/*.safetensors"))[index]
     data = bytearray(pack.read_bytes())
     data[-1] ^= 1

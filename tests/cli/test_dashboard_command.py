@@ -1,4 +1,4 @@
-"""`up` becomes the server of the dashboard, or says in one line why it cannot."""
+"""`relight up` becomes the dashboard's server, or says in one line why it cannot."""
 
 from __future__ import annotations
 

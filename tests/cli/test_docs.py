@@ -1,4 +1,4 @@
-"""docs/cli.md stays true: it has every command, every key in it exists, and every example runs."""
+"""docs/cli.md is correct: it has every command, every key in it exists, and every example runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching a run: what a pipe and a terminal show, and that the run outlives its watchers."""
+"""Watching a run: a pipe and a terminal show its progress, and the run outlives its watchers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def watch(runs: Path) -> Iterator[Watch]:
 
 
 def test_a_pipe_gets_a_plain_line_for_each_epoch_and_checkpoint_and_the_end(watch: Watch) -> None:
-    watched = watch("30", "--step-s", "0.2")  # so slow that the watcher is there before the first checkpoint
+    watched = watch("30", "--step-s", "0.2")  # slow enough for the watcher to start before the first checkpoint
     code, out, err = watched.end()
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -287,7 +287,7 @@ def _read_terminal(terminal: int, *, until: bytes | None, timeout_s: float = 60.
         if select.select([terminal], [], [], 0.1)[0]:
             try:
                 data = os.read(terminal, 65536)
-            except OSError:  # Linux reports this way that the other side has closed it
+            except OSError:  # on Linux this means that the other side has closed it
                 return seen
             if not data:
                 return seen

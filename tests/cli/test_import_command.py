@@ -1,4 +1,4 @@
-"""`relight import`: it makes a run that can be resumed, or a safetensors file; refusals are one line."""
+"""`relight import` makes a run that can be resumed, or a safetensors file. Its errors are one line."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("end_runs")

@@ -1,4 +1,4 @@
-"""`list`, `show`, `metrics` and `logs`: what people and scripts learn about runs."""
+"""`list`, `show`, `metrics` and `logs` tell people and scripts about runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress bars of a terminal, drawn from a summary."""
+"""Progress bars in a terminal, drawn from a run's summary."""
 
 from __future__ import annotations
 

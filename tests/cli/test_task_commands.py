@@ -1,4 +1,4 @@
-"""`tasks`: the tasks, and the options of each."""
+"""`relight tasks` lists the tasks and the options of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run`, `stop`, `resume` and `branch` with real trainings, and everything that prevents a start."""
+"""`run`, `stop`, `resume` and `branch` with real trainings, and every error that prevents a start."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def test_a_run_killed_with_9_is_resumed_and_finishes(relight: Ask, ask: Ask, run
     assert "finished" in again.error
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_stopped_run_has_lost_nothing_and_a_branch_continues_with_another_config(relight: Ask, ask: Ask) -> None:
     run = relight("run", "digits", "--set", "epochs=500", "--detach", "--json").json["run"]
@@ -102,7 +103,7 @@ def test_a_stopped_run_has_lost_nothing_and_a_branch_continues_with_another_conf
 
 def test_a_resume_says_what_it_skipped_why_and_what_that_costs(relight: Ask, make_run: RunMaker) -> None:
     layout = make_run(outcome="crashed", step=23, reason="Killed by SIGKILL.")
-    layout.attempt(1).processes.unlink()  # it would name this very process
+    layout.attempt(1).processes.unlink()  # otherwise this process would count as the trainer
     newest = max(layout.checkpoints.glob("packs/*"))
     newest.write_bytes(newest.read_bytes()[:-1])
     answer = relight("resume", layout.run_id, "--detach")

@@ -186,6 +186,7 @@ def test_a_run_on_a_full_disk_can_be_stopped(full: FullDisk) -> None:
     assert "without a checkpoint of it" in ended.reason
 
 
+@pytest.mark.thorough
 def test_a_launch_and_a_resume_on_a_full_disk_are_refused_in_one_sentence(full: FullDisk) -> None:
     layout = full.launch({"epochs": 1})
     wait_for_summary(layout, lambda run: not run.status.is_live, "the end of a short run")

@@ -16,7 +16,7 @@ EXCLUDED: list[list[str]] = []
 
 
 def find_violations(page: Page) -> list[str]:
-    """Return the violations that axe-core finds on the page now, shadow roots included: one line per element."""
+    """Return the violations that axe-core finds on the page now, one line per element. Includes shadow roots."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(_read_axe())
     found: list[dict[str, Any]] = page.evaluate(
@@ -31,7 +31,7 @@ def find_violations(page: Page) -> list[str]:
 
 
 def tab_to(page: Page, target: Locator) -> None:
-    """Press Tab, from the top of the page, until `target` has a visible focus."""
+    """Press Tab from the top of the page until `target` has a visible focus."""
     page.evaluate("() => { document.activeElement?.blur(); getSelection().removeAllRanges() }")
     for _ in range(_MOST_TABS):
         page.keyboard.press("Tab")

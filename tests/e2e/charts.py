@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page
 
 
 class Chart:
-    """The chart with a title on the page of a run."""
+    """The chart with the given title on the page of a run."""
 
     def __init__(self, page: Page, title: str) -> None:
         self.page = page
@@ -17,7 +17,7 @@ class Chart:
         self.plot: Locator = self.element.locator(".relight-chart-plot")
 
     def points(self, label: str) -> list[int]:
-        """Return the steps of a curve as they are drawn, without its ghosts."""
+        """Return the steps of the drawn curve, without its ghosts."""
         script = """(plot, label) => Array.from(
           plot._fullData.find((trace) => trace.name === label && !trace.uid.endsWith('-ghosts'))?.x ?? [])"""
         return [int(step) for step in self.plot.evaluate(script, label)]

@@ -1,4 +1,4 @@
-"""A real dashboard on a free port, a real headless Chromium, and an empty runs folder for each test."""
+"""Provides a real dashboard on a free port, a headless Chromium, and an empty runs folder for each test."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Dashboard:
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
-    """Poll until `condition` returns a true value, and return that; fail with `what` at the timeout."""
+    """Poll until `condition` returns a true value, and return that value. At the timeout, fail with `what`."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -189,7 +189,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="session")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    """The Chromium that `make test` found (RELIGHT_CHROMIUM), else the first one on the PATH."""
+    """The Chromium in RELIGHT_CHROMIUM, which `make test` sets, or else the first one on the PATH."""
     if find_chromium() is None:
         pytest.skip("no Chromium: run `make test`, which installs it, or set RELIGHT_CHROMIUM")
     started = start_chromium(playwright)
@@ -198,7 +198,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 def find_chromium() -> str | None:
-    """Return the path of Chromium; None without one."""
+    """Return the path of Chromium, or None if there is no Chromium."""
     return os.environ.get("RELIGHT_CHROMIUM") or shutil.which("chromium")
 
 
@@ -237,7 +237,7 @@ def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
 
 @pytest.fixture
 def start_page(page: Page, dashboard: Dashboard) -> Page:
-    """A page that has opened the printed link."""
+    """A page that has opened the link that the dashboard printed."""
     page.goto(dashboard.url)
     return page
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of the pages for README and docs from real runs, if RELIGHT_SCREENSHOTS names a folder."""
+"""Takes the screenshots for README and docs from real runs, if RELIGHT_SCREENSHOTS names a folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WIDTH, PHONE_WIDTH, HEIGHT = 1440, 390, 900
 
 
 def takes_screenshots() -> bool:
-    """Return whether to take pictures; the runs then have to last long enough."""
+    """Return whether to take screenshots. If so, the runs have to last long enough."""
     return bool(os.environ.get("RELIGHT_SCREENSHOTS"))
 
 
 def take_screenshots(page: Page, name: str) -> None:
-    """Write NAME-light.png, NAME-dark.png, and NAME-phone.png at 390 px; leave the size of the page unchanged."""
+    """Write NAME-light.png, NAME-dark.png, and NAME-phone.png (390 px wide). Keep the page's size."""
     folder = os.environ.get("RELIGHT_SCREENSHOTS")
     if not folder:
         return
@@ -32,10 +32,10 @@ def take_screenshots(page: Page, name: str) -> None:
 
 
 def _take(page: Page, path: Path, *, width: int) -> None:
-    """Take a picture of the whole page. The page scrolls an inner element, so make the window as high as that."""
+    """Take a screenshot of the whole page. The page scrolls an inner element, so make the window as high as that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page.set_viewport_size({"width": width, "height": HEIGHT})
-    page.wait_for_timeout(1500)  # charts are drawn again after a change of size or colors
+    page.wait_for_timeout(1500)  # charts are redrawn after a change of size or colors
     height = page.evaluate("document.querySelector('[data-testid=stMain]')?.scrollHeight ?? 0")
     page.set_viewport_size({"width": width, "height": max(int(height), HEIGHT)})
     page.wait_for_timeout(1000)

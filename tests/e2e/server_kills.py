@@ -1,4 +1,4 @@
-"""Kills the dashboard's server at random moments around a press of Launch or Resume, and proves that no run is harmed.
+"""Kills the dashboard's server at random moments around a press of Launch or Resume, and checks that no run is harmed.
 
     python -m tests.e2e.server_kills --kills 25            in the repository's root, with RELIGHT_CHROMIUM set
 
@@ -128,7 +128,7 @@ class Rounds:
 
 
 def main() -> None:
-    """Run the rounds that the command line asks for."""
+    """Run the number of rounds that the command line sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)

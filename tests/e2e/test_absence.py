@@ -1,4 +1,4 @@
-"""A server that dies, a browser that is offline: the training continues, and the page later shows all of it, once."""
+"""If the server dies or the browser goes offline, training continues, and the page later shows every step once."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def wire(dashboard: Dashboard) -> Iterator[Wire]:
         yield carried
 
 
+@pytest.mark.thorough
 def test_a_browser_that_was_offline_catches_up_and_shows_each_step_once(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_browser_that_was_offline_catches_up_and_shows_each_step_once(
         expect(page.get_by_text("Stopped", exact=True).first).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_run_that_ended_while_the_browser_was_offline_is_shown_as_ended(
     browser: Browser, dashboard: Dashboard, wire: Wire
 ) -> None:
@@ -106,7 +108,7 @@ def test_a_run_that_ended_while_the_browser_was_offline_is_shown_as_ended(
 
 
 def open_run(context: BrowserContext, dashboard: Dashboard, wire: Wire, layout: RunLayout) -> Page:
-    """Open the page of a run over the wire."""
+    """Open the page of a run through the relay."""
     page = context.new_page()
     page.goto(dashboard.url_over(wire.port))
     page.goto(f"http://127.0.0.1:{wire.port}/run?id={layout.run_id}")

@@ -33,7 +33,7 @@ FINISHED = SampleRun("finished")
 
 
 def test_the_empty_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> None:
-    page.goto(dashboard.address("/runs"))  # as people type it; the real address is "/"
+    page.goto(dashboard.address("/runs"))  # users may type this address; the real one is "/"
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
     expect_no_violation(page)
 
@@ -50,7 +50,11 @@ def test_the_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> Non
 
 
 @pytest.mark.parametrize(
-    ("sample", "first"), [(RUNNING, "Branch from here"), (CRASHED, "Resume from here")], ids=["running", "crashed"]
+    ("sample", "first"),
+    [
+        pytest.param(RUNNING, "Branch from here", id="running", marks=pytest.mark.thorough),
+        pytest.param(CRASHED, "Resume from here", id="crashed"),
+    ],
 )
 def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sample: SampleRun, first: str) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
@@ -70,6 +74,7 @@ def test_the_page_of_a_run_is_accessible(page: Page, dashboard: Dashboard, sampl
     expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sample", [UNSAVED, FINISHED], ids=lambda sample: sample.name)
 def test_parts_that_only_some_runs_have_are_accessible(page: Page, dashboard: Dashboard, sample: SampleRun) -> None:
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
@@ -79,6 +84,7 @@ def test_parts_that_only_some_runs_have_are_accessible(page: Page, dashboard: Da
         expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, FINISHED)
     page.goto(dashboard.address(f"/branch?id={layout.run_id}&step=400"))
@@ -95,7 +101,7 @@ def test_the_page_of_a_missing_run_is_accessible(page: Page, dashboard: Dashboar
     expect_no_violation(page)
 
 
-@pytest.mark.parametrize("task", ["digits", "file"])
+@pytest.mark.parametrize("task", ["digits", pytest.param("file", marks=pytest.mark.thorough)])
 def test_the_launch_form_is_accessible(page: Page, dashboard: Dashboard, task: str) -> None:
     query = "task=digits" if task == "digits" else f"task=file&file={dashboard.runs}/nothing.py:Task"
     page.goto(dashboard.address(f"/launch?{query}"))
@@ -115,6 +121,7 @@ def test_the_machine_is_accessible(page: Page, dashboard: Dashboard) -> None:
     expect_no_violation(page)
 
 
+@pytest.mark.thorough
 def test_buttons_have_exactly_their_names(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/launch"))
     expect(page.get_by_role("button", name="Launch", exact=True)).to_have_count(1)
@@ -135,6 +142,7 @@ def test_buttons_have_exactly_their_names(page: Page, dashboard: Dashboard) -> N
     expect_no_violation_now(page)
 
 
+@pytest.mark.thorough
 def test_a_training_is_launched_stopped_and_resumed_with_the_keyboard(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/launch"))
     epochs = page.get_by_label("Epochs", exact=True)
@@ -166,7 +174,7 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 
 def expect_no_violation(page: Page) -> None:
-    """Assert that there are no violations: light, dark, and on a phone."""
+    """Assert that there are no violations in light mode, in dark mode, and on a phone."""
     for scheme in SCHEMES:
         choose_scheme(page, scheme)
         expect_no_violation_now(page)
@@ -187,7 +195,7 @@ def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
 
 
 def expect_no_violation_now(page: Page) -> None:
-    """Retry for a while: colors in the middle of a transition do not count."""
+    """Assert that there are no violations now. Retry for a while, because colors in a transition do not count."""
     found: list[str] = []
 
     def none() -> bool:

@@ -1,4 +1,4 @@
-"""Wrong input: the browser shows the command line's sentence, and no run begins."""
+"""For wrong input, the browser shows the same sentence as the command line, and no run begins."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def test_values_that_cannot_be_trained_with_are_refused_as_on_the_command_line(
             fill_in(page, label, good)
 
 
+@pytest.mark.thorough
 def test_a_missing_folder_of_pictures_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_missing_folder_of_pictures_is_refused_as_on_the_command_line(
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with_its_traceback(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -64,6 +66,7 @@ def test_a_task_file_that_does_not_import_is_refused_as_on_the_command_line_with
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_missing_task_file_or_class_is_refused_as_on_the_command_line(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -74,6 +77,7 @@ def test_a_missing_task_file_or_class_is_refused_as_on_the_command_line(
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_file_that_was_fixed_can_be_launched_from_the_same_page(
     page: Page, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -88,6 +92,7 @@ def test_a_file_that_was_fixed_can_be_launched_from_the_same_page(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.thorough
 def test_a_missing_run_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     run = make_run(dashboard.runs, CRASHED).run_id
     for wanted in (f"{run}x", "nothing like it"):
@@ -98,6 +103,7 @@ def test_a_missing_run_is_reported_as_on_the_command_line(page: Page, dashboard:
     expect(page.get_by_role("link", name="crashed", exact=True)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_damaged_run_record_is_reported_as_on_the_command_line_and_hides_no_other_run(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -131,12 +137,13 @@ def test_damaged_files_of_a_run_do_not_hide_its_page(page: Page, dashboard: Dash
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Press a tab once, after the effect of the previous press has been drawn."""
+    """Select a tab with one press, after the effect of the previous press has been drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
     page.get_by_role("tab", name=name).click()
     expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_runs_folder_that_cannot_be_written_is_reported_as_on_the_command_line(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -150,6 +157,7 @@ def test_a_runs_folder_that_cannot_be_written_is_reported_as_on_the_command_line
     assert files_of(dashboard.runs) == []
 
 
+@pytest.mark.thorough
 def test_a_runs_folder_that_cannot_be_read_is_reported_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     page.goto(dashboard.address("/"))
     expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
@@ -160,7 +168,7 @@ def test_a_runs_folder_that_cannot_be_read_is_reported_as_on_the_command_line(pa
 
 @contextmanager
 def unwritable(runs: Path) -> Iterator[None]:
-    """Put a file in the place of the folder: that stops root as well."""
+    """Put a file in place of the folder, which stops even root from writing."""
     runs.mkdir(exist_ok=True)
     aside = runs.with_name("aside")
     runs.rename(aside)
@@ -188,7 +196,7 @@ def fill_in(page: Page, label: str, value: str) -> None:
 
 
 def press_launch(page: Page) -> None:
-    """Press Launch at once: the typed values arrive with the press."""
+    """Press Launch immediately, so that the typed values arrive with the press."""
     page.get_by_role("button", name="Launch", exact=True).click()
 
 
@@ -198,5 +206,5 @@ def expect_problem(page: Page, sentence: str) -> None:
 
 
 def files_of(runs: Path) -> list[Path]:
-    """Return everything in the runs folder, hidden or not."""
+    """Return everything in the runs folder, including hidden files."""
     return sorted(runs.iterdir()) if runs.is_dir() else []

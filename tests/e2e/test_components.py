@@ -1,4 +1,4 @@
-"""The code of our components, called as Streamlit calls it: for new data and to clean up, not always in order."""
+"""Our components' code works when Streamlit calls it for new data and for cleanup, even out of order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOAD = """async ([code]) => {
   const url = URL.createObjectURL(new Blob([code], { type: 'text/javascript' }))
   window.component = (await import(url)).default
 }"""
-# New data arrives while Streamlit still loads the code: it draws both, and then cleans up the first one.
+# New data arrives while Streamlit is still loading the code: it draws both, and then cleans up the first one.
 _DRAW_TWICE = """([first, second]) => {
   window.sent = []
   const parentElement = document.querySelector('#parent')

@@ -1,4 +1,4 @@
-"""A link leads to its page, whatever the page that is being left requests at that moment."""
+"""A link leads to its page, whatever the old page requests at that moment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Connection:
         page.route_web_socket(re.compile("/_stcore/stream"), self._connect)
 
     def hold_answers(self) -> None:
-        """Hold the messages of the server back until `release_answers`."""
+        """Hold back the server's messages until `release_answers`."""
         self._answers = []
 
     def release_answers(self) -> None:
@@ -40,7 +40,7 @@ class Connection:
             self._browser.send(message)
 
     def delay_a_part(self) -> None:
-        """Deliver the next request of a fragment just after the next page has begun."""
+        """Delay a fragment's next request until just after the next page has begun."""
         self._delays = True
 
     def _connect(self, browser: WebSocketRoute) -> None:
@@ -85,6 +85,7 @@ def test_a_click_on_a_link_is_not_undone_by_a_run_that_changes_at_that_moment(pa
     assert page.url.startswith(dashboard.address("/launch"))
 
 
+@pytest.mark.thorough
 def test_a_late_request_of_a_fragment_of_the_old_page_does_not_change_the_new_page(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_late_request_of_a_fragment_of_the_old_page_does_not_change_the_new_pa
     wait_until(lambda: page.wait_for_timeout(20) or connection.late, timeout_s=30, what="the list of runs was renewed")
     link.click()
     expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
-    # When the server answers the next request, it has handled this one.
+    # When the server answers the next request, it has already handled the delayed one.
     page.get_by_role("radio", name=".pth", exact=True).click()
     export = page.get_by_role("button", name="Export best weights", exact=True)
     export.click()

@@ -1,4 +1,4 @@
-"""Several fast presses of a button cause one action, with the values that were typed last."""
+"""Several fast presses of a button cause one action, with the latest typed values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.trainings import START_S, count_attempts, launch_endless, wait_fo
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
-# Presses the button on every page at the same moment, whatever the page is doing.
+# Presses the button at the given time on every page, whatever the page is doing.
 _PRESS_AT = """([name, at]) => new Promise((resolve) => setTimeout(() => {
   const button = [...document.querySelectorAll('button')].find((one) => one.innerText.trim().endsWith(name))
   button.click()
@@ -32,7 +32,10 @@ _PRESS_BOTH = """(names) => {
 }"""
 
 
-@pytest.mark.parametrize("pauses_ms", [(0, 0, 0), (30, 90, 200)], ids=["at once", "in a row"])
+@pytest.mark.parametrize(
+    "pauses_ms",
+    [pytest.param((0, 0, 0), id="at once"), pytest.param((30, 90, 200), id="in a row", marks=pytest.mark.thorough)],
+)
 def test_four_fast_clicks_on_launch_start_one_run(page: Page, dashboard: Dashboard, pauses_ms: tuple[int, ...]) -> None:
     page.goto(dashboard.address("/launch?task=digits"))
     button = page.get_by_role("button", name="Launch", exact=True)
@@ -66,6 +69,7 @@ def test_values_that_were_typed_just_before_the_press_are_launched(page: Page, d
     assert (record.name, record.config["seed"], record.config["epochs"]) == ("typed", 7, 9999)
 
 
+@pytest.mark.thorough
 def test_a_second_launch_after_the_first_is_a_second_run(start_page: Page, dashboard: Dashboard) -> None:
     page = start_page
     for runs in (1, 2):
@@ -85,7 +89,7 @@ def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashbo
         tab.goto(dashboard.address(f"/run?id={layout.run_id}"))
         expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
     at = int(time.time() * 1000) + 1000
-    # Playwright waits for one result at a time, so the first page only sets its timer.
+    # Playwright waits for one result at a time, so the first call only sets a timer.
     page.evaluate(f"args => {{ ({_PRESS_AT})(args) }}", ["Resume", at])
     other.evaluate(_PRESS_AT, ["Resume", at])
     for tab in (page, other):
@@ -96,6 +100,7 @@ def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashbo
     assert count_attempts(layout) == 2
 
 
+@pytest.mark.thorough
 def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
@@ -114,6 +119,7 @@ def test_several_clicks_on_export_write_one_file_of_the_format_chosen_last(page:
     assert exported(layout) == ["best_model.pth", "best_model.safetensors"]
 
 
+@pytest.mark.thorough
 def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
@@ -125,6 +131,7 @@ def test_a_press_that_another_widget_follows_at_once_counts(page: Page, dashboar
     assert exported(layout) == ["best_model.pth"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("address", "name"), [("/launch?task=digits", "Launch"), ("/branch", "Start branch")])
 def test_no_button_moves_under_the_pointer_because_of_what_was_typed(
     page: Page, dashboard: Dashboard, address: str, name: str

@@ -64,7 +64,7 @@ def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Da
     )
     dashboard.relight("stop", layout.run_id)
     stopped = wait_for_status(layout, "stopped")
-    # A stop at a step that has just been saved saves it again, so the last two checkpoints may be of the same step.
+    # A stop right after a save saves the same step again, so the last two checkpoints may have the same step.
     older = max(info.step for info in store.list().checkpoints if info.step < stopped.step)
     assert 0 < older < stopped.step
 
@@ -83,6 +83,7 @@ def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Da
     assert drawn == list(range(1, drawn[-1] + 1)), "each step once"
 
 
+@pytest.mark.thorough
 def test_a_branch_is_refused_if_its_model_does_not_fit_and_starts_if_it_does(page: Page, dashboard: Dashboard) -> None:
     dashboard.relight("run", "digits", *settings({"epochs": 1, "threads": 1}), "--name", "parent")
     parent = dashboard.only_layout()
@@ -117,6 +118,7 @@ def test_a_branch_is_refused_if_its_model_does_not_fit_and_starts_if_it_does(pag
     expect(page.get_by_role("link", name=f"{child.run_id}, from step {step}")).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_resuming_from_a_damaged_checkpoint_is_refused_as_on_the_command_line(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("cut", status="crashed", step=431, signal="SIGKILL"))
     newest = CheckpointStore(layout.checkpoints).find("latest")
@@ -129,6 +131,7 @@ def test_resuming_from_a_damaged_checkpoint_is_refused_as_on_the_command_line(pa
     assert count_attempts(layout) == 1
 
 
+@pytest.mark.thorough
 def test_the_weights_of_any_checkpoint_can_be_exported_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     oldest = CheckpointStore(layout.checkpoints).list().checkpoints[0]
@@ -138,6 +141,7 @@ def test_the_weights_of_any_checkpoint_can_be_exported_with_its_menu(page: Page,
     expect(page.get_by_text(f"{layout.run_id}-step{oldest.step}.safetensors", exact=True)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_pinned_and_unpinned_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("done"))
     step = CheckpointStore(layout.checkpoints).list().checkpoints[0].step
@@ -171,6 +175,7 @@ def test_a_stop_of_a_training_that_cannot_save_asks_first(page: Page, dashboard:
     assert not layout.stop_request.exists()
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_on_the_command_line_is_shown_as_stopped_without_a_reload(
     page: Page, dashboard: Dashboard
 ) -> None:
@@ -192,7 +197,7 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 
 
 def choose(page: Page, step: int, item: str) -> None:
-    """Choose an entry from a checkpoint's menu."""
+    """Choose an entry in a checkpoint's menu."""
     page.get_by_role("button", name=f"Actions for step {step}", exact=True).click()
     page.get_by_role("menu", name=f"Step {step}", exact=True).get_by_role("menuitem", name=item, exact=True).click()
 

@@ -27,7 +27,7 @@ SLACK_S = 1.0
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A dashboard of its own, whose trainings are exactly like real ones."""
+    """A separate dashboard whose trainings are exactly like real ones."""
     with serve_dashboard(tmp_path_factory.mktemp("story"), compiler=True) as dashboard:
         yield dashboard
 
@@ -84,7 +84,7 @@ def test_launch_kill_resume_and_download_the_best_weights(
 
 
 def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None:
-    """Take the pictures of the branch form, and return to the page of the run with a proven resume."""
+    """Take the screenshots of the branch form, and return to the page of the run with a proven resume."""
     dashboard.relight("drill", "digits")
     page.goto(dashboard.address(f"/run?id={run}"))
     page.get_by_role("button", name=re.compile("^Actions for step")).first.click()
@@ -93,7 +93,7 @@ def picture_branch_and_proof(page: Page, dashboard: Dashboard, run: str) -> None
     field = page.get_by_label("Learning rate", exact=True)
     field.fill("0.0005")
     field.press("Enter")
-    page.get_by_role("heading", name="Branch").click()  # so that no tooltip is open
+    page.get_by_role("heading", name="Branch").click()  # closes an open tooltip
     expect(page.get_by_text("was 0.003")).to_be_visible()
     take_screenshots(page, "branch")
     page.goto(dashboard.address(f"/run?id={run}"))

@@ -1,4 +1,4 @@
-"""Trainings for browser tests: quick to start, cheap to run, and endless."""
+"""Provides trainings for browser tests that start quickly, use little CPU, and never end on their own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _prepare() -> PreparedTask:
 
 
 def wait_for_step(layout: RunLayout, step: int, *, attempt: int = 1) -> RunSummary:
-    """Wait until the attempt trains and has reached `step`."""
+    """Wait until the attempt is training and has reached `step`."""
 
     def reached() -> RunSummary | None:
         run = summarize_run(layout)
@@ -68,7 +68,7 @@ def wait_for_status(layout: RunLayout, status: str) -> RunSummary:
 
 
 def count_attempts(layout: RunLayout) -> int:
-    """Return how many attempts the run has begun."""
+    """Return the number of attempts that the run has begun."""
     return len([entry for entry in layout.attempts.iterdir() if entry.name.isdigit()])
 
 

@@ -1,4 +1,4 @@
-"""A relay between a browser and the dashboard, on a port of its own, that a test can cut."""
+"""A relay between a browser and the dashboard, on a separate port, that a test can cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class Wire:
-    """Forwards connections to `port` on this machine until it is cut. A context manager."""
+    """A context manager that forwards connections to `port` on this machine until it is cut."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -44,7 +44,7 @@ class Wire:
         return int(self._server.server_address[1])
 
     def cut(self) -> None:
-        """Break all connections, and accept none until `mend`."""
+        """Break all connections, and accept no new ones until `mend`."""
         with self._lock:
             self._whole = False
             for end in self._ends:

@@ -35,8 +35,8 @@ from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.record_file import write_record
-from relight.runs.records import AttemptStart, RunRecord, TaskReference
+from relight.runs.record_file import read_record_or_none, write_record
+from relight.runs.records import AttemptStart, ResumeCheck, RunRecord, TaskReference
 
 PATIENCE_S = 300.0
 
@@ -83,6 +83,10 @@ class CellRun:
             last = store.list().checkpoints[-1]
             if last.reason != "final":
                 raise Failure(f"the last checkpoint is '{last.reason}', of step {last.step}")
+            for number in self.layout.list_attempts():
+                check = read_record_or_none(self.layout.attempt(number).resume_check, ResumeCheck)
+                if check is not None and check.verdict == "different":
+                    raise Failure(f"attempt {number} raised an alarm: {check.sentence}")
             return store.digest(last)
 
     def _find_start(self) -> AttemptStart:

@@ -34,8 +34,8 @@ from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import is_alive
-from relight.runs.record_file import read_record, read_record_if_there
-from relight.runs.records import AttemptProcesses, AttemptStart, ProcessIdentity
+from relight.runs.record_file import read_record, read_record_if_there, read_record_or_none
+from relight.runs.records import AttemptProcesses, AttemptStart, ProcessIdentity, ResumeCheck
 from relight.runs.status import RunStatus
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
@@ -114,6 +114,9 @@ class Reference:
             assert np.array_equal(series.steps, expected.steps), f"{layout.folder}: {name} has other steps"
             assert np.array_equal(series.values, expected.values), f"{layout.folder}: {name} has other values"
         assert len(self.loss.steps) == self.steps == len(set(self.loss.steps.tolist()))
+        for number in layout.list_attempts():
+            check = read_record_or_none(layout.attempt(number).resume_check, ResumeCheck)
+            assert check is None or check.verdict == "exact", f"{layout.folder}: {check.sentence}"
         assert summarize_run(layout).best == self.best
 
 

@@ -174,6 +174,7 @@ def test_ctrl_c_saves_and_a_killed_supervisor_ends_the_script(workshop: Workshop
             process.wait()
 
 
+@pytest.mark.thorough
 def test_a_branch_of_a_script_has_other_arguments_and_records_the_difference(workshop: Workshop, project: Path) -> None:
     arguments = ("--", "--nap", "0", "--epochs", "4")
     launched = workshop.relight("run", "train.py", "--name", "parent", *arguments, cwd=project)
@@ -216,6 +217,7 @@ def test_another_interpreter_is_checked_before_a_run_exists(workshop: Workshop, 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_the_drill_proves_a_script(workshop: Workshop, project: Path) -> None:
     (project / "fast").touch()
     drill = workshop.relight("drill", "train.py", "--steps", "20", "--", "--lr", "0.3", cwd=project)

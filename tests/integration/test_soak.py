@@ -17,6 +17,7 @@ from relight.runs.status import RunStatus
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("soak"), pytest.mark.timeout(600)]
 
 KILLS = 2
+OFTEN = ("trainer", "writer", "everything")
 CONFIG = {**soak.CONFIG, "epochs": 8}
 DEATHS = 5
 
@@ -29,7 +30,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[soak.Referen
     soak.end_everything(folder)
 
 
-@pytest.mark.parametrize("victim", soak.VICTIMS)
+@pytest.mark.parametrize(
+    "victim",
+    [one if one in OFTEN else pytest.param(one, marks=pytest.mark.thorough) for one in soak.VICTIMS],
+)
 def test_a_run_killed_at_random_moments_loses_nothing_and_ends_in_the_same_state(
     tmp_path: Path, reference: soak.Reference, victim: str
 ) -> None:

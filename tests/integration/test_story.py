@@ -72,6 +72,7 @@ def test_an_exception_keeps_its_whole_traceback_and_the_last_finished_step(works
     assert "ValueError: told to fail" in layout.attempt(1).log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_branch_trains_with_another_config_and_its_parent_stays_unchanged(workshop: Workshop) -> None:
     layout = workshop.launch(QUICK)
     workshop.finish(layout)
@@ -99,6 +100,7 @@ def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_pat
     assert workshop.wait_for_step(moved, record.step + 1).status is RunStatus.RUNNING
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_log_on_a_full_disk_does_not_stop_the_training(workshop: Workshop) -> None:
     layout = workshop.launch({**QUICK, "fail_at": 5, "checkpoint_every_s": 0}, max_restarts=1)
@@ -162,6 +164,7 @@ def test_the_training_outlives_the_command_line_that_launched_it(workshop: Works
     assert workshop.wait_for_step(layout, summarize_run(layout).step + 5).status is RunStatus.RUNNING
 
 
+@pytest.mark.thorough
 def test_the_command_line_stops_resumes_and_shows_a_run(workshop: Workshop) -> None:
     import json
 
@@ -191,6 +194,7 @@ def test_the_supervisor_of_a_real_training_stays_under_40_megabytes(workshop: Wo
     assert not [name for name in loaded if "torch" in name or "numpy" in name]
 
 
+@pytest.mark.thorough
 def test_the_run_record_is_enough_to_resume_the_run(workshop: Workshop) -> None:
     layout = workshop.launch(QUICK, name="kept")
     workshop.finish(layout)

@@ -1,4 +1,4 @@
-"""A checkpoint of a module in a store, without a training."""
+"""Makes a checkpoint of a module in a store without any training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relight.training.state.training_state import TrainingState
 
 
 def commit(folder: Path, model: nn.Module, *, step: int = 3, optimizer: bool = True) -> CheckpointInfo:
-    """Commit the state of `model`, fresh, to the store in `folder`."""
+    """Commit the state of the untrained `model` to the store in `folder`."""
     state = TrainingState()
     state.track("model", model)
     if optimizer:

@@ -1,4 +1,4 @@
-"""Runs that are trained by real processes, without a supervisor: made, started, killed, resumed and compared."""
+"""Creates, starts, kills, resumes and compares runs that real processes train, without a supervisor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.progress import Progress, read_progress
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import AttemptStart, RunRecord, TaskReference, TrainerOutcome
+from relight.runs.records import AttemptStart, ResumeCheck, RunRecord, TaskReference, TrainerOutcome
 
 SPIRAL = '''
 import os
@@ -133,7 +133,7 @@ class Spiral(Task):
 
 
 class Trainer:
-    """A process that the nursery has started; it is the nursery's child, so its exit code comes through a file."""
+    """A trainer that the nursery has started. It is the nursery's child, so its exit code comes through a file."""
 
     def __init__(self, pid: int, exit_code: Path) -> None:
         self.pid = pid
@@ -178,14 +178,14 @@ class Nursery:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        # Not by closing the pipe: a process that was forked meanwhile may hold it open.
+        # Closing the pipe is not enough: a process that was forked in the meantime may hold it open.
         self._process.stdin.write(b"quit\n")
         self._process.stdin.close()
         self._process.wait(30)
 
 
 class TrainedRun:
-    """One run in a folder of its own."""
+    """One run in its own folder."""
 
     def __init__(self, folder: Path, task: TaskReference, config: dict[str, Any], nursery: Nursery) -> None:
         self.nursery = nursery
@@ -207,7 +207,7 @@ class TrainedRun:
         return self.layout.latest_attempt()
 
     def start(self, *, reason: str = "launch", lifeline: Path | None = None, **start: Any) -> Trainer:
-        """Start the next attempt; it goes on from the newest good checkpoint when it is a resume."""
+        """Start the next attempt. A resume continues from the newest good checkpoint."""
         number = self.attempt + 1
         if reason == "resume" and "from_sequence" not in start:
             with RunLock.acquire(self.layout, timeout_s=30):
@@ -223,7 +223,7 @@ class TrainedRun:
         return process
 
     def run(self, *, timeout_s: float = 120, **start: Any) -> int:
-        """Run the next attempt to its end; returns its exit code."""
+        """Run the next attempt to its end and return its exit code."""
         return self.start(**start).wait(timeout_s)
 
     def resume(self, *, timeout_s: float = 120) -> int:
@@ -238,7 +238,7 @@ class TrainedRun:
         return self.progress.step if self.progress is not None else 0
 
     def wait_until(self, condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
-        """Poll until `condition` holds; fails with the log when it does not in time, or the attempt has ended."""
+        """Poll until `condition` holds. Fail with the log at the timeout, or if the attempt has ended."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             ended = self.processes[-1].poll() is not None
@@ -250,7 +250,7 @@ class TrainedRun:
         self.wait_until(lambda: self.step >= step)
 
     def kill(self) -> None:
-        """`kill -9` the trainer, and nobody else."""
+        """Kill only the trainer, with `kill -9`."""
         self.signal(signal.SIGKILL)
         self.processes[-1].wait(10)
 
@@ -258,7 +258,7 @@ class TrainedRun:
         os.kill(self.processes[-1].pid, number)
 
     def wait_free(self) -> None:
-        """Wait until the checkpoint writer, too, has ended."""
+        """Wait until the checkpoint writer has ended, too."""
         RunLock.acquire(self.layout, timeout_s=30).release()
 
     @property
@@ -270,7 +270,7 @@ class TrainedRun:
         return read_record(self.layout.attempt(self.attempt).outcome, TrainerOutcome)
 
     def edit_config(self, **changes: Any) -> None:
-        """Change the config behind the run's back, as nobody should."""
+        """Change the config in the run's record, which users must not do."""
         record = read_record(self.layout.record, RunRecord)
         write_record(self.layout.record, msgspec.structs.replace(record, config={**record.config, **changes}))
 
@@ -284,7 +284,14 @@ class TrainedRun:
     def final_digest(self) -> str:
         last = self.checkpoints()[-1]
         assert last.reason == "final", (last, self.log)
+        alarms = [check.sentence for check in self.resume_checks() if check.verdict == "different"]
+        assert alarms == [], "a resume that ends exactly raised an alarm"
         return self.store.digest(last)
+
+    def resume_checks(self) -> list[ResumeCheck]:
+        """Return what came of the comparisons of all attempts so far."""
+        paths = [self.layout.attempt(number).resume_check for number in self.layout.list_attempts()]
+        return [read_record(path, ResumeCheck) for path in paths if path.exists()]
 
 
 @pytest.fixture
@@ -296,7 +303,7 @@ def spiral_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    """Where trainers come from."""
+    """The nursery that starts all trainers."""
     nursery = Nursery()
     yield nursery
     nursery.close()
@@ -304,14 +311,14 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """A process that a test forks has every pipe of this one open: nobody else could end for as long as it lives."""
+    """Assert that no child process is left. It would keep all pipes of this process open, so others could not end."""
     yield
     assert multiprocessing.active_children() == []
 
 
 @pytest.fixture
 def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Callable[..., TrainedRun]]:
-    """Return a function that makes a run of the spiral task, or of another file's class."""
+    """Return a function that makes a run of the spiral task, or of a class in another file."""
     runs: list[TrainedRun] = []
 
     def make(name: str = "a run", *, file: Path = spiral_file, class_name: str = "Spiral", **config: Any) -> TrainedRun:
@@ -326,7 +333,7 @@ def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Ca
 
 @pytest.fixture
 def make_script(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., TrainedRun]]:
-    """Return a function that makes a run of a script, given as its source or its file, with arguments."""
+    """Return a function that makes a run of a script. It takes the script's source or file, and its arguments."""
     runs: list[TrainedRun] = []
 
     def make(source: str | Path, *arguments: str, name: str = "a run", **config: Any) -> TrainedRun:

@@ -1,4 +1,4 @@
-"""Files as other people's programs write them: honest checkpoints, and such that mean harm."""
+"""Checkpoint files as other programs write them: ordinary ones and harmful ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """Tied weights, a batch norm with its counter, a nested block."""
+    """A net with tied weights, a batch norm with its counter, and a nested block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class Net(nn.Module):
 
 
 def make_net(seed: int = 3) -> Net:
-    """A net with numbers of its own."""
+    """Return a net whose weights depend on `seed`."""
     torch.manual_seed(seed)
     return Net()
 
 
 def optimizer_state(net: nn.Module) -> dict[str, Any]:
-    """The state of an optimizer that has made a step."""
+    """Return the state of an optimizer that has taken one step."""
     optimizer = torch.optim.AdamW(net.parameters())
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -44,7 +44,7 @@ def optimizer_state(net: nn.Module) -> dict[str, Any]:
 
 
 def usual_checkpoint(net: nn.Module, key: str = "model_state_dict") -> dict[str, Any]:
-    """What most training loops save."""
+    """Return a checkpoint like those of most training loops."""
     return {
         "epoch": 12,
         key: net.state_dict(),
@@ -56,7 +56,7 @@ def usual_checkpoint(net: nn.Module, key: str = "model_state_dict") -> dict[str,
 
 
 def lightning_checkpoint(net: nn.Module, prefix: str = "model.") -> dict[str, Any]:
-    """What Lightning saves, with a part that is not the model's."""
+    """Return a checkpoint like those of Lightning, with one tensor that does not belong to the model."""
     state = OrderedDict((prefix + key, value) for key, value in net.state_dict().items())
     state["criterion.weight"] = torch.ones(7)
     return {
@@ -72,7 +72,7 @@ def lightning_checkpoint(net: nn.Module, prefix: str = "model.") -> dict[str, An
 
 
 def write_hugging_face(folder: Path, net: nn.Module, *, shards: int = 0, pickled: bool = False) -> Path:
-    """A model folder: whole, or in shards with their index. Tied weights are there once, as Hugging Face does it."""
+    """Write a model folder with one file, or with shards and their index. Tied weights are stored once."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     state = {key: value.clone() for key, value in net.state_dict().items() if key != "head.weight"}
@@ -98,7 +98,7 @@ def write_hugging_face(folder: Path, net: nn.Module, *, shards: int = 0, pickled
 
 
 class Calls:
-    """Pickles as a call of `function`."""
+    """An object whose pickle calls `function`."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -108,7 +108,7 @@ class Calls:
 
 
 def harmful_calls(mark: Path) -> dict[str, Any]:
-    """Objects that leave `mark` behind, or worse, when a file with them is loaded without care."""
+    """Return objects that create the file `mark`, or do worse, if a file with them is loaded without protection."""
     return {
         "os.system": Calls(os.system, f"touch '{mark}'"),
         "subprocess": Calls(subprocess.check_call, ["touch", str(mark)]),
@@ -123,7 +123,7 @@ def harmful_calls(mark: Path) -> dict[str, Any]:
 
 
 def write_archive(path: Path, pickled: bytes, *, parts: dict[str, bytes] | None = None, compress: bool = False) -> Path:
-    """A zip file laid out as torch.save's, with any pickle in it."""
+    """Write a zip file with the layout of torch.save and any pickle in it."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("archive/data.pkl", pickled)

@@ -1,8 +1,8 @@
-"""`python nursery.py`: imports torch once and forks a trainer for each request, since importing is what costs seconds.
+"""Imports torch once and forks a trainer for each request, because the import takes seconds: `python nursery.py`.
 
 A request is one JSON line on stdin: `run` and `attempt`, files for `log` and `exit_code`, the working `folder`, and
-`environment` variables. The answer on stdout is the child's pid. Each child is a process of its own in a session of
-its own, takes the run's lock, and runs what `python -m relight.training` runs.
+`environment` variables. The answer on stdout is the child's pid. Each child is a separate process in its own session,
+takes the run's lock, and runs the same code as `python -m relight.training`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 
 def main() -> None:
-    """Serve until stdin says "quit" or is closed."""
+    """Serve until "quit" arrives on stdin or stdin is closed."""
 
     import relight.training.assembly
     import relight.training.data.loader
@@ -86,7 +86,7 @@ def _become_trainer(request: dict[str, Any]) -> None:
 
 
 def _run_script(request: dict[str, Any]) -> NoReturn:
-    """Run a script as the supervisor would, up to and with the interpreter's end."""
+    """Run a script as the supervisor would, including the interpreter's exit."""
     import atexit
     import runpy
 

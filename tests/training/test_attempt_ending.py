@@ -1,4 +1,4 @@
-"""The one line that an exception becomes."""
+"""An exception is described in one line."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def test_an_exception_of_a_data_loading_process_says_what_it_says_itself(error: 
         with pytest.raises(type(error)) as caught:
             next(batches)
     finally:
-        end_workers(batches)  # the exception keeps them alive
+        end_workers(batches)  # otherwise the exception keeps the workers alive
     assert name_error(caught.value) == f"{line} (in DataLoader worker process 0)"

@@ -1,4 +1,4 @@
-"""Higher or lower wins, of equals the earliest, NaN and infinity never."""
+"""The best value is the highest or the lowest. The earliest wins a tie; NaN and infinity never win."""
 
 from __future__ import annotations
 

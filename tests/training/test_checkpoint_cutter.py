@@ -1,4 +1,4 @@
-"""When checkpoints are cut, and that a training outlives a disk which takes none."""
+"""Checkpoints are cut when they are due, and the training continues if the disk cannot take them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {"w": torch.arange(3.0)}
 
 
 class Writer:
-    """Takes snapshots as the real client does, and reports what the test tells it to."""
+    """Accepts snapshots like the real client, and reports the events that the test chooses."""
 
     def __init__(self) -> None:
         self.staged: list[SnapshotHeader] = []

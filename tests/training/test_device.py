@@ -1,4 +1,4 @@
-"""The device that trains is described in one line; a device that is not available is refused in one sentence."""
+"""The training device is described in one line, and the error for an unavailable device is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may change the bits of a training is written down."""
+"""Everything in the environment that may change the bits of a training is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning keeps its loops, and still a killed training ends with the bits of one that was never interrupted."""
+"""Lightning keeps its loops, and a killed and resumed training still ends with the bits of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output to a log that cannot be written is dropped and reported later, and nothing raises."""
+"""Output that cannot be written to the log is dropped and reported later, and no exception is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real process: `python -m relight.training`, from wherever it is started, over whatever lies around."""
+"""The real process, `python -m relight.training`, works in any folder, whatever files are in it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_project_whose_packages_are_called_core_and_app_trains_from_a_folder_f
     layout.folder.mkdir(parents=True)
     write_record(layout.start, AttemptStart(attempt=1, time_s=0.0, reason="launch"))
 
-    # -P is what the supervisor starts it with; without it, `-m` puts the working folder first while it looks for us.
+    # The supervisor passes -P, too. Without it, `-m` would search the working folder first for `relight`.
     done = subprocess.run(
         [sys.executable, "-P", "-m", "relight.training", str(run.layout.folder), "1"],
         cwd=elsewhere, capture_output=True, text=True, check=False, timeout=120,

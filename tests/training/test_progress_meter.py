@@ -1,4 +1,4 @@
-"""Rate, work and phase of an attempt, as the progress record tells them."""
+"""The progress record holds the rate, work and phase of an attempt."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_the_rate_is_that_of_this_attempt_and_of_the_last_seconds(tmp_path: Path
     path = tmp_path / "progress.bin"
     meter = ProgressMeter(path, Totals(1000, 1, 1000))
     meter.start(step=500, work_s=90.0, now=1000.0)
-    for done in range(1, 101):  # ten steps a second
+    for done in range(1, 101):  # ten steps per second
         edge(meter, 500 + done, 1000.0 + done / 10)
     assert read(path).steps_per_s == pytest.approx(10, rel=0.05)
-    for done in range(1, 301):  # a hundred a second: the last twenty seconds count
+    for done in range(1, 301):  # the same rate after a pause, which must not count
         edge(meter, 600 + done, 1040.0 + done / 10)
     assert read(path).steps_per_s == pytest.approx(10, rel=0.05)
     progress = read(path)

@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a run ends with exactly the state that it would have had."""
+"""A run that is killed at any moment and resumed ends with exactly the state that it would have had."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_killed_and_resumed_run_has_the_state_of_an_uninterrupted_one(
         run.wait_for_step(step)
         run.kill()
     assert run.resume() == 0, run.log
-    # The pauses are config, and config is not state: both must have computed the same.
+    # The runs have different pauses in their configs. The config is not part of the state, so the digests are equal.
     assert run.final_digest() == twin.final_digest()
 
     for name in ("train/loss", "train/lr", "validation/loss", "validation/accuracy"):

@@ -1,4 +1,4 @@
-"""Metrics reach the file step by step; a device that lags behind is not waited for."""
+"""Metrics are written step by step, without waiting for a device that lags behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DeviceTensor(torch.Tensor):
 
 
 class Event:
-    """A CUDA event of a device that gets as far as `reached` says; counts who waits for it."""
+    """A CUDA event on a device that has finished the first `reached` events. Counts the waits."""
 
     made: ClassVar[int] = 0
     reached: ClassVar[int] = 0

@@ -1,4 +1,4 @@
-"""Signals interrupt a step only where that is exact, and only after a step edge was waited for."""
+"""A signal interrupts a step only where that is exact, and only after some waiting for a step edge."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_a_long_stretch_is_interrupted_where_it_may_be(stopping: Stopping) -> No
 def test_an_update_is_never_interrupted(stopping: Stopping) -> None:
     send(signal.SIGTERM)
     deadline = time.monotonic() + 0.8
-    while time.monotonic() < deadline:  # an optimizer step, say
+    while time.monotonic() < deadline:  # for example in an optimizer step
         time.sleep(0.01)
     with pytest.raises(TrainingStopped), stopping.allow_interruption():
-        time.sleep(30)  # the next forward pass
+        time.sleep(30)  # in the next forward pass
 
 
 def test_nothing_interrupts_the_saving(stopping: Stopping) -> None:

@@ -1,4 +1,4 @@
-"""How an attempt ends: stopped, crashed, orphaned; each time with what can be saved, and nothing that cannot."""
+"""An attempt that is stopped, crashes or is orphaned saves its state if, and only if, that can be done exactly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_signal_stops_at_the_next_edge_with_a_checkpoint_from_which_the_run_go
 
 
 def test_a_request_in_the_run_folder_stops_with_a_checkpoint_and_now_stops_without(make_run: Callable) -> None:
-    run = make_run(step_s=0.02, samples=20_000, **ONLY_WHEN_ASKED)  # no epoch ends, so none is the best
+    run = make_run(step_s=0.02, samples=20_000, **ONLY_WHEN_ASKED)  # no epoch ends, so no checkpoint is the best
     process = run.start()
     run.wait_for_step(2)
     request_stop(run.layout)
@@ -98,7 +98,7 @@ def test_an_exception_in_a_step_saves_the_step_before_it_and_keeps_its_whole_tra
     assert outcome.traceback in run.log
     newest = run.checkpoints()[-1]
     assert (newest.step, newest.reason) == (14, "exception")
-    assert run.resume() == 0, run.log  # the fifteenth step of a process fails: ten are left
+    assert run.resume() == 0, run.log  # each process fails at its fifteenth step, and only ten are left
     assert run.final_digest() == twin.final_digest()
 
 

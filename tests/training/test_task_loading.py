@@ -1,6 +1,6 @@
-"""A person's file becomes a task class, whatever its name and neighbors; errors are one sentence.
+"""A user's file becomes a task class, whatever its name and the files next to it. Errors are one sentence.
 
-Each test imports in a process of its own: `sys.path` and `sys.modules` of the tests stay as they are.
+Each test imports in a separate process, so `sys.path` and `sys.modules` of the tests stay unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Spiral(Task):
 
 INCOMPLETE = "from relight import Task\nclass Spiral(Task):\n    def step(self, m, b): ..."
 
-# Imports torch once, and answers each request in a fork of its own.
+# Imports torch once and answers each request in a new fork.
 _SERVER = """
 import json, os, sys
 from relight.errors import TaskError
@@ -60,7 +60,7 @@ Load = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Load]:
-    """Load a class by its file in a fresh process, and say what came of it."""
+    """Return a function that loads a class from a file in a new process and returns the result."""
     command = [sys.executable, "-P", "-c", _SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None and server.stderr is not None
@@ -85,7 +85,7 @@ Explain = Callable[..., tuple[str, str | None]]
 
 @pytest.fixture
 def explain(load: Load) -> Explain:
-    """Load what cannot be loaded: the sentence and the traceback."""
+    """Return a function that loads a broken file and returns the error sentence and the traceback."""
 
     def ask(path: Path, class_name: str = "Spiral", **more: Any) -> tuple[str, str | None]:
         answer = load(path, class_name, **more)
@@ -132,7 +132,7 @@ def test_neighbours_called_core_and_app_are_the_person_s_own(load: Load, tmp_pat
     write(tmp_path / "app/data.py", "SIZE = 4")  # without __init__.py: a namespace package
     path = write(tmp_path / "train.py", "from core.model import WIDTH\nfrom app.data import SIZE\n" + WHOLE_TASK)
     assert load(path)["name"] == "Spiral"
-    repository = Path(__file__).resolve().parents[2]  # has folders called core and app as well
+    repository = Path(__file__).resolve().parents[2]  # it also has folders called core and app
     assert load(path, cwd=repository, working_folder=str(repository))["name"] == "Spiral"
 
 

@@ -36,7 +36,7 @@ from relight.training.training_session import TrainingSession
 
 
 class Line(Task):
-    """Fits a line; without batch norm, so that accumulated batches equal one large batch."""
+    """Fits a line. It has no batch norm, so accumulated batches equal one large batch."""
 
     best_metric = "loss"
     validated = True
@@ -100,7 +100,7 @@ def here(tmp_path: Path) -> Callable[..., Here]:
 
 
 def plain_loop(task: Task, *, steps: int, batch_size: int) -> tuple[nn.Module, list[float]]:
-    """The loop that a person would write."""
+    """Train with the loop that most people would write."""
     torch.manual_seed(task.config.seed)
     data = task.build_data()
     torch.manual_seed(task.config.seed)

@@ -1,4 +1,4 @@
-"""The Trainer keeps its loop, and still a killed training ends with the bits of one that was never interrupted."""
+"""The Trainer keeps its loop, and a killed and resumed training still ends with the bits of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         tag("span", run.task, class_="badge") if run.task != run.name else None,
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
+        _resume_check(run),
         _link(
             parent.run,
             f"branched from {parent.run} at step {parent.step:,}" + (", weights only" if parent.weights_only else ""),
@@ -103,6 +104,13 @@ def _attempt(run: RunSummary) -> Markup | None:
     if not run.attempt:
         return None
     return tag("span", f"attempt {run.attempt}", class_="badge on" if run.attempt > 1 else "badge")
+
+
+def _resume_check(run: RunSummary) -> Markup | None:
+    check = run.resume_check
+    if check is None or check.verdict != "exact":
+        return None  # a difference is a notice
+    return tag("span", f"resume verified: {count(check.equal_steps, 'step')}", class_="badge on", title=check.sentence)
 
 
 def _death(run: RunSummary) -> Markup | None:

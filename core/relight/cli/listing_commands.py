@@ -282,6 +282,7 @@ def _word_proof(judged: JudgedProof) -> str:
 def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
     """Return the lines of `show` as name and text, without those that have nothing to say."""
     pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer, "writer": summary.pids.writer}
+    check = summary.resume_check
     facts: list[tuple[str, str | None]] = [
         ("run", summary.run if summary.name == summary.run else f"{summary.run} ({summary.name})"),
         ("task", summary.task),
@@ -298,6 +299,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("created", describe_age(summary.created_s, now_s=now_s)),
         ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items() if pid)),
         ("folder", summary.path),
+        ("resume", check.sentence if check is not None and check.verdict == "exact" else None),
         *(("note", note) for note in summary.notes),
         *((name, describe_value(value)) for name, value in summary.metrics.items() if not name.startswith("system/")),
         ("error", summary.error),

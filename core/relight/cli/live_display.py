@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from relight.overview.summary import RunSummary
     from relight.runs.progress import Progress
 
-_STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": ""}
+_STYLES = {"trouble": "bold yellow", "checkpoint": "dim", "end": "bold", "start": "bold", "epoch": "", "note": ""}
 _PHASES = {
     "starting": "is starting",
     "training": "is training",

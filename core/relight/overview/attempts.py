@@ -8,8 +8,8 @@ from relight.errors import DamagedFile
 from relight.runs.fingerprint import read_changes, word_resume_caveat
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.progress import read_progress
-from relight.runs.record_file import read_record_if_there
-from relight.runs.records import AttemptExit, AttemptStart
+from relight.runs.record_file import read_record_if_there, read_record_or_none
+from relight.runs.records import AttemptExit, AttemptStart, ResumeCheck
 from relight.runs.status import RunStatus
 
 _BEGINNINGS = {
@@ -78,7 +78,12 @@ def _summarize(attempt: AttemptLayout, *, status: RunStatus | None, reason: str)
         ended_s=None if live else ended_s,
         outcome=status,
         reason=reason or (exit.reason or exit.error or "" if exit is not None else ""),
-        notes=(*(start.notes if start is not None else ()), *_word_caveat(attempt, start), *damaged),
+        notes=(
+            *(start.notes if start is not None else ()),
+            *_word_caveat(attempt, start),
+            *_word_resume_check(attempt),
+            *damaged,
+        ),
         exit=exit,
     )
 
@@ -88,6 +93,11 @@ def _word_caveat(attempt: AttemptLayout, start: AttemptStart | None) -> tuple[st
     what = "branch" if start is not None and start.reason == "branch" else "resume"
     caveat = word_resume_caveat(read_changes(attempt.environment), what=what)
     return (caveat,) if caveat else ()
+
+
+def _word_resume_check(attempt: AttemptLayout) -> tuple[str, ...]:
+    check = read_record_or_none(attempt.resume_check, ResumeCheck)
+    return () if check is None else (check.sentence,)
 
 
 def _word_beginning(start: AttemptStart | None) -> str:

@@ -15,7 +15,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress
 from relight.wording import describe_duration, describe_rate, describe_value
 
-LineKind = Literal["start", "epoch", "checkpoint", "trouble", "end"]
+LineKind = Literal["start", "epoch", "checkpoint", "note", "trouble", "end"]
 
 _TOLD = ("train/loss", "train/accuracy")
 _REMEMBERED = 4096
@@ -43,6 +43,7 @@ class RunStory:
     _told_epoch: int | None = None
     _told_failure: str | None = None
     _told_caveat: str = ""
+    _told_check: int = 0
     _trained: deque[tuple[int, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     """The last train rows by step: rows of the next epoch may be read before the validation row is."""
     _validates: bool = False
@@ -67,6 +68,7 @@ class RunStory:
         told = (
             self._tell_attempt(),
             self._tell_caveat(),
+            self._tell_resume_check(),
             self._tell_epochs(),
             self._tell_checkpoints(),
             self._tell_saving(),
@@ -78,7 +80,8 @@ class RunStory:
         if self.summary.attempt <= self._told_attempt:
             return []
         self._told_attempt = self.summary.attempt
-        notes = [note for note in self.summary.notes if note != self.summary.environment_caveat]
+        later = (self.summary.environment_caveat, self.summary.resume_difference)
+        notes = [note for note in self.summary.notes if note not in later]
         return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *notes]))]
 
     def _tell_caveat(self) -> list[Line]:
@@ -88,6 +91,14 @@ class RunStory:
             return []
         self._told_caveat = caveat
         return [Line("trouble", caveat)]
+
+    def _tell_resume_check(self) -> list[Line]:
+        """Say once whether the steps that were trained again came out the same."""
+        check = self.summary.resume_check
+        if check is None or check.attempt <= max(self._told_check, self.attempt - 1):
+            return []
+        self._told_check = check.attempt
+        return [Line("trouble" if check.verdict == "different" else "note", check.sentence)]
 
     def _tell_epochs(self) -> list[Line]:
         lines = []

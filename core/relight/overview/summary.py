@@ -19,7 +19,8 @@ from relight.runs.evidence import Evidence, gather_evidence
 from relight.runs.fingerprint import FingerprintChange, read_changes, word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.progress import Phase, Progress, read_progress
-from relight.runs.records import ImportedFrom, Parent, RunRecord
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import ImportedFrom, Parent, ResumeCheck, RunRecord
 from relight.runs.status import RunStatus, derive_status
 
 
@@ -81,8 +82,10 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """How the run's disk fills up, while it trains; None in lists."""
     environment_changes: tuple[FingerprintChange, ...] | None
     """What has changed since the checkpoint that the newest attempt started from; None in lists."""
+    resume_check: ResumeCheck | None
+    """What came of comparing the steps that the newest attempt trained again; None until then, and in lists."""
     notes: tuple[str, ...]
-    """Sentences for the user: damaged files, checkpoints that a resume skipped, changes in the environment."""
+    """Sentences for the user: damaged files, checkpoints that a resume skipped, a resume that is not exact."""
     best_missing: str | None
     """Why there is no best checkpoint although values were logged: its metric is not among them."""
     error: str | None
@@ -94,6 +97,12 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         """Why the newest attempt may not be bit-identical to what it continues; "" without a known reason."""
         what = "branch" if self.parent is not None and self.attempt == 1 else "resume"
         return word_resume_caveat(self.environment_changes or (), what=what)
+
+    @property
+    def resume_difference(self) -> str:
+        """What the newest attempt computed otherwise than the attempt before it; "" for nothing."""
+        check = self.resume_check
+        return check.sentence if check is not None and check.verdict != "exact" else ""
 
 
 class DamagedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,9 +150,11 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     progress, saving = evidence.progress, evidence.saving
     known = progress or _earlier_progress(evidence) or Progress()
     live = report.status.is_live
-    changes = None
+    changes = check = None
     if traceback and evidence.attempt:
-        changes = read_changes(layout.attempt(evidence.attempt).environment)
+        newest = layout.attempt(evidence.attempt)
+        changes = read_changes(newest.environment)
+        check = read_record_or_none(newest.resume_check, ResumeCheck)
     risk = measure_work_at_risk(evidence, newest_step=_newest_durable_step(layout), live=live)
     training = progress if report.status is RunStatus.RUNNING else None
     metrics = latest_values(layout.metrics)
@@ -179,13 +190,15 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         saving_failure=saving.failure if saving is not None and live else None,
         disk=_forecast_disk(evidence) if traceback and live else None,
         environment_changes=changes,
+        resume_check=check,
         notes=(),
         best_missing=best_missing,
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
     )
     began = evidence.start.notes if evidence.start is not None else ()
-    notes = (*began, *filter(None, [summary.environment_caveat, best_missing]), *evidence.damage.values())
+    said = (summary.environment_caveat, summary.resume_difference, best_missing)
+    notes = (*began, *filter(None, said), *evidence.damage.values())
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
 

@@ -45,6 +45,16 @@ class AttemptLayout:
         return self.folder / "environment.json"
 
     @property
+    def witness(self) -> Path:
+        """Digests of what each of the last steps computed; written by the trainer, see `metrics.witness_file`."""
+        return self.folder / "witness.bin"
+
+    @property
+    def resume_check(self) -> Path:
+        """Whether the attempt computed what the attempt before it had computed (`ResumeCheck`); by the trainer."""
+        return self.folder / "resume_check.json"
+
+    @property
     def progress(self) -> Path:
         """The last step edge (`Progress`): a record of fixed size that the trainer overwrites in place."""
         return self.folder / "progress.bin"

@@ -201,6 +201,25 @@ class AttemptExit(Record, frozen=True, kw_only=True):
     traceback: str | None = None
 
 
+class ResumeCheck(Record, frozen=True, kw_only=True):
+    """What came of comparing the steps that an attempt trained again with what an earlier attempt had computed."""
+
+    attempt: int
+    time_s: float
+    verdict: Literal["exact", "different", "changed"]
+    """"changed": something differs that may well differ, since code, config or environment have changed."""
+    against: int
+    """The earlier attempt."""
+    equal_steps: int
+    """Steps that were compared and are the same, bit for bit."""
+    first_difference: int | None = None
+    """The first step that differs."""
+    part: Literal["batch", "generators", "rates", "weights"] | None = None
+    """What differs first."""
+    sentence: str
+    """The result in words, with the likely cause of a difference."""
+
+
 class StopRequest(Record, frozen=True, kw_only=True):
     """A request that attempt `attempt` stops: at its next step edge with a checkpoint, or `now` without one."""
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: its config, or what its script said, read as the store's policy."""
+"""Turns the retention options of a run, from its config or its script, into a policy, and applies it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import nearest_name, parse_config
 
 KEYS = ("keep_latest", "keep_best", "keep_best_by", "keep_every_steps", "keep_every_hours")
-"""The options that say what is kept."""
+"""The config keys that set the retention."""
 
 
 def read_retention(config: Mapping[str, Any] | TaskConfig, *, higher_is_better: bool) -> RetentionPolicy:
-    """The policy that a config asks for; a key that it lacks has its default. `ConfigError` when one is wrong."""
+    """Return the policy that a config asks for. A missing key has its default. Raises `ConfigError` for a bad value."""
     if not isinstance(config, TaskConfig):
         config = parse_config(TaskConfig, {key: config[key] for key in KEYS if key in config})
     return RetentionPolicy(
@@ -36,7 +36,10 @@ def read_retention(config: Mapping[str, Any] | TaskConfig, *, higher_is_better: 
 
 
 def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = None) -> RetentionPlan:
-    """Return what the retention of a run, with `changes` to its options, would keep and delete now; change nothing."""
+    """Return what the retention of a run would keep and delete now, with `changes` to its options. Delete nothing.
+
+    Raises `UsageError` for a key that is not a retention option.
+    """
     changes = changes or {}
     for key in changes:
         if key not in KEYS:
@@ -48,14 +51,14 @@ def plan_run_retention(layout: RunLayout, changes: Mapping[str, Any] | None = No
     definition = read_definition(layout)
     record, script = definition.record, definition.script
     config = record.config
-    if record.task.kind == "script":  # its config is the script's own: a key may mean anything
+    if record.task.kind == "script":  # the config belongs to the script, where a key may mean anything
         config = {} if script is None else script.settings
     policy = read_retention({**config, **changes}, higher_is_better=record.higher_is_better)
     return plan_retention(CheckpointStore(layout.checkpoints).list().checkpoints, policy)
 
 
 def prune_run(layout: RunLayout, changes: Mapping[str, Any]) -> tuple[RetentionPlan, Sequence[CheckpointInfo]]:
-    """Delete what the retention of a run, with `changes` to its options, does not keep.
+    """Delete the checkpoints that the retention of a run does not keep, with `changes` to its options.
 
     Returns the plan and the checkpoints that were deleted. Raises `RunBusy` while the run is training, and
     `RelightError` when files cannot be deleted.

@@ -30,12 +30,15 @@ from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
 from relight.training.progress_meter import ProgressMeter, Totals
+from relight.training.retraced_steps import RetracedSteps, find_retraced_steps
 from relight.training.session_parts import SessionParts
 from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
 from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.step_witness import StepWitness
 from relight.training.stopping import Stop, Stopping, TrainingStopped
+from relight.wording import name_some
 
 _POLL_EVERY_S = 0.05
 _DRAIN_S = 60.0
@@ -52,6 +55,9 @@ class DataPosition(Protocol):
     epoch: int
     batch: int
 
+    def take_seen(self) -> int:
+        """Return a digest of the batches that have been yielded since the last call; 0 for none."""
+
     def open(self) -> None:
         """Start the data-loading processes."""
 
@@ -61,6 +67,9 @@ class DataPosition(Protocol):
 
 class TrainingSession:
     """Everything an attempt does at its step edges. Not for two threads at once."""
+
+    _how_to_swap = ""
+    """What to do when weights are changed between step edges on purpose; begins with a space."""
 
     def __init__(
         self,
@@ -84,6 +93,8 @@ class TrainingSession:
         self._environment = parts.environment
         self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
         self._validation = MetricWriter(layout.metrics, stream="validation", attempt=start.attempt)
+        self._witness = StepWitness(layout.attempt(start.attempt).witness)
+        self._retraced: RetracedSteps | None = None
         self._meter: ProgressMeter | None = None
         self._position = position
         self._edge_s = 0.0
@@ -128,6 +139,8 @@ class TrainingSession:
         else:
             resumed, work_s = self._restore(self._start.from_sequence)
         self._start_meter(work_s)
+        if resumed is not None:
+            self._find_retraced(resumed)
         return resumed
 
     def begin_update(self) -> None:
@@ -142,7 +155,9 @@ class TrainingSession:
         """
         now = self._count_step(values)
         self.state.accumulating = not self._in_update
+        batch = self._take_seen()
         self._record_edge()
+        self._bear_witness(batch)
         self._write_progress("training")
         if not self._checked:
             self._check_savable()
@@ -248,6 +263,9 @@ class TrainingSession:
         except RuntimeError as error:  # a CUDA error: pending values can no longer be read
             _log.warning("The last steps' metrics could not be read back: %s", error)
         self._validation.close()
+        self._witness.close()
+        if self._retraced is not None:
+            self._retraced.close()
         self._cutter.close()
         if self._meter is not None:
             self._meter.close()
@@ -287,6 +305,25 @@ class TrainingSession:
         self._train.log(step, values, time_s=now)
         return now
 
+    def _find_retraced(self, resumed: CheckpointInfo) -> None:
+        """Find the steps after the checkpoint that an earlier attempt has trained: they must come out the same."""
+        self._retraced = find_retraced_steps(self._layout, self._start, resumed, environment=self._environment)
+
+    def _take_seen(self) -> int:
+        return 0 if self._position is None else self._position.take_seen()
+
+    def _bear_witness(self, batch: int) -> None:
+        """Leave a witness of the step just taken, and compare it with that of an earlier attempt."""
+        state = self.state
+        digests = self._witness.note(
+            self.steps_done, batch=batch, generators=state.generators, optimizers=state.optimizers,
+            weights=state.weights_digest,
+        )  # fmt: skip
+        if self._retraced is not None:
+            self._retraced.compare(self.steps_done, digests, self._train.latest)
+            if self._retraced.over:
+                self._retraced = None
+
     def _note_evaluation(self, values: Values, now: float) -> bool:
         """Log what a validation measured on the state of this step; return whether that is the best so far."""
         numbers = {name: to_number(name, value) for name, value in values.items()}
@@ -323,6 +360,7 @@ class TrainingSession:
         )
         self._recorded = True
         self._in_update = False
+        self._take_seen()  # what has been yielded before this edge belongs to no later step
 
     def _forget_edge(self) -> None:
         """End the update without an edge: no state can be saved until the next one."""
@@ -370,6 +408,12 @@ class TrainingSession:
 
     def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
         if not self._at_edge:
+            return False
+        if not at_edge and (moved := self.state.find_moved_weights()):
+            _log.warning(
+                "Step %d cannot be saved, because weights have changed since: %s.%s", self.steps_done,
+                name_some(moved), self._how_to_swap,
+            )  # fmt: skip
             return False
         try:
             return self._cut(reason, at_edge=at_edge)

@@ -41,7 +41,7 @@ def dashboard(runs: Path) -> Iterator[ServedDashboard]:
 
 @pytest.fixture
 def problems() -> list[str]:
-    """The errors that the browser reports; a test that expects none asserts that."""
+    """The errors that the browser reports. Tests that expect none assert that it is empty."""
     return []
 
 
@@ -65,7 +65,7 @@ def open_page(browser: Browser, dashboard: ServedDashboard, problems: list[str])
 
 
 def new_context(browser: Browser) -> BrowserContext:
-    """Open a fresh browser context with a time zone far from this machine's."""
+    """Open a fresh browser context with a time zone that no test machine is likely to use."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 1100}, color_scheme="dark", timezone_id="America/St_Johns"
     )

@@ -1,4 +1,4 @@
-"""The page that the tests of live charts and values serve."""
+"""The page for the tests of live charts and values."""
 
 import streamlit as st
 

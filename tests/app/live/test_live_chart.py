@@ -1,4 +1,4 @@
-"""Live charts in a real browser: they show logged values at once, and keep the zoom and hover of the person."""
+"""Live charts in a real browser show logged values at once, and keep the user's zoom and hover."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WATCH_STEPS = f"""() => {{
 
 
 class Feed:
-    """Logs steps of a run in a thread of its own, as a trainer does."""
+    """Logs steps of a run in a separate thread, as a trainer does."""
 
     def __init__(self, layout: RunLayout, *, first: int, interval_s: float = 0.137) -> None:
         self.logged: dict[int, float] = {}
@@ -204,10 +204,11 @@ def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: An
     page.get_by_role("button", name="Rerun").click()
     expect(page.get_by_text("reruns: 2")).to_be_visible()
     context.close()
-    assert 1 <= len(streams) <= 2, streams  # two when the charts appeared a moment after the values
+    assert 1 <= len(streams) <= 2, streams  # two if the charts appear a moment after the values
     assert "train" in streams[-1] and "validation" in streams[-1] and "system" in streams[-1]
 
 
+@pytest.mark.thorough
 def test_the_charts_continue_exactly_after_the_server_was_killed(
     tmp_path: Path, open_page: OpenPage, problems: list[str]
 ) -> None:
@@ -242,7 +243,7 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_shown(runs: Pa
     page.wait_for_timeout(500)
     assert _last_step(page) == 100, "nothing is drawn while the tab is hidden"
     page.evaluate(hide, False)
-    _wait_for_step(page, 160)  # although no new row reveals the gap
+    _wait_for_step(page, 160)  # even though no new row reveals the gap
     assert [x for x, _ in _data(page, "train/loss")] == list(range(1, 161))
 
 
@@ -271,6 +272,7 @@ def test_a_value_that_is_not_finite_is_a_gap(runs: Path, open_page: OpenPage) ->
     assert [x for x, y in _data(page, "train/loss") if y is None] == [5, 11]
 
 
+@pytest.mark.thorough
 def test_a_zoomed_range_is_read_again_in_full(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     log_rows(layout, [(step, {"loss": math.sin(step / 900) + (step % 7) / 50}) for step in range(1, 60_001)])
@@ -360,6 +362,7 @@ def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(ended:
     expect(button).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.thorough
 def test_a_chart_without_values_says_so(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     page = open_page(layout.run_id)

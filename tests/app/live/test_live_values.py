@@ -1,4 +1,4 @@
-"""Live values in a real browser: they tick without a rerun, and request one when the rest of the page must follow."""
+"""Live values in a real browser tick without a rerun, and request one when the rest of the page must change."""
 
 from __future__ import annotations
 

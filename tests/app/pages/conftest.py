@@ -1,4 +1,4 @@
-"""A runs folder for one test, which all its pages show."""
+"""Provides a runs folder for each test, which all its pages show."""
 
 from __future__ import annotations
 

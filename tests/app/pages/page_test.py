@@ -1,4 +1,4 @@
-"""Pages under AppTest: one page in this process, without a server or a browser."""
+"""Opens a page with Streamlit's AppTest: in this process, without a server or a browser."""
 
 from __future__ import annotations
 

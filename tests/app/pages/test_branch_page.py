@@ -1,4 +1,4 @@
-"""The branch form: the parent's values, marked changes, the engine's own error messages, and one run per press."""
+"""The branch form shows the parent's values, marks changes, uses the engine's errors, and makes one run per press."""
 
 from __future__ import annotations
 

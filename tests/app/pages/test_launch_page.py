@@ -1,4 +1,4 @@
-"""The Launch page: the form of every task, one run for several presses, the engine's own error messages."""
+"""The Launch page has a form for every task, makes one run for several presses, and uses the engine's errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.app.sample_runs import SampleRun, make_run
 
 @dataclass
 class Launches:
-    """The launches that were requested; none starts a process."""
+    """Records the requested launches and starts no process."""
 
     asked: list[dict[str, Any]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""The Machine page and its builder: GPUs, a machine without one, alarms."""
+"""The Machine page and its builder: with GPUs, without a GPU, and with alarms."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from tests.app.sample_runs import TRACEBACK, SampleRun, make_run
 
 
 def _buttons(page: AppTest) -> dict[str, bool]:
-    """Return whether each button is enabled, by its label. "Prove resume" always is, and is left out."""
+    """Return for each button, by label, whether it is enabled. "Prove resume" always is, and is left out."""
     buttons = {button.label: not button.disabled for button in page.button}
     assert buttons.pop("Prove resume")
     return buttons
@@ -220,7 +220,7 @@ def test_a_proven_resume_is_a_badge_that_turns_gray_when_something_changed(runs:
     environment.write_text('{"torch": "2.13.0", "device": "cpu", "threads": 2}')
     assert "resume proven" not in view_texts(open_page("run", id=layout.run_id))
     write_proof(runs, DrillProof(**PROOF))
-    _engine().memo.forget()  # as at the end of a drill in this server
+    _engine().memo.forget()  # the server does this at the end of a drill
     page = open_page("run", id=layout.run_id)
     assert "resume proven" in view_texts(page)
     assert "torch 2.13.0, cpu, 2 threads" in view_markup(page)

@@ -1,4 +1,4 @@
-"""The list of runs: every state has a sentence and a next step."""
+"""The list of runs has a sentence and a next step for every state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One served dashboard for all tests that only query it."""
+"""Provides one served dashboard for all tests that only query it."""
 
 from __future__ import annotations
 

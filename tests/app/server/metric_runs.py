@@ -1,4 +1,4 @@
-"""Run folders with little more than metrics, for tests of the server."""
+"""Makes run folders with little more than metrics, for tests of the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_run(folder: Path, name: str = "digits") -> RunLayout:
 
 
 def begin_attempt(layout: RunLayout, number: int, *, from_step: int = 0, time_s: float) -> None:
-    """Begin an attempt that this very process seems to train, so that it shows as running."""
+    """Begin an attempt with this process as its trainer, so that it shows as running."""
     attempt = layout.attempt(number)
     attempt.folder.mkdir(parents=True)
     reason = "launch" if number == 1 else "resume"

@@ -1,4 +1,4 @@
-"""A page's connection to the dashboard, without a browser."""
+"""Connects to the dashboard as a page does, without a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.app.served_dashboard import ServedDashboard
 
 @asynccontextmanager
 async def connect(served: ServedDashboard, *, session: str = "") -> AsyncIterator[ClientConnection]:
-    """A page's connection, as Streamlit's frontend opens it: with the id of its former session, if it had one."""
+    """Open a connection as Streamlit's frontend does, with the id of the page's earlier session if it had one."""
     subprotocols = ["streamlit", "xsrf", session] if session else ["streamlit", "xsrf"]
     with served.client() as owner:
         cookie = "; ".join(f"{name}={value}" for name, value in owner.cookies.items())
@@ -39,7 +39,7 @@ async def ask_for_the_page(connection: ClientConnection, *, pressed: str = "") -
 
 
 async def hear(connection: ClientConnection, until: str) -> list[ForwardMsg]:
-    """Return all messages up to the first one of that type."""
+    """Return all messages up to the first one of the given type."""
     heard: list[ForwardMsg] = []
     while not heard or heard[-1].WhichOneof("type") != until:
         data = await asyncio.wait_for(connection.recv(), 30)
@@ -49,7 +49,7 @@ async def hear(connection: ClientConnection, until: str) -> list[ForwardMsg]:
 
 
 def sessions(messages: list[ForwardMsg]) -> list[str]:
-    """Return the session's id, once for each run of the page that began."""
+    """Return the session id of each run of the page that began."""
     begun = [message.new_session for message in messages if message.WhichOneof("type") == "new_session"]
     return [one.initialize.session_id for one in begun]
 

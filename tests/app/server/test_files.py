@@ -1,4 +1,4 @@
-"""Downloads: a run's own files, complete or in ranges, and nothing else."""
+"""The download address serves a run's own files, complete or in ranges, and nothing else."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_etag_changes_when_the_file_is_replaced_by_one_of_the_same_size_and_
 
 
 def _ask_raw(dashboard: ServedDashboard, client: httpx.Client, path: str) -> tuple[int, bytes]:
-    """Return status and body for exactly this path; httpx would normalize it."""
+    """Return status and body for exactly this path, which httpx would normalize."""
     raw = http.client.HTTPConnection("127.0.0.1", dashboard.port, timeout=20)
     raw.putrequest("GET", path, skip_accept_encoding=True)
     raw.putheader("Cookie", "; ".join(f"{key}={value}" for key, value in client.cookies.items()))

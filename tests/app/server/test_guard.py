@@ -20,7 +20,7 @@ COOKIE = Guard(PlainTextResponse("x"), token=TOKEN)._cookie
 
 
 async def _behind(scope: Scope, receive: Receive, send: Send) -> None:
-    """The guarded app; it records that it was reached."""
+    """The guarded app, which records that it was reached."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

@@ -1,4 +1,4 @@
-"""A page that reconnects gets complete pages only, and a page that is being left can request nothing more."""
+"""A page that reconnects gets only complete pages, and a page that the user leaves cannot request anything more."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_half_drawn_page_is_not_delivered_as_a_whole_one(tmp_path: Path) -> No
             await ask_for_the_page(connection)
             (session,) = sessions(await hear(connection, "new_session"))
             await _wait_for(tmp_path / "begun")
-        # The drawing of the page is aborted here, because its browser is gone.
+        # The server aborts the drawing of the page here, because its browser is gone.
         (tmp_path / "gate").touch()
         await _wait_for(tmp_path / "ended")
         await asyncio.sleep(0.5)  # Streamlit's own loop notices the end a moment later

@@ -1,4 +1,4 @@
-"""The live stream sends everything to every watcher, once and with its position, and ends when it should."""
+"""The live stream sends everything to every watcher, exactly once and with its position, and ends when it should."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Events:
         self._lines = answer.iter_lines()
 
     def next(self, name: str) -> dict[str, Any]:
-        """Return the next event with that name, and skip others."""
+        """Return the next event with the given name, and skip others."""
         for line in self._lines:
             if line == f"event: {name}":
                 data: dict[str, Any] = json.loads(next(self._lines).removeprefix("data: "))

@@ -1,4 +1,4 @@
-"""A press acts once, in the session that drew the button and in one that has not drawn it yet."""
+"""A press causes one action, both in the session that drew the button and in one that has not drawn it yet."""
 
 from __future__ import annotations
 

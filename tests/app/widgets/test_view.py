@@ -1,4 +1,4 @@
-"""The view in a real browser: patched in place, so that focus, scroll and menus survive."""
+"""The view is patched in place in a real browser, so focus, scroll position and menus survive."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def page(browser: Browser, dashboard: ServedDashboard, runs: Path) -> Iterator[P
 def scene(page: Page, runs: Path) -> Scene:
     def show(name: str, html: str) -> None:
         _write(runs, name, f'{html}<i class="scene">{name}</i>')
-        expect(page.locator("i.scene")).to_have_text(name)  # one patch: everything before it is there, too
+        expect(page.locator("i.scene")).to_have_text(name)  # one patch, so the rest is there, too
 
     return show
 

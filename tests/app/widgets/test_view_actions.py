@@ -1,4 +1,4 @@
-"""An action in a view is done once, in the session that drew the view and in one that has not drawn it yet."""
+"""An action in a view is done once, both in the session that drew the view and in one that has not drawn it yet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_action_is_done_once(monkeypatch: pytest.MonkeyPatch, called_back: bo
     chosen: list[dict[str, Any] | None] = [{"name": "pin", "value": 23}]
 
     def mount(*, key: str, on_action_change: Any, **_: Any) -> SimpleNamespace:
-        action = chosen.pop() if chosen else None  # a trigger exists for one run of the page
+        action = chosen.pop() if chosen else None  # a trigger exists only during one run of the page
         if action is not None and called_back:
             st.session_state[key] = SimpleNamespace(action=action, open=None)
             on_action_change()

@@ -1,9 +1,9 @@
-"""Builds the disks that a crash may leave: for every crash point, every choice of effects that survive without a sync.
+"""Builds the disks that a crash may leave: one for every crash point and every set of unsynced effects that survive.
 
-There are two models. The worst case is what POSIX allows: each half of a write and each entry of a folder may survive
-or not, whatever came before; a rename between folders may show both names or none. The journaled one is like ext4:
-names change in order, and any sync commits all earlier changes of names, but unsynced bytes may be lost while later
-names survive.
+There are two models. The worst case is what POSIX allows: each half of a write and each entry of a folder survives or
+not, independent of what came before it, and a rename between folders may leave both names or none. The journaled model
+is like ext4: names change in order, and any sync commits all earlier changes of names. But unsynced bytes may be lost
+although later names survive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SAMPLES = 60
 
 @dataclass(frozen=True)
 class SetName:
-    """The entry `path` refers to `inode` from now on; None removes it."""
+    """From now on the entry `path` refers to `inode`. None removes the entry."""
 
     path: str
     inode: int | None
@@ -73,7 +73,7 @@ def crashes(
     exhaustive: int = MOST_EXHAUSTIVE,
     noise: Sequence[str] = ("tmp", "labels"),
 ) -> Iterator[Crash]:
-    """Yield every crash point with the disks that it may leave. Names in the folders `noise` are only sampled."""
+    """Yield every crash point with the disks that it may leave. For the folders in `noise`, only sample the choices."""
     durable: list[Effect] = []
     pending: list[Effect] = []
     inodes: dict[str, int] = {}
@@ -184,5 +184,5 @@ def parent_of(path: str) -> str:
 
 
 def acknowledged(log: Sequence[Entry], done: int) -> list[Acknowledge]:
-    """Return what had been promised before a crash after `done` entries."""
+    """Return the promises that were made before a crash after `done` entries."""
     return [entry for entry in log[:done] if isinstance(entry, Acknowledge)]

@@ -1,4 +1,4 @@
-"""A log of what a writer does to the file system, and the recorder that makes it while the writer works."""
+"""Records a log of everything that a writer does to the file system."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SyncFolder:
 
 @dataclass(frozen=True)
 class Acknowledge:
-    """The promise that `step` is safe, or with `pinned` that this checkpoint will always exist."""
+    """The promise that `step` is safe or, with `pinned`, that this checkpoint will always exist."""
 
     step: int
     digest: str
@@ -93,7 +93,7 @@ class Recorder(FileOperations):
         self.log.append(Extend(self._inodes[file], nbytes))
 
     def write(self, file: int, data: memoryview, offset: int) -> int:
-        # In halves, so that a crash may lose either one.
+        # Write in halves, so that a crash may lose either one.
         taken = max(1, len(data) // 2)
         super().write(file, data[:taken], offset)
         self.log.append(Write(self._inodes[file], offset, bytes(data[:taken])))

@@ -1,7 +1,7 @@
-"""How other libraries write checkpoints, as logs for the simulator: what strace shows of each, with tiny files.
+"""Models how other libraries write checkpoints, as logs for the simulator: what strace shows, with tiny files.
 
-A checkpoint is its step and a digest of its bytes. Each recovery does what the library or its documentation does, and
-trusts what it finds, like the library: none of them checks the bytes.
+A checkpoint is its step and a digest of its bytes. Each recovery does what the library or its documentation does. It
+trusts what it finds, as the libraries do: none of them checks the bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs the real recovery on every disk that a crash may leave, and counts the promises that it breaks."""
+"""Runs the real recovery on every disk that a crash may leave, and counts the broken promises."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Recover = Callable[[Path], tuple[int, str] | None]
 
 @dataclass
 class Verdict:
-    """How many different disks there were, and what went wrong on them."""
+    """The number of different disks, and what went wrong on them."""
 
     disks: int = 0
     nothing: int = 0
@@ -33,7 +33,7 @@ class Verdict:
 
     @property
     def broken(self) -> int:
-        """Disks on which a promise was broken."""
+        """The number of disks on which a promise was broken."""
         return self.nothing + self.older + self.wrong
 
 
@@ -47,7 +47,7 @@ def try_all(
     stop_at_first: bool = False,
     exhaustive: int = MOST_EXHAUSTIVE,
 ) -> Verdict:
-    """Recover from every crash of `log`. `existed` are all states that were ever handed over."""
+    """Recover from every crash of `log`. `existed` are all states that were ever handed to the writer."""
     verdict = Verdict()
     seen: set[tuple[bytes, int]] = set()
     for crash in crashes(log, journaled=journaled, exhaustive=exhaustive):
@@ -117,7 +117,7 @@ def materialize(disk: Disk, folder: Path) -> None:
 
 
 class Quick(FileOperations):
-    """Skip syncs: the recovery does not crash here, so it need not wait for a disk."""
+    """Skips syncs: the recovery does not crash here, so it need not wait for a disk."""
 
     def sync(self, file: int) -> None:
         pass
@@ -127,7 +127,7 @@ class Quick(FileOperations):
 
 
 class StoreRecovery:
-    """Does what Relight does after a crash: sweeps, takes the newest good checkpoint, and sometimes saves another."""
+    """Recovers as Relight does after a crash: sweeps, takes the newest good checkpoint, and sometimes saves another."""
 
     def __init__(self, *, save_every: int = 9) -> None:
         self._save_every = save_every
@@ -137,7 +137,7 @@ class StoreRecovery:
         """Return the step and state digest of what was recovered."""
         store = CheckpointStore(folder, operations=Quick())
         sweep(store)
-        # No older one may be incomplete either: a manifest comes after its pack, and goes before it.
+        # No older one may be incomplete either: a manifest is written after its pack, and deleted before it.
         assert store.list().damaged == []
         good, _ = find_newest_good(store)
         if good is None:

@@ -1,4 +1,4 @@
-"""A person's own DataLoader is taken over with the data and batches that it describes, and resumes at every batch."""
+"""A user's own DataLoader keeps its data and its batches when Relight takes it over, and can resume at every batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LENGTH = 23
 
 
 class Jittered(Dataset[Any]):
-    """Its samples tell their index, and draw from all three global generators."""
+    """Each sample contains its index and numbers from all three global generators."""
 
     def __len__(self) -> int:
         return LENGTH
@@ -43,7 +43,7 @@ class Jittered(Dataset[Any]):
 
 
 class Shuffled:
-    """A sampler of one's own, as people write them: with one of several sources of randomness."""
+    """A typical user-defined sampler, with one of several sources of randomness."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -78,7 +78,7 @@ class ByEpoch(Shuffled):
 
 
 class Counting(Shuffled):
-    """Its order depends on how often it was asked; with a state it can be put back."""
+    """A sampler whose order depends on the number of earlier calls. Its state can be saved and loaded."""
 
     def __init__(self) -> None:
         super().__init__("epoch")
@@ -97,7 +97,7 @@ class CountingWithState(Counting):
 
 
 class Buckets:
-    """Batches of different sizes, and another number of them in each epoch."""
+    """Batches of different sizes, with a different number of batches in each epoch."""
 
     def __len__(self) -> int:
         return 8
@@ -157,7 +157,7 @@ def test_it_resumes_again_and_again_at_every_batch(kind: str) -> None:
         seen: list[Tensor] = []
         state = adopt(kind).state_dict()
         while len(seen) < len(whole):
-            random.seed(len(seen))  # whatever the generators are at
+            random.seed(len(seen))  # the state of the generators must not matter
             loader = adopt(kind, seed=8)  # the seed is part of the state
             loader.load_state_dict(state)
             while loader.epoch < 3 and len(seen) < len(whole):
@@ -182,7 +182,7 @@ def test_each_kind_of_sampler_keeps_its_meaning() -> None:
     assert len(once[2]) == len(set(once[2])) == 20
     assert sorted(once[3]) == [1, 2, 3, 4, 6, 9, 15]
     assert len(once[4]) == len(set(once[4])) == 10
-    assert type(adopt("shuffled").sampler) is Sampler  # 4 bytes a sample, where PyTorch's makes a list
+    assert type(adopt("shuffled").sampler) is Sampler  # 4 bytes per sample; PyTorch's sampler makes a list
     assert indices(load(adopt("a list"), 1)) == [5, 3, 8, 1, 1, 0]
     many = DataLoader(DATA, batch_size=64, sampler=WeightedRandomSampler(WEIGHTS, 70_000))
     weighted = Counter(
@@ -235,7 +235,7 @@ def test_the_result_is_that_of_the_persons_collate_and_worker_start() -> None:
     loader = adopt("shuffled", collate_fn=collate, num_workers=1, worker_init_fn=_set_default_type)
     batch = next(iter(loader))
     assert set(batch) == {"x", "noise"}
-    assert batch["noise"].dtype == torch.float64  # as the worker was told
+    assert batch["noise"].dtype == torch.float64  # set by worker_init_fn
     loader.close()
 
 

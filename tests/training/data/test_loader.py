@@ -1,4 +1,4 @@
-"""Any number of data-loading processes gives the same batches, from any position, without touching the generators."""
+"""The batches do not depend on the number of worker processes, and loading leaves the global generators unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.patience import stretch
 
 
 class Globals(Dataset[Any]):
-    """Draws from the chosen global generators."""
+    """Samples with numbers from the chosen global generators."""
 
     def __init__(self, length: int = 40, *, kinds: str = "pnt") -> None:
         self.length, self.kinds = length, kinds
@@ -44,10 +44,10 @@ class Globals(Dataset[Any]):
         if "p" in self.kinds:
             values.append(random.random())
         if "n" in self.kinds:
-            values.append(float(np.random.randn()))  # legacy Gaussians come in pairs
+            values.append(float(np.random.randn()))  # the legacy generator draws Gaussians in pairs
         if "t" in self.kinds:
             values.append(float(torch.rand(())))
-        if "r" in self.kinds and index % 7 == 0:  # rarely
+        if "r" in self.kinds and index % 7 == 0:  # only for some samples
             values[0] += random.random()
         return torch.tensor(values)
 
@@ -206,7 +206,7 @@ class Stuck(Globals):
 def test_closing_a_loader_ends_its_processes_even_one_that_is_stuck_in_a_sample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long PyTorch waits for each
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # PyTorch's wait per worker
     loader = Loader(Stuck(), batch_size=2, seed=5, workers=1, shuffle=False)
     next(iter(loader))
     workers = psutil.Process().children()
@@ -217,9 +217,9 @@ def test_closing_a_loader_ends_its_processes_even_one_that_is_stuck_in_a_sample(
 @pytest.mark.processes
 def test_workers_ignore_the_signals_that_stop_a_training_and_die_with_the_trainer() -> None:
     pid = os.fork()
-    if pid == 0:  # a trainer of its own, to be killed
+    if pid == 0:  # a separate trainer, which the test kills
         with contextlib.suppress(BaseException):
-            # PyTorch's own workers look for their parent every 5 s, and until then they would hold the run's lock.
+            # PyTorch's workers check for their parent only every 5 s. Until then they would hold the run's lock.
             torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL = 3600.0
             loader = Loader(Globals(10_000, kinds=""), batch_size=2, seed=5, epochs=1000, workers=2)
             for _ in _endless(loader):

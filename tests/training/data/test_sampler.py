@@ -1,4 +1,4 @@
-"""The order of the data is a pure function of seed and epoch, and costs four bytes a sample."""
+"""The order of the data is a pure function of seed and epoch, and takes four bytes per sample."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_weighted_draws_follow_their_weights_and_are_pinned() -> None:
 
 
 def test_a_weighted_draw_begins_anywhere_with_the_same_batches() -> None:
-    sampler = WeightedSampler([1.0, 2.0, 3.0], batch_size=1000, seed=0, per_epoch=140_000)  # three chunks
+    sampler = WeightedSampler([1.0, 2.0, 3.0], batch_size=1000, seed=0, per_epoch=140_000)  # drawn in three chunks
     whole = list(sampler.keys(epoch=1))
     assert [len(key.indices) for key in whole] == [1000] * 140
     for start in (0, 65_000, 66_000, 131_000):

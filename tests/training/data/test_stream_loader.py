@@ -1,4 +1,4 @@
-"""A stream that can say where it is resumes at every batch, with any number of workers reading ahead."""
+"""A stream that can report its position can resume at every batch, even while workers read ahead."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.stream_loader import StreamLoader
 from relight.training.state.rng import RngRecorder, encode_rng, seed_everything
 
-LENGTHS = (11, 4, 9)  # of the parts that three workers read
+LENGTHS = (11, 4, 9)  # of the parts of the stream, one per worker
 
 
 class Stream(IterableDataset[Any]):
-    """A part for each worker, a shuffle buffer with a generator of its own, and noise from the global ones."""
+    """A stream with a part for each worker, a shuffle buffer with its own generator, and noise from the global ones."""
 
     def __init__(self) -> None:
         self.place, self.epoch = 0, 0
@@ -44,7 +44,7 @@ class Stream(IterableDataset[Any]):
             chosen = self.buffer.pop(self.shuffle.randrange(len(self.buffer)))
             noise = random.random() + np.random.rand() + float(torch.rand(()))
             yield torch.tensor([self.epoch * 1000 + chosen, noise], dtype=torch.float64)
-        self.place = 0  # as many do, for the next epoch
+        self.place = 0  # many streams reset it here for the next epoch
 
     def state_dict(self) -> dict[str, Any]:
         return {"place": self.place, "buffer": self.buffer, "shuffle": self.shuffle.getstate()}
@@ -55,7 +55,7 @@ class Stream(IterableDataset[Any]):
 
 
 class Numbers:
-    """An iterator with a state, as torchdata's nodes have it."""
+    """An iterator with a state, like torchdata's nodes."""
 
     def __init__(self) -> None:
         self.place = 0
@@ -97,7 +97,7 @@ class Failing(Stream):
 
 
 class Stateful(DataLoader[Any]):
-    """What of torchdata's StatefulDataLoader matters here, for machines without it."""
+    """Stands in for torchdata's StatefulDataLoader on machines without torchdata."""
 
     def state_dict(self) -> dict[str, Any]:
         raise AssertionError("the position is kept elsewhere")
@@ -140,7 +140,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_resumes_again_and_again_at_every_batch(kind: str) -> None:
     whole = load(adopt(**KINDS[kind]))
-    step = 7 if "worker" in kind else 2  # each resume starts processes
+    step = 7 if "worker" in kind else 2  # fewer resumes, because each one starts processes
     seen: list[Tensor] = []
     state = adopt(**KINDS[kind]).state_dict()
     while True:

@@ -1,4 +1,4 @@
-"""The scripts in examples/ are plain loops with at most five lines added, and come back from kill -9 bit for bit."""
+"""The scripts in examples/ are plain loops with at most five added lines, and resume bit for bit after kill -9."""
 
 from __future__ import annotations
 

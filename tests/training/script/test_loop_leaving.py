@@ -1,4 +1,4 @@
-"""A generator that is closed learns whether its loop was left by `break` or `return`, or an exception passes."""
+"""A closed generator can tell whether its loop was left by `break` or `return`, or by an exception."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def numbers() -> Iterator[int]:
 
 
 def watched(inner: Iterable[int]) -> Iterator[int]:
-    """As progress bars do it."""
+    """Wrap an iterator as progress bars do."""
     for number in inner:  # noqa: UP028
         yield number
 

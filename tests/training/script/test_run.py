@@ -1,4 +1,4 @@
-"""Scripts that are killed at exactly chosen places and resumed end with the state of the uninterrupted one."""
+"""A script that is killed at chosen points and resumed ends with the same state as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_other_loops_are_found_again_too(make_script: Make, source: str, deaths:
     _assert_alike(run, twin, *names)
     progress = run.progress
     assert progress is not None
-    if source is not NESTED:  # how much follows a loop is unknown
+    if source is not NESTED:  # Relight cannot know how many steps follow after a loop
         assert progress.step == progress.steps_total
 
 

@@ -1,4 +1,4 @@
-"""However a script ends, its outcome says so, and what can be saved exactly is saved."""
+"""The outcome says how a script ended, and its state is saved whenever that can be done exactly."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_each_way_out_has_its_outcome(
     assert said.reason.startswith(reason)
     checkpoints = run.checkpoints()
     assert (checkpoints[-1].reason if checkpoints else None) == saved
-    if saved == "final":  # code after the loops does not belong to the training
+    if saved == "final":  # code after the loops is not part of the training
         with run.store.open(checkpoints[-1]) as reader:
             assert bytes(reader.read("model.weight"))[:4] != b"\0\0\xe0\x40"
     if outcome == "crashed" and "Error: " in reason:

@@ -1,4 +1,4 @@
-"""`run.step` takes tensors as they come from a device, and never waits for it."""
+"""`run.step` accepts tensors on a device and never waits for the device."""
 
 from __future__ import annotations
 

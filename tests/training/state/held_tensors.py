@@ -1,4 +1,4 @@
-"""Saved tensors in memory, where the parts of a state expect those of a checkpoint."""
+"""Holds saved tensors in memory, in place of a checkpoint's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relight.training.state.state_tree import describe_form
 
 
 class HeldTensors:
-    """Hands out copies of `tensors`: a `TensorSource`."""
+    """A `TensorSource` that returns copies of `tensors`."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -20,10 +20,10 @@ class HeldTensors:
         return self._tensors[name].clone()
 
     def form(self, name: str) -> str:
-        """What is said of it without reading it."""
+        """Describe the tensor's type and shape without reading it."""
         return describe_form(self._tensors[name])
 
     def read_into(self, name: str, live: Tensor) -> None:
-        """Copy it into `live`."""
+        """Copy the tensor into `live`."""
         with torch.no_grad():
             live.copy_(self._tensors[name])

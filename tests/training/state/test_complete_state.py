@@ -1,4 +1,4 @@
-"""What a training may hold beside plain modules and optimizers is part of the state, or refused with its name."""
+"""Whatever a training holds besides plain modules and optimizers is part of the state, or is refused by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
 
 
 def simple(model: nn.Module, *, optimizer: Any = None, **tracked: Any) -> Any:
-    """A training of `model` alone."""
+    """Return the tracked objects and the step function of a training with one model and one optimizer."""
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=0.01)
 
     def step(number: int) -> None:
@@ -57,7 +57,7 @@ def simple(model: nn.Module, *, optimizer: Any = None, **tracked: Any) -> Any:
 
 
 class Saved:
-    """A state as it comes back from the disk."""
+    """A captured state in the form that the disk holds."""
 
     def __init__(self, captured: CapturedState | None) -> None:
         assert captured is not None
@@ -84,7 +84,7 @@ def start(build: Build, *, seed: int) -> tuple[TrainingState, Callable[[int], An
 
 
 def assert_exact(build: Build, *, cut: int = 3, total: int = 6) -> Saved:
-    """Train `total` steps, once without a break and once cut after `cut` and resumed into freshly built objects."""
+    """Train `total` steps, once in one go and once with a resume into new objects after `cut` steps, and compare."""
     state, step = start(build, seed=0)
     state.record_edge({"step": 0})
     for number in range(total):
@@ -200,7 +200,7 @@ def test_a_tensor_that_the_loop_changes_is_that_of_the_last_edge() -> None:
 
 
 def build_accumulating(*, zero: bool = True) -> Any:
-    """Two backward passes to one update, and a step edge after each: as a script that logs every micro batch."""
+    """Build a training with a step edge after each backward pass and an update after every second one."""
     model = Net()
     scale = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([*model.parameters(), scale], lr=0.1, momentum=0.9)
@@ -229,7 +229,7 @@ def test_gradients_that_are_still_being_gathered_belong_to_the_state(cut: int) -
     middle = Saved(state.capture(at_edge=True))
     assert any(name.startswith("gradient:") for name in middle.tensors) == (cut == 3)
     assert any(name.endswith(".gradient") for name in middle.tensors) == (cut == 3)
-    assert (state.capture(at_edge=False) is None) == (cut == 3)  # the next backward pass adds in place
+    assert (state.capture(at_edge=False) is None) == (cut == 3)  # the next backward pass changes the gradients in place
     train(state, step, range(cut, 7))
     whole = Saved(state.capture(at_edge=True))
 
@@ -243,7 +243,7 @@ def test_gradients_that_are_still_being_gathered_belong_to_the_state(cut: int) -
 
 
 class LateBuffers(nn.Module):
-    """Buffers that are built empty, come later, or grow."""
+    """A module with buffers that are empty at first, are added later, or grow."""
 
     def __init__(self, *, size: int = 0) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def test_buffers_that_come_later_or_grow_are_put_back() -> None:
     assert middle.tensors["model.grown"].shape == (3,)
     state, _ = start(lambda: simple(LateBuffers(size=2)), seed=0)
     with pytest.raises(StateMismatch, match=r"grown \(float32 \[3\] in the checkpoint, float32 \[2\] now\)"):
-        state.restore(middle.tree, middle.read)  # built otherwise: the code has changed
+        state.restore(middle.tree, middle.read)  # the model is built differently, as after a change of its code
 
 
 def test_a_buffer_that_has_just_come_makes_the_middle_of_a_step_inexact_and_the_next_edge_whole() -> None:
@@ -412,7 +412,7 @@ def test_accumulators_and_early_stopping_of_ones_own_go_on() -> None:
 
 
 class Shadow:
-    """An average as people write it: a list of large tensors, changed in place."""
+    """A typical user-written weight average: a list of large tensors that change in place."""
 
     def __init__(self) -> None:
         self.tensors = [torch.zeros(300_000), torch.zeros(3)]

@@ -1,4 +1,4 @@
-"""A module is restored in place: nothing of it is twice in memory, and nothing is touched that does not fit."""
+"""A module is restored in place: no tensor is in memory twice, and a tensor that does not fit stays unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _OnlyInPlace(HeldTensors):
 
 
 class _Careless(nn.Linear):
-    """Empties itself before it loads."""
+    """A layer that clears its weight before it loads."""
 
     def _load_from_state_dict(self, *arguments: Any, **more: Any) -> None:
         with torch.no_grad():

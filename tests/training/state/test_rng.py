@@ -1,4 +1,4 @@
-"""Every global generator comes back exactly, through plain values and tensors."""
+"""Every global generator is saved and restored exactly, as plain values and tensors."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_a_recorder_notices_every_draw_and_every_setting() -> None:
         )
 
     assert same_as_numpy_says()
-    np.random.randn()  # puts one number by
+    np.random.randn()  # draws two numbers and keeps one for later
     assert same_as_numpy_says()
     pending = recorder.capture()
-    np.random.randn()  # takes it, and leaves the words as they are
+    np.random.randn()  # returns the kept number, and leaves the words of the generator unchanged
     assert same_as_numpy_says()
     restore_rng(pending)
     assert same_as_numpy_says()
@@ -84,7 +84,7 @@ def test_the_words_of_pythons_generator_are_those_of_its_getstate() -> None:
         for _ in range(seed * 37 % 700):
             random.random()
         if seed % 2:
-            random.gauss(0, 1)  # puts one number by
+            random.gauss(0, 1)  # draws two numbers and keeps one for later
         version, words, gauss = random.getstate()
         expected = PythonState(array("I", (words[-1], *words[:-1])).tobytes(), gauss)
         assert get_python_state() == expected

@@ -1,4 +1,4 @@
-"""Tensors of every type and layout arrive in the staging memory as contiguous bytes."""
+"""Tensors of every type and layout are copied to the staging memory as contiguous bytes."""
 
 from __future__ import annotations
 

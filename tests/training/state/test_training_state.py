@@ -1,4 +1,4 @@
-"""A state that is saved and loaded into freshly built objects goes on exactly as the one that was never interrupted."""
+"""A state that is saved and loaded into new objects continues exactly like one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Build = Callable[[], "Setup"]
 
 
 class Net(nn.Module):
-    """Everything that a forward pass may move: batch statistics, dropout, a power iteration, a counter, masks."""
+    """A net with all that a forward pass may change: batch statistics, dropout, a power iteration, a counter, masks."""
 
     def __init__(self, *, tied: bool = False, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Net(nn.Module):
             self.third.weight = self.second.weight
         self.last = nn.Linear(8, 2)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_buffer("mask", torch.ones(600_000), persistent=False)  # large, and never moves
+        self.register_buffer("mask", torch.ones(600_000), persistent=False)  # large, and never changes
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Setup:
-    """A model with optimizer and schedule, as a person's script has them."""
+    """A model with an optimizer and a schedule, as in a user's script."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Setup:
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
-            loss = self.optimizer.step(self.forward_backward)  # a closure, which LBFGS needs
+            loss = self.optimizer.step(self.forward_backward)  # LBFGS needs a closure
             if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
                 self.scheduler.step(float(loss.detach()))
             elif self.scheduler is not None:
@@ -107,7 +107,7 @@ class Setup:
         return CapturedState(captured.tree, {name: tensor.clone() for name, tensor in captured.tensors.items()})
 
     def restore(self, saved: CapturedState, **options: Any) -> None:
-        tree = decode_state(encode_state(saved.tree))  # as it comes from the disk
+        tree = decode_state(encode_state(saved.tree))  # in the form in which it comes from the disk
         self.steps = self.state.restore(tree, HeldTensors(saved.tensors), **options)["step"]
         self.state.restore_rng(tree, HeldTensors(saved.tensors))
         self.state.record_edge({"step": self.steps})
@@ -129,7 +129,7 @@ def assert_exact(build: Build, *, before: int = 3, after: int = 4) -> None:
     first.train(before)
     saved = first.capture()
     second = build()
-    second.train(1)  # whatever it did before must not matter
+    second.train(1)  # its earlier steps must not matter
     second.restore(saved)
     assert_same(second.capture(), saved)
     second.train(after)
@@ -234,7 +234,7 @@ def test_a_state_captured_in_the_middle_of_a_step_is_that_of_the_last_edge() -> 
     setup.model.eval()
     setup.model(torch.randn(4, 4))
     setup.model.train()
-    setup.forward_backward()  # moves buffers, counters and generators, but no parameter
+    setup.forward_backward()  # changes buffers, counters and generators, but not the parameters
     assert_same(setup.capture(at_edge=False), at_edge)
     with pytest.raises(AssertionError):
         live = CapturedState(
@@ -277,7 +277,7 @@ def test_an_attribute_that_is_called_module_keeps_its_name() -> None:
 def test_a_state_follows_its_parameter_when_the_order_in_the_optimizer_changes() -> None:
     def build(reverse: bool) -> tuple[TrainingState, nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))  # all of one shape: a swap would go unnoticed
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))  # equal shapes, so a swap would go unnoticed
         optimizer = torch.optim.Adam(list(model.parameters())[:: -1 if reverse else 1])
         state = TrainingState()
         state.track("model", model)

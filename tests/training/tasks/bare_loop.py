@@ -1,4 +1,4 @@
-"""The plainest loop that trains a task: what the engine does, without checkpoints, metrics and processes."""
+"""The simplest loop that trains a task: like the engine's, but without checkpoints, metrics and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Outcome:
 
 
 def train(task: Task) -> Outcome:
-    """Train `task` on the CPU for the epochs (or the steps) of its config."""
+    """Train `task` on the CPU for the number of epochs (or steps) in its config."""
     config = task.config
     torch.manual_seed(config.seed)
     model = task.build_model()

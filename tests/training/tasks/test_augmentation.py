@@ -1,4 +1,4 @@
-"""Augmentation: exact from its generator, inside its bounds, and always the same number of draws."""
+"""Augmentation depends only on its generator, stays within its bounds, and always draws the same number of values."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_grey_picture_stays_grey_and_without_jitter_keeps_its_light() -> None:
 def test_the_centre_crop_is_the_middle_square() -> None:
     pixels = torch.zeros(3, 20, 60, dtype=torch.uint8)
     pixels[:, :, 20:40] = 255
-    # One in every pixel up to rounding: weights of an edge such as 3/7 do not add up to exactly 1 on every processor.
+    # Every pixel is 1 up to rounding: at the edges, weights such as 3/7 may not add up to exactly 1 on every processor.
     assert torch.allclose(crop_centre(pixels, size=10), torch.tensor(1.0), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""digits: the data is all there and split once and for all, and the default config learns it in seconds."""
+"""digits: the data is complete, its split never changes, and the default config learns it in seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_default_config_reaches_97_percent_in_well_under_a_minute() -> None:
     started = time.process_time()
     outcome = train(Digits(DigitsConfig()))
     assert outcome.validation["accuracy"] >= 0.97
-    assert time.process_time() - started < 60  # processor time of all threads: others may be busy
+    assert time.process_time() - started < 60  # processor time of all threads, because other processes may be busy
 
 
 def test_every_scan_is_on_exactly_one_side_with_all_digits_on_both() -> None:

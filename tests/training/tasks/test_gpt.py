@@ -1,4 +1,4 @@
-"""The GPT: as many parameters as each size promises, causal, and ready for any context up to its own."""
+"""The GPT has the stated number of parameters for each size, is causal, and accepts any context up to its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""images: learns from any folder of class folders, names what it leaves out, and refuses what it cannot use."""
+"""images: trains on any folder of class folders, names the files that it skips, and refuses unusable folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training.tasks.bare_loop import train
 
 
 def draw_stripes(path: Path, *, upright: bool, seed: int, size: tuple[int, int] = (40, 36)) -> None:
-    """A noisy picture with upright or lying stripes: easy to tell apart, but not by its color."""
+    """Draw a noisy picture with vertical or horizontal stripes. The classes differ in direction, not in color."""
     random = np.random.default_rng(seed)
     wave = np.sin(np.arange(size[0 if upright else 1]) * 0.9 + random.uniform(0, 6))
     stripes = np.broadcast_to(wave if upright else wave[:, None], (size[1], size[0]))
@@ -30,7 +30,7 @@ def draw_stripes(path: Path, *, upright: bool, seed: int, size: tuple[int, int] 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """24 pictures of each of two classes."""
+    """A folder with two classes of 24 pictures each."""
     for seed in range(24):
         for upright in (True, False):
             draw_stripes(tmp_path / ("upright" if upright else "lying") / f"{seed}.png", upright=upright, seed=seed)

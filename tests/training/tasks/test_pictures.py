@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same upright RGB pixels, and a file that is not a picture says why."""
+"""Pictures of every kind become the same upright RGB pixels, and the error for any other file says what is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED, GREEN, BLUE, WHITE = (250, 5, 5), (5, 250, 5), (5, 5, 250), (255, 255, 255)
 
 
 def quarters(size: int = 80) -> Image.Image:
-    """Red, green above blue, white: shows every turn and mirroring."""
+    """Return a picture with red and green above blue and white, which reveals any rotation or mirroring."""
     half = size // 2
     image = Image.new("RGB", (size, size), WHITE)
     for box, colour in {(0, 0): RED, (half, 0): GREEN, (0, half): BLUE}.items():
@@ -30,7 +30,7 @@ def quarters(size: int = 80) -> Image.Image:
 
 
 def corners(path: Path, *, short_side: int = 20) -> list[tuple[int, ...]]:
-    """Colors in the middle of the four quarters, row by row."""
+    """Return the colors in the middle of the four quarters, row by row."""
     pixels = decode_picture(path, short_side=short_side).permute(1, 2, 0).numpy()
     height, width = pixels.shape[:2]
     return [
@@ -160,7 +160,7 @@ def test_decoding_twice_gives_the_same_pixels_from_file_and_cache(tmp_path: Path
 
 
 def png_with_size(width: int, height: int) -> bytes:
-    """A PNG header that claims a size, and nothing behind it."""
+    """Return a PNG that claims a size in its header and has no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -282,7 +282,7 @@ def test_the_cache_keeps_to_its_size_and_stays_behind_when_copied(tmp_path: Path
 
 @pytest.fixture(autouse=True)
 def pillow_as_it_was() -> Iterator[None]:
-    """Filters stay as they were, and Pillow's remarks on damaged metadata out of the report."""
+    """Restore the warning filters, and keep Pillow's warnings about damaged metadata out of the report."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield

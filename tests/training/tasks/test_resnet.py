@@ -1,4 +1,4 @@
-"""The ResNets: as deep as they say, for small and large pictures, with either norm."""
+"""The ResNets have the stated depth, work for small and large pictures, and with either norm."""
 
 from __future__ import annotations
 

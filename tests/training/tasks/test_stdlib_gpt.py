@@ -1,4 +1,4 @@
-"""stdlib-gpt: text that every machine has, windows that cover it, and a loss that falls."""
+"""stdlib-gpt: every machine has its text, the windows cover all of it, and the loss falls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights are found under whatever name people keep them; what is left behind is named."""
+"""The weights are found under any of the usual names, and everything that is not imported is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the model of another config is told before anything starts, by names and shapes."""
+"""Relight checks by names and shapes whether a checkpoint fits the model of another config before anything starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relight.training.weights.model_fit import find_misfit
 
 
 class Tied(Task):
-    """Tied weights, buffers of both kinds, and a layer that an option adds."""
+    """A task whose model has tied weights, both kinds of buffers, and a layer that an option adds."""
 
     class Config(TaskConfig):
         hidden: int = option(4, "Width.")

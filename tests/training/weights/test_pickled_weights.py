@@ -1,4 +1,4 @@
-"""A .pth gives its tensors and runs nothing: harmful, damaged and bottomless files get one sentence."""
+"""Reading a .pth runs no code. The error for a harmful, damaged or endless file is one sentence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FUZZ = int(os.environ.get("RELIGHT_FUZZ", "150"))
 
 @pytest.fixture(scope="module")
 def fuzz_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all inputs: a folder for each of 100,000 would be most of the work."""
+    """One folder for all inputs: making 100,000 folders would take longer than the tests."""
     return tmp_path_factory.mktemp("fuzz")
 
 
@@ -230,7 +230,7 @@ def test_a_zip_that_is_none_of_torch_is_refused(tmp_path: Path) -> None:
 
 
 def doubling_pickle(times: int) -> bytes:
-    """Encodes a string as hex, again and again: each time twice as long."""
+    """Return a pickle that encodes a string as hex repeatedly. Each time it gets twice as long."""
     encode = b"c_codecs\nencode\n"
     start = encode + b"X\x10\x00\x00\x00" + b"a" * 16 + b"X\x06\x00\x00\x00latin1\x86R"
     code = start
@@ -269,7 +269,7 @@ def test_a_tensor_that_claims_its_neighbours_bytes_is_refused(tmp_path: Path) ->
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         code = archive.read("archive/data.pkl")
         parts = {name.rpartition("/")[2]: archive.read(name) for name in archive.namelist() if "/data/" in name}
-    assert code.count(b"K@") == 4  # numel of each storage, and size of each tensor
+    assert code.count(b"K@") == 4  # the number of elements of each storage, and the size of each tensor
     wrong = code.replace(b"K@", b"K\x48", 1)
     with pytest.raises(WeightsRefused, match="the size of a tensor does not match"):
         read_pickled(write_archive(tmp_path / "x.pth", wrong, parts=parts))
@@ -286,8 +286,8 @@ SEEDS = [saved(usual_checkpoint(make_net())), saved({"w": torch.ones(3)}, _use_n
 
 
 @settings(max_examples=FUZZ, deadline=None)
-@example(seed=SEEDS[0], changes=[(0.996413016716876, b"\0\0\0\0\0\x02")], cut=1.0)  # a zip over several disks
-@example(seed=SEEDS[0], changes=[(0.9942697773552022, b"\x1a")], cut=1.0)  # parts that begin before the file
+@example(seed=SEEDS[0], changes=[(0.996413016716876, b"\0\0\0\0\0\x02")], cut=1.0)  # a zip that spans several disks
+@example(seed=SEEDS[0], changes=[(0.9942697773552022, b"\x1a")], cut=1.0)  # parts that begin before the file does
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=8)), max_size=6),

@@ -1,4 +1,4 @@
-"""A .pth holds exactly the model's state_dict, tied weights tied, and appears whole or not at all."""
+"""A .pth holds exactly the model's state_dict, with weights still tied, and is complete or not there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_TYPES = (
 
 
 class Tied(nn.Module):
-    """Tied parameters, two equal but separate ones, odd types, a buffer, plain extra state."""
+    """A module with tied parameters, two equal but separate ones, unusual types, a buffer and plain extra state."""
 
     def __init__(self, extra: Any = None) -> None:
         super().__init__()

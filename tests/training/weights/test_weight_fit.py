@@ -1,4 +1,4 @@
-"""Weights go where they belong under any wrapper's names, and what does not fit is one error with all of it."""
+"""Weights are matched whatever prefixes a wrapper added, and one error lists everything that does not fit."""
 
 from __future__ import annotations
 

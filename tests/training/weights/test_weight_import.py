@@ -1,4 +1,4 @@
-"""The process that imports: a first checkpoint that is the fresh start with these weights, or a clean file."""
+"""The import process makes a first checkpoint that equals a new run with these weights, or a clean file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Line(Task):
 
 
 def ask(folder: Path, source: Path, *, width: int = 3, **order: Any) -> tuple[int, Any]:
-    """Run the process with an order for a run's checkpoint; returns its exit code and answer."""
+    """Run the process with an order for a run's checkpoint. Return its exit code and answer."""
     task = folder / "line.py"
     task.write_text(TASK)
     reference = TaskReference(kind="file", name="line.py:Line", path=str(task), class_name="Line")

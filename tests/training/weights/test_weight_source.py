@@ -1,4 +1,4 @@
-"""Whatever is named as weights is opened by what is in it, hashed, and refused in one sentence when it is not whole."""
+"""A source of weights is recognized by its content and hashed. The error for an incomplete one is one sentence."""
 
 from __future__ import annotations
 

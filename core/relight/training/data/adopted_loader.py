@@ -37,6 +37,8 @@ from relight.training.data.stream_loader import StreamLoader, has_state
 from relight.training.state.own_generators import beginning_of
 from relight.training.state.seeds import mix_seeds
 
+_MANY = 10_000_000
+"""An order of more draws than this is never drawn as a whole."""
 # These draw only from their own generator, so their next epoch may be drawn during this one.
 _PURE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -66,6 +68,9 @@ class ResumableLoader(Protocol):
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch, leaving out what is left of this one."""
+
+    def take_seen(self) -> int:
+        """Return a digest of the batches that have been yielded since the last call; 0 for none."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
@@ -126,6 +131,11 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
     if type(sampler) in (SequentialSampler, RandomSampler) and _covers(sampler, length):
         shuffle = type(sampler) is RandomSampler
         return dataset, Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    if type(sampler) is RandomSampler and sampler.replacement and len(sampler) > _MANY:
+        # minGPT draws 10^10 times an epoch: as a sampler with equal weights, any of them is reached at once.
+        return dataset, WeightedSampler(
+            np.ones(length), batch_size=batch_size, seed=seed, per_epoch=len(sampler), drop_last=drop_last
+        )
     if type(sampler) is WeightedRandomSampler and sampler.replacement:
         return dataset, WeightedSampler(
             sampler.weights.numpy(), batch_size=batch_size, seed=seed, per_epoch=len(sampler), drop_last=drop_last

@@ -98,6 +98,7 @@ class Loader:
             )
         self.epoch = 0
         self.consumed = 0
+        self._seen = 0
         self._seed_is_state = False
         self._epochs = epochs
         self._options = options
@@ -141,7 +142,8 @@ class Loader:
         assert stream is not None
         samples = self.sampler.samples_of(self.epoch)
         while self.consumed < samples:
-            self.consumed, batch = next(stream.batches)
+            self.consumed, digest, batch = next(stream.batches)
+            self._seen = hash((self._seen, digest))
             yield batch
         self.next_epoch()
 
@@ -151,6 +153,11 @@ class Loader:
             self.close()  # discards the batches that were loaded ahead
         self.epoch += 1
         self.consumed = 0
+
+    def take_seen(self) -> int:
+        """Return a digest of the batches that have been yielded since the last call; 0 for none."""
+        seen, self._seen = self._seen, 0
+        return seen
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what the loop has consumed, no matter what the workers have loaded ahead."""
@@ -231,7 +238,7 @@ class ValidationLoader:
         with signals_blocked():
             self._iterator = iter(self._loader)  # restarts the same persistent iterator
         begin = 0
-        for stop, batch in map(_unwrap, self._iterator):
+        for stop, _, batch in map(_unwrap, self._iterator):
             yield batch, stop - begin
             begin = stop
 
@@ -243,8 +250,8 @@ class ValidationLoader:
             self._loader._iterator = None
 
 
-_Loaded = tuple[int, Any]
-"""The start of the next batch, and the batch."""
+_Loaded = tuple[int, int, Any]
+"""The start of the next batch, the digest of the batch's key, and the batch."""
 
 
 class _Keys:
@@ -280,7 +287,7 @@ class _KeyedDataset(Dataset[Any]):
             share_tensors(batch)
         except RelightError as error:
             batch = _Failure(error)  # as a value, because the DataLoader would bury the message in a traceback
-        return key.stop, batch
+        return key.stop, key.digest(), batch
 
 
 @dataclass(frozen=True)
@@ -316,7 +323,7 @@ class _Stream:
         self._keys.keys = self._name(epoch, consumed)
         if self._loader is None:
             source = self._source
-            self.batches = ((key.stop, source(key)) for key in self._keys)
+            self.batches = ((key.stop, key.digest(), source(key)) for key in self._keys)
             return
         with signals_blocked():
             self._iterator = iter(self._loader)
@@ -368,8 +375,8 @@ def _make_data_loader(
 
 
 def _unwrap(loaded: _Loaded) -> _Loaded:
-    if isinstance(loaded[1], _Failure):
-        raise loaded[1].error
+    if isinstance(loaded[2], _Failure):
+        raise loaded[2].error
     return loaded
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from relight.errors import TaskError
 
@@ -26,6 +27,17 @@ class BatchKey(NamedTuple):
     """Start of the next batch."""
     numbers: Indices | None = None
     """Numbers that seed each sample when a sample may occur twice in an epoch; None for its index."""
+
+    def digest(self) -> int:
+        """Return a digest of the samples and of the random numbers that they are drawn with."""
+        digest = _digest(self.indices, self.epoch)
+        return digest if self.numbers is None else _digest(self.numbers, digest)
+
+
+def _digest(indices: npt.NDArray[Any], seed: int) -> int:
+    if indices.dtype.hasobject:  # a batch sampler may yield keys of any kind
+        return xxhash.xxh3_64_intdigest(repr(indices.tolist()).encode(), seed)
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(indices).data, seed)
 
 
 class Order(Protocol):

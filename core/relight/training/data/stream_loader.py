@@ -55,6 +55,7 @@ class StreamLoader:
         self.dataset = dataset
         self.epoch = 0
         self.consumed = 0
+        self._seen = 0
         self._seed = seed
         self._options = options or WorkerOptions()
         self._batch_size = batch_size
@@ -113,6 +114,7 @@ class StreamLoader:
             if isinstance(fed.batch, RelightError):
                 raise fed.batch
             self.consumed += 1
+            self._seen = hash((self._seen, self.epoch, fed.reader, fed.batches))
             self._positions[fed.reader] = _Position(fed.batches, fed.ended, fed.state)
             self._next = (fed.reader + 1) % max(1, self._options.workers)
             yield fed.batch
@@ -124,6 +126,11 @@ class StreamLoader:
         self.epoch += 1
         self.consumed = self._next = 0
         self._positions = {}
+
+    def take_seen(self) -> int:
+        """Return a digest of the batches that have been yielded since the last call; 0 for none."""
+        seen, self._seen = self._seen, 0
+        return seen
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what the loop has consumed, no matter what the workers have read ahead."""

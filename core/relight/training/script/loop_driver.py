@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -15,10 +18,20 @@ from torch import nn
 
 from relight.errors import UsageError
 from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.script.loop_source import (
+    Consumer,
+    Doubt,
+    find_consumer,
+    is_inside,
+    judge_step,
+    list_new_generators,
+    may_leave_after_step,
+)
 from relight.training.script.loops import Level, Loop, LoopStack
 from relight.training.script.plan import ScriptPlan
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
+from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_session import ScriptSession
 from relight.training.script.state import ScriptState
@@ -32,12 +45,14 @@ _log = logging.getLogger("relight")
 class LoopDriver:
     """The loops of one attempt of a script, and everything that depends on the script's place in them."""
 
-    def __init__(self, attempt: ScriptAttempt) -> None:
+    def __init__(self, attempt: ScriptAttempt, *, enumerating: ResumedEnumerate) -> None:
         self.loops = LoopStack(on_arrival=self._arrive)
         self.position = ScriptPosition()
         self.session: ScriptSession | None = None
         """None until the script has begun its first loop or, in a resume, has reached its place."""
         self._attempt = attempt
+        self._enumerating = enumerating
+        self._made_before: list[FrameType] = []
         self._is_child = False
         os.register_at_fork(after_in_child=self._note_fork)
         self._plan = ScriptPlan(self.loops, self.position)
@@ -53,6 +68,7 @@ class LoopDriver:
             self._restoration = Restoration(attempt.layout, attempt.start, self._state)
             place = self._restoration.place
             if place is not None:
+                enumerating.install()
                 self.loops.seek(place)
 
     @property
@@ -98,15 +114,19 @@ class LoopDriver:
         if self._is_child:
             self.refuse_children("step")
         session = self.session
-        placed = self.loops.take_step()
+        placed = self.loops.take_step(self._judge)
         assert session is not None
         if placed:
             self._unplaced = 0
             self.position.refresh(self.loops)
             # Most scripts use variables of the loop's body ("loss") right after the loop. A resume from after the
             # last batch would not have them, so such an edge is saved only if nothing else can be.
-            session.holding = self.position.at_pass_end
+            at_end = self.position.at_pass_end
+            deferred = not at_end and self.loops.may_be_left
+            session.holding = at_end or deferred
             session.step(values)
+            if deferred:
+                session.defer_edge()
             self._stepped = True
         else:
             self._warn_of_place()
@@ -135,13 +155,28 @@ class LoopDriver:
             session.set_best(self._attempt.choose_best(next(iter(measured))))
         return session.evaluated(measured)
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run a validation inside the block that may swap weights, if it puts them back."""
+        if self.session is None or self.loops.replaying:
+            yield
+            return
+        with self.session.evaluating():
+            yield
+
+    def is_kept(self, frame: FrameType | None) -> bool:
+        """Tell whether a generator that the script made before its place was reached runs in `frame`."""
+        return is_inside(frame, self._made_before)
+
     def send_to_place(self, loader: str) -> None:
         """Send the loader of that name to its saved position, before everything else is restored."""
         assert self._restoration is not None
         self.position.load_loader(loader, self._restoration.position)
 
     def note_next(self) -> None:
-        """Before the next iteration, check in the first ones that the step was the last thing in this one."""
+        """Before the next iteration, settle the edge; in the first ones, check that the step was the last thing."""
+        if self.session is not None and not self.position.at_pass_end:
+            self.session.settle_edge()
         if not self._looks or not self._stepped or self.session is None:
             return
         self._looks -= 1
@@ -172,6 +207,18 @@ class LoopDriver:
     def _note_fork(self) -> None:
         self._is_child = True
 
+    def _judge(self, outer: Consumer | None, passes: Sequence[Consumer | None]) -> tuple[Doubt | None, bool]:
+        """Judge the loops around the script's call of `run.step`; warn of what no resume can continue."""
+        caller = sys._getframe(4)  # run.step, step, take_step, and this
+        doubt = judge_step(caller, passes=passes, outer=outer, is_loader=lambda one: hasattr(one, "inner"))
+        if doubt is not None and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: a resume cannot continue in the middle of this loop, so checkpoints are made only between "
+                "epochs. %s", doubt, doubt.cure,
+            )  # fmt: skip
+        return doubt, may_leave_after_step(caller, passes[0])
+
     def _begin(self, kind: Literal["epochs", "steps"], count: int) -> Loop | None:
         """Begin a loop; begin the session with the first one or, in a resume, at the checkpoint's place."""
         self.refuse_children(kind)
@@ -179,7 +226,9 @@ class LoopDriver:
         if count < 0:
             raise UsageError(f"run.{kind}({count}) is not possible. Pass the number of {kind}, 0 or more.")
         seeking = self.loops.replaying
-        loop = self.loops.enter(kind)
+        if seeking:
+            self._enumerating.install()  # also in modules that were imported since
+        loop = self.loops.enter(kind, consumer=find_consumer(sys._getframe(2)))
         if loop is None:
             return None
         loop_is_first = self.loops.outermost() is loop
@@ -234,6 +283,8 @@ class LoopDriver:
 
     def _arrive(self, left: Sequence[Level]) -> None:
         """Complete a resume at its place: load the rest, start the loaders, and only then restore the generators."""
+        self._enumerating.remove()
+        self._made_before = list_new_generators()
         restoration = self._restoration
         assert restoration is not None
         place = restoration.place

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from relight.errors import RelightError, UsageError
+from relight.training.script.loop_source import Consumer, Doubt
 
 Kind = Literal["epochs", "steps", "batches"]
+Judge = Callable[[Consumer | None, Sequence[Consumer | None]], tuple[Doubt | None, bool]]
 TRAINED, PASSED = "t", "e"
 _IN_WORDS = {"epochs": "run.epochs", "steps": "run.steps", "batches": "a loader"}
 
@@ -68,6 +70,13 @@ class Loop:
     """Whether this pass runs in parallel to another one, as in `zip`."""
     passed: bool = False
     """Whether it advanced once while a resume was replaying."""
+    consumer: Consumer | None = None
+    """The `for` statement that it feeds."""
+    judged: bool = False
+    leaves: bool = False
+    """Whether the script may leave this pass early, behind `run.step`."""
+    doubt: Doubt | None = None
+    """Why no resume can continue in the middle of this pass; None if it can, or if it is not `judged` yet."""
 
 
 class LoopStack:
@@ -105,6 +114,11 @@ class LoopStack:
         """Return the outermost running loop."""
         return self._active[0] if self._active else None
 
+    @property
+    def may_be_left(self) -> bool:
+        """Whether the script may leave a running pass early, behind `run.step`."""
+        return any(loop.leaves for loop in self._active)
+
     def is_on_the_way(self, loop: Loop) -> bool:
         """Tell whether `loop` continues from a saved place while a loop inside it has not reached its own yet."""
         return self._saved is not None and loop in self._active[: self._matched]
@@ -114,7 +128,7 @@ class LoopStack:
         self._saved = place
         self._arrive_if_there()
 
-    def enter(self, kind: Kind, name: str = "") -> Loop | None:
+    def enter(self, kind: Kind, name: str = "", *, consumer: Consumer | None = None) -> Loop | None:
         """Begin a loop; return None if it must yield nothing. Raise `RelightError` if another loop was saved here."""
         depth = len(self._active)
         ended = self._done[depth]
@@ -131,12 +145,12 @@ class LoopStack:
                 if (level.kind, level.name) != (kind, name):
                     raise _other_loop(level, kind, name)
                 beside = depth > 0 and saved.levels[depth - 1].kind == kind == "batches"
-                loop = Loop(kind, name, level.number, ended, trained=True, parallel=beside)
+                loop = Loop(kind, name, level.number, ended, trained=True, parallel=beside, consumer=consumer)
                 self._push(loop)
                 self._matched += 1
                 self._arrive_if_there()
                 return loop
-        loop = Loop(kind, name, 0, ended)
+        loop = Loop(kind, name, 0, ended, consumer=consumer)
         self._push(loop)
         return loop
 
@@ -181,8 +195,12 @@ class LoopStack:
                 self._arrive_if_there()
         return True
 
-    def take_step(self) -> bool:
-        """Take a step; return whether its edge has a place that a resume can find again."""
+    def take_step(self, judge: Judge | None = None) -> bool:
+        """Take a step; return whether its edge has a place that a resume can find again.
+
+        `judge` is asked once for each pass, with the consumers of `run.epochs` and of the passes inside it. It answers
+        with its doubt, and whether the pass may be left behind the step.
+        """
         if self._saved is not None:
             raise RelightError(
                 "The script called run.step() before it reached the point where the checkpoint was saved, so its loops "
@@ -191,8 +209,9 @@ class LoopStack:
         inner = self.innermost("epochs", "steps")
         if inner is None:
             raise UsageError(
-                "run.step() was called outside of `for epoch in run.epochs(…)` and `for step in run.steps(…)`. Put one "
-                "of them around the loop (run.epochs(1) is enough), so that a resume knows where to continue."
+                "run.step() was called outside of `for epoch in run.epochs(n)` and `for step in run.steps(n)`, so a "
+                "resume would not know where to continue. Replace the loop over the epochs by run.epochs(n); if the "
+                "script counts steps, replace the loop over them by run.steps(n), with `next(batches)` inside."
             )
         for loop in self._active:
             loop.trained = True
@@ -210,12 +229,23 @@ class LoopStack:
         passes = self._active[self._active.index(inner) + 1 :]
         if not passes or inner.strayed or not all(each.parallel for each in passes[1:]):
             return False
+        if judge is not None and not passes[0].judged:
+            passes[0].judged = True
+            passes[0].doubt, passes[0].leaves = judge(inner.consumer, [each.consumer for each in passes])
+        if passes[0].doubt is not None:
+            return False
         self.place = Place(tuple(map(_describe, self._active)))
         return True
 
     def take_place(self) -> None:
-        """Set the place to the point between what has ended and what comes next."""
-        self.place = Place(tuple(map(_describe, self._active)), self._done[-1])
+        """Set the place to the point between what has ended and what comes next.
+
+        Passes that the script's own iterators carry on, across the end of a body or in `run.steps`, are left out.
+        """
+        levels = self._active
+        while levels and levels[-1].kind == "batches" and any(one.strayed or one.kind == "steps" for one in levels):
+            levels = levels[:-1]
+        self.place = Place(tuple(map(_describe, levels)), self._done[-1] if levels is self._active else "")
 
     def _push(self, loop: Loop) -> None:
         self._active.append(loop)

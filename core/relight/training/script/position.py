@@ -74,6 +74,14 @@ class ScriptPosition:
         self.loaders[name].load_state_dict(state["loaders"][name])
         self._there.add(name)
 
+    def take_seen(self) -> int:
+        """Return a digest of the batches that all loaders have yielded since the last call; 0 for none."""
+        digest = 0
+        for loader in self.loaders.values():
+            if seen := loader.take_seen():
+                digest = hash((digest, seen))
+        return digest
+
     def open(self) -> None:
         """Start the data-loading processes of every interrupted pass."""
         for loader in self.loaders.values():

@@ -13,6 +13,7 @@ for epoch in run.epochs(20):
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 
 from relight.errors import UsageError
 from relight.training.script.loop_driver import LoopDriver
+from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
 from relight.training.state.rng import seed_everything
@@ -36,7 +38,7 @@ class ScriptRun:
         self._attempt = attempt
         if attempt.seed is not None:
             seed_everything(attempt.seed)
-        self._driver = LoopDriver(attempt)
+        self._driver = LoopDriver(attempt, enumerating=ResumedEnumerate(ScriptLoader))
 
     @property
     def id(self) -> str:
@@ -121,6 +123,16 @@ class ScriptRun:
         """
         self._driver.refuse_children("evaluated")
         return self._driver.evaluated(more if values is None else _merge(values, more))
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return a context manager for a validation that swaps weights: averaged ones, or those of schedule-free.
+
+        Inside the block the weights may differ from those of the last step edge, if they are put back at its end. Then
+        a stop or a crash after the block can still save that edge. A stop inside the block waits for its end, and a
+        crash inside falls back to the newest checkpoint.
+        """
+        self._driver.refuse_children("evaluating")
+        return self._driver.evaluating()
 
     def finish(self) -> None:
         """Save the final state and finish the run. Otherwise the end of the script does that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ from relight.errors import TaskError, UsageError
 from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
 from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.script.loop_source import find_consumer
 from relight.training.script.loops import Loop
+from relight.training.script.resumed_enumerate import BatchCount
 
 _AS_IT_IS = ("persistent_workers",)  # workers persist from one pass to the next anyway
 
@@ -30,6 +33,8 @@ class ScriptLoader:
         self.batch_size = source.batch_size
         self.drop_last = source.drop_last
         self.num_workers = source.num_workers
+        self.skipped = 0
+        """Batches of the current pass that were consumed before a resume."""
         self._driver = driver
         self._inner = inner
         self._pass: Loop | None = None
@@ -42,7 +47,7 @@ class ScriptLoader:
     @property
     def batch(self) -> int:
         """Batches of the current pass that have been yielded; also right after a resume."""
-        return self._inner.batch
+        return BatchCount(self._inner.batch)
 
     def __len__(self) -> int:
         """Return the batches of one pass. Raise `TypeError`, as PyTorch does, if the data has no length."""
@@ -56,21 +61,23 @@ class ScriptLoader:
         """Yield the batches of one pass.
 
         After a resume, an iterator created before the place was reached continues the pass that was
-        under way, as its earlier self would have; one that `is_new` since begins another.
+        under way, as its earlier self would have; one that `is_new` since begins another. But a generator that the
+        script made before, such as an endless `while True: yield from loader`, creates its iterator only now.
         """
         driver, inner = self._driver, self._inner
         if self._pass is not None:  # the script has kept the iterator of an earlier pass, which ends here
             driver.loops.leave(self._pass)
             inner.next_epoch()
             self._pass = None
-        elif is_new and inner.consumed:
+        elif is_new and inner.consumed and not driver.is_kept(sys._getframe(1)):
             inner.next_epoch()
-        loop = driver.loops.enter("batches", self.name)
+        loop = driver.loops.enter("batches", self.name, consumer=find_consumer(sys._getframe(1)))
         if loop is None:
             return
         if driver.loops.is_on_the_way(loop):  # loops inside this one have not reached their places yet
             driver.send_to_place(self.name)
         self._pass = loop
+        self.skipped = inner.batch
         whole, chosen = False, True
         try:
             for batch in inner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 from relight.checkpoints.snapshot_header import Reason
 from relight.metrics.writer import MetricWriter
@@ -20,6 +21,7 @@ from relight.training.session_parts import SessionParts
 from relight.training.step_metrics import StepMetrics, Values
 from relight.training.stopping import Stop, TrainingStopped
 from relight.training.training_session import TrainingSession
+from relight.wording import name_some
 
 NOTHING_TRACKED = (
     "Nothing is tracked, so the checkpoints contain no weights. Add run.track(model=model, optimizer=optimizer) before "
@@ -40,6 +42,7 @@ class ScriptSession(TrainingSession):
 
     state: ScriptState
     _stopping: ScriptStopping
+    _how_to_swap = " Put a validation that swaps weights on purpose inside `with run.evaluating():`."
 
     def __init__(
         self,
@@ -52,12 +55,13 @@ class ScriptSession(TrainingSession):
         position: ScriptPosition,
     ) -> None:
         super().__init__(layout, start, parts, stopping=stopping, state=state, position=position)
+        stopping.must_wait = self._must_wait
         self.in_loop = False
         """Whether an outermost loop of the script is running."""
         self.holding = False
         """Whether the current step is the last of its loop over batches: saving and stopping wait for the body."""
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
-        self._best_owed = False
+        self._best_owed = self._warned_of_best = self._deferred = False
         self._cut_at_edge = -1
         self._finishing = self._looked = False
         self._loop_ended_s = -_LOOP_END_EVERY_S
@@ -75,6 +79,8 @@ class ScriptSession(TrainingSession):
             self._take_over(restored.counters, restored.info, branch=restored.branch)
             work_s = float(restored.environment.get("work_s", 0.0))
         self._start_meter(work_s)
+        if restored is not None and not restored.weights_only:
+            self._find_retraced(restored.info)
 
     def plan(self, totals: Totals) -> None:
         """Set the totals that are known so far."""
@@ -83,17 +89,45 @@ class ScriptSession(TrainingSession):
 
     def begin_update(self) -> None:
         """Before the weights change, cut the best checkpoint of the last edge if it is still due."""
-        if self._best_owed and self._at_edge:
-            self._cut("best", at_edge=False)
+        if self._best_owed and self._at_edge and not self._cut("best", at_edge=False):
+            self._best_owed = False
+            if not self._warned_of_best:
+                self._warned_of_best = True
+                _log.warning(
+                    "The best weights so far, those of step %d, cannot be saved, because weights have changed between "
+                    "that step and the next one.%s", self.steps_done, self._how_to_swap,
+                )  # fmt: skip
         super().begin_update()
 
     def step_without_place(self, values: Values) -> None:
         """Count and log a step whose place in the data is unknown; it is not an edge that can be saved."""
         now = self._count_step(values)
+        batch = self._take_seen()
+        self._record_edge()
+        self._bear_witness(batch)
         self._forget_edge()
         self._best_owed = False
         self._write_progress("training")
         self._poll(now)
+        self._leave_edge()
+
+    def defer_edge(self) -> None:
+        """Let the edge of this step count only when the loop goes on: the script may leave it right here.
+
+        A resume does not repeat the code behind `run.step`, so it would train the rest of a pass that was left.
+        """
+        self._deferred = True
+        self._recorded = False
+
+    def settle_edge(self) -> None:
+        """Take the edge that was deferred, if one was: the loop goes on."""
+        if not self._deferred:
+            return
+        now = self._open_edge()
+        self._record_edge()
+        if self._cutter.is_due(self.steps_done):
+            self._cut("periodic")
+        self._check_stop(now)
         self._leave_edge()
 
     def end_body(self) -> None:
@@ -110,12 +144,31 @@ class ScriptSession(TrainingSession):
 
     def end_pass(self) -> None:
         """Note that a loop over a loader was left early: an edge of its own, so that a resume adds no batches."""
-        if not self._at_edge:
+        if not self._at_edge and not self._deferred:
             return
         saved = self._cut_at_edge == self.state.edges
         self._record_edge()
         if saved:
             self._cut("periodic")
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run a validation inside the block that may swap weights, if it puts them back."""
+        if not self._at_edge or self.state.find_moved_weights():
+            yield  # there is no edge to come back to
+            return
+        before = self.state.digest_weights()
+        try:
+            yield
+        finally:
+            changed = [name for name, digest in self.state.digest_weights().items() if digest != before.get(name)]
+            if not changed:
+                self.state.watch_weights()
+            else:
+                _log.warning(
+                    "run.evaluating() ended with other weights than it began with: %s. Until the next step, a crash "
+                    "falls back to the newest checkpoint.", name_some(changed),
+                )  # fmt: skip
 
     def end_loop(self) -> None:
         """End an outermost loop. Later code may do anything with the weights, so save them now."""
@@ -163,6 +216,14 @@ class ScriptSession(TrainingSession):
             self._more.close()
         super().close(end_loader=end_loader)
 
+    def _must_wait(self) -> bool:
+        """Tell whether a stop has to wait for the next edge, since weights have moved and this one is lost."""
+        return self.in_loop and self._at_edge and bool(self.state.find_moved_weights())
+
+    def _record_edge(self) -> None:
+        self._deferred = False
+        super()._record_edge()
+
     def _check_savable(self) -> None:
         if not self.state.names:
             _log.warning("%s", NOTHING_TRACKED)
@@ -188,8 +249,8 @@ class ScriptSession(TrainingSession):
                 return True
             if not self._at_edge:  # the script trained on after the loops
                 self._record_edge()
-            elif self.state.bound_to_edge:
-                self._record_edge()  # as it is now, because later gradients cannot be recognized
+            elif self.state.bound_to_edge or self.state.find_moved_weights():
+                self._record_edge()  # as it is now: later gradients, or weights that the script has set since
             else:
                 at_edge = False
         if not super()._cut(reason, at_edge=at_edge):

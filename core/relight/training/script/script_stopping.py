@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from relight.runs.layout import RunLayout
@@ -20,8 +21,11 @@ class ScriptStopping(Stopping):
         self.interruptible = True
         self.raised: Stop | None = None
         """The stop that ended the script's loops, if one has."""
+        self.must_wait: Callable[[], bool] = lambda: False
+        """Tells whether a stop has to wait for the next step edge, because the last one can no longer be saved."""
         self._terminal = terminal
         self._interrupts = 0
+        self._waits = False
 
     def install(self, *, lifeline: int | None = None) -> None:
         """Handle the signals, in a terminal also SIGHUP, which closing it sends, unless `nohup` makes it ignored."""
@@ -44,6 +48,11 @@ class ScriptStopping(Stopping):
         super()._on_signal(number, frame)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self.interruptible and not self._orphaned and self._explain().save and self.must_wait():
+            if not self._waits:
+                self._waits = True
+                _log.warning("Weights are swapped at the moment, so the stop waits for the next step edge.")
+            return
         try:
             super()._on_alarm(number, frame)
         except TrainingStopped as stopped:

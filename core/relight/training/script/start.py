@@ -25,6 +25,7 @@ from relight.runs.run_record import read_script_record
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
+from relight.training.data.persistent_loaders import seed_persistent_workers_apart
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
 from relight.training.script.run import ScriptRun
@@ -109,6 +110,7 @@ def init(
     _override(attempt, record, values)
     if deterministic:
         prepare_determinism(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    seed_persistent_workers_apart()
     run = ScriptRun(attempt, values)
     _runs.append(run)
     if standalone:

@@ -61,11 +61,6 @@ class ScriptState(TrainingState):
         """The tracked modules."""
         return [part.module for part in self._modules.values()]
 
-    @property
-    def optimizers(self) -> list[Optimizer]:
-        """The tracked optimizers."""
-        return list(self._optimizers.values())
-
     def track(self, name: str, tracked: Any) -> None:
         """Add an object as `TrainingState` does, or a dictionary of plain values."""
         if name in _OWN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +60,9 @@ class ModulePart:
         elif self._copies:
             live = [owner[leaf] for owner, leaf in self._small]
             try:
+                self._check_replaced(live)
                 torch._foreach_copy_(self._copies, live)
-            except (RuntimeError, TypeError):  # a buffer was replaced by one of another shape
+            except (RuntimeError, TypeError):  # a buffer was replaced by one of another form
                 record = self._record = self._start_record()
         record.evaluating = tuple([not module.training for module in self._modules])
 
@@ -229,6 +231,7 @@ class ModulePart:
         record.buffers = {live: owner[leaf].detach().clone() for live, owner, leaf in small}  # type: ignore[union-attr]
         self._small: list[tuple[Any, str]] = [(owner, leaf) for _, owner, leaf in small]
         self._copies = list(record.buffers.values())
+        self._live = [owner[leaf] for owner, leaf in self._small]
         return record
 
     def _shape_buffers(self) -> Iterator[tuple[str, list[int] | None]]:
@@ -246,6 +249,18 @@ class ModulePart:
                 f"The parameters of '{self.name}' have changed since it was tracked ({differences}), so a resume could "
                 "not rebuild it. Create all of them before you track the module."
             )
+
+    def _check_replaced(self, live: list[Any]) -> None:
+        """Raise `TypeError` if a buffer was replaced by one of another form.
+
+        A copy would not always fail: one number fills a tensor of any shape, and another type is converted.
+        """
+        if all(map(operator.is_, live, self._live)):
+            return
+        for now, kept in zip(live, self._copies, strict=True):
+            if now is None or now.shape != kept.shape or now.dtype != kept.dtype:
+                raise TypeError
+        self._live = live
 
     def _large_unmoved(self, record: ModuleRecord) -> bool:
         live = dict(self.module.named_buffers(remove_duplicate=False))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler
 
 from relight.errors import TaskError
@@ -19,6 +20,7 @@ from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree
 from relight.training.state.tracked_values import TrackedTensor, adapt_value
+from relight.training.state.weights_watch import WeightsWatch, digest_tensor
 
 _log = logging.getLogger("relight")
 FORMAT = 1
@@ -62,10 +64,15 @@ class TrainingState:
         """Whether the last edge is between two updates, so that the gradients gathered so far belong to the state."""
         self._rng = RngRecorder()
         self._record: _EdgeRecord | None = None
+        self._watch: WeightsWatch | None = None
+        self._watch_anew = False
+        self.weights_digest = 0
+        """Digest of a sample of the weights at the last edge; 0 if they cannot be read, as on a GPU."""
         self._warned: set[str] = set()
 
     def track(self, name: str, tracked: Any) -> None:
         """Add a module, an optimizer, a generator, a tensor, or anything with `state_dict` and `load_state_dict`."""
+        self._watch_anew = True
         if name in self._modules or name in self._optimizers or name in self._objects:
             raise TaskError(f"Something is already tracked as '{name}'. Give each object its own name.")
         if "." in name or ":" in name:
@@ -94,9 +101,57 @@ class TrainingState:
         """Keep the small state of this step edge. The caller must not change `counters` later."""
         for part in self._modules.values():
             part.record_edge()
+        self.watch_weights()
         self._record = _EdgeRecord(
             self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
         )
+
+    @property
+    def generators(self) -> RngState:
+        """The state of the global generators at the last edge."""
+        assert self._record is not None, "no step edge was recorded"
+        return self._record.rng
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The tracked optimizers."""
+        return list(self._optimizers.values())
+
+    def watch_weights(self) -> None:
+        """Remember the weights as those of the last edge."""
+        if self._watch is None or self._watch_anew or not self._watch.is_whole:
+            self._watch, self._watch_anew = WeightsWatch(self._find_weights()), False
+        self.weights_digest = self._watch.record()
+
+    def digest_weights(self) -> dict[str, int]:
+        """Return a digest of every weight by name. Reads all of them once; on a GPU there."""
+        return {name: digest_tensor(tensor) for name, tensor in self._find_weights().items() if not is_lazy(tensor)}
+
+    def find_moved_weights(self) -> list[str]:
+        """Return the names of the weights that have changed since the last edge, as far as that can be seen."""
+        assert self._watch is not None, "no step edge was recorded"
+        weights = self._find_weights()
+        if self._watch.watches(weights.values()):
+            return self._watch.find_moved()
+        self._watch_anew = True  # parameters were added or replaced
+        return list(weights)
+
+    def _find_weights(self) -> dict[str, Tensor]:
+        """Return everything that is trained, by name: parameters of modules, and other tensors of the optimizers."""
+        weights: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, part in self._modules.items():
+            prefix = "" if name == MODEL else f"{name}."
+            for live, parameter in part.module.named_parameters():
+                weights[prefix + live] = parameter
+                seen.add(id(parameter))
+        for name, optimizer in self._optimizers.items():
+            for group in optimizer.param_groups:
+                for tensor in group["params"]:
+                    if id(tensor) not in seen:
+                        seen.add(id(tensor))
+                        weights[self._tensors.get(id(tensor), f"{name}.{len(seen)}")] = tensor
+        return weights
 
     @property
     def bound_to_edge(self) -> bool:
@@ -106,11 +161,12 @@ class TrainingState:
     def capture(self, *, at_edge: bool) -> CapturedState | None:
         """Return the state of the last recorded edge, valid until an optimizer moves. Tensors are not copied.
 
-        `at_edge` means that nothing at all has happened since. Return None when the state is no longer exact.
+        `at_edge` means that nothing at all has happened since. Return None when the state is no longer exact: the
+        weights have moved, or gradients have been added.
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
-        if self.bound_to_edge and not at_edge:
+        if not at_edge and (self.bound_to_edge or self.find_moved_weights()):
             return None
         collector = StateCollector()
         parts: dict[str, Any] = {}

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from relight.training.state.module_names import ModuleNames
 from relight.training.weights.weight_errors import WeightsRefused
+from relight.wording import name_some
 
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-_NAMED_AT_MOST = 12
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _find_prefix(
         return whole[0], ""
     if whole:
         raise WeightsRefused(
-            f"{file} has {len(whole)} sets of weights that fit, below {_list(sorted(whole))}. Choose one with --part."
+            f"{file} has {len(whole)} sets of weights that fit, below {name_some(sorted(whole))}. "
+            "Choose one with --part."
         )
     first = next(iter(live), "")
     places = [place + 1 for place, letter in enumerate(first) if letter == "."]
@@ -131,13 +132,13 @@ def _check(inside: Mapping[str, Tensor], live: Mapping[str, Tensor], *, file: st
     ]
     parts = []
     if missing:
-        parts.append(f"{len(missing)} missing in the file: {_list(missing)}")
+        parts.append(f"{len(missing)} missing in the file: {name_some(missing)}")
     if extra:
-        parts.append(f"{len(extra)} only in the file: {_list(extra)}")
+        parts.append(f"{len(extra)} only in the file: {name_some(extra)}")
     if shapes:
-        parts.append(f"{len(shapes)} with another shape: {_list(shapes)}")
+        parts.append(f"{len(shapes)} with another shape: {name_some(shapes)}")
     if types:
-        parts.append(f"{len(types)} with another type: {_list(types)}")
+        parts.append(f"{len(types)} with another type: {name_some(types)}")
     if parts:
         raise WeightsRefused(
             f"{file} does not fit the model of {task}. {'; '.join(parts)}. Set the task's options with --set so that "
@@ -179,8 +180,3 @@ def _check_ties(inside: Mapping[str, Tensor], ties: Sequence[Sequence[str]], *, 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    return shown if len(names) <= _NAMED_AT_MOST else f"{shown} and {len(names) - _NAMED_AT_MOST} more"

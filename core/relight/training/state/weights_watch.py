@@ -1,0 +1,111 @@
+"""Watches the weights between step edges: a digest of a sample of them, and whether anything has moved them since.
+
+Reading all weights at every step would cost as much as the step. So each tensor's version counter is compared, which
+every tracked change raises, and the bytes at four places, which also shows a change that bypasses the counter: `.data`,
+a swap of the memory behind a parameter, a kernel of the script's own. Such a change is missed only if it bypasses the
+counter and leaves all four places alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+from collections.abc import Iterable, Mapping
+
+import torch
+import xxhash
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+_PLACES = 4
+_BYTES = 64
+_version = operator.attrgetter("_version")
+
+
+class WeightsWatch:
+    """The weights of one training state, which never changes which tensors it has; make another one if it does."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        """Watch the tensors by name, except inference tensors, which have no version counter."""
+        self.is_whole = not any(map(is_lazy, weights.values()))
+        """Whether every tensor has its shape; those of a lazy module get it in the first forward pass."""
+        self._names = [name for name, tensor in weights.items() if _is_watched(tensor)]
+        self._tensors = [weights[name] for name in self._names]
+        self._places = [_Place(name, tensor) for name, tensor in _choose(weights)]
+        self._versions: list[int] = []
+        self._sample: list[bytes] = []
+
+    def record(self) -> int:
+        """Remember the weights as they are at this step edge; return a digest of the sample, 0 if none can be read."""
+        self._versions = list(map(_version, self._tensors))
+        self._sample = [place.read() for place in self._places]
+        return xxhash.xxh3_64_intdigest(b"".join(self._sample)) if self._sample else 0
+
+    def find_moved(self) -> list[str]:
+        """Return the names of the tensors that have changed since `record`, as far as that can be seen."""
+        now = map(_version, self._tensors)
+        moved = {name for name, before, after in zip(self._names, self._versions, now, strict=True) if before != after}
+        moved.update(
+            place.name for place, before in zip(self._places, self._sample, strict=True) if place.read() != before
+        )
+        return [name for name in self._names if name in moved]
+
+    def watches(self, weights: Iterable[Tensor]) -> bool:
+        """Tell whether these are the watched tensors, in the same order."""
+        now = list(filter(_is_watched, weights))
+        return len(now) == len(self._tensors) and all(map(operator.is_, now, self._tensors))
+
+
+def digest_tensor(tensor: Tensor) -> int:
+    """Return a digest of the tensor's bits: of its memory on the CPU, elsewhere the sum of its words."""
+    plain = tensor.detach().contiguous().reshape(-1)
+    if plain.device.type == "cpu":
+        return xxhash.xxh3_64_intdigest(plain.view(torch.uint8).numpy().data)
+    word = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(plain.element_size(), torch.int64)
+    return int(plain.view(word).sum(dtype=torch.int64).item())
+
+
+class _Place:
+    """At most 64 bytes in the middle of one tensor's memory."""
+
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.name = name
+        self._tensor = tensor
+        self._pointer = -1
+        self._size = min(_BYTES, tensor.nbytes)
+        self._offset = (tensor.nbytes - self._size) // 2
+        self._bytes = memoryview(b"")
+
+    def read(self) -> bytes:
+        """Return the bytes; a parameter may have got other memory since."""
+        pointer = self._tensor.data_ptr()
+        if pointer != self._pointer:
+            self._pointer = pointer
+            if not pointer or not _is_readable(self._tensor):  # for instance, its memory was given back for a while
+                self._bytes = memoryview(bytes(self._size))
+            else:
+                self._bytes = memoryview((ctypes.c_ubyte * self._size).from_address(pointer + self._offset)).cast("B")
+        return bytes(self._bytes)
+
+
+def _is_watched(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_inference()
+
+
+def _choose(weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Choose tensors spread over the model, trained ones first: an update changes nearly every one of them."""
+    readable = [(name, tensor) for name, tensor in weights.items() if _is_readable(tensor)]
+    chosen = [(name, tensor) for name, tensor in readable if tensor.requires_grad] or readable
+    if len(chosen) <= _PLACES:
+        return chosen
+    return [chosen[place * (len(chosen) - 1) // (_PLACES - 1)] for place in range(_PLACES)]
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and tensor.nbytes > 0
+        and tensor.is_contiguous()
+    )
