@@ -21,6 +21,7 @@ from relight.runs.records import (
     Home,
     ProcessIdentity,
     Record,
+    ResumeCheck,
     RunRecord,
     SavingState,
     ScriptRecord,
@@ -87,6 +88,7 @@ def _list_records(layout: RunLayout, attempts: list[int]) -> list[tuple[Path, ty
             (attempt.script, ScriptRecord),
             (attempt.writer, ProcessIdentity),
             (attempt.saving, SavingState),
+            (attempt.resume_check, ResumeCheck),
             (attempt.outcome, TrainerOutcome),
             (attempt.exit, AttemptExit),
         ]
