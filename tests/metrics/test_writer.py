@@ -19,7 +19,7 @@ from relight.metrics import writer as writer_module
 from relight.metrics.file_format import decode_header, metric_file_name
 from relight.metrics.metric_records import read_records
 from relight.metrics.series import read_series
-from relight.metrics.writer import MetricWriter
+from relight.metrics.writer import OPEN_FILES, MetricWriter, OddNames
 from tests.metrics.metric_folder import losses
 from tests.patience import stretch
 
@@ -221,3 +221,28 @@ def test_a_call_costs_microseconds(tmp_path: Path) -> None:
     cost_s = min(timeit.repeat(lambda: writer.log(1, values), number=1000, repeat=5)) / 1000
     writer.close()
     assert cost_s < stretch(30e-6)
+
+
+def test_a_new_name_in_every_step_keeps_few_files_open_and_loses_nothing(tmp_path: Path) -> None:
+    def count_open() -> int:
+        return len(list(Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir()))
+
+    before = count_open()
+    writer = MetricWriter(tmp_path, stream="train", attempt=1)
+    for step in range(200):
+        writer.log(step, {f"loss{step}": 1.0})
+        writer.log(step, {"loss": 2.0})
+        writer.log(step, {f"again{step % 50}": 3.0})
+    assert count_open() - before <= OPEN_FILES
+    writer.close()
+    assert count_open() == before
+    assert len(list(tmp_path.iterdir())) == 200 + 1 + 50
+    assert _steps(tmp_path) == list(range(200))
+    assert _steps(tmp_path, "train/loss7") == [7]
+    assert _steps(tmp_path, "train/again49") == [49, 99, 149, 199]
+
+
+def test_a_name_that_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OddNames):
+        MetricWriter(tmp_path, stream="train", attempt=1).log(1, {"\ud800": 1.0})
+    assert list(tmp_path.iterdir()) == []

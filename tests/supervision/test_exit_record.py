@@ -34,6 +34,13 @@ def test_a_finished_trainer_finished() -> None:
     assert (record.attempt, record.outcome, record.step, record.exit_code, record.signal) == (2, "finished", 9, 0, None)
 
 
+def test_the_signal_that_made_a_trainer_stop_stays_known() -> None:
+    outcome = TrainerOutcome(outcome="stopped", step=5, reason="Stopped by SIGUSR1 at step 5.", stop_signal="SIGUSR1")
+    record = describe(ProcessEnd(exit_code=99), outcome=outcome)
+    assert (record.outcome, record.stop_signal, record.signal) == ("stopped", "SIGUSR1", None)
+    assert record.reason == "Stopped by SIGUSR1 at step 5."
+
+
 def test_a_crash_that_the_trainer_reported_keeps_its_whole_traceback() -> None:
     record = describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="ValueError: no"))
     assert (record.outcome, record.reason, record.error) == ("crashed", "ValueError: no", "ValueError: no")

@@ -17,11 +17,13 @@ def past(
     reason: StartReason = "restart",
     max_restarts: int = 5,
     error: str | None = None,
+    stop_signal: str | None = None,
 ) -> PastAttempt:
     start = AttemptStart(attempt=1, time_s=0.0, reason=reason, max_restarts=max_restarts)
     if outcome is None:
         return PastAttempt(start=start, exit=None)
-    return PastAttempt(start=start, exit=AttemptExit(attempt=1, time_s=0.0, outcome=outcome, step=step, error=error))
+    end = AttemptExit(attempt=1, time_s=0.0, outcome=outcome, step=step, error=error, stop_signal=stop_signal)
+    return PastAttempt(start=start, exit=end)
 
 
 def test_a_crash_is_restarted_when_restarts_are_allowed() -> None:
@@ -40,6 +42,15 @@ def test_a_finished_or_stopped_attempt_is_never_restarted() -> None:
         decision = decide_restart([past(outcome, reason="launch")])
         assert not decision.restart
         assert decision.reason == ""
+
+
+def test_an_attempt_that_a_signal_stopped_is_restarted_as_often_as_allowed() -> None:
+    ended = past("stopped", reason="launch", max_restarts=1, stop_signal="SIGTERM")
+    decision = decide_restart([ended])
+    assert decision.restart
+    assert decision.reason == "Restarted automatically after SIGTERM at step 10 (restart 1 of 1)."
+    assert not decide_restart([ended, past("stopped", max_restarts=1, stop_signal="SIGTERM")]).restart
+    assert not decide_restart([past("stopped", max_restarts=0, stop_signal="SIGTERM")]).restart
 
 
 def test_restarts_end_at_the_allowed_number() -> None:

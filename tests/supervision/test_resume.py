@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from relight.errors import RelightError, RunBusy
@@ -75,6 +76,14 @@ def test_a_finished_run_has_nothing_to_resume(lab: Lab) -> None:
     lab.wait_for_exit(layout)
     with pytest.raises(RelightError, match="has finished"):
         lab.resume(layout, "train")
+
+
+def test_a_finished_script_that_stopped_early_is_not_sent_to_its_last_step(lab: Lab) -> None:
+    layout = lab.launch("train", "3").layout
+    exit = layout.attempt(1).exit
+    write_record(exit, msgspec.structs.replace(lab.wait_for_exit(layout), step=2))
+    with pytest.raises(RelightError, match=r"left its loops at step 2 of 3.*Name an earlier checkpoint"):
+        resume.resume_run(layout)
 
 
 def test_one_of_several_simultaneous_resumes_starts_and_the_others_are_refused(lab: Lab) -> None:

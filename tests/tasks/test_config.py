@@ -43,3 +43,4 @@ def test_a_default_out_of_its_own_bounds_is_refused() -> None:
 def test_a_short_metric_name_means_the_validation_metric() -> None:
     assert full_metric_name("accuracy") == "validation/accuracy"
     assert full_metric_name("train/loss") == "train/loss"
+    assert full_metric_name("val/loss") == "validation/val/loss"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from relight.errors import TaskError
 from relight.metrics.series import read_series
 from relight.metrics.writer import MetricWriter
 from relight.training.step_metrics import StepMetrics
@@ -102,9 +102,22 @@ def test_values_of_mixed_types_keep_their_names(tmp_path: Path, device: type[Eve
     assert [values(tmp_path, f"train/{name}")[0][1] for name in "abc"] == [1.5, 3.0, 2.0]
 
 
-@pytest.mark.parametrize("value", [torch.ones(3), on_device(1.0).expand(2), "text", None])
-def test_what_is_not_one_number_is_a_sentence_with_its_name(tmp_path: Path, value: Any, device: type[Event]) -> None:
+@pytest.mark.parametrize("value", [torch.ones(3), on_device(1.0).expand(2), on_device(1.0) * 1j, "text", None, 10**400])
+def test_what_is_not_one_number_is_nan_and_costs_nothing_else(tmp_path: Path, value: Any, device: type[Event]) -> None:
     metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
-    with pytest.raises(TaskError, match="The metric 'top5' is a"):
-        metrics.log(1, {"loss": torch.tensor(1.0), "top5": value}, time_s=1.0)
-        metrics.flush()
+    for step, loss in ((1, torch.tensor(1.0)), (2, on_device(2.0)), (3, 3.0)):
+        metrics.log(step, {"top5": value, "loss": loss}, time_s=1.0)
+    metrics.flush()
+    assert values(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert [math.isnan(found) for _, found in values(tmp_path, "train/top5")] == [True] * 3
+
+
+def test_odd_names_are_logged_under_others_at_each_step(tmp_path: Path) -> None:
+    metrics = StepMetrics(MetricWriter(tmp_path, stream="train", attempt=1))
+    odd: Any = {"\ud800": 1.0, 5: 2.0, "": 3.0, "x" * 10_000: 4.0}
+    for step in range(1, 4):
+        metrics.log(step, odd, time_s=1.0)
+        metrics.log(step, {"loss": 0.5}, time_s=1.0)
+    for name, value in (("�", 1.0), ("5", 2.0), ("unnamed", 3.0), ("loss", 0.5)):
+        assert values(tmp_path, f"train/{name}") == [(step, value) for step in range(1, 4)]
+    assert len(list(tmp_path.iterdir())) == 2

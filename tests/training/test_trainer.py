@@ -222,6 +222,25 @@ def test_a_metric_that_is_not_a_number_is_never_the_best(here: Callable[..., Her
     assert all(one.score is None for one in CheckpointStore(run.layout.checkpoints).list().checkpoints)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_a_task_measures_besides_its_loss_never_costs_a_step(here: Callable[..., Here], accumulate: int) -> None:
+    class Odd(Line):
+        def step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            odd: dict[Any, Any] = {
+                "none": None, "text": "n/a", "many": torch.ones(len(batch[0])), "huge": 10**400, "imaginary": 1j,
+                "meta": torch.ones((), device="meta"), 5: 1.0, "\ud800": torch.ones(()),
+            }  # fmt: skip
+            return super().step(model, batch) | odd
+
+    run = here()
+    run.train(Odd(TaskConfig(epochs=2, batch_size=8, accumulate=accumulate)))
+    steps = 12 // accumulate
+    for stream, count in (("train", steps), ("validation", 2)):
+        for name in ("none", "text", "many", "huge", "imaginary", "meta"):
+            assert [math.isnan(value) for value in run.values(f"{stream}/{name}")] == [True] * count
+        assert run.values(f"{stream}/5") == run.values(f"{stream}/�") == [1.0] * count
+
+
 def test_a_schedule_that_follows_the_validation_is_stepped_by_it(here: Callable[..., Here]) -> None:
     class Plateau(Line):
         def build_scheduler(self, optimizer: torch.optim.Optimizer, *, steps_total: int) -> Any:

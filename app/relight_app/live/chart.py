@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relight.metrics.file_format import split_name
-from relight_app.live.component import BrowserComponent
+from relight_app.live.component import BrowserComponent, component_key
 from relight_app.server.assets import module_url, plotly_url
 
 
@@ -71,7 +71,7 @@ def live_chart(plan: ChartPlan, *, run: str, height: int, empty: str) -> None:
             }
         )
     _COMPONENT.mount(
-        key=f"{plan.key}-{run}",
+        key=component_key(f"{plan.key}-{run}"),
         data={
             "module": module_url("chart.js"),
             "plotly": plotly_url(),

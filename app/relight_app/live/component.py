@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ export default function (component) {
 }
 """
 _NOT_REGISTERED = "bidi-component-not-registered"
+_RESERVED = "__"
+"""Streamlit joins a key and an event by this, and refuses keys that contain it."""
+
+
+def component_key(key: str) -> str:
+    """Return a key that Streamlit accepts: names of metrics and runs may contain anything."""
+    if _RESERVED not in key:
+        return key
+    return f"{key.replace('_', '-')}-{zlib.crc32(key.encode(errors='surrogatepass')):08x}"
 
 
 class BrowserComponent:

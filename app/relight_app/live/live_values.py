@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relight.runs.layout import RunLayout
-from relight_app.live.component import BrowserComponent
+from relight_app.live.component import BrowserComponent, component_key
 from relight_app.server.assets import module_url
 from relight_app.server.live_state import live_fields, read_live_state
 from relight_app.server.settings import runs_folder
@@ -54,7 +54,7 @@ def live_values(
             "state": _replace_infinite(state),
             "rendered": {field: _read(state, field) for field in rerun_on},
         },
-        key=key,
+        key=component_key(key),
         on_changed_change=_ignore,
     )
 

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from relight.metrics.file_format import MetricHeader, check_columns, encode_header, metric_file_name
+from relight.metrics.metric_names import clean_name
 
 _LOG = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """After a failed write, calls only collect records for this long before one tries to write again."""
+OPEN_FILES = 16
+"""How many files a writer keeps open. A training that logs under new names all the time needs more files than that."""
 BACKLOG_BYTES = 4 << 20
 """How much is kept in memory while writing fails; further records are dropped and counted."""
+
+
+class OddNames(ValueError):
+    """Among the names of metrics is one that a file cannot hold: see `clean_name`."""
 
 
 class MetricWriter:
     """Writes one stream of one attempt. Not thread-safe.
 
     Telemetry must never end a training: a write that fails (full disk, missing folder) warns once, keeps the records in
-    memory, and later calls try again. `log` raises only for values that are not numbers.
+    memory, and later calls try again. `log` raises only for values that are not numbers, and `OddNames`.
     """
 
     def __init__(self, folder: Path, *, stream: str, attempt: int) -> None:
@@ -66,10 +75,16 @@ class MetricWriter:
 
     def _part_for(self, names: tuple[str, ...]) -> _Part:
         key = frozenset(names)
-        part = self._parts.get(key)
+        part = self._parts.pop(key, None)
         if part is None:
+            if any(clean_name(name) != name for name in names):
+                raise OddNames
             check_columns(names)
-            part = self._parts[key] = _Part(self._folder, MetricHeader(self._stream, self._attempt, names))
+            part = _Part(self._folder, MetricHeader(self._stream, self._attempt, names))
+        part.reopen()
+        self._parts[key] = part  # in the order of their last use
+        for unused in islice(reversed(self._parts.values()), OPEN_FILES, OPEN_FILES + 1):
+            unused.close()
         return part
 
 
@@ -81,6 +96,7 @@ class _Part:
         self.record: struct.Struct = header.record_struct()
         self._folder = folder
         self._header = header
+        self._path: Path | None = None
         self._descriptor = -1
         self._written = 0
         self._pending = bytearray(encode_header(header))
@@ -129,13 +145,23 @@ class _Part:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def reopen(self) -> None:
+        """Open the file again after a `close`. If that fails, the next write tries again, and warns."""
+        if self._descriptor < 0 and self._path is not None:
+            with contextlib.suppress(OSError):
+                self._open()
+
     def _open(self) -> None:
+        if self._path is not None:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            return
         self._folder.mkdir(exist_ok=True)  # not its parents: a removed run must not come back
         part = 1
         while True:
             path = self._folder / metric_file_name(self._header.stream, attempt=self._header.attempt, part=part)
             try:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                self._path = path
                 return
             except FileExistsError:
                 part += 1

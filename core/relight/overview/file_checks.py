@@ -11,7 +11,7 @@ import numpy as np
 
 from relight.checkpoints.file_names import StoreLayout, parse_label_name
 from relight.errors import DamagedFile
-from relight.metrics.file_format import parse_file_name
+from relight.metrics.file_format import metric_file_name, parse_file_name
 from relight.metrics.metric_records import read_records
 from relight.regular_file import open_regular, read_regular
 from relight.runs.layout import RunLayout
@@ -45,16 +45,16 @@ def check_files(layout: RunLayout, attempts: Iterable[int]) -> Iterator[Found]:
             yield folder, f"It cannot be read: {error.strerror}."
             continue
         for path in paths:
-            if folder == layout.metrics and parse_file_name(path.name) is not None:
-                yield path, _check_metrics(path)
+            if folder == layout.metrics and (name := parse_file_name(path.name)) is not None:
+                yield path, _check_metrics(path, part=name.part)
             elif folder == labels and parse_label_name(path.name) is not None:
                 yield path, _check_label(path)
             elif folder == layout.exports and path.suffix == ".json":
                 yield from _check_export(path)
 
 
-def _check_metrics(path: Path) -> str | None:
-    """Check the header, and that each record has a valid step and time; values have no digest."""
+def _check_metrics(path: Path, *, part: int) -> str | None:
+    """Check the header against the file name, and the step and time of each record; values have no digest."""
     try:
         records = read_records(path)
     except FileNotFoundError:
@@ -63,6 +63,9 @@ def _check_metrics(path: Path) -> str | None:
         return str(error)
     except (OSError, ValueError) as error:
         return f"It cannot be read: {error}."
+    header = records.header
+    if metric_file_name(header.stream, attempt=header.attempt, part=part) != path.name:
+        return "Its header names another stream or attempt than its file name, so its curves have the wrong names."
     with np.errstate(invalid="ignore"):
         strange = (records.steps < 0) | ~np.isfinite(records.times) | (records.times <= 0)
     if not strange.any():

@@ -11,6 +11,7 @@ import msgspec
 from relight.checkpoints.listing import newest_durable
 from relight.errors import DamagedFile
 from relight.metrics.latest import latest_values
+from relight.metrics.metric_direction import word_guess
 from relight.metrics.recent import read_recent
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.work_at_risk import measure_work_at_risk
@@ -197,7 +198,8 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         traceback=_told(evidence, "traceback") if traceback else None,
     )
     began = evidence.start.notes if evidence.start is not None else ()
-    said = (summary.environment_caveat, summary.resume_difference, best_missing)
+    guess = _explain_guess(record, metrics)
+    said = (summary.environment_caveat, summary.resume_difference, best_missing, guess)
     notes = (*began, *filter(None, said), *evidence.damage.values())
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
@@ -248,6 +250,13 @@ def _explain_missing_best(record: RunRecord, metrics: dict[str, float]) -> str |
         f"There is no best checkpoint: its metric, {wanted}, was never logged. Set best_metric to one that was: "
         f"{', '.join(logged)}."
     )
+
+
+def _explain_guess(record: RunRecord, metrics: dict[str, float]) -> str | None:
+    """Say that the best checkpoint may be the wrong one: nothing says which of two values is better."""
+    if not record.direction_guessed or record.best_metric not in metrics:
+        return None
+    return word_guess(record.best_metric, is_script=record.task.kind == "script")
 
 
 def _updated(record: RunRecord, evidence: Evidence) -> float:

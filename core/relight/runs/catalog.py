@@ -74,6 +74,7 @@ def create_run(
         config=prepared.config,
         best_metric=prepared.objective.metric,
         higher_is_better=prepared.objective.higher_is_better,
+        direction_guessed=prepared.objective.guessed,
         parent=parent,
         token=token,
         relight=__version__,

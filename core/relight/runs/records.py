@@ -52,6 +52,8 @@ class Objective(msgspec.Struct, frozen=True):
     metric: str | None = None
     """None until a script has named or measured one."""
     higher_is_better: bool = True
+    guessed: bool = False
+    """Whether neither the code nor the metric's name says which of two values is better."""
 
 
 class PreparedTask(msgspec.Struct, frozen=True):
@@ -124,6 +126,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     best_metric: str | None = None
     """Full name of the metric that `best` means: "validation/accuracy"."""
     higher_is_better: bool = True
+    direction_guessed: bool = False
+    """Whether `higher_is_better` is a guess: neither the task nor the metric's name says it."""
     parent: Parent | None = None
     imported_from: ImportedFrom | None = None
     home: Home | None = None
@@ -135,7 +139,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     @property
     def objective(self) -> Objective:
         """What `best` means for this run."""
-        return Objective(self.best_metric, self.higher_is_better)
+        return Objective(self.best_metric, self.higher_is_better, self.direction_guessed)
 
 
 class AttemptStart(Record, frozen=True, kw_only=True):
@@ -160,6 +164,8 @@ class ScriptRecord(Record, frozen=True, kw_only=True):
     best_metric: str | None = None
     """Full name; None until the first evaluation, unless `init` named it."""
     higher_is_better: bool = True
+    direction_guessed: bool = False
+    """Whether `higher_is_better` is a guess: neither `init` nor the metric's name says it."""
     settings: dict[str, Any] = {}
     """Options of `relight.init` with the values in effect: seed, checkpoint_every_s, …"""
     pid: int = 0
@@ -167,7 +173,7 @@ class ScriptRecord(Record, frozen=True, kw_only=True):
     @property
     def objective(self) -> Objective:
         """What `best` means for this script."""
-        return Objective(self.best_metric, self.higher_is_better)
+        return Objective(self.best_metric, self.higher_is_better, self.direction_guessed)
 
 
 class AttemptProcesses(Record, frozen=True, kw_only=True):
@@ -185,10 +191,12 @@ class TrainerOutcome(Record, frozen=True, kw_only=True):
     reason: str = ""
     error: str | None = None
     traceback: str | None = None
+    stop_signal: str | None = None
+    """Name of the signal that made the trainer end in order; None for a stop by request."""
 
 
 class AttemptExit(Record, frozen=True, kw_only=True):
-    """How an attempt ended. `signal` is a name such as "SIGKILL"."""
+    """How an attempt ended. `signal` is a name such as "SIGKILL", of the signal that killed the trainer."""
 
     attempt: int
     time_s: float
@@ -199,6 +207,8 @@ class AttemptExit(Record, frozen=True, kw_only=True):
     reason: str = ""
     error: str | None = None
     traceback: str | None = None
+    stop_signal: str | None = None
+    """Name of the signal that made the trainer end in order; None for a stop by request."""
 
 
 class ResumeCheck(Record, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ def _add_script_facts(launched: RunRecord, script: ScriptRecord) -> RunRecord:
         config=script.config,
         best_metric=script.best_metric,
         higher_is_better=script.higher_is_better,
+        direction_guessed=script.direction_guessed,
         parent=parent,
     )
 

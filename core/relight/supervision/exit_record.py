@@ -81,6 +81,7 @@ def describe_exit(
         reason=reason,
         error=outcome.error if outcome else None,
         traceback=outcome.traceback if outcome else None,
+        stop_signal=outcome.stop_signal if outcome else None,
     )
 
 

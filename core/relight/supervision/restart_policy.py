@@ -1,4 +1,4 @@
-"""Decides whether a crashed attempt is restarted automatically, and after which delay."""
+"""Decides whether an attempt that crashed or was ended by a signal is restarted, and after which delay."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ class RestartDecision:
 def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     """Decide what to do after the last attempt of `history`, which has all attempts, oldest first.
 
-    Only a crash is restarted, never an attempt that finished or that a user stopped. Restarts since the last start by a
-    user count against `max_restarts`; the delay doubles with each of them, from 1 s to 60 s.
+    Only an attempt that crashed or that a signal ended is restarted, never one that finished or that a user stopped.
+    Restarts since the last start by a user count against `max_restarts`; the delay doubles with each of them, from 1 s
+    to 60 s.
     """
     last = history[-1]
     allowed = last.start.max_restarts
-    if last.exit is None or last.exit.outcome != "crashed" or allowed <= 0:
+    if last.exit is None or allowed <= 0:
+        return RestartDecision(restart=False)
+    by_signal = last.exit.stop_signal if last.exit.outcome == "stopped" else None
+    if last.exit.outcome != "crashed" and by_signal is None:
         return RestartDecision(restart=False)
     chain = _since_a_user_started_it(history)
     done = len(chain) - 1
@@ -52,7 +56,8 @@ def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     return RestartDecision(
         restart=True,
         delay_s=delay_s,
-        reason=f"Restarted automatically after a crash at step {last.exit.step} (restart {done + 1} of {allowed}).",
+        reason=f"Restarted automatically after {by_signal or 'a crash'} at step {last.exit.step} "
+        f"(restart {done + 1} of {allowed}).",
     )
 
 

@@ -70,9 +70,16 @@ def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None
         raise _started_by_another(evidence)
     _refuse_if_elsewhere(evidence)
     if evidence.exit is not None and evidence.exit.outcome == "finished" and from_ is None:
+        finished = f"Run {evidence.layout.run_id!r} has finished, so there is nothing to resume."
+        step, progress = evidence.exit.step, evidence.progress
+        if progress is not None and 0 < step < progress.steps_total:
+            raise RelightError(
+                f"{finished} Its script left its loops at step {step} of {progress.steps_total}, and a resume or a "
+                "branch from that step ends there too. Name an earlier checkpoint, to train from there."
+            )
         raise RelightError(
-            f"Run {evidence.layout.run_id!r} has finished, so there is nothing to resume. Branch from one of its "
-            "checkpoints to train further, or name a checkpoint to resume from, to repeat the training from there."
+            f"{finished} Branch from one of its checkpoints to train further, or name a checkpoint to resume from, to "
+            "repeat the training from there."
         )
 
 

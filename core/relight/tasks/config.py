@@ -98,5 +98,5 @@ class TaskConfig(BaseModel):
 
 
 def full_metric_name(name: str) -> str:
-    """Return the full name of a metric; a short name means validation ("accuracy" is "validation/accuracy")."""
-    return name if "/" in name else f"validation/{name}"
+    """Return the full name of a metric; one without a stream is a validation metric ("accuracy", "val/acc")."""
+    return name if name.startswith(("validation/", "train/", "system/")) else f"validation/{name}"

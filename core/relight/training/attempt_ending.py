@@ -55,7 +55,9 @@ class AttemptEnding:
         reason += "." if saved or self.session is None else ", without a checkpoint of it."
         _log.info("%s", reason)
         if not stop.orphaned:  # without a supervisor the run is to show as interrupted
-            self._write_outcome(TrainerOutcome(outcome="stopped", step=self._step(), reason=reason))
+            self._write_outcome(
+                TrainerOutcome(outcome="stopped", step=self._step(), reason=reason, stop_signal=stop.signal)
+            )
         self._close(quickly=stop.orphaned or not stop.save)
         return STOPPED
 

@@ -1,11 +1,20 @@
-"""The best value of a run's metric so far. Among equal values the first one counts; NaN and infinity never do."""
+"""What `best` means, and the best value so far. Among equal values the first one counts; NaN and infinity never do."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from relight.metrics.metric_direction import guess_direction
 from relight.runs.records import Objective
+
+
+def choose_objective(metric: str, *, higher_is_better: bool | None) -> Objective:
+    """Return what `best` means for the metric of that full name; None leaves the direction to the name."""
+    if higher_is_better is not None:
+        return Objective(metric, higher_is_better)
+    guess = guess_direction(metric)
+    return Objective(metric, guess is not False, guessed=guess is None)
 
 
 class BestMetric:

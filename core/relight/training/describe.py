@@ -8,7 +8,7 @@ contains the complete, valid config. `--check` also checks that the config's dev
 checkpoint fits the config's model: "misfit" then says what does not fit, "" if everything does, null if that is
 unknown. The answer is one of
 
-    {"ok": true, "schema": …, "objective": {"metric": …, "higher_is_better": …}, "title": …, "summary": …}
+    {"ok": true, "schema": …, "objective": {"metric": …, "higher_is_better": …, "guessed": …}, "title": …, …}
     {"ok": false, "kind": "task" | "config" | "device", "error": SENTENCE, "traceback": WHOLE or null}
 
 and is the last line on stdout. What the task itself prints goes to stderr.
@@ -27,10 +27,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import TaskReference
 from relight.tasks.built_in import BUILTIN_TASKS
-from relight.tasks.config import full_metric_name
 from relight.tasks.parsing import parse_config
 from relight.training.device import choose_device
 from relight.training.precision import Precision
@@ -60,7 +61,7 @@ def describe_class(task: type[Task], *, builtin: str | None = None) -> dict[str,
     summary = BUILTIN_TASKS[builtin].summary if builtin else (task.__dict__.get("__doc__") or "")
     return {
         "schema": task.Config.model_json_schema(),
-        "objective": {"metric": full_metric_name(task.best_metric), "higher_is_better": task.higher_wins()},
+        "objective": msgspec.to_builtins(task.objective()),
         "title": title,
         "summary": inspect.cleandoc(summary).split("\n\n", 1)[0].replace("\n", " "),
     }

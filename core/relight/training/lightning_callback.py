@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from relight.errors import RelightError
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.framework_parts import EpochLoader, PendingEvaluation
+from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_loader import choose_seed
 
@@ -116,9 +117,9 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         """Report what the validation measured."""
         if trainer.sanity_checking or self._steps is None:
             return
-        self._pending.measured = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(self._validation)
-        }
+        self._pending.measured = to_numbers(
+            {name: value for name, value in trainer.callback_metrics.items() if name.startswith(self._validation)}
+        )
         if self._last is None:
             self._pending.report()
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from relight.errors import TaskError
-from relight.metrics.writer import MetricWriter
+from relight.metrics.writer import MetricWriter, OddNames
+from relight.training.metric_numbers import Values, clean_names, is_one_number, to_number
 
-Values = Mapping[str, "Tensor | float"]
 _WAIT_ABOVE = 64  # steps that the device may be behind; more would hide that it is stuck
 
 
@@ -27,7 +25,10 @@ class StepMetrics:
         self._free: dict[int, list[Tensor]] = {}
 
     def log(self, step: int, values: Values, *, time_s: float) -> None:
-        """Log 0-d tensors and numbers by name. Values on a CUDA device follow when the device has computed them."""
+        """Log 0-d tensors and numbers by name. Values on a CUDA device follow when the device has computed them.
+
+        A value that is not one number is logged as NaN, and a name that files cannot hold under another one.
+        """
         if not self._pending:
             numbers: dict[str, float] = {}
             for name, value in values.items():
@@ -38,10 +39,9 @@ class StepMetrics:
                 else:
                     numbers[name] = to_number(name, value)
             else:
-                self.latest = numbers
-                self._writer.log(step, numbers, time_s=time_s)
+                self._write(step, numbers, time_s)
                 return
-        tensors = [value for value in values.values() if isinstance(value, Tensor) and value.is_cuda]
+        tensors = [value for value in values.values() if _is_on_device(value)]
         self._pending.append(self._start_copy(step, values, tensors, time_s))
         self._write_finished(wait_above=_WAIT_ABOVE)
 
@@ -54,16 +54,19 @@ class StepMetrics:
         self.flush()
         self._writer.close()
 
+    def _write(self, step: int, numbers: dict[str, float], time_s: float) -> None:
+        self.latest = numbers
+        try:
+            self._writer.log(step, numbers, time_s=time_s)
+        except OddNames:
+            self.latest = clean_names(numbers)
+            self._writer.log(step, self.latest, time_s=time_s)
+
     def _start_copy(self, step: int, values: Values, tensors: list[Tensor], time_s: float) -> _Pending:
         """Queue one copy of the step's device values to pinned memory, followed by an event."""
         numbers: dict[str, float | None] = {}
         for name, value in values.items():
-            if not isinstance(value, Tensor) or not value.is_cuda:
-                numbers[name] = to_number(name, value)
-            elif value.numel() != 1:
-                raise _not_a_number(name, value)
-            else:
-                numbers[name] = None
+            numbers[name] = None if _is_on_device(value) else to_number(name, value)
         if not tensors:
             return _Pending(step, numbers, time_s, None, None)
         dtypes = {tensor.dtype for tensor in tensors}
@@ -85,8 +88,8 @@ class StepMetrics:
                 first.event.synchronize()
             self._pending.popleft()
             numbers = iter([] if first.host is None else first.host.tolist())
-            self.latest = {name: next(numbers) if value is None else value for name, value in first.values.items()}
-            self._writer.log(first.step, self.latest, time_s=first.time_s)
+            values = {name: next(numbers) if value is None else value for name, value in first.values.items()}
+            self._write(first.step, values, first.time_s)
             if first.host is not None:
                 self._free[len(first.host)].append(first.host)
 
@@ -101,18 +104,6 @@ class _Pending:
     event: Any
 
 
-def to_number(name: str, value: Tensor | float) -> float:
-    """Convert one metric to a float. Raises `TaskError` if it is not a single number."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise _not_a_number(name, value)
-        return float(value.item())
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise _not_a_number(name, value) from None
-
-
-def _not_a_number(name: str, value: Any) -> TaskError:
-    what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    return TaskError(f"The metric '{name}' is {what}. Each metric must be one number: a float or a 0-d tensor.")
+def _is_on_device(value: Any) -> TypeGuard[Tensor]:
+    """Tell whether it is one number on a CUDA device. Anything else there becomes NaN without a copy."""
+    return isinstance(value, Tensor) and value.is_cuda and is_one_number(value)

@@ -16,7 +16,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.records import StopRequest
 from relight.runs.stop_request import read_stop_request
 
-_LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 0.2
 EDGE_WITHIN_S = 3.0
 """How long a signal waits for a step edge before it interrupts the current step."""
 _ORPHAN_EDGE_WITHIN_S = 0.5
@@ -36,6 +36,8 @@ class Stop:
     """The reason that the checkpoint records."""
     save: bool = True
     orphaned: bool = False
+    signal: str | None = None
+    """Name of the signal that caused the stop; None if a request or the supervisor's death did."""
 
 
 class TrainingStopped(SystemExit):
@@ -71,7 +73,7 @@ class Stopping:
     def install(self, *, lifeline: int | None = None) -> None:
         """Handle SIGTERM and SIGINT, and watch the life line: end of file on it means that the supervisor is dead."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            self._handle(number)
         signal.signal(signal.SIGALRM, self._on_alarm)
         os.register_at_fork(after_in_child=self._restore_default_signals)
         if lifeline is not None:
@@ -82,10 +84,10 @@ class Stopping:
     def check(self, now: float) -> Stop | None:
         """Return the reason to stop, if there is one. Cheap at every step edge: it reads the folder every 0.2 s."""
         if self._signal is not None or self._orphaned:
-            return self._explain()
-        if 0.0 < self._look_at - now <= _LOOK_EVERY_S:  # a clock that was set back must not delay a stop
+            return self._explain(self._signal)
+        if 0.0 < self._look_at - now <= LOOK_EVERY_S:  # a clock that was set back must not delay a stop
             return None
-        self._look_at = now + _LOOK_EVERY_S
+        self._look_at = now + LOOK_EVERY_S
         request = self._read_request()
         if request is None:
             return None
@@ -94,7 +96,7 @@ class Stopping:
     def begin_saving(self) -> None:
         """Note that the stop is being handled: from now on nothing interrupts it, and an orphan gets time to save."""
         self.interruptible = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._set_alarm(0)
         self._handled.set()
 
     @contextlib.contextmanager
@@ -106,19 +108,28 @@ class Stopping:
         finally:
             self.interruptible = False
 
+    def _handle(self, number: signal.Signals) -> None:
+        """Handle a signal that asks the training to end."""
+        signal.signal(number, self._on_signal)
+
+    def _set_alarm(self, delay_s: float, again_s: float = 0.0) -> None:
+        """Set the timer of SIGALRM, or clear it with 0. Leave it alone if something else handles that signal."""
+        if signal.getsignal(signal.SIGALRM) == self._on_alarm:
+            signal.setitimer(signal.ITIMER_REAL, delay_s, again_s)
+
     def _restore_default_signals(self) -> None:
         """Let signals end a process that the task forks: it is not a trainer, so it has nothing to save."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             if signal.getsignal(number) in (self._on_signal, self._on_alarm):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    def _explain(self) -> Stop:
+    def _explain(self, name: str | None) -> Stop:
         if self._orphaned:
             return Stop("Stopped because the supervisor died,", why="signal", orphaned=True)
         request = self._read_request()
         if request is not None:
             return Stop("Stopped by request", why="signal", save=not request.now)
-        return Stop(f"Stopped by {self._signal}", why="signal")
+        return Stop(f"Stopped by {name}", why="signal", signal=name)
 
     def _read_request(self) -> StopRequest | None:
         return read_stop_request(self._layout, attempt=self._attempt)
@@ -128,12 +139,12 @@ class Stopping:
         request = self._read_request()
         hurry = self.building or (request is not None and request.now)
         if not self._handled.is_set():
-            signal.setitimer(signal.ITIMER_REAL, 0.001 if hurry else EDGE_WITHIN_S, _RETRY_S)
+            self._set_alarm(0.001 if hurry else EDGE_WITHIN_S, _RETRY_S)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         if self.interruptible and not self._handled.is_set() and (self._signal is not None or self._orphaned):
             self.interruptible = False
-            raise TrainingStopped(self._explain())
+            raise TrainingStopped(self._explain(self._signal))
 
     def _watch_lifeline(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):

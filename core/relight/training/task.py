@@ -33,7 +33,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from relight.tasks.config import TaskConfig
+from relight.runs.records import Objective
+from relight.tasks.config import TaskConfig, full_metric_name
+from relight.training.best_metric import choose_objective
 from relight.training.optimisation import build_optimizer, build_schedule
 
 
@@ -60,7 +62,7 @@ class Task:
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     best_metric: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool | None] = None  # None: lower for "loss", higher for any other metric
+    higher_is_better: ClassVar[bool | None] = None  # None: what the metric's name says, else higher
 
     def __init__(self, config: TaskConfig) -> None:
         self.config: Any = config
@@ -86,6 +88,6 @@ class Task:
         return build_schedule(optimizer, self.config, steps_total=steps_total)
 
     @classmethod
-    def higher_wins(cls) -> bool:
-        """Tell whether a higher value of `best_metric` is better."""
-        return cls.best_metric != "loss" if cls.higher_is_better is None else cls.higher_is_better
+    def objective(cls) -> Objective:
+        """Return what `best` means for this task."""
+        return choose_objective(full_metric_name(cls.best_metric), higher_is_better=cls.higher_is_better)

@@ -14,13 +14,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from relight.errors import TaskError
+from relight.metrics.metric_direction import word_guess
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.loader import Loader, ValidationLoader, move_batch
 from relight.training.device import explain_choice
+from relight.training.metric_numbers import is_one_number, to_number
 from relight.training.precision import Precision
 from relight.training.progress_meter import Totals
 from relight.training.state.rng import RngRecorder, restore_rng, seed_everything
-from relight.training.step_metrics import to_number
 from relight.training.task import Data, Task
 from relight.training.training_session import TrainingSession
 from relight.wording import count
@@ -222,6 +223,8 @@ class Trainer:
             f"{loader.sampler.length:,}", held_out, count(loader.batches, "batch", "batches"), size,
             count(self._steps_total, "step"),
         )  # fmt: skip
+        if self._validation is not None and (objective := self._task.objective()).guessed:
+            _log.warning("%s", word_guess(objective.metric or "", is_script=False))
         if self._validation is None:
             _log.info("There is no validation data, so no checkpoint will be the best one.")
 
@@ -280,14 +283,14 @@ def _find_metric(means: Mapping[str, float], task: Task) -> float:
 
 def _add(sums: dict[str, Any], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        detached = value.detach() if isinstance(value, Tensor) else value
-        sums[name] = sums[name] + detached if name in sums else detached
+        number = value.detach() if is_one_number(value) else to_number(name, value)
+        sums[name] = sums[name] + number if name in sums else number
 
 
 def _add_weighted(totals: dict[str, Any], values: Mapping[str, Any], samples: int, *, on_device: bool) -> None:
     """Add each value, weighted by its samples: on a CUDA device without waiting, else as Python floats."""
     for name, value in values.items():
-        if on_device and isinstance(value, Tensor):
+        if on_device and is_one_number(value):
             weighted: Any = value.detach().double() * samples
         else:
             weighted = to_number(name, value) * samples

@@ -29,13 +29,14 @@ from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
+from relight.training.metric_numbers import Values, to_numbers
 from relight.training.progress_meter import ProgressMeter, Totals
 from relight.training.retraced_steps import RetracedSteps, find_retraced_steps
 from relight.training.session_parts import SessionParts
 from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
-from relight.training.step_metrics import StepMetrics, Values, to_number
+from relight.training.step_metrics import StepMetrics
 from relight.training.step_witness import StepWitness
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 from relight.wording import name_some
@@ -190,7 +191,7 @@ class TrainingSession:
         """
         self._stopping.interruptible = False
         now = time.time()
-        improved = self._note_evaluation(values, now)
+        improved = self._note_evaluation(values, now, step=self.steps_done)
         self._record_edge()
         self._write_progress("training")
         if improved and not self._is_last():
@@ -301,7 +302,8 @@ class TrainingSession:
         self._stopping.interruptible = False
         self._edge_s = now = time.time()
         step = self.steps_done = self.steps_done + 1
-        self._score = None
+        if self.evaluated_step != step:
+            self._score = None
         self._train.log(step, values, time_s=now)
         return now
 
@@ -324,19 +326,19 @@ class TrainingSession:
             if self._retraced.over:
                 self._retraced = None
 
-    def _note_evaluation(self, values: Values, now: float) -> bool:
-        """Log what a validation measured on the state of this step; return whether that is the best so far."""
-        numbers = {name: to_number(name, value) for name, value in values.items()}
+    def _note_evaluation(self, values: Values, now: float, *, step: int) -> bool:
+        """Log what a validation measured on the state of `step`; return whether that is the best so far."""
+        numbers = to_numbers(values)
         if numbers:
-            self._validation.log(self.steps_done, numbers, time_s=now)
+            self._validation.log(step, numbers, time_s=now)
         named = {f"validation/{name}": value for name, value in numbers.items()}
-        again = self.evaluated_step == self.steps_done
+        again = self.evaluated_step == step
         self._evaluation = {**self._evaluation, **named} if again else named
-        self.evaluated_step = self.steps_done
+        self.evaluated_step = step
         score = named.get(self.best.name or "")
-        if score is not None:
+        if score is not None or not again:
             self._score = score
-        return self.best.offer(score, step=self.steps_done)
+        return self.best.offer(score, step=step)
 
     def _poll(self, now: float) -> None:
         """Read the writer's messages from time to time. A clock that was set back delays nothing."""

@@ -21,6 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from relight.errors import RelightError, TaskError
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.framework_parts import EpochLoader, OuterSteps, PendingEvaluation
+from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_loader import choose_seed
 
@@ -122,7 +123,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         timing = tuple(f"{begin}{name}" for name in ("runtime", "samples_per_second", "steps_per_second", "model_prep"))
         first = args.metric_for_best_model or "loss"
         first = first if first.startswith(begin) else begin + first
-        kept = {name: float(value) for name, value in found.items() if not name.startswith(timing)}
+        kept = to_numbers({name: value for name, value in found.items() if not name.startswith(timing)})
         self._pending.measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -17,7 +18,9 @@ from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, FirstDifference, write_proof
 from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
+from relight.metrics.file_format import MetricHeader, encode_header, metric_file_name
 from relight.runs.layout import RunLayout
+from relight.runs.record_file import write_record
 from relight.runs.records import Parent, TaskReference
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
@@ -145,6 +148,30 @@ def test_there_is_a_chart_for_every_logged_metric(runs: Path) -> None:
     layout = make_run(runs, SampleRun("x", status="running", step=600, gpus=1))
     titles = [chart["title"] for chart in live_data(open_page("run", id=layout.run_id), "relight_live_chart")]
     assert titles == ["Loss", "Accuracy", "Learning rate", "CPU", "Memory", "GPU 0", "GPU 0 memory"]
+
+
+@pytest.mark.parametrize("folder", ["x", "copied__elsewhere"])
+def test_metrics_and_runs_of_any_name_are_shown(runs: Path, folder: str) -> None:
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    odd = ("acc__top5", "acc_top5", "a/b", "a__/", "", "a\nb", "<b>", "x" * 10_000, "__")
+    header = MetricHeader("train", 1, odd)
+    record = header.record_struct().pack(1, time.time(), *range(len(odd)))
+    (layout.metrics / metric_file_name("train", attempt=1, part=9)).write_bytes(encode_header(header) + record)
+    shutil.move(layout.folder, runs / folder)
+    page = open_page("run", id=folder)
+    assert not page.exception
+    drawn = {one["name"] for chart in live_data(page, "relight_live_chart") for one in chart["series"]}
+    assert {f"train/{name}" for name in odd} <= drawn
+
+
+def test_a_guess_of_what_the_best_is_is_a_notice_with_the_option_that_settles_it(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="running", step=600))
+    record = read_run_record(layout)
+    assert "does not say whether higher" not in view_texts(open_page("run", id=layout.run_id))
+    write_record(layout.record, msgspec.structs.replace(record, direction_guessed=True))
+    texts = view_texts(open_page("run", id=layout.run_id))
+    assert "The name of the metric accuracy does not say whether higher or lower is better." in texts
+    assert "add higher_is_better=True or False to the task's class" in texts
 
 
 def test_a_damaged_checkpoint_is_reported_and_hides_no_other(runs: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.script.loop_leaving import is_left_at_end, is_left_by_choice
 
 told: list[bool] = []
 
@@ -108,3 +108,52 @@ def test_a_loop_says_how_it_was_left(leave: Callable[[], object], chosen: list[b
     with contextlib.suppress(ValueError, ZeroDivisionError, SystemExit):
         leave()
     assert told == chosen
+
+
+ended: list[bool] = []
+
+
+def counted() -> Iterator[int]:
+    try:
+        yield from range(5)
+    except GeneratorExit:
+        ended.append(is_left_at_end())
+        raise
+
+
+def break_at_the_end(flag: bool = True) -> None:
+    for number in watched(counted()):
+        len("")
+        if number == 2:
+            len("")
+        elif flag:
+            len("")
+            break
+
+
+def break_before_the_end() -> None:
+    for number in counted():
+        if number == 2:
+            break
+        len("")
+
+
+def return_at_the_end() -> None:
+    for number in counted():
+        if number == 2:
+            return
+
+
+@pytest.mark.parametrize(
+    ("loop", "at_end"), [(break_at_the_end, True), (break_before_the_end, False), (return_at_the_end, False)]
+)
+def test_a_break_with_which_the_body_ends_anyway_is_recognized(loop: Callable[[], None], at_end: bool) -> None:
+    ended.clear()
+    loop()
+    assert ended == [at_end]
+
+
+def test_without_its_source_a_break_is_not_at_the_end() -> None:
+    ended.clear()
+    exec("for number in counted():\n    break\n", {"counted": counted})
+    assert ended == [False]

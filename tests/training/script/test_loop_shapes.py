@@ -297,6 +297,30 @@ for _ in run.epochs(1):
     ),
 }
 
+
+@pytest.mark.parametrize("made", ["iter(loader)", "cycle(loader)"])
+def test_a_batch_that_is_fetched_ahead_is_refused_at_the_first_step(make_script: Make, made: str) -> None:
+    source = f"""
+batches = {made}
+ahead = next(batches)
+for step in run.steps(12):
+    loss = loss_of(*ahead)
+    ahead = next(batches)
+    move(loss)
+"""
+    run = make_script(BEGIN + source, "", "0")
+    assert run.run() == 1, run.log
+    assert "A batch of 'loader1' was fetched before the loop" in run.log
+    assert run.step == 0
+
+
+def test_batches_that_itertools_repeats_are_noticed_when_the_first_pass_ends(make_script: Make) -> None:
+    source = "batches = itertools.cycle(loader)\nfor step in run.steps(12):\n    train(next(batches))\n"
+    run = make_script(BEGIN + source, "", "0")
+    assert run.run() == 0, run.log
+    assert run.log.count("Use a generator with `while True: yield from loader`") == 1
+
+
 WARNING = "a resume cannot continue in the middle of this loop, so checkpoints are made only between epochs"
 
 

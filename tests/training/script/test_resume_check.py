@@ -61,13 +61,15 @@ def end(loss):
     run.step(loss=loss, seconds=time.monotonic())
 
 if leak == "batch":
-    for epoch in run.epochs(4):
-        batches = iter(loader)
-        ahead = next(batches)
-        while ahead is not None:
-            loss = train(*ahead)
-            ahead = next(batches, None)
-            end(loss)
+    def endless():
+        while True:
+            yield from loader
+
+    batches = endless()
+    for step in run.steps(48):
+        if attempt == 2 and not own:
+            next(batches)
+        end(train(*next(batches)))
 else:
     for epoch in run.epochs(4):
         for x, y in loader:

@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from relight.errors import UsageError
-from relight.training.script.loop_leaving import is_left_by_choice
+from relight.training.metric_numbers import Values, to_numbers
+from relight.training.script.loop_leaving import is_left_at_end, is_left_by_choice
 from relight.training.script.loop_source import (
     Consumer,
     Doubt,
+    feeds_running_loop,
     find_consumer,
     is_inside,
     judge_step,
@@ -35,7 +37,6 @@ from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_session import ScriptSession
 from relight.training.script.state import ScriptState
-from relight.training.step_metrics import Values
 
 _LOOKS = 100
 """Number of steps after which the driver checks that nothing moves behind `run.step`; a check takes 6 µs."""
@@ -60,6 +61,9 @@ class LoopDriver:
         self._restoration: Restoration | None = None
         self._early: Mapping[str, Any] = {}
         self._warned = False
+        self._looked_ahead = False
+        self._used_up = False
+        """Whether the pass that fed a loop of `run.steps` has ended."""
         self._stepped = False
         self._looks = _LOOKS
         self._unplaced = 0
@@ -105,6 +109,9 @@ class LoopDriver:
             chosen = whole = True
         except GeneratorExit:
             chosen = is_left_by_choice()
+            if outermost and self._attempt.is_told_to_end() and is_left_at_end():
+                self._end_body(loop, count, outermost=True)
+                whole = loop.index >= count
             raise
         finally:
             self._end_loop(loop, chosen=chosen, whole=whole)
@@ -115,6 +122,10 @@ class LoopDriver:
             self.refuse_children("step")
         session = self.session
         placed = self.loops.take_step(self._judge)
+        if not self._looked_ahead:
+            self._look_ahead(sys._getframe(2))
+        if self._used_up and self.loops.innermost("batches") is None:
+            self._warn_of_repetition()
         assert session is not None
         if placed:
             self._unplaced = 0
@@ -145,9 +156,10 @@ class LoopDriver:
     def evaluated(self, measured: Values) -> bool:
         """Log what a validation measured; return whether that is the best so far."""
         session = self.session
+        measured = {name.removeprefix("validation/"): value for name, value in to_numbers(measured).items()}
         if session is None:
             if not self.loops.replaying and self._restoration is None:
-                self._early = dict(measured)
+                self._early = measured
             return False
         if self.loops.replaying or not measured:
             return False
@@ -191,7 +203,11 @@ class LoopDriver:
     def end_pass(self, loop: Loop, *, broken: bool) -> None:
         """End a pass over a loader; `broken` means that the script left it early on purpose."""
         known = self.loops.leave(loop)
+        inner = self.loops.innermost("epochs", "steps")
+        self._used_up = known and not broken and loop.trained and inner is not None and inner.kind == "steps"
         if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
+            if self._attempt.note_leaving():
+                return
             self.loops.take_place()
             self.position.refresh(self.loops)
             self.session.end_pass()
@@ -206,6 +222,26 @@ class LoopDriver:
 
     def _note_fork(self) -> None:
         self._is_child = True
+
+    def _look_ahead(self, caller: FrameType) -> None:
+        """At the first step, refuse a batch that was fetched before the loop: each step fetches that of the next."""
+        self._looked_ahead = True
+        outer = self.loops.outermost()
+        if outer is not None and outer.kind == "batches" and not feeds_running_loop(outer.consumer, caller):
+            raise UsageError(
+                f"A batch of '{outer.name}' was fetched before the loop, and its iterator is still in use, so a resume "
+                "would leave out a batch. Fetch each batch in the step that uses it: `batch = next(batches)` first in "
+                "the body of `for step in run.steps(n)`."
+            )
+
+    def _warn_of_repetition(self) -> None:
+        """Warn that the steps go on although the loader's pass has ended and no new one has begun."""
+        self._used_up = False
+        _log.warning(
+            "The loader's pass has ended, and the steps go on without a new one. If itertools.cycle repeats the "
+            "batches, a resume has only those after its checkpoint. Use a generator with `while True: yield from "
+            "loader`, which makes a new pass each time."
+        )
 
     def _judge(self, outer: Consumer | None, passes: Sequence[Consumer | None]) -> tuple[Doubt | None, bool]:
         """Judge the loops around the script's call of `run.step`; warn of what no resume can continue."""
@@ -252,7 +288,10 @@ class LoopDriver:
         self.loops.advance(loop, loop.index + 1)
         session = self.session
         assert session is not None
+        if self._attempt.note_leaving(early=not steps):
+            return
         if outermost:
+            self._attempt.note_body()
             self._state.epoch_start.record()
             self._plan.note_epoch(session, steps=steps)
         if loop.index < count:
@@ -267,12 +306,13 @@ class LoopDriver:
         """
         if self.is_leaving:
             return
-        if whole:
+        left = not self.loops.replaying and self._attempt.note_leaving(early=not whole)
+        if whole and not left:
             self.loops.take_place()
         known = self.loops.leave(loop)
         if self.session is not None:
             self.session.in_loop = self.loops.depth > 0
-        if not (known and chosen) or self.loops.depth or self.session is None or self.loops.replaying:
+        if not (known and chosen) or left or self.loops.depth or self.session is None or self.loops.replaying:
             return
         if not whole:
             self.loops.take_place()

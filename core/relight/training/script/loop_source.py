@@ -83,6 +83,15 @@ def is_inside(frame: FrameType | None, generators: Sequence[FrameType]) -> bool:
     return False
 
 
+def feeds_running_loop(consumer: Consumer | None, frame: FrameType | None) -> bool:
+    """Tell whether `consumer` is a `for` statement of `frame` or of a frame that has called it."""
+    while consumer is not None and frame is not None:
+        if id(frame) == consumer.frame:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def may_leave_after_step(frame: FrameType | None, consumer: Consumer | None) -> bool:
     """Tell whether the loop that `consumer` names may be left by `break` or `return` behind the call of `run.step`."""
     while frame is not None and consumer is not None:

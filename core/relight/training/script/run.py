@@ -21,12 +21,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from relight.errors import UsageError
+from relight.training.metric_numbers import Values
 from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
 from relight.training.script.script_loader import ScriptLoader, choose_seed, make_loader
 from relight.training.state.rng import seed_everything
-from relight.training.step_metrics import Values
 
 
 class ScriptRun:

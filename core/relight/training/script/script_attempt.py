@@ -22,12 +22,14 @@ import msgspec
 import torch
 
 from relight.errors import RelightError, UsageError
+from relight.metrics.metric_direction import word_guess
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptStart, Objective, ScriptRecord, TaskReference
-from relight.tasks.config import TaskConfig, full_metric_name
+from relight.tasks.config import TaskConfig
 from relight.tasks.parsing import parse_config
 from relight.training.attempt_ending import AttemptEnding, is_worker_death
+from relight.training.best_metric import choose_objective
 from relight.training.leaving import leave
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
@@ -37,10 +39,8 @@ from relight.training.script.state import ScriptState
 from relight.training.session_parts import make_session_parts
 from relight.training.stopping import Stop, TrainingStopped
 
-_LOWER_WINS = (
-    "loss", "err", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "wer", "cer", "fid", "bpb", "bpc", "bits",
-    "divergence", "distance", "cost", "regret",
-)  # fmt: skip
+_NO_ERROR = (None, 0, False)
+"""What a script passes to `sys.exit` if nothing went wrong."""
 _EMPTY_LOOP = (
     "This attempt resumed right after the last batch of an epoch, so variables of the loop over batches do not exist: "
     "set it before that loop, or resume from an earlier step (--from)."
@@ -66,7 +66,14 @@ class ScriptAttempt:
     """One attempt of a script, in the process that runs it."""
 
     def __init__(
-        self, launch: Launch, start: AttemptStart, *, task: TaskReference, said: ScriptRecord, stopping: ScriptStopping
+        self,
+        launch: Launch,
+        start: AttemptStart,
+        *,
+        task: TaskReference,
+        said: ScriptRecord,
+        higher_is_better: bool | None,
+        stopping: ScriptStopping,
     ) -> None:
         self.layout = launch.layout
         self.start = start
@@ -79,12 +86,14 @@ class ScriptAttempt:
         self._launch = launch
         self._task = task
         self._said = said
+        self._higher_is_better = higher_is_better
         self._stopping = stopping
         self._pid = os.getpid()
         self._ended = False
         self._begun = False
         self._done = False
         self._exit: tuple[Any, bool] | None = None
+        self._left_at = -1
         self._session: ScriptSession | None = None
         self._ending = AttemptEnding(self.layout, start.attempt, stopping)
 
@@ -126,6 +135,7 @@ class ScriptAttempt:
         """Create the session, once the tracked objects and the device are known."""
         if restoration is not None and self._said.best_metric is None and not restoration.weights_only:
             self._say_best(restoration.counters.get("best", {}).get("metric"))
+        self._warn_of_guess()
         parts = make_session_parts(
             self.layout, self.start, task=self._task, device=device, options=self.options,
             objective=self._said.objective, inherit_fds=(self._launch.lock_fd,),
@@ -140,6 +150,29 @@ class ScriptAttempt:
         self._begun = True
         self._stopping.building = False
 
+    def note_leaving(self, *, early: bool = True) -> bool:
+        """Note that a loop of the script's ends; return whether the script leaves its loops because of a signal.
+
+        If a loop ends `early` after a signal that the script handles itself, nothing that follows is a step edge, until
+        the script trains on: a resume continues right after the last step, as if the signal had not come.
+        """
+        session = self._session
+        if session is None:
+            return False
+        if self._left_at != session.steps_done and early and (stop := self._stopping.told()) is not None:
+            self._left_at = session.steps_done
+            if stop.save:
+                session.save_last_edge(stop.why)
+        return self._left_at == session.steps_done
+
+    def is_told_to_end(self) -> bool:
+        """Tell whether a signal has come that the script handles itself, and it has left no loop early since."""
+        return self._session is not None and not self.note_leaving(early=False) and self._stopping.told() is not None
+
+    def note_body(self) -> None:
+        """Note that a body of the outermost loop over epochs has ended, and the script trains on."""
+        self._stopping.note_body()
+
     def end_early(self) -> NoReturn:
         """End the script after the last step that it may take."""
         self._done = True
@@ -148,26 +181,43 @@ class ScriptAttempt:
 
     def choose_best(self, name: str) -> Objective:
         """Decide what `best` means from the first measured name, and record it."""
-        self._say_best(full_metric_name(name))
+        self._say_best(f"validation/{name}")
         objective = self._said.objective
-        _log.info(
-            "The best checkpoint is the one with the %s %s. Change that with relight.init(best=…, higher_is_better=…).",
-            "highest" if objective.higher_is_better else "lowest", objective.metric,
-        )  # fmt: skip
+        if not objective.guessed:
+            _log.info(
+                "The best checkpoint is the one with the %s %s. Change that with relight.init(best=…, "
+                "higher_is_better=…).", "highest" if objective.higher_is_better else "lowest", objective.metric,
+            )  # fmt: skip
+        self._warn_of_guess()
         return objective
 
     def finish(self) -> None:
         """Save the final state, wait until it is durable, and end the run as finished."""
         if self._ended:
             return
-        self._finish()
+        if (stop := self._find_signal()) is not None:
+            self._ended = True
+            self._ending.end_stopped(stop)
+        else:
+            self._finish()
 
     def _say_best(self, name: str | None) -> None:
         if name is None:
             return
-        self._said = msgspec.structs.replace(self._said, best_metric=name, higher_is_better=higher_wins(name))
+        objective = choose_objective(name, higher_is_better=self._higher_is_better)
+        self._said = msgspec.structs.replace(
+            self._said,
+            best_metric=name,
+            higher_is_better=objective.higher_is_better,
+            direction_guessed=objective.guessed,
+        )
         with contextlib.suppress(OSError):  # a full disk: the next attempt finds it in the checkpoint
             write_record(self.layout.attempt(self.start.attempt).script, self._said, durable=False)
+
+    def _warn_of_guess(self) -> None:
+        objective = self._said.objective
+        if objective.metric is not None and objective.guessed:
+            _log.warning("%s", word_guess(objective.metric, is_script=True))
 
     def _finish(self, reason: str = "The training is done.") -> None:
         """Finish the run. Raise `TrainingStopped` if a stop comes while the final state cannot be saved."""
@@ -193,6 +243,11 @@ class ScriptAttempt:
         if os.getpid() == self._pid and in_main and self._exit is None:
             in_loop = self._session is not None and self._session.in_loop
             self._exit = (code, in_loop)
+            if in_loop and self._session is not None:  # now, because a `finally` may change the weights
+                if self._stopping.told() is not None:
+                    self._session.save_last_edge("signal")
+                else:
+                    self._session.save_last_edge("stop" if code in _NO_ERROR else "exception")
         self._leave(code)
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
@@ -210,11 +265,12 @@ class ScriptAttempt:
         if self._ended:
             return
         self._ended = True
-        stop = self._stopping.raised or self._stopping.check(0.0)
+        told = self._stopping.told()
+        stop = self._stopping.raised or self._stopping.check(0.0) or told
         if isinstance(error, KeyboardInterrupt):
             stop = stop or Stop("Stopped by Ctrl-C", why="signal")
         elif not is_worker_death(error):
-            stop = None
+            stop = told if self._stopping.is_raised_by_handler(error) else None
         if stop is not None:
             self._ending.end_stopped(stop)
         else:
@@ -240,6 +296,9 @@ class ScriptAttempt:
                 self._ending.end_stopped(stop)
             elif isinstance(last, BaseException) and not isinstance(last, SystemExit):
                 self._end_by(last)  # another excepthook handled it
+            elif (stop := self._find_signal()) is not None:
+                self._ended = True
+                self._ending.end_stopped(stop)
             elif self._exit is not None and not self._done:
                 self._end_by_exit(*self._exit)
             else:
@@ -251,8 +310,14 @@ class ScriptAttempt:
             self._ended = True
             self._ending.end_crashed(error)
 
+    def _find_signal(self) -> Stop | None:
+        """Return the stop if a signal that the script handles itself is why its loops have not come to their end."""
+        session = self._session
+        ended = session is not None and not session.in_loop and not self.note_leaving(early=False)
+        return None if ended or self._done else self._stopping.told()
+
     def _end_by_exit(self, code: Any, in_loop: bool) -> None:
-        if code in (None, 0, False):
+        if code in _NO_ERROR:
             if not in_loop:
                 self._finish()
                 return
@@ -272,12 +337,6 @@ class ScriptAttempt:
         if total and steps < total:
             return f"The script ended at step {steps} of {total}."
         return "The training is done."
-
-
-def higher_wins(name: str) -> bool:
-    """Tell whether a higher value is better: not if the metric's name says that it is an error."""
-    short = name.rpartition("/")[2].lower()
-    return not any(word in short for word in _LOWER_WINS)
 
 
 def _where(frames: TracebackType | None) -> str:

@@ -12,13 +12,14 @@ from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart, Objective
 from relight.training.best_metric import BestMetric
+from relight.training.metric_numbers import Values
 from relight.training.progress_meter import Totals
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
 from relight.training.script.script_stopping import ScriptStopping
 from relight.training.script.state import ScriptState
 from relight.training.session_parts import SessionParts
-from relight.training.step_metrics import StepMetrics, Values
+from relight.training.step_metrics import StepMetrics
 from relight.training.stopping import Stop, TrainingStopped
 from relight.training.training_session import TrainingSession
 from relight.wording import name_some
@@ -183,13 +184,27 @@ class ScriptSession(TrainingSession):
             self._cut("best")
         self._leave_edge()
 
+    def save_last_edge(self, reason: Reason) -> None:
+        """Save the last step edge now: after its loops, the script may do anything with the weights.
+
+        The script leaves its loop because it was told to, and not as it would have without that. So an edge that was
+        deferred counts.
+        """
+        if self._deferred:
+            self._deferred, self._recorded = False, True
+        if self._cut_at_edge != self.state.edges:
+            self._rescue(reason)
+
     def log(self, values: Values) -> None:
         """Log more values of the last finished step."""
         self._more.log(self.steps_done, values, time_s=time.time())
 
     def evaluated(self, values: Values) -> bool:
-        """Log what was measured with the current weights; return whether it is the best so far. Not a step edge."""
-        improved = self._note_evaluation(values, time.time())
+        """Log what was measured with the current weights; return whether it is the best so far. Not a step edge.
+
+        Between an optimizer's step and `run.step`, the weights are those of the step that is about to be taken.
+        """
+        improved = self._note_evaluation(values, time.time(), step=self.steps_done + self._in_update)
         self._best_owed = self._best_owed or improved
         return improved
 
@@ -232,6 +247,8 @@ class ScriptSession(TrainingSession):
     def _check_stop(self, now: float) -> None:
         if self.holding:
             return
+        if self._stopping.owes_checkpoint(now, look=self.state.bound_to_edge):
+            self._rescue("signal", at_edge=True)
         try:
             super()._check_stop(now)
         except TrainingStopped as stopped:

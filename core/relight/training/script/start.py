@@ -25,11 +25,12 @@ from relight.runs.run_record import read_script_record
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
+from relight.training.best_metric import choose_objective
 from relight.training.data.persistent_loaders import seed_persistent_workers_apart
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
 from relight.training.script.run import ScriptRun
-from relight.training.script.script_attempt import Launch, ScriptAttempt, higher_wins
+from relight.training.script.script_attempt import Launch, ScriptAttempt
 from relight.training.script.script_stopping import ScriptStopping
 from relight.training.task_attempt import close_in_children
 
@@ -60,10 +61,10 @@ def init(
 
     `config` is a dictionary such as `vars(args)`: it is recorded, and what the launch sets (`--set KEY=VALUE`) is put
     into that very dictionary. `name` and `runs` are for a script that is started without the launcher. `best` names the
-    metric of `run.evaluated` that says which checkpoint is the best, else its first one; whether higher is better is
-    told by its name (a loss or an error is the better the lower). `seed` seeds Python, NumPy and torch; None leaves
-    that to the script. The rest as in a task's config. `deterministic` chooses deterministic kernels where that costs
-    nothing, as tasks do.
+    metric of `run.evaluated` that says which checkpoint is the best, else its first one. The name says whether higher
+    is better ("f1") or lower ("loss"), unless `higher_is_better` does; for an unknown name a warning asks for that.
+    `seed` seeds Python, NumPy and torch; None leaves that to the script. The rest as in a task's config.
+    `deterministic` chooses deterministic kernels where that costs nothing, as tasks do.
 
     Raises `UsageError` when called twice, in another thread than the main one, in a child process, or by one of several
     processes of a distributed training.
@@ -97,9 +98,12 @@ def init(
     objective = _choose_objective(before.objective, best=best, higher_is_better=higher_is_better)
     said = ScriptRecord(
         config=plain_config(values), best_metric=objective.metric, higher_is_better=objective.higher_is_better,
+        direction_guessed=objective.guessed,
         settings=settings, pid=os.getpid(),
     )  # fmt: skip
-    attempt = ScriptAttempt(launch, start, task=record.task, said=said, stopping=stopping)
+    attempt = ScriptAttempt(
+        launch, start, task=record.task, said=said, higher_is_better=higher_is_better, stopping=stopping
+    )
     try:
         attempt.install()
     except FileExistsError:
@@ -194,8 +198,7 @@ def _name_module(spec: Any) -> str | None:
 def _choose_objective(before: Objective, *, best: str | None, higher_is_better: bool | None) -> Objective:
     """Return what `best` means: from `init`, else from earlier attempts or a branch's parent."""
     if best:
-        name = full_metric_name(best)
-        before = Objective(name, higher_wins(name))
+        return choose_objective(full_metric_name(best), higher_is_better=higher_is_better)
     return before if higher_is_better is None else Objective(before.metric, higher_is_better)
 
 
