@@ -112,6 +112,7 @@ def _make_run(folder: Path, number: int, *, checkpoints: int) -> None:
     task = validate_config(resolve_task("digits"), [f"seed={number}"])
     layout = create_run(folder, task).layout
     attempt, now = layout.attempt(1), time.time()
+    attempt.folder.mkdir()
     write_record(attempt.start, AttemptStart(attempt=1, time_s=now, reason="launch"), durable=False)
     me = current_process()
     write_record(attempt.processes, AttemptProcesses(supervisor=me, trainer=me), durable=False)

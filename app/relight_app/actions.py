@@ -18,6 +18,7 @@ from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
+from relight.supervision.trust import require_trust
 from relight.tasks.reference import launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
 from relight_app.jobs import Job, Work
@@ -73,6 +74,8 @@ class DrillRequest:
     task: TaskReference | str
     config: Mapping[str, Any]
     arguments: tuple[str, ...] = ()
+    run: str = ""
+    """The run whose task this is; "" for a task by name."""
 
 
 def launch(engine: Engine, request: LaunchRequest) -> Outcome:
@@ -144,6 +147,8 @@ def drill(engine: Engine, request: DrillRequest) -> None:
     def work(job: Work) -> DrillProof:
         job.tell("Checking that the task can be trained.")
         try:
+            if request.run:
+                require_trust(engine.find_layout(request.run), engine.read_record(request.run))
             prepared = _prepare(request.task, request.config, request.arguments)
             return run_drill(engine.folder, prepared, tell=job.tell)
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from relight.checkpoints.listing import CheckpointListing
+from relight.checkpoints.listing import CheckpointListing, DamagedEntry
 from relight.checkpoints.retention import RetentionPlan
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import JudgedProof, judge_run
@@ -53,7 +53,7 @@ class Engine:
     def find_layout(self, run: str) -> RunLayout:
         """Find a run by its exact id, or else by its name or the beginning of its id."""
         layout = RunLayout(self.folder / run)
-        if run and Path(run).name == run and not run.startswith(".") and layout.record.exists():
+        if run and Path(run).name == run and not run.startswith(".") and layout.is_run():
             return layout
         return find_run(self.folder, run)
 
@@ -76,17 +76,25 @@ class Engine:
 
     def list_checkpoints(self, run: str) -> CheckpointListing:
         """List the checkpoints, oldest first and with the best one labeled, and the damaged files of the store."""
-        record = self.read_record(run)
-        return self.memo.recent(
-            ("checkpoints", run),
-            lambda: self.open_store(run).list(higher_is_better=record.higher_is_better),
-            max_age_s=0.3,
-        )
+        record, store = self.read_record(run), self.open_store(run)
+
+        def read() -> CheckpointListing:
+            try:
+                return store.list(higher_is_better=record.higher_is_better)
+            except OSError as error:
+                path = Path(error.filename or store.layout.folder)
+                return CheckpointListing([], [DamagedEntry(path, f"It cannot be read: {error.strerror or error}.")])
+
+        return self.memo.recent(("checkpoints", run), read, max_age_s=0.3)
 
     def open_store(self, run: str) -> CheckpointStore:
         """Return the run's store. There is one object per run because it caches the manifests that it has read."""
         layout = self.find_layout(run)
         return self._stores.setdefault(layout.run_id, CheckpointStore(layout.checkpoints))
+
+    def list_attempt_numbers(self, run: str) -> list[int]:
+        """List the numbers of the run's attempts, oldest first."""
+        return self.find_layout(run).list_attempts()
 
     def list_attempts(self, run: RunSummary) -> list[AttemptSummary]:
         """Summarize the run's attempts, oldest first."""
@@ -132,7 +140,7 @@ class Engine:
         def read() -> RetentionPlan | None:
             try:
                 return plan_run_retention(layout)
-            except RelightError:
+            except (RelightError, OSError):
                 return None
 
         return self.memo.recent(("retention", layout.run_id), read, max_age_s=0.3)

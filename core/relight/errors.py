@@ -43,6 +43,10 @@ class RunBusy(RelightError):
     """Another process is training the run right now."""
 
 
+class UntrustedRun(RelightError):
+    """The run was made elsewhere, and names code that the user has not allowed to run here."""
+
+
 class CheckpointNotFound(UsageError):
     """The run does not have the requested checkpoint."""
 

@@ -28,6 +28,7 @@ from tests.checkpoints.snapshots import make_snapshot, make_tensor
 @pytest.fixture
 def layout(tmp_path: Path) -> RunLayout:
     layout = RunLayout(tmp_path / "runs" / "digits-k3f9")
+    layout.folder.mkdir(parents=True)
     write_record(
         layout.record,
         RunRecord(

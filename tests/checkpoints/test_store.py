@@ -354,7 +354,7 @@ def test_a_run_folder_that_was_removed_does_not_come_back(tmp_path: Path) -> Non
     store = CheckpointStore(folder)
     info = store.commit(*make_snapshot(1))
     shutil.rmtree(folder.parent)
-    with pytest.raises(SaveError, match="No such file"):
+    with pytest.raises(SaveError, match="was moved or removed"):
         store.commit(*make_snapshot(2))
     with pytest.raises(SaveError, match="could not be pinned"):
         store.pin(info)

@@ -79,6 +79,7 @@ class RunMaker:
         ).layout
         attempt = layout.attempt(1)
         now_s = time.time()
+        attempt.folder.mkdir()
         write_record(attempt.start, AttemptStart(attempt=1, time_s=now_s - 60, reason="launch"))
         me = current_process()
         write_record(attempt.processes, AttemptProcesses(supervisor=me, trainer=me))

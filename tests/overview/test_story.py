@@ -36,6 +36,7 @@ def test_each_validation_and_each_new_checkpoint_is_told_once(make_run: RunMaker
 
 def test_what_earlier_attempts_logged_is_no_news(make_run: RunMaker) -> None:
     layout = make_run(outcome=None, step=23)
+    layout.attempt(2).folder.mkdir()
     write_record(layout.attempt(2).start, AttemptStart(attempt=2, time_s=1.0, reason="resume", from_step=20))
     assert RunStory(layout, attempt=2).poll() == []
 
@@ -71,6 +72,7 @@ def test_a_restart_is_told_with_its_reason(make_run: RunMaker) -> None:
     story = RunStory(layout, attempt=1)
     story.poll()
     start = AttemptStart(attempt=2, time_s=1.0, reason="restart", from_step=20, notes=("Restarted automatically.",))
+    layout.attempt(2).folder.mkdir()
     write_record(layout.attempt(2).start, start)
     (line,) = story.poll()
     assert (line.kind, line.text) == ("trouble", "Attempt 2 starts. Restarted automatically.")

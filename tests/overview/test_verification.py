@@ -138,7 +138,7 @@ def _is_harmless(run: RunLayout, path: Path, pristine: bytes, damaged: bytes) ->
     if path.suffix == ".rlm":
         return _is_only_a_curve(path, pristine)
     # Damage to the digest's own line, or to the white space before it: what is said is unchanged.
-    said, before = json.loads(damaged), json.loads(pristine)
+    said, before = json.loads(damaged.decode(errors="replace")), json.loads(pristine)
     before.pop("digest", None)
     return {key: said.get(key) for key in before} == before
 

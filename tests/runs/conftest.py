@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,27 @@ def weird_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path / str(request.param)
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A runs folder that every user may enter: pytest's own temporary folders are private."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@contextlib.contextmanager
+def acting_as_nobody() -> Iterator[None]:
+    """Give up root's right to read everything; another user never has it."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ class RunBuilder:
     def start(self, *, from_step: int = 0, age_s: float = 60.0, **fields: Any) -> RunBuilder:
         """Begin the next attempt."""
         self.attempt += 1
+        self.files.folder.mkdir(exist_ok=True)
         reason = fields.pop("reason", "launch" if self.attempt == 1 else "resume")
         write_record(
             self.files.start,

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from relight.errors import ConfigError, RelightError, RunNotFound, UsageError
+from relight.errors import ConfigError, DamagedFile, RelightError, RunNotFound, UsageError
 from relight.runs import durable_file
 from relight.runs.catalog import create_run, find_run, list_layouts, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import ImportedFrom, Objective, PreparedTask, RunRecord, TaskReference
+from tests.runs.conftest import acting_as_nobody
 from tests.runs.run_builder import DIGITS
 
 CREATE = """
@@ -310,3 +311,35 @@ def test_a_run_whose_filling_fails_never_was(tmp_path: Path) -> None:
     with pytest.raises(RelightError, match="It does not fit"):
         _create(tmp_path, fill=fill)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_the_user_may_not_read_hide_no_run(open_folder: Path) -> None:
+    layout = _create(open_folder)
+    for name in ("lost+found", "secret-k3f9"):
+        (open_folder / name / "attempts").mkdir(parents=True)
+        (open_folder / name).chmod(0)
+    (open_folder / "loop").symlink_to("loop")
+    with acting_as_nobody():
+        assert list_layouts(open_folder) == [layout]
+        assert find_run(open_folder, "digits") == layout
+
+
+def test_attempts_that_cannot_be_read_are_damage(open_folder: Path) -> None:
+    layout = _create(open_folder)
+    layout.attempts.chmod(0)
+    with acting_as_nobody(), pytest.raises(DamagedFile, match=r"attempts' cannot be read: Permission denied"):
+        layout.list_attempts()
+
+
+def test_only_names_that_relight_writes_are_attempts(tmp_path: Path) -> None:
+    layout = _create(tmp_path)
+    for name in ("0001", "20000000", "0000", "00002", "9" * 30, "\u0663\u0663\u0663\u0663", "0003\n", ".0004.tmp"):
+        (layout.attempts / name).mkdir()
+    assert layout.list_attempts() == [1, 20_000_000]
+
+
+def test_a_link_to_a_missing_folder_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to("elsewhere")
+    for ask in (lambda: list_layouts(tmp_path / "runs"), lambda: _create(tmp_path / "runs" / "deeper")):
+        with pytest.raises(RelightError, match=r"runs' is a link to a folder that is missing"):
+            ask()

@@ -29,9 +29,15 @@ def test_it_writes_replaces_and_leaves_no_temporary_file(tmp_path: Path) -> None
     assert _names(tmp_path) == ["file"]
 
 
-def test_missing_parents_are_made(tmp_path: Path) -> None:
-    write_durably(tmp_path / "a" / "b" / "file", b"x")
-    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"x"
+def test_a_folder_that_has_gone_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_durably(tmp_path / "run" / "attempts" / "file", b"x")
+    assert _names(tmp_path) == []
+
+
+def test_make_folder_makes_missing_parents(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_without_replacing_the_first_one_stays(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def log(tmp_path: Path) -> Path:
 
 def test_a_missing_log_is_empty(log: Path) -> None:
     assert read_log_tail(log) == ""
-    assert LogFollower(log).poll() == []
+    assert list(LogFollower(log).poll()) == []
     assert tail_offset(log, lines=3) == 0
 
 
@@ -69,11 +69,11 @@ def test_a_log_of_gigabytes_opens_at_once(log: Path) -> None:
 def test_the_follower_hands_out_each_line_once_when_it_is_whole(log: Path) -> None:
     follower = LogFollower(log)
     log.write_text("one\ntw")
-    assert follower.poll() == ["one\n"]
+    assert list(follower.poll()) == ["one\n"]
     with log.open("a") as file:
         file.write("o\nthree\n")
-    assert follower.poll() == ["two\n", "three\n"]
-    assert follower.poll() == []
+    assert list(follower.poll()) == ["two\n", "three\n"]
+    assert list(follower.poll()) == []
 
 
 def test_the_follower_survives_a_character_cut_in_two(log: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_follower_survives_a_character_cut_in_two(log: Path) -> None:
     lines = []
     for end in range(1, len(data) + 1):
         log.write_bytes(data[:end])
-        lines += follower.poll()
+        lines += list(follower.poll())
     assert lines == ["ü🙂\n"]
 
 
@@ -92,16 +92,16 @@ def test_a_progress_bar_without_end_stays_small_in_memory(log: Path) -> None:
         for number in range(50_000):
             file.write(f"\rstep {number}")
         file.flush()
-        assert follower.poll() == []
+        assert list(follower.poll()) == []
         assert len(follower._rest) <= 64 << 10
         file.write("\n")
-    assert follower.poll() == ["step 49999\n"]
+    assert list(follower.poll()) == ["step 49999\n"]
 
 
 def test_a_line_without_end_is_handed_on_in_pieces(log: Path) -> None:
     log.write_bytes(b"x" * (5 << 20))
     follower = LogFollower(log)
-    pieces = follower.poll()
+    pieces = list(follower.poll())
     assert pieces
     assert sum(map(len, pieces)) + len(follower.take_unfinished()) == 5 << 20
 
@@ -109,13 +109,13 @@ def test_a_line_without_end_is_handed_on_in_pieces(log: Path) -> None:
 def test_a_log_that_is_replaced_or_cut_is_read_from_its_beginning(log: Path) -> None:
     follower = LogFollower(log)
     log.write_text("old line\nmore\n")
-    assert follower.poll() == ["old line\n", "more\n"]
+    assert list(follower.poll()) == ["old line\n", "more\n"]
     log.write_text("new\n")
-    assert follower.poll() == ["new\n"]
+    assert list(follower.poll()) == ["new\n"]
     other = log.with_name("other")
     other.write_text("another file, and longer\n")
     other.rename(log)
-    assert follower.poll() == ["another file, and longer\n"]
+    assert list(follower.poll()) == ["another file, and longer\n"]
 
 
 def test_following_ends_after_everything_was_handed_out(log: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relight.errors import DamagedFile
+from relight.errors import ConfigError, DamagedFile
 from relight.runs.record_file import decode_record, encode_record, read_record, read_record_if_there, write_record
 from relight.runs.records import AttemptExit, RunRecord, StopRequest, TaskReference
 
@@ -25,6 +26,19 @@ RECORD = RunRecord(
 def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path / "run.json", RECORD)
     assert read_record(tmp_path / "run.json", RunRecord) == RECORD
+
+
+def test_a_config_may_hold_any_number_of_lists_but_not_nested_without_end(tmp_path: Path) -> None:
+    config = {"sizes": [[1, "[[{\\"]] * 500, "deep": json.loads("[" * 150 + "]" * 150)}
+    record = msgspec.structs.replace(RECORD, config=config)
+    write_record(tmp_path / "run.json", record)
+    assert read_record(tmp_path / "run.json", RunRecord) == record
+    for depth in (250, 5_000):
+        deeper: list[object] = []
+        for _ in range(depth):
+            deeper = [deeper]
+        with pytest.raises(ConfigError, match="nested at most 200 levels"):
+            encode_record(msgspec.structs.replace(RECORD, config={"deep": deeper}))
 
 
 def test_a_record_is_json_that_people_can_read(tmp_path: Path) -> None:
@@ -56,6 +70,8 @@ def test_a_missing_record_is_told_apart_from_a_damaged_one(tmp_path: Path) -> No
         (b"{}", "required"),
         (b'{"version": 1, "format": "something-else"}', "something-else"),
         (b"[" * 100_000, "damaged"),
+        (b'{"config": ' * 100_000, "nested"),
+        (b'{"config": {"a": ' + b"[" * 201 + b"]" * 201 + b"}}", "nested"),
         (encode_record(RECORD) + b"{}", "damaged"),
     ],
 )

@@ -71,6 +71,11 @@ def train(steps: int, *, heeds_stops: bool = True, crash_at: int | None = None) 
 
 def main(behavior: str, argument: str = "") -> int:
     signal.signal(signal.SIGTERM, note_signal)
+    if behavior == "daemon":  # forks one before it joins the run, in a session of its own
+        if os.fork() == 0:
+            os.setsid()
+            os.execlp("sleep", "sleep", "600")
+        behavior = "train"
     write_record(attempt.script, ScriptRecord(pid=os.getpid()))  # as relight.init does
     match behavior:
         case "train":

@@ -56,6 +56,21 @@ def test_resuming_a_training_run_is_refused_at_once_with_its_pid(lab: Lab) -> No
     assert layout.list_attempts() == [1]
 
 
+def test_a_daemon_of_the_script_that_holds_the_lock_is_named_at_once(lab: Lab) -> None:
+    layout = dead_run(lab, "daemon", "10000")
+    lab.wait_until_free(layout)
+    (daemon,) = orphans.find_lock_holders(layout)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(RunBusy, match=rf"still holds its lock: {daemon} \(sleep 600\)\. End it \(kill {daemon}\)"):
+            lab.resume(layout, "train", "3")
+        assert time.monotonic() - begun < stretch(10.0)
+    finally:
+        kill(daemon)
+    lab.resume(layout, "train", "3")
+    assert lab.wait_for_exit(layout, 2).outcome == "finished"
+
+
 def test_a_finished_run_has_nothing_to_resume(lab: Lab) -> None:
     layout = lab.launch("train", "1").layout
     lab.wait_for_exit(layout)

@@ -70,6 +70,7 @@ def test_a_plan_follows_the_runs_config_and_the_changes_tried(tmp_path: Path) ->
 def test_a_scripts_plan_follows_the_options_of_init_and_not_the_scripts_config(tmp_path: Path) -> None:
     layout = make_run(tmp_path, kind="script", config={})
     assert len(plan_run_retention(layout).kept) == 3
+    layout.attempt(1).folder.mkdir(exist_ok=True)
     write_record(
         layout.attempt(1).script,
         ScriptRecord(config={"keep_latest": "all"}, higher_is_better=True, settings={"keep_latest": 4}),

@@ -14,6 +14,7 @@ import streamlit as st
 from relight.errors import CheckpointNotFound, RelightError
 from relight.runs.records import RunRecord
 from relight.supervision.branch import name_branch
+from relight.supervision.trust import require_trust
 from relight.tasks.reference import TaskDescription
 from relight_app import actions
 from relight_app.actions import BranchRequest, Outcome
@@ -63,6 +64,7 @@ def render() -> None:
     try:
         run = engine.find_layout(asked).run_id
         record = engine.read_record(run)
+        require_trust(engine.find_layout(run), record)  # before the file of its task is imported
         chosen = _find_step(engine, run, step)
         task = _describe(engine, record)
     except RelightError as error:

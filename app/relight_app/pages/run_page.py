@@ -274,7 +274,7 @@ def _show_checkpoints(seen: _Seen) -> None:
         view(content, key="checkpoints", on_action=_checkpoint_action(engine, now))
 
     # As launched: a script reports its own config only once it runs.
-    drill = DrillRequest(record.task, engine.read_launch(run.run).config)
+    drill = DrillRequest(record.task, engine.read_launch(run.run).config, run=run.run)
     drilled = actions.drill_job(engine, drill)
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", key="checkpoints-header"
@@ -325,10 +325,13 @@ def _again(run: RunSummary, record: RunRecord) -> dict[str, str]:
 
 
 def _show_log(engine: Engine, run: RunSummary) -> None:
-    number = _choose_attempt(run)
+    number = _choose_attempt(engine, run)
 
     def show() -> None:
-        text = engine.read_log(run.run, attempt=number)
+        try:
+            text = engine.read_log(run.run, attempt=number)
+        except RelightError as error:
+            text = str(error)
         whole = tag("a", "Open the full log", class_="link", href=log_url(run.run, attempt=number), target="_blank")
         pre = tag(
             "pre", text or "No output yet.", class_="text log", data_follow=True, tabindex="0", role="log",
@@ -340,12 +343,13 @@ def _show_log(engine: Engine, run: RunSummary) -> None:
     st.fragment(show, run_every=1.0 if run.status.is_live and number == run.attempt else None)()
 
 
-def _choose_attempt(run: RunSummary) -> int:
+def _choose_attempt(engine: Engine, run: RunSummary) -> int:
     """Let the person pick the attempt whose log is shown; the newest is the default."""
-    if run.attempt < 2:
+    numbers = engine.list_attempt_numbers(run.run)
+    if len(numbers) < 2:
         return run.attempt
     chosen = st.selectbox(
-        "Attempt", range(run.attempt, 0, -1), key=f"log-attempt-{run.run}-{run.attempt}", width=220,
+        "Attempt", numbers[::-1], key=f"log-attempt-{run.run}-{run.attempt}", width=220,
         format_func=lambda number: f"Attempt {number}" + (" (newest)" if number == run.attempt else ""),
     )  # fmt: skip
     return int(chosen)

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from relight.regular_file import open_regular
 from relight.runs.layout import RunLayout
 from relight_app.server.csv_stream import stream_csv
 from relight_app.server.settings import runs_folder
@@ -46,7 +47,7 @@ def find_layout(run: str) -> RunLayout:
     if not run or run.startswith(".") or "/" in run or "\\" in run or "\0" in run:
         raise HTTPException(404, "Run not found.")
     layout = RunLayout(runs_folder() / run)
-    if not layout.record.is_file():
+    if not layout.is_run():
         raise HTTPException(404, "Run not found.")
     return layout
 
@@ -121,7 +122,7 @@ def _regular_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
 
 async def _read_exactly(path: Path, size: int) -> AsyncIterator[bytes]:
     """Yield the first `size` bytes of a file that may grow, padded if it shrinks: the length has been sent already."""
-    async with await anyio.open_file(path, "rb") as file:
+    async with await anyio.open_file(open_regular(path), "rb") as file:
         while size > 0:
             chunk = await file.read(min(size, _CHUNK_BYTES))
             if not chunk:

@@ -157,7 +157,10 @@ class Hub:
                 del runs[run]
         mail: dict[Watcher, list[bytes]] = {watcher: [] for watcher in watchers}
         for run in wanted:
-            self._follow_run(runs, run, [watcher for watcher in watchers if run in watcher.watch.runs], mail)
+            try:
+                self._follow_run(runs, run, [watcher for watcher in watchers if run in watcher.watch.runs], mail)
+            except Exception:  # one run must not silence the others
+                _log.exception("The live stream of %s had an unexpected error; it continues.", run)
         self._follow_machine([watcher for watcher in watchers if watcher.watch.machine], mail)
         return [(watcher, events) for watcher, events in mail.items() if events]
 
@@ -171,7 +174,7 @@ class Hub:
         known = [watcher for watcher in watchers if run in watcher.welcomed]
         layout = RunLayout(self._folder / run)
         watched = runs.get(run)
-        if not layout.record.exists():
+        if not layout.is_run():
             if watched is not None or run not in runs or len(known) < len(watchers):
                 _send(watchers, mail, [encode_gone(run)])
             runs[run] = None

@@ -43,8 +43,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_live_state(layout: RunLayout) -> LiveState:
     """Read the run's current figures. An unreadable run has the status "damaged" and the error as its reason."""
-    evidence = gather_evidence(layout)
     try:
+        evidence = gather_evidence(layout)
         return make_live_state(summarize_evidence(evidence, traceback=False), now_s=evidence.now_s)
     except DamagedFile as error:
         return LiveState(status="damaged", reason=str(error))

@@ -9,6 +9,7 @@ checkpoint survives any crash. No existing file is ever written to.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 
 from relight.checkpoints.atomic_file import write_atomically
@@ -59,8 +60,18 @@ def explain_failure(
         return SaveError(
             f"{what}: {full} ({needed} needed, {_free(layout, operations)} free at {layout.folder}). Free some space."
         )
+    if error.errno == errno.EFBIG:
+        return SaveError(
+            f"{what}: it is larger than the limit on the size of files allows (ulimit -f). Raise the limit (prlimit "
+            f"--fsize=unlimited --pid {os.getpid()}), or start the run again without it."
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return SaveError(f"{what}: {layout.folder} cannot be written to ({error.strerror}).")
+    if error.errno == errno.ENOENT and not operations.is_folder(layout.folder.parent):
+        return SaveError(
+            f"{what}: the run's folder {layout.folder.parent} was moved or removed. Stop the training, and resume the "
+            "run where its folder is now."
+        )
     if error.errno == errno.EXDEV:
         return SaveError(
             f"{what}: the folders in {layout.folder} are on different disks, so a file cannot be moved from one to "

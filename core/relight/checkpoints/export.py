@@ -57,7 +57,8 @@ def export_weights(
     Raises `DamagedCheckpoint`, or `ExportError` if the file cannot be written.
     """
     try:
-        with new_file(out, store.operations) as temporary, store.open(info) as reader:
+        # The checkpoint first: an export must not make folders in the place of a run that has gone.
+        with store.open(info) as reader, new_file(out, store.operations) as temporary:
             names, left_out = _list_weights(reader)
             if not names:
                 raise ExportError(f"The checkpoint at step {info.step} has no model weights to export.")

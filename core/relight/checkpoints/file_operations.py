@@ -15,13 +15,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from relight.regular_file import open_regular, read_regular
+
 DIRECT_ALIGNMENT = 4096
 """Offsets, lengths and addresses of direct writes are multiples of this."""
 
-UNREADABLE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)}
-"""Errors of a read that mean damage: the disk cannot give back what was written."""
+UNREADABLE = {
+    *(errno.EIO, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG),
+    getattr(errno, "EUCLEAN", errno.EIO),
+}
+"""Errors of a read that mean damage: the disk cannot give back what was written, or something else has its name."""
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+_SMALL_BYTES = 1 << 30
+"""Far more than the manifest of a million tensors."""
 _RENAME_NOREPLACE = 1
 _RENAME_EXCL = 4
 _AT_FDCWD = -100
@@ -113,7 +120,7 @@ class FileOperations:
 
     def sync_folder(self, path: Path) -> None:
         """Return when the names in a folder are on the disk."""
-        folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.sync(folder)
         except OSError as error:
@@ -147,7 +154,7 @@ class FileOperations:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     try:
-                        sizes[entry.name] = entry.stat().st_size
+                        sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
                     except OSError as error:
                         if error.errno not in UNREADABLE:
                             raise
@@ -165,7 +172,7 @@ class FileOperations:
 
     def identify(self, path: Path) -> FileIdentity:
         """Return the identity of a file, its size included."""
-        found = path.stat()
+        found = path.lstat()
         return FileIdentity(found.st_size, found.st_mtime_ns, found.st_ino)
 
     def free_bytes(self, path: Path) -> int:
@@ -175,7 +182,7 @@ class FileOperations:
 
     def open(self, path: Path) -> int:
         """Open an existing file for reading."""
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(path)
 
     def size(self, file: int) -> int:
         """Return the length of a file in bytes."""
@@ -190,8 +197,8 @@ class FileOperations:
         return len(data)
 
     def read_file(self, path: Path) -> bytes:
-        """Return all bytes of a small file."""
-        return path.read_bytes()
+        """Return all bytes of a small file: a manifest, or the file that names the format."""
+        return read_regular(path, most_bytes=_SMALL_BYTES)
 
     def forget_cached(self, file: int) -> None:
         """Ask the kernel to drop its copy of a file, so that the next read is from the disk. It also frees memory."""

@@ -73,7 +73,11 @@ def find_newest_good(
 
 def verify_store(store: CheckpointStore, *, on_progress: OnProgress | None = None) -> VerifyReport:
     """Read every byte of every checkpoint from the disk, and report every damaged file. Changes nothing."""
-    listing = store.list()
+    try:
+        listing = store.list()
+    except OSError as error:
+        path = Path(error.filename or store.layout.folder)
+        return VerifyReport(0, 0, [DamagedEntry(path, f"It cannot be read: {error.strerror or error}.")])
     damaged = list(listing.damaged)
     total = sum(info.bytes for info in listing.checkpoints)
     done = checked = 0
@@ -89,11 +93,15 @@ def verify_store(store: CheckpointStore, *, on_progress: OnProgress | None = Non
             found = store.check(info, from_disk=True, on_read=note_read)
         except CheckpointNotFound:
             continue
+        except OSError as error:
+            found = [DamagedEntry(info.path, f"It cannot be read: {error.strerror or error} ({error.filename}).")]
         if found and not store.operations.exists(info.path):
             continue  # The retention has removed it in the meantime: it is not damaged.
         checked += 1
         damaged.extend(entry for entry in found if entry not in damaged)
-    problem = find_format_problem(store.layout, store.operations, is_empty=not store.manifest_names())
+    problem = find_format_problem(
+        store.layout, store.operations, is_empty=not listing.checkpoints and not listing.damaged
+    )
     if problem is not None:
         damaged.append(problem)
     return VerifyReport(checked=checked, bytes=done, damaged=damaged)

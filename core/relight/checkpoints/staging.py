@@ -55,6 +55,12 @@ class StagingMemory:
             return cls(descriptor, nbytes)
         except OSError as error:
             os.close(descriptor)
+            if error.errno == errno.EFBIG:
+                raise SaveError(
+                    f"A snapshot needs {describe_bytes(nbytes)}, more than the limit on the size of files allows "
+                    f"(ulimit -f). Raise the limit (prlimit --fsize=unlimited --pid {os.getpid()}), or start the run "
+                    "again without it."
+                ) from error
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
             raise SaveError(

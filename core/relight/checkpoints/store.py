@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from relight.checkpoints.file_names import (
     parse_manifest_name,
     parse_pack_name,
 )
-from relight.checkpoints.file_operations import SYSTEM, FileIdentity, FileOperations
+from relight.checkpoints.file_operations import SYSTEM, UNREADABLE, FileIdentity, FileOperations
 from relight.checkpoints.listing import (
     BEST,
     CheckpointInfo,
@@ -335,6 +334,6 @@ def _flatten(buffer: memoryview) -> memoryview:
 
 
 def _unreadable(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.EIO, errno.EISDIR, errno.ENXIO):
+    if error.errno in UNREADABLE:
         return DamagedCheckpoint(f"Manifest {path.name} cannot be read: {error.strerror}.")
     return error

@@ -48,7 +48,7 @@ def refuse_later_format(layout: StoreLayout, operations: FileOperations, *, step
     """Raise `SaveError` if a later version of Relight made the store; `step` is what would have been saved."""
     try:
         version = int(msgspec.json.decode(operations.read_file(layout.format))["version"])
-    except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError):
         return  # Damaged or unreadable: each manifest names its own version.
     if version > FORMAT_VERSION:
         raise SaveError(

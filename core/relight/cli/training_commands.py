@@ -46,6 +46,10 @@ RestartsOption = Annotated[
     ),
 ]
 
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the code that the run names, although the run was made elsewhere.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
@@ -160,6 +164,7 @@ def resume(
             help="Restart a crashed trainer automatically, up to N times. Default: as before.",
         ),
     ] = None,
+    trust: TrustOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
@@ -176,7 +181,7 @@ def resume(
     layout = find_run(runs_folder(runs), run_name)
     before = layout.latest_attempt()
     try:
-        launched = resume_run(layout, from_=from_, max_restarts=restarts)
+        launched = resume_run(layout, from_=from_, max_restarts=restarts, trust=trust)
     except KeyboardInterrupt:
         if layout.latest_attempt() > before:
             say_error(f"{layout.run_id} has already been resumed and continues in the background.")
@@ -207,6 +212,7 @@ def branch(
         ),
     ] = None,
     restarts: RestartsOption = 0,
+    trust: TrustOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
@@ -232,6 +238,7 @@ def branch(
             weights_only=weights_only,
             name=name,
             max_restarts=restarts,
+            trust=trust,
         )
         layout = launched.layout
         step = record.parent.step if (record := read_run_record(layout)).parent is not None else 0

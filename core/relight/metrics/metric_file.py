@@ -9,7 +9,10 @@ from typing import Self
 
 from relight.errors import DamagedFile
 from relight.metrics.file_format import HEADER_LIMIT_BYTES, MetricFormatError, decode_header
+from relight.regular_file import open_regular
 
+MOST_BYTES = 1 << 30
+"""Some ten million records of ten values. Whole files are read into memory."""
 _FIRST_READ_BYTES = 512
 """Enough for most headers: a list of 200 runs opens some thousand files."""
 
@@ -19,7 +22,7 @@ class MetricFile:
 
     def __init__(self, path: str | Path) -> None:
         """Open the file. Raises `DamagedFile` when its header is not a valid one, and `OSError`."""
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = open_regular(path, most_bytes=MOST_BYTES)
         try:
             start = os.read(self._descriptor, _FIRST_READ_BYTES)
             if b"\n" not in start and len(start) == _FIRST_READ_BYTES:

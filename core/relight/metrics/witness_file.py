@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from relight.regular_file import open_regular
 
 CAPACITY = 1 << 16
 """Steps that a file holds."""
@@ -96,10 +97,8 @@ def read_witnesses(path: Path, *, after_step: int) -> dict[int, Digests]:
     Return nothing when the file is missing, damaged, or of a later version.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(path)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return {}
             data = os.pread(descriptor, _place(CAPACITY - 1) + _RECORD.size, 0)
         finally:
             os.close(descriptor)

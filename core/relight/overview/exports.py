@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from relight.checkpoints.export import FORMATS
+from relight.errors import DamagedFile
+from relight.runs.record_file import read_json_object
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ExportFile:
 def list_exports(folder: Path) -> list[ExportFile]:
     """List the finished exports in a run's `exports` folder, newest first."""
     try:
-        paths = [path for path in folder.iterdir() if path.suffix.removeprefix(".") in FORMATS and path.is_file()]
+        paths = [path for path in folder.iterdir() if path.suffix.removeprefix(".") in FORMATS]
     except OSError:
         return []
     found = [file for path in paths if (file := _read_export(path)) is not None]
@@ -36,15 +38,14 @@ def list_exports(folder: Path) -> list[ExportFile]:
 
 def _read_export(path: Path) -> ExportFile | None:
     try:
-        status = path.stat()
+        status = path.lstat()
     except OSError:
         return None
+    if not stat.S_ISREG(status.st_mode):  # the dashboard's downloads follow no links either
+        return None
     card: dict[str, Any] = {}
-    try:
-        decoded = msgspec.json.decode(Path(f"{path}.json").read_bytes())
-        card = decoded if isinstance(decoded, dict) else {}
-    except (OSError, msgspec.DecodeError):
-        pass
+    with contextlib.suppress(FileNotFoundError, DamagedFile):
+        card = read_json_object(Path(f"{path}.json"))
     step, sha256 = card.get("step"), card.get("sha256")
     return ExportFile(
         name=path.name,

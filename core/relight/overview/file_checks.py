@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from relight.checkpoints.file_names import StoreLayout, parse_label_name
 from relight.errors import DamagedFile
 from relight.metrics.file_format import metric_file_name, parse_file_name
 from relight.metrics.metric_records import read_records
-from relight.runs.json_digest import has_wrong_digest
+from relight.regular_file import open_regular, read_regular
 from relight.runs.layout import RunLayout
+from relight.runs.log import read_log_tail
 from relight.runs.progress import read_progress
+from relight.runs.record_file import read_json_object
 
 Found = tuple[Path, str | None]
 """A file that was read, and what is wrong with it (None: nothing)."""
@@ -23,24 +25,32 @@ Found = tuple[Path, str | None]
 _CHUNK_BYTES = 4 << 20
 
 
-def check_files(layout: RunLayout) -> Iterator[Found]:
-    """Check metrics, progress, environments, labels and exports."""
-    for path in _list(layout.metrics):
-        name = parse_file_name(path.name)
-        if name is not None:
-            yield path, _check_metrics(path, part=name.part)
-    for number in layout.list_attempts():
+def check_files(layout: RunLayout, attempts: Iterable[int]) -> Iterator[Found]:
+    """Check metrics, labels and exports, and the progress, environment and log of each attempt."""
+    for number in attempts:
         attempt = layout.attempt(number)
-        if attempt.progress.exists():
-            yield attempt.progress, _check_progress(attempt.progress)
-        if attempt.environment.exists():
-            yield attempt.environment, _check_json(attempt.environment)
-    for path in _list(StoreLayout(layout.checkpoints).labels):
-        if parse_label_name(path.name) is not None:
-            yield path, _check_label(path)
-    for path in _list(layout.exports):
-        if path.suffix == ".json":
-            yield from _check_export(path)
+        for path, check in ((attempt.progress, _check_progress), (attempt.environment, _check_json)):
+            if os.path.lexists(path):
+                yield path, check(path)
+        problem = _check_log(attempt.log)
+        if problem is not None:  # its text is not checked
+            yield attempt.log, problem
+    labels = StoreLayout(layout.checkpoints).labels
+    for folder in (layout.metrics, labels, layout.exports):
+        try:
+            paths = sorted(folder.iterdir())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield folder, f"It cannot be read: {error.strerror}."
+            continue
+        for path in paths:
+            if folder == layout.metrics and (name := parse_file_name(path.name)) is not None:
+                yield path, _check_metrics(path, part=name.part)
+            elif folder == labels and parse_label_name(path.name) is not None:
+                yield path, _check_label(path)
+            elif folder == layout.exports and path.suffix == ".json":
+                yield from _check_export(path)
 
 
 def _check_metrics(path: Path, *, part: int) -> str | None:
@@ -69,20 +79,27 @@ def _check_progress(path: Path) -> str | None:
         return None
     try:
         # A trainer that was killed as it started leaves it empty.
-        return None if path.stat().st_size == 0 else "Its checksum is wrong."
+        return "Its checksum is wrong." if read_regular(path) else None
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
+
+
+def _check_log(path: Path) -> str | None:
+    try:
+        read_log_tail(path, max_bytes=1)
+    except DamagedFile as error:
+        return str(error)
+    return None
 
 
 def _check_json(path: Path) -> str | None:
     try:
-        data = path.read_bytes()
-        msgspec.json.decode(data, type=dict[str, object])
-    except OSError as error:
-        return f"It cannot be read: {error.strerror}."
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return f"It is not a JSON object: {str(error).rstrip('.')}."
-    return "Its content does not match its digest." if has_wrong_digest(data) else None
+        read_json_object(path)
+    except FileNotFoundError:
+        return None  # removed this instant
+    except DamagedFile as error:
+        return str(error)
+    return None
 
 
 def _check_label(path: Path) -> str | None:
@@ -97,16 +114,17 @@ def _check_export(card: Path) -> Iterator[Found]:
     problem = _check_json(card)
     exported = card.with_suffix("")
     if problem is not None:
-        if exported.exists():
+        if os.path.lexists(exported):
             yield card, problem
         return
-    said = msgspec.json.decode(card.read_bytes(), type=dict[str, object]).get("sha256")
+    facts = read_json_object(card)
+    said, size = facts.get("sha256"), facts.get("bytes")
     if not isinstance(said, str):
         return
     yield card, None
-    if exported.exists():  # the user may have moved it
+    if os.path.lexists(exported):  # the user may have moved it
         try:
-            right = _hash(exported) == said
+            right = (size is None or exported.lstat().st_size == size) and _hash(exported) == said
         except OSError as error:
             yield exported, f"It cannot be read: {error.strerror}."
         else:
@@ -115,14 +133,7 @@ def _check_export(card: Path) -> Iterator[Found]:
 
 def _hash(path: Path) -> str:
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:  # noqa: PTH123  a descriptor
         while chunk := file.read(_CHUNK_BYTES):
             sha256.update(chunk)
     return sha256.hexdigest()
-
-
-def _list(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []

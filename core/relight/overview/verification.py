@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from relight.runs.records import (
     AttemptExit,
     AttemptProcesses,
     AttemptStart,
+    Home,
     ProcessIdentity,
     Record,
+    ResumeCheck,
     RunRecord,
     SavingState,
     ScriptRecord,
@@ -50,14 +53,19 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
 def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> RunCheck:
     """Read every file of a run that Relight uses; a missing run.json counts as damage."""
     files, damaged = 0, []
-    for path, kind in _list_records(layout):
-        if not path.exists() and path != layout.record:
+    try:
+        numbers = layout.list_attempts()
+    except DamagedFile as error:
+        numbers = []
+        damaged.append(Damage(path=str(layout.attempts), reason=str(error)))
+    for path, kind in _list_records(layout, numbers):
+        if not os.path.lexists(path) and path != layout.record:
             continue
         files += 1
         reason = _find_damage(path, kind)
         if reason is not None:
             damaged.append(Damage(path=str(path), reason=reason))
-    for path, problem in check_files(layout):
+    for path, problem in check_files(layout, numbers):
         files += 1
         if problem is not None:
             damaged.append(Damage(path=str(path), reason=problem))
@@ -66,9 +74,13 @@ def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> Ru
     return RunCheck(run=layout.run_id, checkpoints=report.checked, bytes=report.bytes, files=files, damaged=damaged)
 
 
-def _list_records(layout: RunLayout) -> list[tuple[Path, type[Record]]]:
-    records: list[tuple[Path, type[Record]]] = [(layout.record, RunRecord), (layout.stop_request, StopRequest)]
-    for number in layout.list_attempts():
+def _list_records(layout: RunLayout, attempts: list[int]) -> list[tuple[Path, type[Record]]]:
+    records: list[tuple[Path, type[Record]]] = [
+        (layout.record, RunRecord),
+        (layout.stop_request, StopRequest),
+        (layout.trust, Home),
+    ]
+    for number in attempts:
         attempt = layout.attempt(number)
         records += [
             (attempt.start, AttemptStart),
@@ -76,6 +88,7 @@ def _list_records(layout: RunLayout) -> list[tuple[Path, type[Record]]]:
             (attempt.script, ScriptRecord),
             (attempt.writer, ProcessIdentity),
             (attempt.saving, SavingState),
+            (attempt.resume_check, ResumeCheck),
             (attempt.outcome, TrainerOutcome),
             (attempt.exit, AttemptExit),
         ]

@@ -20,7 +20,7 @@ from relight.runs.durable_file import make_folder, sync_folder
 from relight.runs.ids import new_run_ids
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_or_none, write_record
-from relight.runs.records import ImportedFrom, Parent, PreparedTask, RunRecord
+from relight.runs.records import Home, ImportedFrom, Parent, PreparedTask, RunRecord
 from relight.version import __version__
 
 RUNS_VARIABLE = "RELIGHT_RUNS"
@@ -81,28 +81,37 @@ def create_run(
     )
     try:
         make_folder(folder)
-        return _create(folder, record, fill)
+        return _create(folder, msgspec.structs.replace(record, home=find_home(folder)), fill)
     except OSError as error:
         _refuse(folder, error)
+
+
+def find_home(folder: Path) -> Home:
+    """Return what identifies a runs folder that exists: its path and its inode."""
+    return Home(path=os.path.realpath(folder), inode=folder.stat().st_ino)
 
 
 def list_layouts(folder: Path) -> list[RunLayout]:
     """Return every run in `folder` by id, damaged ones included. Other files and folders are skipped.
 
-    A missing folder holds no runs. Raises `RelightError` for one that cannot be read.
+    So are folders that this user may not enter, such as `lost+found`. A missing folder holds no runs. Raises
+    `RelightError` for one that cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
-    except FileNotFoundError:
-        return []
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry))
+    except FileNotFoundError as error:
+        dangling = _find_dangling_link(folder)
+        if dangling is None:
+            return []
+        raise RelightError(f"{dangling}. Choose another with --runs or {RUNS_VARIABLE}.") from error
     except OSError as error:
         raise RelightError(
             f"The runs folder {str(folder)!r} cannot be read: {error.strerror or error}. "
             f"Choose another with --runs or {RUNS_VARIABLE}."
         ) from error
     layouts = (RunLayout(folder / name) for name in names)
-    return [layout for layout in layouts if layout.record.exists() or layout.attempts.is_dir()]
+    return [layout for layout in layouts if layout.is_run()]
 
 
 def find_run(folder: Path, wanted: str) -> RunLayout:
@@ -124,6 +133,21 @@ def find_run(folder: Path, wanted: str) -> RunLayout:
         several = ", ".join(layout.run_id for layout in matches[:10]) + (", …" if len(matches) > 10 else "")
         raise RunNotFound(f"{wanted!r} could be {len(matches)} runs: {several}. Give the full id.")
     raise RunNotFound(_not_found(folder, wanted, names))
+
+
+def _find_dangling_link(folder: Path) -> str | None:
+    """Say which part of the path is a link that leads nowhere; None when none is."""
+    for path in (folder, *folder.parents):
+        if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114  they never raise
+            return f"{str(path)!r} is a link to a folder that is missing"
+    return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
@@ -203,9 +227,9 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _refuse(folder: Path, error: OSError) -> NoReturn:
+    why = _find_dangling_link(folder) or error.strerror or error
     raise RelightError(
-        f"No run can be created in {str(folder)!r}: {error.strerror or error}. "
-        f"Choose another folder with --runs or {RUNS_VARIABLE}."
+        f"No run can be created in {str(folder)!r}: {why}. Choose another folder with --runs or {RUNS_VARIABLE}."
     ) from error
 
 

@@ -14,10 +14,10 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: boo
     """Write `data` to `path` atomically; with `durable` it survives a power cut once this returns.
 
     A temporary file in the same folder is written, fsynced and renamed, and the folder is fsynced. With `replace=False`
-    an existing file stays and `FileExistsError` is raised, so exactly one of several writers wins. Missing parent
-    folders are made. An `OSError` (full disk, no permission) leaves the old file as it was, and no temporary file.
+    an existing file stays and `FileExistsError` is raised, so exactly one of several writers wins. The folder must
+    exist: one that was made here would bring a removed run back as a ghost. An `OSError` (full disk, no permission)
+    leaves the old file as it was, and no temporary file.
     """
-    make_folder(path.parent, durable=durable)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         _write_new(temporary, data, durable=durable)
@@ -31,8 +31,8 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: boo
         sync_folder(path.parent)
 
 
-def make_folder(folder: Path, *, durable: bool = True) -> None:
-    """Make `folder` and its missing parents; with `durable` they survive a power cut once this returns."""
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its missing parents; they survive a power cut once this returns."""
     missing: list[Path] = []
     while not folder.is_dir():
         missing.append(folder)
@@ -41,8 +41,7 @@ def make_folder(folder: Path, *, durable: bool = True) -> None:
         folder = folder.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        if durable:
-            sync_folder(new.parent)
+        sync_folder(new.parent)
 
 
 def sync_folder(folder: Path) -> None:

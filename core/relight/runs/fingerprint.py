@@ -10,6 +10,10 @@ from typing import Any
 import msgspec
 import xxhash
 
+from relight.errors import DamagedFile
+from relight.regular_file import read_regular
+from relight.runs.record_file import read_json_object
+
 _NAMES = {
     "relight": "Relight",
     "python": "Python",
@@ -90,10 +94,9 @@ def word_resume_caveat(changes: Iterable[FingerprintChange], *, what: str = "res
 def read_environment(path: Path) -> dict[str, Any] | None:
     """Return the object in an environment.json; None when it is missing or damaged."""
     try:
-        decoded = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return read_json_object(path)
+    except (FileNotFoundError, DamagedFile):
         return None
-    return decoded if isinstance(decoded, dict) else None
 
 
 def read_changes(path: Path) -> tuple[FingerprintChange, ...]:
@@ -126,7 +129,7 @@ def digest_code(folder: Path, files: Iterable[str]) -> str:
     hashed = xxhash.xxh3_128()
     for name in sorted(files):
         try:
-            data = (folder / name).read_bytes()
+            data = read_regular(folder / name, follow_links=True)
         except (OSError, ValueError):
             data = b""
         hashed.update(f"{name}\0{len(data)}\0".encode())

@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_ATTEMPT = re.compile(r"^\d{4,}$")
+from relight.errors import DamagedFile
+
+_ATTEMPT = re.compile(r"(?!0000)[0-9]{4}|[1-9][0-9]{4,17}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class RunLayout:
         return self.folder / "stop.json"
 
     @property
+    def trust(self) -> Path:
+        """Exists once you have allowed the code of a run from elsewhere to run here (`Home`)."""
+        return self.folder / "trust.json"
+
+    @property
     def attempts(self) -> Path:
         """A folder for each attempt, numbered from 0001."""
         return self.folder / "attempts"
@@ -124,6 +131,10 @@ class RunLayout:
         """The checkpoint store."""
         return self.folder / "checkpoints"
 
+    def is_run(self) -> bool:
+        """Return whether the folder holds a run, damaged or not; False for one that cannot be read. Never raises."""
+        return os.path.lexists(self.record) or os.path.isdir(self.attempts)  # noqa: PTH112
+
     @property
     def exports(self) -> Path:
         """Exported weights."""
@@ -134,12 +145,17 @@ class RunLayout:
         return AttemptLayout(self.attempts / f"{number:04d}", number)
 
     def list_attempts(self) -> list[int]:
-        """Return the numbers of the attempts that have a folder, in order; other names are skipped."""
+        """Return the numbers of the attempts that have a folder, in order; other names are skipped.
+
+        Raises `DamagedFile` when their folder cannot be read.
+        """
         try:
             names = os.listdir(self.attempts)  # noqa: PTH208  asked for each run of a list
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(name) for name in names if _ATTEMPT.match(name))
+        except OSError as error:
+            raise DamagedFile(f"{str(self.attempts)!r} cannot be read: {error.strerror or error}.") from error
+        return sorted(int(name) for name in names if _ATTEMPT.fullmatch(name))
 
     def latest_attempt(self) -> int:
         """Return the number of the newest attempt; 0 when there is none."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import TracebackType
 
 from relight.errors import RelightError, RunBusy
+from relight.regular_file import open_regular, read_regular
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record_or_none
 from relight.runs.records import AttemptProcesses, ProcessIdentity
 
+_WRITING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _POLL_S = 0.02
 _PROBE_S = 0.5
 _PROBE_POLL_S = 0.002
@@ -79,7 +81,7 @@ class RunLock:
 def is_locked(layout: RunLayout) -> bool:
     """Return whether any process holds the lock right now. Never raises; without a lock file it is free."""
     try:
-        descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(layout.lock)
     except OSError:
         return False
     try:
@@ -101,7 +103,7 @@ def busy_error(layout: RunLayout) -> RunBusy:
 
 def _open(layout: RunLayout) -> int:
     try:
-        return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return open_regular(layout.lock, flags=_WRITING)
     except OSError as error:
         raise RelightError(
             f"Run {layout.run_id!r} cannot be locked: {str(layout.lock)!r}: {error.strerror or error}. "
@@ -123,7 +125,7 @@ def _try_lock(descriptor: int, mode: int, path: Path) -> bool:
 
 
 def _holder_pid(layout: RunLayout) -> int | None:
-    """Return the pid of the trainer, supervisor or writer if one is alive, else of the process that took the lock."""
+    """Return the pid of the trainer, supervisor or writer if one is alive, else of the one that took the lock."""
     attempt = layout.attempt(layout.latest_attempt())
     candidates: list[ProcessIdentity | None] = []
     processes = read_record_or_none(attempt.processes, AttemptProcesses)
@@ -133,7 +135,16 @@ def _holder_pid(layout: RunLayout) -> int | None:
     for identity in candidates:
         if identity is not None and is_alive(identity):
             return identity.pid
+    return read_taker(layout)
+
+
+def read_taker(layout: RunLayout) -> int | None:
+    """Return the pid of the process that took the lock last, if a process with that pid is alive."""
     try:
-        return int(layout.lock.read_bytes()[:20])
-    except (OSError, ValueError):
+        pid = int(read_regular(layout.lock)[:20])
+        os.kill(pid, 0)
+    except PermissionError:
+        return pid
+    except (OSError, ValueError, OverflowError):
         return None
+    return pid

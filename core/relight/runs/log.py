@@ -6,6 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from relight.errors import DamagedFile
+from relight.regular_file import open_regular
 
 TAIL_BYTES = 256 << 10
 _POLL_S = 0.1
@@ -18,10 +22,10 @@ def read_log_tail(path: Path, *, lines: int | None = None, max_bytes: int = TAIL
     """Return the last lines of the log: at most `lines`, from at most the last `max_bytes` of the file.
 
     Of a line that a progress bar rewrote many times, only the last state is kept. Bytes that are not UTF-8 are
-    replaced. A missing log is empty.
+    replaced. A missing log is empty. Raises `DamagedFile` for one that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             size = file.seek(0, os.SEEK_END)
             begin = max(0, size - max_bytes)
             file.seek(max(0, begin - 1))
@@ -54,17 +58,16 @@ class LogFollower:
         self._inode = -1
         self._rest = b""
 
-    def poll(self) -> list[str]:
-        """Return the lines that were completed since the last call, with newlines, and with progress bars collapsed."""
-        lines: list[str] = []
+    def poll(self) -> Iterator[str]:
+        """Yield the lines that were completed since the last call, with newlines, and with progress bars collapsed."""
         for data in self._new_bytes():
             *complete, rest = (self._rest + data).split(b"\n")
-            lines += [_decode(line) + "\n" for line in complete]
             self._rest = rest.rpartition(b"\r")[2] if len(rest) > _CHUNK_BYTES and not rest.endswith(b"\r") else rest
+            for line in complete:
+                yield _decode(line) + "\n"
             if len(self._rest) > _LINE_BYTES:
-                lines.append(_decode(self._rest))
-                self._rest = b""
-        return lines
+                rest, self._rest = self._rest, b""
+                yield _decode(rest)
 
     def take_unfinished(self) -> str:
         """Return the last line if it has no newline yet. It is not handed out again."""
@@ -73,7 +76,7 @@ class LogFollower:
 
     def _new_bytes(self) -> Iterator[bytes]:
         try:
-            file = self._path.open("rb")
+            file = _open(self._path)
         except (FileNotFoundError, NotADirectoryError):
             return
         with file:
@@ -107,7 +110,7 @@ def follow_log(path: Path, *, ended: Callable[[], bool], offset: int = 0) -> Ite
 def tail_offset(path: Path, *, lines: int) -> int:
     """Return the offset of the log's last `lines` lines, searched for in its last `TAIL_BYTES`."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             size = file.seek(0, os.SEEK_END)
             begin = max(0, size - TAIL_BYTES)
             file.seek(begin)
@@ -121,6 +124,16 @@ def tail_offset(path: Path, *, lines: int) -> int:
             first = data.find(b"\n") + 1 if begin > 0 else 0
             return begin + first
     return begin + position + 1
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a log. Raises `FileNotFoundError` or `NotADirectoryError` when it is missing, else `DamagedFile`."""
+    try:
+        return open(open_regular(path), "rb")  # noqa: PTH123  a descriptor
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise DamagedFile(f"The log {str(path)!r} cannot be read: {error.strerror or error}.") from error
 
 
 def _decode(line: bytes) -> str:

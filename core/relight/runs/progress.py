@@ -26,6 +26,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from relight.regular_file import open_regular
+
 Phase = Literal["starting", "training", "validating", "saving", "finished"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -116,7 +118,7 @@ class ProgressFile:
 def read_progress(path: Path) -> Progress | None:
     """Return the record in `path`; None when it is missing, damaged or of a later version. Never raises."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path)
     except OSError:
         return None
     try:

@@ -106,6 +106,14 @@ class ImportedFrom(Record, frozen=True, kw_only=True):
     """What the import recognized and left out: "optimizer (optimizer state)", "epoch 12"."""
 
 
+class Home(Record, frozen=True, kw_only=True):
+    """The runs folder in which a run was made, or in which the user trusts it: nobody elsewhere can know its inode."""
+
+    path: str
+    """Without links."""
+    inode: int
+
+
 class RunRecord(Record, frozen=True, kw_only=True):
     """The identity of a run, written once, together with its folder."""
 
@@ -122,6 +130,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     """Whether `higher_is_better` is a guess: neither the task nor the metric's name says it."""
     parent: Parent | None = None
     imported_from: ImportedFrom | None = None
+    home: Home | None = None
+    """Where it was made; None for a run of an older version."""
     token: str | None = None
     relight: str = ""
     """Version of Relight that created the run."""

@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+from relight.regular_file import open_regular
 from relight.runs.durable_file import sync_folder, write_durably
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -60,7 +61,7 @@ class ReservedFile:
             self._reserve.unlink()
 
     def _write_into_reserve(self, data: bytes, *, durable: bool) -> None:
-        descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = open_regular(self._reserve, flags=os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if os.pwrite(descriptor, data, 0) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

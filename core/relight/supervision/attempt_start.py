@@ -105,6 +105,7 @@ def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
     attempt = layout.attempt(start.attempt)
     new = AttemptLayout(layout.attempts / f".{attempt.folder.name}-{secrets.token_hex(4)}.tmp", start.attempt)
     try:
+        new.folder.mkdir()
         write_record(new.start, start)
         # A rename replaces a folder only if it is empty, so never one with a start record.
         os.rename(new.folder, attempt.folder)  # noqa: PTH104

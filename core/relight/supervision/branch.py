@@ -21,6 +21,7 @@ from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint, copy_weights
 from relight.supervision.trainer_command import check_script
+from relight.supervision.trust import require_trust
 
 _PARENT_CHARACTERS = 150
 
@@ -35,19 +36,22 @@ def branch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
+    trust: bool = False,
 ) -> Launched:
     """Create a run in the same runs folder from checkpoint `from_` ("latest", "best" or a step) and start it.
 
     The checkpoint is copied to the child's own store, so each run folder is self-contained, and the label "parent"
     keeps it in the parent. `config_changes` maps keys to values, which are checked as in a launch. `arguments` replaces
     the arguments of a script. With `weights_only` the child takes only the weights of the modules, and starts at step 0
-    with a fresh optimizer. A second call with the same `token` returns the same run.
+    with a fresh optimizer. A second call with the same `token` returns the same run. `trust` allows the code of a run
+    that was made elsewhere.
 
-    Raises CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or the config's
-    model would not fit the checkpoint. After an error there is no new run.
+    Raises UntrustedRun, CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or
+    the config's model would not fit the checkpoint. After an error there is no new run.
     """
     definition = read_definition(layout)
     record = definition.record
+    require_trust(layout, record, trust=trust)
     if record.task.kind == "script":
         plan = _plan_script(definition, config_changes, arguments)
     elif arguments is not None:

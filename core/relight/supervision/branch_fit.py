@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from relight.checkpoints.listing import CheckpointInfo
 from relight.errors import RelightError
+from relight.regular_file import read_regular
 from relight.runs.layout import RunLayout
 from relight.runs.records import RunRecord, TaskReference
 
@@ -53,6 +53,6 @@ def _code_has_changed(task: TaskReference) -> bool:
     import xxhash
 
     try:
-        return xxhash.xxh3_128_hexdigest(Path(task.path).read_bytes()) != task.code_digest
+        return xxhash.xxh3_128_hexdigest(read_regular(task.path, follow_links=True)) != task.code_digest
     except OSError:
         return False  # checking the config gives a better message

@@ -7,14 +7,17 @@ import os
 import signal
 import time
 
+from relight.errors import RunBusy
 from relight.runs.evidence import Evidence
 from relight.runs.layout import RunLayout
+from relight.runs.lock import read_taker
 from relight.runs.process_identity import is_alive
 from relight.runs.records import ProcessIdentity
 
 LIFELINE_S = 10.0
 """A trainer that lost its supervisor normally saves and exits within about a second; after this long it is killed."""
 _SEARCH_EVERY_S = 0.5
+_COMMAND_CHARACTERS = 100
 
 
 class Orphans:
@@ -67,6 +70,33 @@ def find_lock_holders(layout: RunLayout) -> list[int]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def find_strangers(layout: RunLayout, evidence: Evidence) -> RunBusy | None:
+    """Return the error that names the processes which keep the lock of a run that has ended; None without any.
+
+    A script that starts a daemon by `fork` hands it the lock. A live process whose pid is in the lock file is no
+    stranger: it is about to start the run's next attempt.
+    """
+    if evidence.supervisor_alive or evidence.trainer_alive or evidence.writer_alive:
+        return None
+    strangers = find_lock_holders(layout)
+    if not strangers or read_taker(layout) in strangers:
+        return None
+    named = ", ".join(f"{pid} ({_word_command(pid)})" for pid in strangers)
+    return RunBusy(
+        f"Run {layout.run_id!r} has ended, but a process that its script left behind still holds its lock: {named}."
+        f" End it (kill {' '.join(map(str, strangers))}), then resume the run."
+    )
+
+
+def _word_command(pid: int) -> str:
+    import psutil
+
+    try:
+        return " ".join(" ".join(psutil.Process(pid).cmdline()).split())[:_COMMAND_CHARACTERS] or "without a command"
+    except psutil.Error:
+        return "which has just ended"
 
 
 def _find_workers(layout: RunLayout, *, group: int) -> list[int]:

@@ -14,10 +14,13 @@ from relight.runs.records import AttemptStart
 from relight.runs.status import derive_status
 from relight.supervision.attempt_start import Launched, start_attempt
 from relight.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
-from relight.supervision.orphans import Orphans
+from relight.supervision.orphans import Orphans, find_strangers
+from relight.supervision.trust import require_trust
 
 LOCK_WAIT_S = 60.0
 """How long a resume waits for a trainer that is ending, or for a writer that is finishing a checkpoint."""
+STRANGERS_S = 2.0
+"""How long an ended run may still be locked before other holders of its lock are looked for."""
 _POLL_S = 0.05
 
 
@@ -27,16 +30,17 @@ def resume_run(
     from_: str | int | None = None,
     token: str | None = None,
     max_restarts: int | None = None,
+    trust: bool = False,
 ) -> Launched:
     """Start the run's next attempt from `from_`: "latest" (or None), "best" or a step.
 
     "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
     checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
-    `max_restarts` None keeps the value of the last attempt.
+    `max_restarts` None keeps the value of the last attempt. `trust` allows the code of a run that was made elsewhere.
 
     Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
     raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
-    `RelightError` when the run has finished.
+    `RelightError` when the run has finished, or `UntrustedRun`.
     """
     number = layout.latest_attempt()
     try:
@@ -46,6 +50,7 @@ def resume_run(
             started = evidence.find_token(token)
             if started is None:
                 _refuse(evidence, number, from_=from_)
+                require_trust(layout, evidence.require_record(), trust=trust)
                 choice = choose_checkpoint(evidence, from_)
                 start = _next_start(evidence, choice, token=token, max_restarts=max_restarts)
                 reached = _find_last_step(evidence)
@@ -103,6 +108,7 @@ def _find_last_step(evidence: Evidence) -> int:
 def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> RunLock:
     """Take the run's lock, waiting for an attempt that is ending; `RunBusy` at once while the run is being trained."""
     deadline = time.monotonic() + LOCK_WAIT_S
+    look_at = time.monotonic() + STRANGERS_S
     orphans = Orphans(layout)
     while True:
         try:
@@ -121,6 +127,11 @@ def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> Run
         if time.monotonic() >= deadline:
             raise _still_ending(evidence) or busy
         orphans.end(evidence)
+        if time.monotonic() >= look_at:
+            strangers = find_strangers(layout, evidence)
+            if strangers is not None:
+                raise strangers from busy
+            look_at = time.monotonic() + STRANGERS_S
         time.sleep(_POLL_S)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from relight.errors import RelightError
+from relight.errors import DamagedFile, RelightError
 from relight.runs.evidence import PastAttempt, gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
@@ -164,7 +164,7 @@ class Supervisor:
         """Return the last line that the trainer printed, or an empty string."""
         try:
             lines = read_log_tail(self._attempt.log, lines=20).split("\n")
-        except OSError:
+        except (OSError, DamagedFile):
             return ""
         return next((line.strip()[:_LAST_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
 

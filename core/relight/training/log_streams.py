@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -67,7 +68,7 @@ def log_to(stream: Any, *, prefix: str = "") -> None:
 
 
 class TeeStream:
-    """A text stream that also writes to a log. If the log cannot be written, only the log loses text."""
+    """A text stream that also writes to a log. If one of them cannot be written, only that one loses text."""
 
     def __init__(self, stream: Any, descriptor: int) -> None:
         self._stream = stream
@@ -76,7 +77,14 @@ class TeeStream:
     def write(self, text: str) -> int:
         """Write to both."""
         self._log.write(text.encode("utf-8", "backslashreplace"))
-        return int(self._stream.write(text))
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe, a full disk; a closed stream
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream; the log has no buffer."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
         """Write each line to both."""

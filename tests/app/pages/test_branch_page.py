@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from relight.runs.record_file import read_record, write_record
 from relight.runs.records import RunRecord, TaskReference
 from relight.supervision.attempt_start import Launched
 from relight_app import actions
+from relight_app.engine import Engine
 from tests.app.pages.page_test import open_page, view_texts
 from tests.app.sample_runs import SampleRun, make_run
+from tests.patience import stretch
 
 
 @pytest.fixture
@@ -100,6 +103,27 @@ def test_a_script_branches_with_other_arguments(
     assert [code.value for code in page.code] == [command]
     page.button(key="branch-start").click().run()
     assert asked == [("--lr", "1e-4", "--name", "a b")]
+
+
+def test_a_run_from_elsewhere_shows_its_command_and_imports_nothing(parent: RunLayout, tmp_path: Path) -> None:
+    file = tmp_path / "spiral.py"
+    file.write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    task = TaskReference(kind="file", name="spiral.py:Spiral", path=str(file), class_name="Spiral")
+    write_record(parent.record, msgspec.structs.replace(read_record(parent.record, RunRecord), task=task, home=None))
+    page, step = open_branch(parent)
+    sentence = f"To train it means to run: the code in {file}. If you trust that, say so in a terminal: relight resume"
+    assert sentence in view_texts(page)
+    engine = Engine(parent.folder.parent)
+    resumed = actions.resume(engine, parent.run_id, from_step=step, token="press")
+    assert resumed.problem is not None and sentence in resumed.problem.sentence
+    request = actions.DrillRequest(task, {}, run=parent.run_id)
+    actions.drill(engine, request)
+    deadline = time.monotonic() + stretch(60)
+    while (job := actions.drill_job(engine, request)) is None or job.state == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert sentence in str(job.error)
+    assert not (tmp_path / "imported").exists()
 
 
 def test_an_error_is_the_engines_sentence(parent: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:

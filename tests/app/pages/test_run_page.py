@@ -385,3 +385,20 @@ def _engine():  # type: ignore[no-untyped-def]
     from relight_app.engine import current_engine
 
     return current_engine()
+
+
+def test_no_file_of_the_run_takes_its_page_away(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("digits", status="interrupted", attempts=2))
+    log, manifests = layout.attempt(2).log, layout.checkpoints / "manifests"
+    for path, put, sentence in (
+        (log, os.mkfifo, "cannot be read: Is a named pipe"),
+        (manifests, Path.touch, "It cannot be read: Not a directory"),
+        (layout.attempt(20_000_000).folder, Path.mkdir, "digits"),
+        (layout.record, os.mkfifo, "Is a named pipe"),
+    ):
+        if path.exists():
+            path.rename(runs / f".aside-{path.name}")
+        put(path)
+        page = open_page("run", id=layout.run_id)
+        assert not page.exception
+        assert sentence in view_texts(page), sentence

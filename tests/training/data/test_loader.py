@@ -18,13 +18,16 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate, random_split
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate, random_split
 
 from relight.errors import TaskError
 from relight.training.data.batch_source import BatchSource
 from relight.training.data.loader import Loader, ValidationLoader, move_batch
+from relight.training.data.loading_processes import WorkerOptions
 from relight.training.data.sampler import Sampler
+from relight.training.data.stream_loader import StreamLoader
 from relight.training.state.rng import RngRecorder, encode_rng, seed_everything
+from tests.patience import stretch
 
 
 class Globals(Dataset[Any]):
@@ -273,3 +276,36 @@ def _wait_for(find: Any, *, count: int) -> list[Any]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_full_shared_memory_ends_the_loading_with_its_cure(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    def share(tensor: Tensor) -> Tensor:
+        raise RuntimeError("unable to write to file </torch_7_1_0>: No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", share)  # the workers inherit it
+    options = WorkerOptions(workers=2, timeout_s=stretch(60))
+    loader: Any
+    if stream:
+        loader = StreamLoader(Endless(), batch_size=4, seed=1, options=options)
+    else:
+        data = TensorDataset(torch.zeros(40, 3))
+        loader = Loader.in_order(
+            data, Sampler(40, batch_size=4, seed=1, shuffle=False, drop_last=False), options=options
+        )
+    with contextlib.closing(loader), pytest.raises(TaskError, match=r"/dev/shm is full.*0 workers.*--shm-size"):
+        next(iter(loader))
+
+
+class Endless(IterableDataset[Any]):
+    """Tensors without an end."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            yield torch.zeros(3)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

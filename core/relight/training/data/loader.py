@@ -12,7 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from relight.errors import RelightError, TaskError
 from relight.training.data.batch_source import BatchSource, Collate
-from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
+from relight.training.data.loading_processes import (
+    WorkerOptions,
+    WorkerStart,
+    end_workers,
+    share_tensors,
+    signals_blocked,
+)
 from relight.training.data.sampler import BatchKey, Order, Sampler, WeightedSampler
 from relight.training.state.seeds import VALIDATION_EPOCH
 
@@ -278,6 +284,7 @@ class _KeyedDataset(Dataset[Any]):
     def __getitems__(self, key: BatchKey) -> _Loaded:
         try:
             batch = self._source(key)
+            share_tensors(batch)
         except RelightError as error:
             batch = _Failure(error)  # as a value, because the DataLoader would bury the message in a traceback
         return key.stop, key.digest(), batch

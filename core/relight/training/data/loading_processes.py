@@ -7,9 +7,14 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from relight.errors import TaskError
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
@@ -53,6 +58,30 @@ def _prepare_worker() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # killed between the two lines
             os._exit(1)
+
+
+def share_tensors(batch: Any) -> None:
+    """In a worker, move the tensors of a batch that it has loaded to shared memory.
+
+    Otherwise PyTorch does it in a thread of the worker; when that fails, the batch is lost and the trainer waits for it
+    forever. Raises `TaskError` when there is not enough shared memory.
+    """
+    if get_worker_info() is None:
+        return
+    if isinstance(batch, (list, tuple, Mapping)):
+        for inner in batch.values() if isinstance(batch, Mapping) else batch:
+            share_tensors(inner)
+    if not isinstance(batch, torch.Tensor) or batch.device.type != "cpu" or batch.layout is not torch.strided:
+        return
+    try:
+        batch.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "shared memory" not in str(error) and "No space left" not in str(error) and "torch_" not in str(error):
+            raise
+        raise TaskError(
+            "The data-loading processes have no shared memory left for a batch (/dev/shm is full). Train with 0 "
+            "workers, or give the machine more shared memory: for a container, --shm-size=1g."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,13 @@ from torch.utils.data._utils import worker as torch_worker
 
 from relight.errors import RelightError, TaskError
 from relight.training.data.global_generators import global_generators
-from relight.training.data.loading_processes import WorkerOptions, WorkerStart, end_workers, signals_blocked
+from relight.training.data.loading_processes import (
+    WorkerOptions,
+    WorkerStart,
+    end_workers,
+    share_tensors,
+    signals_blocked,
+)
 from relight.training.state.seeds import mix_seeds
 
 _log = logging.getLogger("relight")
@@ -268,6 +274,7 @@ class _Feed(IterableDataset[Any]):
                     continue
                 batch = self.collate(items[0] if self.batch_size is None else items)
             count += 1
+            share_tensors(batch)
             state = None if self.replay else _read_state(self.dataset, iterator)
             # Another thread of the worker sends it while this one continues reading.
             yield _Fed(reader, count, short, state if get_worker_info() is None else copy.deepcopy(state), batch)

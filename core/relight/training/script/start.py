@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from relight.errors import UsageError
+from relight.machine.standard_streams import replace_closed_streams
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord
@@ -73,6 +74,7 @@ def init(
     values = as_mapping(config)
     standalone = launch is None
     if launch is None:
+        replace_closed_streams()
         launch = _begin_alone(name=name, runs=runs)
     layout = launch.layout
     record = read_record(layout.record, RunRecord)
