@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from relight.errors import RelightError, TaskError
+from relight.start_folder import START_FOLDER as _START_FOLDER  # noqa: F401  read before the script goes elsewhere
 from relight.version import __version__
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError, UsageError
 from relight.runs.records import Objective
 from relight.tasks.inspection import inspect_task
-from relight.tasks.reference import describe_task, list_tasks, resolve_task, validate_config
+from relight.tasks.reference import describe_task, list_tasks, resolve_module, resolve_task, validate_config
 
 SPIRAL = '''
 import os
@@ -213,7 +213,7 @@ def test_a_built_in_task_is_prepared_without_torch_and_without_a_process() -> No
     code = """
 import subprocess, sys
 subprocess.Popen = None
-from relight.tasks.reference import describe_task, list_tasks, resolve_task, validate_config
+from relight.tasks.reference import describe_task, list_tasks, resolve_module, resolve_task, validate_config
 list_tasks()
 describe_task(resolve_task("digits"))
 validate_config(resolve_task("digits"), ["device=cpu"])
@@ -221,3 +221,47 @@ assert "torch" not in sys.modules and "relight.training" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with a training script that only `python -m package.train` can run."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "helpers.py").write_text("import relight\n\ndef begin():\n    return relight.init()\n")
+    (folder / "train.py").write_text("from .helpers import begin\nrun = begin()\n")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_module_with_a_training_script_is_found_as_python_would_find_it(package: Path) -> None:
+    found = resolve_module("package.train")
+    assert (found.kind, found.name, found.module) == ("script", "package.train", "package.train")
+    assert (found.path, found.working_folder) == (str(package / "train.py"), str(package.parent))
+    (package / "__main__.py").write_text("import relight\nrelight.init()\n")
+    assert resolve_module("package").path == str(package / "__main__.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("package.nothing", "There is no module package.nothing in "),
+        ("package/train.py", "-m takes the name of a module"),
+        ("", "-m takes the name of a module"),
+    ],
+)
+def test_a_module_that_is_not_there_is_refused(package: Path, name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        resolve_module(name)
+
+
+def test_the_name_of_a_module_without_m_gets_the_command_that_works(package: Path) -> None:
+    with pytest.raises(UsageError, match=r"relight run -m package\.train"):
+        resolve_task("package.train")
+
+
+def test_a_script_that_goes_to_another_folder_was_started_where_python_was(tmp_path: Path) -> None:
+    code = "import os, relight; os.chdir('/'); from relight.start_folder import START_FOLDER; print(START_FOLDER)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path)

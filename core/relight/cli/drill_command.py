@@ -11,6 +11,7 @@ from relight.cli.options import (
     MORE,
     ArgumentsArgument,
     JsonOption,
+    ModuleOption,
     PythonOption,
     RunsOption,
     SetOption,
@@ -43,6 +44,7 @@ def drill(
     arguments: ArgumentsArgument = None,
     assignments: SetOption = None,
     python: PythonOption = None,
+    is_module: ModuleOption = False,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Number of steps to train.")] = 40,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit for each training.")
@@ -65,7 +67,7 @@ def drill(
     from relight.drill.rehearsal import run_drill
     from relight.runs.catalog import runs_folder
 
-    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
+    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     proof = run_drill(
         runs_folder(runs),
         prepared,

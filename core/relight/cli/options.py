@@ -41,6 +41,9 @@ PythonOption = Annotated[
     Path | None,
     typer.Option("--python", metavar="PATH", help="Python interpreter for a training script.", show_default=False),
 ]
+ModuleOption = Annotated[
+    bool, typer.Option("-m", help="TASK is a module with a training script, as in python -m package.train.")
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="NAME", help="Name of the new run. Default: the task's name.", show_default=False),

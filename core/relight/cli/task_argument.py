@@ -8,14 +8,22 @@ from pathlib import Path
 
 from relight.errors import UsageError
 from relight.runs.records import PreparedTask, TaskReference
-from relight.tasks.reference import launch_script, resolve_task, validate_config
+from relight.tasks.reference import launch_script, resolve_module, resolve_task, validate_config
 
 
 def prepare_task(
-    text: str, assignments: Sequence[str], *, arguments: Sequence[str] = (), python: Path | None = None
+    text: str,
+    assignments: Sequence[str],
+    *,
+    arguments: Sequence[str] = (),
+    python: Path | None = None,
+    is_module: bool = False,
 ) -> PreparedTask:
-    """Find the task or script `text` and build its config. Raises a `RelightError` that is one sentence."""
-    reference = resolve_task(text)
+    """Find the task or script `text`, or the script in that module, and build its config.
+
+    Raises a `RelightError` that is one sentence.
+    """
+    reference = resolve_module(text) if is_module else resolve_task(text)
     if reference.kind == "script":
         reference = launch_script(reference, arguments=arguments, python=python)
     else:

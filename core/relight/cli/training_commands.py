@@ -13,6 +13,7 @@ from relight.cli.options import (
     ArgumentsArgument,
     DetachOption,
     JsonOption,
+    ModuleOption,
     NameOption,
     PythonOption,
     RunArgument,
@@ -90,6 +91,7 @@ def run(
     name: NameOption = None,
     restarts: RestartsOption = 0,
     python: PythonOption = None,
+    is_module: ModuleOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
@@ -103,7 +105,7 @@ def run(
     from relight.runs.catalog import runs_folder
     from relight.supervision.launch import launch_run
 
-    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python)
+    prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
         launched = launch_run(runs_folder(runs), prepared, name=name, max_restarts=restarts)

@@ -40,12 +40,15 @@ class CreatedRun(NamedTuple):
     created: bool
 
 
-def runs_folder(given: Path | str | None = None) -> Path:
-    """Return the absolute path of the runs folder: `given`, else RELIGHT_RUNS, else ./runs. It need not exist."""
+def runs_folder(given: Path | str | None = None, *, start: str | None = None) -> Path:
+    """Return the absolute path of the runs folder: `given`, else RELIGHT_RUNS, else ./runs. It need not exist.
+
+    A relative path starts at `start`, by default at the current folder.
+    """
     chosen = given or os.environ.get(RUNS_VARIABLE) or "runs"
     if "\0" in str(chosen):
         raise UsageError(f"{str(chosen)!r} is not a valid folder name.")
-    return Path(chosen).expanduser().absolute()
+    return Path(start or Path.cwd(), Path(chosen).expanduser())
 
 
 def create_run(

@@ -13,6 +13,7 @@ from relight.runs.catalog import create_run, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart, PreparedTask, TaskReference
+from relight.start_folder import START_FOLDER
 from relight.supervision.attempt_start import Adoption, start_attempt
 
 
@@ -39,9 +40,9 @@ def begin_standalone(
     A resume starts the same script with the same arguments, folder and interpreter. Raises `RelightError` when the runs
     folder cannot be written or no supervisor can be started.
     """
-    script = script.absolute()
+    script = Path(START_FOLDER or "", script)
     layout, _ = create_run(
-        runs_folder(runs),
+        runs_folder(runs, start=START_FOLDER),
         PreparedTask(
             TaskReference(
                 kind="script",
@@ -49,7 +50,7 @@ def begin_standalone(
                 path=str(script),
                 arguments=tuple(arguments),
                 python=sys.executable,
-                working_folder=str(Path.cwd()),
+                working_folder=START_FOLDER,
                 code_digest=_digest(script),
                 module=module,
             )

@@ -51,7 +51,9 @@ def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskRefere
     folder = Path.cwd() if working_folder is None else working_folder
     path = Path(folder, Path(file).expanduser())
     if not file.endswith(".py") and not path.is_file():
-        raise _unknown_file(text, path) if "/" in file else _unknown_task(text)
+        if "/" in file:
+            raise _unknown_file(text, path)
+        raise _forgotten_m(text) if _find_module(text, folder) else _unknown_task(text)
     if not path.is_file():
         raise _unknown_file(text, path)
     if path.suffix != ".py":
@@ -68,6 +70,27 @@ def resolve_task(text: str, *, working_folder: Path | None = None) -> TaskRefere
         kind="file", name=f"{path.name}:{class_name}", path=str(path), class_name=class_name,
         working_folder=str(folder.absolute()), code_digest=_digest(path),
     )  # fmt: skip
+
+
+def resolve_module(name: str) -> TaskReference:
+    """Find the training script that `python -m NAME` would run in the current folder. It is read but not imported.
+
+    Raises `UsageError` when there is no such module, and `TaskError` when it cannot be launched.
+    """
+    name, folder = name.strip(), Path.cwd()
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise UsageError(f"-m takes the name of a module, such as package.train, and not '{name}'.")
+    path = _find_module(name, folder)
+    if path is None:
+        raise UsageError(f"There is no module {name} in {folder}. Start Relight in the folder that holds {parts[0]}.")
+    try:
+        check_script_file(path, root=folder)
+    except DefinesTasks as error:
+        raise UsageError(f"{error} Launch it without -m: {path.relative_to(folder)}:Class.") from None
+    return TaskReference(
+        kind="script", name=name, path=str(path), working_folder=str(folder), code_digest=_digest(path), module=name
+    )
 
 
 def launch_script(
@@ -145,6 +168,19 @@ def _describe_builtin(task: BuiltinTask) -> TaskDescription:
         name=task.name, title=task.title, summary=task.summary, fields=tuple(describe_config(task.config_class)),
         objective=task.objective,
     )  # fmt: skip
+
+
+def _find_module(name: str, folder: Path) -> Path | None:
+    """Return the file that `python -m NAME` would run in `folder`; None if there is none."""
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
+    stem = folder.joinpath(*parts)
+    return next((each for each in (stem.with_suffix(".py"), stem / "__main__.py") if each.is_file()), None)
+
+
+def _forgotten_m(text: str) -> UsageError:
+    return UsageError(f"{text} is a module. To launch a training script as one, write: relight run -m {text}")
 
 
 def _unknown_task(text: str) -> UsageError:

@@ -43,10 +43,11 @@ class DefinesTasks(UsageError):
     """The file is not a script: it defines tasks, and you must name one."""
 
 
-def check_script_file(path: Path) -> None:
+def check_script_file(path: Path, *, root: Path | None = None) -> None:
     """Raise `TaskError` or `UsageError` when the script does not parse or never calls `relight.init`.
 
-    The modules next to it that it imports are read, too. Raises `DefinesTasks` when the file defines tasks instead.
+    The modules next to it that it imports are read, too; for a module, those below `root`. Raises `DefinesTasks` when
+    the file defines tasks instead.
     """
     try:
         source = path.read_bytes()
@@ -58,7 +59,7 @@ def check_script_file(path: Path) -> None:
         raise _syntax_error(path, error.lineno, error.msg) from None
     except ValueError as error:  # null bytes
         raise TaskError(f"{path.name} is not a Python file: {error}.") from None
-    found = _Reader(path.parent).read(tree, path.parent)
+    found = _Reader(root or path.parent).read(tree, path.parent)
     if found.calls_init:
         return
     if found.tasks:
