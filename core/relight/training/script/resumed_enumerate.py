@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from types import GeneratorType
 from typing import Any
 
 from relight.training.script.loop_source import is_foreign
 
 _NAME = "enumerate"
+_DEEPEST = 4
+"""Progress bars around each other."""
 
 
 class BatchCount(int):
@@ -42,12 +45,24 @@ class ResumedEnumerate:
         self._changed.clear()
 
     def _count(self, iterable: Iterable[Any], start: int = 0) -> Iterator[tuple[int, Any]]:
-        loader = iterable
-        while not isinstance(loader, self._loader_kind) and hasattr(loader, "iterable"):
-            loader = loader.iterable  # a progress bar
-        if not isinstance(loader, self._loader_kind):
-            return enumerate(iterable, start)
-        return _count_on(iterable, loader, start)
+        loader = self._find_loader(iterable)
+        return enumerate(iterable, start) if loader is None else _count_on(iterable, loader, start)
+
+    def _find_loader(self, iterable: Any) -> Any:
+        """Return the loader, also from inside a progress bar: tqdm's, or a library's generator such as rich's."""
+        for _ in range(_DEEPEST):
+            if isinstance(iterable, self._loader_kind):
+                return iterable
+            if isinstance(iterable, GeneratorType) and iterable.gi_frame is not None and is_foreign(_file_of(iterable)):
+                inside = iterable.gi_frame.f_locals.values()
+                iterable = next((each for each in inside if isinstance(each, self._loader_kind)), None)
+            else:
+                iterable = getattr(iterable, "iterable", None)
+        return None
+
+
+def _file_of(generator: GeneratorType[Any, Any, Any]) -> str:
+    return generator.gi_code.co_filename
 
 
 def _count_on(iterable: Iterable[Any], loader: Any, start: int) -> Iterator[tuple[int, Any]]:
