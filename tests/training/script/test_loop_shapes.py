@@ -368,7 +368,7 @@ def test_a_loop_killed_anywhere_ends_as_if_it_had_not_been(
 
 
 _VALIDATED = {"if i == 3": ("4", "8"), "move(loss)": ("3", "6"), "part in range": ("10",), "epoch == 1": ("5", "8"),
-              "step % 4": ("3", "7"), "if i % 2": ("6", "8"), "": ("5", "10")}  # fmt: skip
+              "step % 4": ("3", "7"), "if i % 2": ("6", "8"), "tuner": ("10", "15"), "": ("5", "10")}  # fmt: skip
 """Steps after which a shape validates."""
 
 

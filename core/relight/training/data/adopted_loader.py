@@ -72,6 +72,9 @@ class ResumableLoader(Protocol):
     def take_seen(self) -> int:
         """Return a digest of the batches that have been yielded since the last call; 0 for none."""
 
+    def put_seen(self, digest: int) -> None:
+        """Put a digest back that `take_seen` has returned."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
 

@@ -132,6 +132,10 @@ class StreamLoader:
         seen, self._seen = self._seen, 0
         return seen
 
+    def put_seen(self, digest: int) -> None:
+        """Put a digest back that `take_seen` has returned."""
+        self._seen = digest
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what the loop has consumed, no matter what the workers have read ahead."""
         positions = self._positions

@@ -354,7 +354,10 @@ class LoopDriver:
         self.position.refresh(self.loops)
         self._attempt.resumed_at_pass_end = self.position.at_pass_end
         self.position.epoch = int(position["epoch"]) if inner is None else inner.index
+        seen = {name: self.position.loaders[name].take_seen() for name in self.loops.advanced}
         session = self._start_session()
+        for name, digest in seen.items():  # these batches belong to the first step
+            self.position.loaders[name].put_seen(digest)
         restoration.close()
         self._restoration = None
         self._plan.tell(session)

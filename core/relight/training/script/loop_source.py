@@ -24,6 +24,7 @@ from typing import Any
 _OWN = str(Path(__file__).parents[2])
 _STANDARD = str(Path(os.__file__).parent)
 _FOR = dis.opmap["FOR_ITER"]
+_YIELD_FROM = dis.opmap["SEND"]
 _INSTALLED = ("site-packages", "dist-packages")
 _LOOPS = (ast.For, ast.While)
 _TRANSPARENT = frozenset(("enumerate", "tqdm", "trange", "track", "progress_bar", "notebook_tqdm", "wrap_tqdm"))
@@ -55,14 +56,15 @@ class Doubt:
 def find_consumer(frame: FrameType | None) -> Consumer | None:
     """Return the `for` statement that advances the generator called from `frame`; None if it is no `for` statement.
 
-    Generators of libraries in between, such as a progress bar's, are looked through.
+    `yield from` and generators of libraries in between, such as a progress bar's, are looked through.
     """
     while frame is not None:
         code = frame.f_code
-        if code.co_code[frame.f_lasti] != _FOR:
-            return None
-        if not (code.co_flags & inspect.CO_GENERATOR and is_foreign(code.co_filename)):
+        running = code.co_code[frame.f_lasti]
+        if running == _FOR and not (code.co_flags & inspect.CO_GENERATOR and is_foreign(code.co_filename)):
             return Consumer(id(frame), code, frame.f_lineno)
+        if running not in (_FOR, _YIELD_FROM):
+            return None
         frame = frame.f_back
     return None
 

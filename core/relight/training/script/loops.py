@@ -117,6 +117,11 @@ class LoopStack:
         return self._active[0] if self._active else None
 
     @property
+    def advanced(self) -> list[str]:
+        """The loaders whose passes have advanced while a resume was replaying, as in a `zip`."""
+        return [loop.name for loop in self._active if loop.kind == "batches" and loop.passed]
+
+    @property
     def may_be_left(self) -> bool:
         """Whether the script may leave a running pass early, behind `run.step`."""
         return any(loop.leaves for loop in self._active)

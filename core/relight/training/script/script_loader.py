@@ -76,6 +76,8 @@ class ScriptLoader:
             return
         if driver.loops.is_on_the_way(loop):  # loops inside this one have not reached their places yet
             driver.send_to_place(self.name)
+        if driver.loops.replaying:
+            inner.take_seen()  # of an earlier pass, which ran again
         self._pass = loop
         self.skipped = inner.batch
         whole, chosen = False, True
