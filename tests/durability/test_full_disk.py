@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ from tests.durability.disks import Disk, make_disk, need_disks
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks"), pytest.mark.timeout(300)]
 
-CONFIG = {**soak.CONFIG, "epochs": 8, "checkpoint_every_s": 0.3, "nap_s": 0.012}
+CONFIG = {**soak.CONFIG, "epochs": 8, "checkpoint_every_s": 0.3, "nap_s": 0.012, "width": 20_000}
+CHECKPOINT_BYTES = 1_000_000
+"""A checkpoint of that width is larger, and everything else that a run writes is much smaller."""
 
 
 class FullDisk:
@@ -56,16 +59,16 @@ class FullDisk:
         """Fill the disk; return the file that fills it and the summary that tells of the failure.
 
         A disk that was filled between a save and the deletion of an older checkpoint has room for one more, and for
-        the next after that. So it is filled again until a save has failed; from then on nothing is deleted.
+        the next after that. So it is filled again when there is room for one. The few blocks that are free while a run
+        replaces a record are left alone.
         """
         ballast = self.disk.fill()
 
         def look() -> RunSummary | None:
             summary = summarize_run(layout)
-            if summary.saving_failure is None:
+            if summary.saving_failure is None and shutil.disk_usage(self.disk.path).free > CHECKPOINT_BYTES // 2:
                 self.disk.fill()
-                return None
-            return summary
+            return summary if summary.saving_failure else None
 
         return ballast, soak.wait_for(look, why=f"the failure to be told: {summarize_run(layout)}")
 

@@ -93,8 +93,8 @@ Make = Callable[..., TrainedRun]
         ("frozen", ["head:1", "edge:1:3", "head:2", "edge:3:1"]),
         ("flag", ["edge:1:3", "edge:1:4", "edge:3:1"]),
         ("step", ["edge:1:1", "edge:1:3", "head:2"]),
-        ("grow", ["head:1", "edge:1:2", "edge:2:2"]),
-        ("drop", ["edge:0:2", "edge:2:2"]),
+        pytest.param("grow", ["head:1", "edge:1:2", "edge:2:2"], marks=pytest.mark.thorough),
+        pytest.param("drop", ["edge:0:2", "edge:2:2"], marks=pytest.mark.thorough),
     ],
 )
 def test_a_script_that_changes_its_groups_resumes_exactly_from_everywhere(
@@ -122,7 +122,7 @@ def test_a_signal_right_after_a_group_was_added_saves_the_groups_of_the_last_edg
     assert run.final_digest() == twin.final_digest()
 
 
-@pytest.mark.parametrize("form", ["epoch", "flag"])
+@pytest.mark.parametrize("form", ["epoch", pytest.param("flag", marks=pytest.mark.thorough)])
 def test_a_branch_without_changes_has_the_late_groups_too(make_script: Make, form: str) -> None:
     run = make_script(SCRIPT, f"form={form}", "die=edge:2:2,head:3")
     assert run.run() == -signal.SIGKILL, run.log
