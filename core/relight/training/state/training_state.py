@@ -134,10 +134,10 @@ class TrainingState:
         """Return the names of the weights that have changed since the last edge, as far as that can be seen."""
         assert self._watch is not None, "no step edge was recorded"
         weights = self._find_weights()
-        if self._watch.watches(weights.values()):
-            return self._watch.find_moved()
-        self._watch_anew = True  # parameters were added or replaced
-        return list(weights)
+        replaced = self._watch.find_replaced(weights)
+        if replaced or not self._watch.has_all(weights):
+            self._watch_anew = True
+        return [*replaced, *(name for name in self._watch.find_moved() if name not in replaced)]
 
     def _find_late(self, weights: Mapping[str, Tensor]) -> set[str]:
         """Return the names of weights that a script may begin to train later: in another attempt, perhaps, earlier."""

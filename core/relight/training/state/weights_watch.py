@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 import xxhash
@@ -54,10 +54,15 @@ class WeightsWatch:
         )
         return [name for name in self._names if name in moved]
 
-    def watches(self, weights: Iterable[Tensor]) -> bool:
-        """Tell whether these are the watched tensors, in the same order."""
-        now = list(filter(_is_watched, weights))
-        return len(now) == len(self._tensors) and all(map(operator.is_, now, self._tensors))
+    def find_replaced(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Return the names of the watched tensors that are gone, or have another tensor in their place."""
+        return [
+            name for name, tensor in zip(self._names, self._tensors, strict=True) if weights.get(name) is not tensor
+        ]
+
+    def has_all(self, weights: Mapping[str, Tensor]) -> bool:
+        """Tell whether all of these tensors are watched that can be."""
+        return sum(map(_is_watched, weights.values())) == len(self._tensors)
 
 
 def digest_tensor(tensor: Tensor) -> int:
