@@ -1,7 +1,7 @@
 """What `run.step` costs a training script that logs two scalars, compared with logging them by hand.
 
-The loop of the script contains nothing else, so nothing hides the cost of the step edge: `for step in run.steps(n)` or
-a pass over `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge alone: it writes metrics to
+The loop of the script contains nothing else, so nothing hides the cost of the step edge: `for step in run.steps(n)`,
+in one case `next` of a `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge alone: it writes metrics to
 their file, records generators and progress, and checks for a stop request. *A model tracked* adds a linear layer with
 BatchNorm, SGD and a schedule, which the script tracks but does not train. The yardstick is a line of JSON written to a
 file and flushed, which is the least that survives a kill. Periodic checkpoints are off: checkpoint_save.py measures
@@ -14,6 +14,7 @@ in µs per step.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -93,8 +94,15 @@ def _measure(case: str, rounds: int) -> dict[str, list[float]]:
         run.track(model=model, optimizer=optimizer, scheduler=scheduler)
     if case == "loader":
         loader = run.loader(TensorDataset(torch.zeros(BLOCK * (rounds + 1), 1)), batch_size=1, shuffle=True)
-        steps = (batch for _ in run.epochs(1) for batch in loader)
-    return _time_blocks(steps, lambda _: run.step(loss=values[0], accuracy=values[1]), rounds)
+        batches = iter(loader)
+    else:
+        batches = itertools.repeat(None)
+
+    def act(_: int) -> None:
+        next(batches)
+        run.step(loss=values[0], accuracy=values[1])
+
+    return _time_blocks(steps, act, rounds)
 
 
 def _time_blocks(steps: Any, act: Callable[[int], None], rounds: int) -> dict[str, list[float]]:
