@@ -1,11 +1,11 @@
 """What `run.step` costs a training script that logs two scalars, compared with logging them by hand.
 
 The loop of the script contains nothing else, so nothing hides the cost of the step edge: `for step in run.steps(n)`,
-in one case `next` of a `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge alone: it writes metrics to
-their file, records generators and progress, and checks for a stop request. *A model tracked* adds a linear layer with
-BatchNorm, SGD and a schedule, which the script tracks but does not train. The yardstick is a line of JSON written to a
-file and flushed, which is the least that survives a kill. Periodic checkpoints are off: checkpoint_save.py measures
-those.
+in one case `next` of a `run.loader`, and `run.step(loss=…, accuracy=…)`. *Nothing tracked* is the edge alone: it
+writes metrics to their file, records generators and progress, and checks for a stop request. *A model tracked* adds a
+linear layer with BatchNorm, SGD and a schedule, which the script tracks but does not train. The yardstick is a line of
+JSON written to a file and flushed, which is the least that survives a kill. Periodic checkpoints are off:
+checkpoint_save.py measures those.
 
 *Wall* is the wall-clock time of a block, *processor* its processor time, *typical* the median of single calls. All are
 in µs per step.
