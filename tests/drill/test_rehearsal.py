@@ -104,6 +104,7 @@ def test_an_exact_task_is_bit_exact_in_mid_epoch(tmp_path: Path) -> None:
     assert proof.folder is None
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_state_outside_the_checkpoint_is_found_and_explained(tmp_path: Path) -> None:
     proof = drill(tmp_path, "Forgetful")
@@ -119,6 +120,7 @@ def test_state_outside_the_checkpoint_is_found_and_explained(tmp_path: Path) -> 
     assert first.step > proof.resumed_from_step
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_task_that_is_never_the_same_twice_is_not_blamed_on_the_resume(tmp_path: Path) -> None:
     proof = drill(tmp_path, "Moody")

@@ -101,6 +101,7 @@ def test_the_page_of_a_missing_run_is_accessible(page: Page, dashboard: Dashboar
     expect_no_violation(page)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", ["digits", pytest.param("file", marks=pytest.mark.thorough)])
 def test_the_launch_form_is_accessible(page: Page, dashboard: Dashboard, task: str) -> None:
     query = "task=digits" if task == "digits" else f"task=file&file={dashboard.runs}/nothing.py:Task"

@@ -79,6 +79,7 @@ def test_a_second_launch_after_the_first_is_a_second_run(start_page: Page, dashb
         assert len(list_layouts(dashboard.runs)) == runs
 
 
+@pytest.mark.thorough
 def test_two_tabs_that_press_resume_at_once_start_one_attempt(page: Page, dashboard: Dashboard) -> None:
     layout = launch_endless(dashboard.runs)
     wait_for_step(layout, 1)

@@ -54,6 +54,7 @@ def test_stop_ends_with_a_checkpoint_of_the_last_step_and_resume_continues_from_
     assert chart.is_marked(), "the chart was patched in place"
 
 
+@pytest.mark.thorough
 def test_resume_from_an_older_checkpoint_with_its_menu(page: Page, dashboard: Dashboard) -> None:
     layout = launch_endless(dashboard.runs, keep_latest=3, nap_s=0.01)
     store = CheckpointStore(layout.checkpoints)

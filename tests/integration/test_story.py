@@ -42,6 +42,7 @@ def test_a_stop_saves_the_last_step_and_a_resume_continues_from_it(workshop: Wor
     assert read_split_series(layout.metrics, "train/loss").ghosts == ()
 
 
+@pytest.mark.thorough
 def test_a_killed_run_shows_each_step_once_and_the_repeated_part_as_ghost(workshop: Workshop) -> None:
     layout = workshop.launch({**QUICK, "checkpoint_every_s": 0, "checkpoint_every_steps": 15, "nap_s": 0.02})
     soak.wait_for(lambda: (summarize_run(layout).durable_step or 0) >= 15, why="a checkpoint")
@@ -86,6 +87,7 @@ def test_a_branch_trains_with_another_config_and_its_parent_stays_unchanged(work
     assert soak.digest(layout) == before
 
 
+@pytest.mark.thorough
 def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_path: Path) -> None:
     from relight.runs.layout import RunLayout
 

@@ -247,6 +247,7 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_it_is_shown(runs: Pa
     assert [x for x, _ in _data(page, "train/loss")] == list(range(1, 161))
 
 
+@pytest.mark.thorough
 def test_steps_that_are_trained_again_become_a_ghost_on_the_open_page(runs: Path, open_page: OpenPage) -> None:
     layout = _made(runs)
     page = open_page(layout.run_id)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from relight.metrics.series import read_series
+from relight.runs.stop_request import request_stop
 from tests.training.conftest import TrainedRun
 
 pytestmark = pytest.mark.processes
@@ -382,6 +383,19 @@ def test_a_loop_that_no_resume_can_enter_is_named_at_once_and_resumes_between_ep
     assert log.count(WARNING) == 1
     line = next(line for line in log.splitlines() if WARNING in line)
     assert named in line and ".py, line " in line
+
+
+@pytest.mark.parametrize("shape", ["the plain loop", "an endless generator made before the loop"])
+def test_a_training_stopped_before_its_first_step_resumes_from_step_0(make_script: Make, shape: str) -> None:
+    twin = make_script(BEGIN + EXACT[shape], "", "0", name="twin")
+    assert twin.run() == 0, twin.log
+    run = make_script(BEGIN + EXACT[shape], "", "0")
+    trainer = run.start()
+    request_stop(run.layout)  # long before it has imported what it needs
+    assert trainer.wait(60) == 130, run.log
+    assert [info.step for info in run.checkpoints()] == [0]
+    assert run.resume() == 0, run.log
+    assert run.final_digest() == twin.final_digest()
 
 
 SECTION = (Path(__file__).parents[3] / "docs" / "scripts.md").read_text().split("## Your loop looks like this")[1]

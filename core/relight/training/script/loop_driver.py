@@ -280,6 +280,7 @@ class LoopDriver:
         if self.session is None and not self.loops.replaying:
             self._state.epoch_start.record()
             self.loops.take_place()
+            self.position.refresh(self.loops)  # a stop may come before the first step
             self._start_session()
         if self.session is not None:
             self.session.in_loop = True
