@@ -9,17 +9,15 @@
        112     48  record of the next step
        ...
 
-A record is six little-endian uint64: step, batch, generators, rates, weights, check. Its number gives a step its place,
-so a file of 0.8 MB holds the last 16,384 steps. `check` is the exclusive or of the five numbers
-before it and a constant: a record that does not match was being written when the process ended. A digest of 0 means
-that nothing was observed. The file is never needed to resume a run; it only proves that a resume was exact.
+A record is six little-endian uint64: step, batch, generators, rates, weights, check. The number of a step decides where
+its record is, so the file holds the last 16,384 steps and stays below 0.8 MB. `check` is the exclusive or of the five
+numbers before it and a constant: a record that does not match was being written when the process ended. A digest of 0
+means that nothing was observed. No resume needs the file; it only shows whether a resume was exact.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import mmap
 import os
 import struct
 from pathlib import Path
@@ -36,7 +34,6 @@ _HEADER_BYTES = 64
 _MAGIC, _VERSION = b"RLWT", 1
 _HEADER = struct.Struct("<4sHH56x")
 _RECORD = struct.Struct("<6Q")
-_FILE_BYTES = _HEADER_BYTES + CAPACITY * _RECORD.size
 _CHECK = 0x7769746E65737321
 _log = logging.getLogger("relight")
 
@@ -63,46 +60,34 @@ class WitnessWriter:
     def __init__(self, path: Path) -> None:
         """Create the file when the first record comes. Its folder must exist."""
         self._path = path
-        self._memory: mmap.mmap | None = None
+        self._descriptor = -1
         self._failed = False
 
     def write(self, step: int, digests: Digests) -> None:
-        """Write the record of a finished step into the mapped file, which outlives this process."""
-        if self._memory is None:
-            if self._failed:
-                return
-            self._create()
-        if self._memory is not None:
-            batch, generators, rates, weights = digests
-            check = _CHECK ^ step ^ batch ^ generators ^ rates ^ weights
-            _RECORD.pack_into(self._memory, _place(step), step, batch, generators, rates, weights, check)
-
-    def close(self) -> None:
-        """Close the file; what was written stays."""
-        self._failed = True
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
-
-    def _create(self) -> None:
-        """Create the file with all of its space: a write to mapped memory cannot report a full disk."""
+        """Write the record of a finished step."""
+        if self._failed:
+            return
+        batch, generators, rates, weights = digests
+        check = _CHECK ^ step ^ batch ^ generators ^ rates ^ weights
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            try:
-                os.posix_fallocate(descriptor, 0, _FILE_BYTES)
-                self._memory = mmap.mmap(descriptor, _FILE_BYTES)
-            finally:
-                os.close(descriptor)
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                os.pwrite(self._descriptor, _HEADER.pack(_MAGIC, _VERSION, _RECORD.size), 0)
+            # Not through mapped memory: on a full disk that copies on write, the kernel would end this process.
+            os.pwrite(self._descriptor, _RECORD.pack(step, batch, generators, rates, weights, check), _place(step))
         except OSError as error:
             self.close()
-            with contextlib.suppress(OSError):
-                self._path.unlink()
             _log.warning(
                 "%s cannot be written (%s), so no later resume can be compared with this attempt. Training continues.",
                 self._path.name, error.strerror or error,
             )  # fmt: skip
-        else:
-            _HEADER.pack_into(self._memory, 0, _MAGIC, _VERSION, _RECORD.size)
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        self._failed = True
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def read_witnesses(path: Path, *, after_step: int) -> dict[int, Digests]:
