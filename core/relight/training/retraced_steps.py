@@ -96,7 +96,7 @@ class RetracedSteps:
         logged = self._word_metric(attempt, step, values)
         differs = f"Step {step} is not what attempt {attempt} computed: {_NAMES[part]} differed first{logged}."
         if self._caveat:
-            sentence = f"{differs} That is to be expected, because {self._caveat}."
+            sentence = f"{differs} That may be because {self._caveat}."
             _log.info("%s", sentence)
         else:
             sentence = f"This resume is not exact. {differs} {_CAUSES[part]}"

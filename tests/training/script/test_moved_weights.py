@@ -87,7 +87,7 @@ def test_a_signal_while_weights_are_swapped_waits_for_the_next_edge(make_script:
     assert twin.run() == 0, twin.log
     run = make_script(SCRIPT, "copy", "signal")
     assert run.run() == 130, run.log
-    assert "Weights are swapped at the moment, so the stop waits" in run.log
+    assert "Weights have changed since the last step edge, so the stop waits" in run.log
     assert run.checkpoints()[-1].step == 10
     assert run.resume() == 0, run.log
     assert run.final_digest() == twin.final_digest()

@@ -251,7 +251,7 @@ class LoopDriver:
     def _judge(self, outer: Consumer | None, passes: Sequence[Consumer | None]) -> tuple[Doubt | None, bool]:
         """Judge the loops around the script's call of `run.step`; warn of what no resume can continue."""
         caller = sys._getframe(4)  # run.step, step, take_step, and this
-        doubt = judge_step(caller, passes=passes, outer=outer, is_loader=lambda one: hasattr(one, "inner"))
+        doubt = judge_step(caller, passes=passes, outer=outer, is_loader=self._enumerating.is_loader)
         if doubt is not None and not self._warned:
             self._warned = True
             _log.warning(

@@ -165,7 +165,7 @@ def _judge_header(node: ast.AST, frame: FrameType, is_loader: Callable[[Any], bo
         if name == "zip" and all(is_loader(_look_up(one, frame)) for one in wrapped.args):
             return None
         if name not in _TRANSPARENT or not wrapped.args:
-            if not wrapped.args or name in ("iter", "get_loader", "loader"):
+            if not wrapped.args or name in ("iter", "loader"):
                 return None
             return Doubt(
                 *_place(frame.f_code, node), _unparse(node.iter),

@@ -30,6 +30,10 @@ class ResumedEnumerate:
         self._loader_kind = loader_kind
         self._changed: list[dict[str, Any]] = []
 
+    def is_loader(self, value: Any) -> bool:
+        """Tell whether `value` is a loader of the script's."""
+        return isinstance(value, self._loader_kind)
+
     def install(self) -> None:
         """Define the name in every module of the script's that is loaded by now and does not define it already."""
         for module in list(sys.modules.values()):
@@ -51,11 +55,11 @@ class ResumedEnumerate:
     def _find_loader(self, iterable: Any) -> Any:
         """Return the loader, also from inside a progress bar: tqdm's, or a library's generator such as rich's."""
         for _ in range(_DEEPEST):
-            if isinstance(iterable, self._loader_kind):
+            if self.is_loader(iterable):
                 return iterable
             if isinstance(iterable, GeneratorType) and iterable.gi_frame is not None and is_foreign(_file_of(iterable)):
                 inside = iterable.gi_frame.f_locals.values()
-                iterable = next((each for each in inside if isinstance(each, self._loader_kind)), None)
+                iterable = next(filter(self.is_loader, inside), None)
             else:
                 iterable = getattr(iterable, "iterable", None)
         return None

@@ -167,8 +167,8 @@ class ScriptSession(TrainingSession):
                 self.state.watch_weights()
             else:
                 _log.warning(
-                    "run.evaluating() ended with other weights than it began with: %s. Until the next step, a crash "
-                    "falls back to the newest checkpoint.", name_some(changed),
+                    "Some weights are different after run.evaluating(): %s. Put them back inside the block. Until the "
+                    "next step edge, a crash falls back to the newest checkpoint.", name_some(changed),
                 )  # fmt: skip
 
     def end_loop(self) -> None:

@@ -136,7 +136,7 @@ class ScriptStopping(Stopping):
         if self.interruptible and not self._orphaned and self._explain(self._signal).save and self.must_wait():
             if not self._waits:
                 self._waits = True
-                _log.warning("Weights are swapped at the moment, so the stop waits for the next step edge.")
+                _log.warning("Weights have changed since the last step edge, so the stop waits for the next one.")
             return
         try:
             super()._on_alarm(number, frame)
