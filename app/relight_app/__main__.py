@@ -16,7 +16,7 @@ from pathlib import Path
 from relight.errors import RelightError, UsageError
 from relight.runs.catalog import RUNS_VARIABLE, runs_folder
 from relight_app.server.settings import Settings
-from relight_app.server.token import choose_token
+from relight_app.server.token import choose_token, read_token_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         folder = _prepare_runs_folder(runs_folder(options.runs))
-        token = choose_token(options.token)
+        token = read_token_file(options.token_file) if options.token_file else choose_token(options.token)
         listener = _listen(options.host, options.port)
     except RelightError as error:
         sys.stderr.write(f"relight: {error}\n")
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port=listener.getsockname()[1],
         token=token,
         allowed_hosts=tuple(options.allow_host),
+        read_only=options.read_only,
     )
     from relight_app.server.asgi_app import serve
 
@@ -51,8 +52,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, default=None, help=f"folder with the runs (default: {RUNS_VARIABLE}, else ./runs)"
     )
-    parser.add_argument(
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
         "--token", default=None, help="token that opens the dashboard (default: RELIGHT_TOKEN, else the last one)"
+    )
+    token.add_argument(
+        "--token-file", type=Path, default=None, metavar="PATH", help="private file with the token that opens it"
     )
     parser.add_argument(
         "--allow-host",
@@ -60,6 +65,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="NAME",
         help="another host name that browsers may use for this machine; repeatable",
+    )
+    parser.add_argument(
+        "--read-only", action="store_true", help="only show: refuse everything that would start, stop or change a run"
     )
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     return parser.parse_args(arguments)

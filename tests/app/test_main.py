@@ -67,6 +67,9 @@ def test_a_runs_folder_that_cannot_be_written_is_one_sentence_and_exit_code_1(tm
         (("--port", "x"), "x"),
         (("--nonsense",), "--nonsense"),
         (("--token", "short"), "too short"),
+        (("--token", "12345678", "--token-file", "x"), "not allowed with"),
+        (("--token-file", "/nowhere/token"), "/nowhere/token"),
+        (("--token-file", "/dev/null"), "not a regular file"),
         (("--port", "0", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],
 )
@@ -154,6 +157,26 @@ def test_the_token_of_the_environment_is_used(tmp_path: Path, page: Path) -> Non
         tmp_path, script=page, token=None, environment={"RELIGHT_TOKEN": "from-the-environment"}
     ) as dashboard:
         assert dashboard.token == "from-the-environment"
+
+
+def test_the_token_of_a_private_file_is_used_and_a_readable_file_refused(tmp_path: Path, page: Path) -> None:
+    file = tmp_path / "a token"
+    file.write_text("from-a-private-file\n")
+    file.chmod(0o600)
+    arguments = ["--token-file", str(file), "--read-only"]
+    with ServedDashboard(tmp_path, script=page, token=None, arguments=arguments) as dashboard:
+        assert dashboard.token == "from-a-private-file"
+        bearer = {"Authorization": f"Bearer {dashboard.token}"}
+        refused = httpx.post(dashboard.site + "/actions/stop", headers=bearer)
+        assert (refused.status_code, "read-only" in refused.text) == (403, True)
+    for mode in (0o640, 0o604):
+        file.chmod(mode)
+        done = _run("--runs", str(tmp_path), "--token-file", str(file))
+        assert done.returncode == 2
+        assert "chmod 600" in done.stderr and done.stderr.count("\n") == 1 and "private-file" not in done.stderr
+    file.chmod(0o600)
+    file.write_text("short")
+    assert "8 characters" in _run("--runs", str(tmp_path), "--token-file", str(file)).stderr
 
 
 def test_all_interfaces_still_let_only_named_hosts_in(tmp_path: Path, page: Path) -> None:

@@ -26,12 +26,13 @@ def test_up_replaces_itself_with_the_server_and_passes_every_option_on(
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: seen.append((path, arguments)))
     names = ("--allow-host", "x", "--allow-host", "y")
-    ask("up", "--port", "8600", "--host", "::1", "--no-browser", "--token", "a b", *names)
+    further = ("--token", "a b", "--token-file", "a file", "--read-only")
+    ask("up", "--port", "8600", "--host", "::1", "--no-browser", *further, *names)
     ((path, arguments),) = seen
     assert path == sys.executable
     assert arguments == [
         sys.executable, "-P", "-m", "relight_app", "--port", "8600", "--host", "::1", "--runs", str(runs),
-        *names, "--token", "a b", "--no-browser",
+        *names, *further, "--no-browser",
     ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
         script,
         lifespan=lifespan,
         routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes(), *_nothing_else()],
-        middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings))],
+        middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings), read_only=settings.read_only)],
     )
 
 
@@ -105,7 +105,7 @@ def _nothing_else() -> list[Route]:
     async def refuse(_request: Request) -> Response:
         return PlainTextResponse("Not found.\n", status_code=404)
 
-    return [Route(f"/{prefix}/{{rest:path}}", refuse) for prefix in ("api", "files", "assets")]
+    return [Route(f"/{prefix}/{{rest:path}}", refuse) for prefix in ("api", "parts", "actions", "files", "assets")]
 
 
 class _Server(uvicorn.Server):

@@ -23,7 +23,7 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
         "server.enableStaticServing": False,
         "server.maxUploadSize": 1,
         # Streamlit checks the Host of the WebSocket against this list; the guard has already checked everything.
-        "server.allowedHosts": ["127.0.0.1", "localhost", *settings.allowed_hosts],
+        "server.allowedHosts": ["127.0.0.1", "localhost", "relight.localhost", *settings.allowed_hosts],
         "browser.gatherUsageStats": False,
         # Without it, Streamlit asks a server on the internet for this machine's address.
         "browser.serverAddress": settings.allowed_hosts[0] if settings.allowed_hosts else "127.0.0.1",

@@ -1,13 +1,18 @@
-"""The guard in front of every request, WebSockets included: it checks host, origin and cookie.
+"""The guard in front of every request, WebSockets included: it checks host, origin, and cookie or token.
 
 Streamlit accepts any Host (so a web page can reach it by DNS rebinding), accepts any `http://localhost:*` page as an
 origin, and has no login. The guard is a plain ASGI class, because Starlette's BaseHTTPMiddleware never sees WebSockets.
 It checks, in this order:
 
 1. The Host must be one of ours, else 421.
-2. An Origin, which WebSockets and unsafe methods must have, must be exactly this site, port included, else 403.
+2. An Origin, which WebSockets and unsafe methods must have, must be exactly this site, port included, else 403. The
+   browser's Sec-Fetch-Site must agree. Cookies do not distinguish ports, so these two keep out pages that another
+   program serves on this machine.
 3. The cookie must be present. Without it, a correct `?token=...` in the address sets it; anything else gets a 401 and a
-   page that says where to find the link. Only the health address needs no cookie.
+   page that says where to find the link. A token never stays in the address. Only the health address needs no cookie.
+4. A script sends `Authorization: Bearer TOKEN` instead of a cookie. No page of another site can do that, so it needs no
+   Origin.
+5. A read-only dashboard refuses every unsafe method with 403.
 
 It also adds the headers that make the browser refuse to load anything from other sites.
 """
@@ -17,7 +22,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection
 from html import escape
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -26,8 +31,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relight_app.server.token import cookie_value
 
 HEALTH_PATH = "/_stcore/health"
-LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "relight.localhost", "::1"})
+"""Names of this machine. Browsers send a cookie to every port of a host, and only ours is on relight.localhost."""
+FETCHED = ("/api/", "/parts/", "/actions/")
+"""Addresses that only the dashboard's own pages and scripts ask for: no page of another site may, not even to read."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ELSEWHERE = frozenset({"cross-site", "same-site"})
 _COOKIE_SECONDS = 30 * 24 * 3600
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -59,11 +68,12 @@ _SECURITY_HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that admits only browsers that have opened the dashboard with `token`, under our host names."""
+    """ASGI middleware that admits only browsers and scripts that know `token`, under our host names."""
 
-    def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str] = (), read_only: bool = False) -> None:
         assert token, "a dashboard without a token would be open to every page in the browser"
         self._app = app
+        self._read_only = read_only
         self._token = token
         self._cookie = cookie_value(token)
         self._hosts = LOCAL_HOSTS | {host.lower().rstrip(".") for host in hosts}
@@ -99,33 +109,35 @@ class Guard:
                 status_code=421,
             )
         websocket = scope["type"] == "websocket"
-        origins = headers.getlist("origin")
-        needs_origin = websocket or scope["method"] not in _SAFE_METHODS
-        if (origins or needs_origin) and not (len(origins) == 1 and _is_same_site(origins[0], host, scope["scheme"])):
+        safe = not websocket and scope["method"] in _SAFE_METHODS
+        bearer = None if websocket else _read_bearer(headers)
+        if not _is_from_here(scope, headers, host, needs_origin=not safe and bearer is None):
             return PlainTextResponse("Requests from other sites are refused.\n", status_code=403)
-        if scope["path"] == HEALTH_PATH and not websocket and scope["method"] in _SAFE_METHODS:
+        if scope["path"] == HEALTH_PATH and safe:
             return None
         cookie_name = f"relight-{host[1] or _DEFAULT_PORTS.get(scope['scheme'], 80)}"
-        if _equal(_read_cookie(headers.getlist("cookie"), cookie_name), self._cookie):
-            return None
-        if websocket:
-            return PlainTextResponse("", status_code=403)
-        return self._admit(scope, headers, cookie_name)
+        if bearer is not None:
+            if not _equal(bearer, self._token):
+                return _refuse(wants_html=False, wrong=True)
+        elif not _equal(_read_cookie(headers.getlist("cookie"), cookie_name), self._cookie):
+            return PlainTextResponse("", status_code=403) if websocket else self._admit(scope, headers, cookie_name)
+        elif safe and (address := _without_token(scope)) is not None:
+            return _redirect(address, headers)
+        if self._read_only and not safe and not websocket:
+            return PlainTextResponse(
+                "This dashboard is read-only. Use the relight command, or start a dashboard without --read-only.\n",
+                status_code=403,
+            )
+        return None
 
     def _admit(self, scope: Scope, headers: Headers, cookie_name: str) -> Response:
         """Respond to a browser without the cookie: set it if the address has the token, else say where to find that."""
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        given = [value for name, value in query if name == "token"]
-        if len(given) != 1 or not _equal(given[0], self._token) or scope["method"] not in _SAFE_METHODS:
+        given = [value for name, value in _parse_query(scope) if name == "token"]
+        address = _without_token(scope)
+        right = len(given) == 1 and _equal(given[0], self._token)
+        if address is None or not right or scope["method"] not in _SAFE_METHODS:
             return _refuse(wants_html="text/html" in headers.get("accept", ""), wrong=bool(given))
-        rest = urlencode([(name, value) for name, value in query if name != "token"])
-        address = "/" + scope["path"].lstrip("/\\") + (f"?{rest}" if rest else "")
-        response: Response
-        if headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-            # After a link on another site, the browser sends no strict cookie with a redirect, but does with a refresh.
-            response = HTMLResponse(f'<meta http-equiv="refresh" content="0; url={escape(address)}">')
-        else:
-            response = RedirectResponse(address, status_code=303)
+        response = _redirect(address, headers)
         response.set_cookie(
             cookie_name,
             self._cookie,
@@ -134,8 +146,44 @@ class Guard:
             samesite="strict",
             secure=scope["scheme"] in {"https", "wss"},
         )
-        response.headers["Cache-Control"] = "no-store"
         return response
+
+
+def _parse_query(scope: Scope) -> list[tuple[str, str]]:
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def _without_token(scope: Scope) -> str | None:
+    """Return the address without the token that is in it; None when there is none."""
+    query = _parse_query(scope)
+    rest = [(name, value) for name, value in query if name != "token"]
+    if len(rest) == len(query):
+        return None
+    return "/" + quote(scope["path"].lstrip("/\\")) + (f"?{urlencode(rest)}" if rest else "")
+
+
+def _redirect(address: str, headers: Headers) -> Response:
+    """Replace the address in the browser, and in its history, by this one."""
+    response: Response
+    if headers.get("sec-fetch-site") in _ELSEWHERE:
+        # After a link on another site, the browser sends no strict cookie with a redirect, but does with a refresh.
+        response = HTMLResponse(f'<meta http-equiv="refresh" content="0; url={escape(address)}">')
+    else:
+        response = RedirectResponse(address, status_code=303)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _is_from_here(scope: Scope, headers: Headers, host: tuple[str, int | None], *, needs_origin: bool) -> bool:
+    """Return whether what the browser says about the request's sender allows it: no other site, no other port."""
+    origins, sites = headers.getlist("origin"), set(headers.getlist("sec-fetch-site"))
+    if (origins or needs_origin) and not (len(origins) == 1 and _is_same_site(origins[0], host, scope["scheme"])):
+        return False
+    if scope["type"] == "websocket":
+        return True
+    if needs_origin:
+        return sites <= {"same-origin"}
+    return not (sites & _ELSEWHERE and scope["path"].startswith(FETCHED))
 
 
 def _split_host(values: list[str]) -> tuple[str, int | None] | None:
@@ -169,6 +217,15 @@ def _is_same_site(origin: str, host: tuple[str, int | None], scheme: str) -> boo
     return parts.hostname.rstrip(".") == host[0] and theirs == mine
 
 
+def _read_bearer(headers: Headers) -> str | None:
+    """Return the token of an Authorization header; None without one. Several of them are never right."""
+    values = headers.getlist("authorization")
+    given = [token.strip() for kind, _, token in (value.partition(" ") for value in values) if kind.lower() == "bearer"]
+    if not given:
+        return None
+    return given[0].encode("latin-1").decode("utf-8", "replace") if len(values) == 1 else ""
+
+
 def _read_cookie(values: list[str], name: str) -> str:
     for value in values:
         for pair in value.split(";"):
@@ -197,9 +254,14 @@ def _with_security_headers(send: Send) -> Send:
 
 def _refuse(*, wants_html: bool, wrong: bool) -> Response:
     title = "This is not the dashboard's token." if wrong else "Open this dashboard with its link."
-    where = "The terminal that runs `relight up` or `make run` shows the link with the token"
     if not wants_html:
-        return PlainTextResponse(f"{title} {where}.\n", status_code=401, headers={"Cache-Control": "no-store"})
+        where = "The terminal that runs `relight up` or `make run` shows the link with the token"
+        how = "A script sends the token as `Authorization: Bearer TOKEN`"
+        return PlainTextResponse(
+            f"{title} {where}. {how}.\n",
+            status_code=401,
+            headers={"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="Relight"'},
+        )
     page = _PAGE.replace("{title}", escape(title))
     return HTMLResponse(page, status_code=401, headers={"Cache-Control": "no-store"})
 

@@ -17,6 +17,8 @@ class Settings:
     port: int = 8501
     token: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    read_only: bool = False
+    """Whether this dashboard only shows: it refuses every action."""
 
 
 _current: Settings | None = None

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from relight.errors import UsageError
 TOKEN_VARIABLE = "RELIGHT_TOKEN"
 _SHORTEST = 8
 _REMEMBERED_CHARACTERS = 43
+_MOST_BYTES = 4096
 
 
 def choose_token(given: str | None = None) -> str:
@@ -29,6 +31,31 @@ def choose_token(given: str | None = None) -> str:
             return token
     path = remembered_token_path()
     return _read_remembered(path) or _remember(path, secrets.token_urlsafe(32))
+
+
+def read_token_file(path: Path) -> str:
+    """Return the token in a file that only its owner can read. Raises `UsageError` for any other file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"The token file {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"The token file {str(path)!r} is not a regular file.")
+        if status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o077:
+            cure = f"chmod 600 {shlex.quote(str(path))}"
+            raise UsageError(f"Other users can read the token file {str(path)!r}. Make it private: {cure}")
+        content = file.read(_MOST_BYTES + 1)
+    try:
+        token = content.decode().strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token.isprintable() or len(content) > _MOST_BYTES or len(token) < _SHORTEST:
+        raise UsageError(
+            f"The token file {str(path)!r} must contain one line with a token of at least {_SHORTEST} characters."
+        )
+    return token
 
 
 def remembered_token_path() -> Path:

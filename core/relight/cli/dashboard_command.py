@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,6 +47,18 @@ def up(
             show_default=False,
         ),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="PATH",
+            help="File with the token, readable only by you. Other users of this machine can see the value of --token.",
+            show_default=False,
+        ),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only show: refuse to start, stop or change a run.")
+    ] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser window.")] = False,
     runs: RunsOption = None,
 ) -> None:
@@ -68,6 +81,10 @@ def up(
         command += ["--allow-host", name]
     if token is not None:
         command += ["--token", token]
+    if token_file is not None:
+        command += ["--token-file", str(token_file)]
+    if read_only:
+        command.append("--read-only")
     if no_browser:
         command.append("--no-browser")
     os.execv(command[0], command)

@@ -42,6 +42,7 @@ def _ask(
     scheme: str = "http",
     headers: Iterable[tuple[str, str]] = (),
     hosts: tuple[str, ...] = (),
+    read_only: bool = False,
 ) -> tuple[Any, dict[str, str], str]:
     """Return status (for a WebSocket "accept" or the close code), headers and body of the guard's response."""
     path, _, query = path.partition("?")
@@ -63,7 +64,7 @@ def _ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    run_async(Guard(_behind, token=TOKEN, hosts=hosts)(scope, receive, send))
+    run_async(Guard(_behind, token=TOKEN, hosts=hosts, read_only=read_only)(scope, receive, send))
     if kind == "websocket":
         return sent[0].get("code", "accept"), {}, ""
     answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -71,7 +72,8 @@ def _ask(
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:8501", "localhost:8501", "[::1]:8501", "LocalHost:8501", "localhost.:8501"]
+    "host",
+    ["127.0.0.1:8501", "localhost:8501", "relight.localhost:8501", "[::1]:8501", "LocalHost:8501", "localhost.:8501"],
 )
 def test_this_machines_own_names_are_let_in(host: str) -> None:
     assert _ask(host=host)[0] == 200
@@ -109,6 +111,103 @@ def test_unsafe_methods_need_exactly_this_sites_origin(method: str, origin: str 
 
 def test_an_unsafe_method_of_this_site_passes() -> None:
     assert _ask(method="POST", origin="http://127.0.0.1:8501")[0] == 200
+    same = [("sec-fetch-site", "same-origin")]
+    assert _ask("/actions/stop", method="POST", origin="http://127.0.0.1:8501", headers=same)[0] == 200
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site", "none", ""])
+def test_an_unsafe_method_that_the_browser_ascribes_to_another_site_is_refused(site: str) -> None:
+    ask = {"method": "POST", "origin": "http://127.0.0.1:8501"}
+    assert _ask("/actions/stop", headers=[("sec-fetch-site", site)], **ask)[0] == 403
+    twice = [("sec-fetch-site", "same-origin"), ("sec-fetch-site", site)]
+    assert _ask("/actions/stop", headers=twice, **ask)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["/api/runs", "/parts/header", "/actions/x"])
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+def test_a_page_on_another_port_or_site_cannot_ask_for_data(path: str, site: str) -> None:
+    assert _ask(path, headers=[("sec-fetch-site", site)])[0] == 403
+    assert _ask(path, headers=[("sec-fetch-site", "same-origin")])[0] == 200
+    assert _ask("/run?id=digits", headers=[("sec-fetch-site", site)])[0] == 200, "a link to a page still works"
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_script_needs_the_token_but_neither_cookie_nor_origin(method: str) -> None:
+    for kind in ("Bearer", "bearer"):
+        status, headers, _ = _ask(
+            "/actions/stop", method=method, cookie=None, headers=[("authorization", f"{kind} {TOKEN}")]
+        )
+        assert status == 200 and "set-cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    "given", ["Bearer wrong", "Bearer ", "Bearer", f"Bearer {COOKIE}", f"Bearer {TOKEN}x", "Bearer \xff"]
+)
+def test_a_wrong_bearer_is_refused_with_a_sentence_even_with_the_cookie(given: str) -> None:
+    status, headers, body = _ask("/api/runs", headers=[("authorization", given), ("accept", "text/html")])
+    assert status == 401 and headers["content-type"].startswith("text/plain")
+    assert "not the dashboard's token" in body and "Authorization: Bearer" in body
+    assert headers["www-authenticate"].startswith("Bearer")
+    assert TOKEN not in body
+
+
+def test_two_authorizations_are_refused() -> None:
+    right = ("authorization", f"Bearer {TOKEN}")
+    assert _ask("/api/runs", cookie=None, headers=[right, right])[0] == 401
+    assert _ask("/api/runs", cookie=None, headers=[("authorization", "Basic eDp5"), right])[0] == 401
+
+
+def test_the_password_of_a_proxy_is_not_a_bearer() -> None:
+    basic = [("authorization", "Basic eDp5")]
+    assert _ask(headers=basic)[0] == 200
+    assert _ask(cookie=None, headers=basic)[0] == 401
+
+
+def test_a_bearer_opens_no_web_socket_and_excuses_no_foreign_origin_or_host() -> None:
+    right = [("authorization", f"Bearer {TOKEN}")]
+    assert (
+        _ask("/_stcore/stream", kind="websocket", origin="http://127.0.0.1:8501", cookie=None, headers=right)[0] == 1008
+    )
+    assert _ask("/actions/stop", method="POST", origin="http://127.0.0.1:3000", cookie=None, headers=right)[0] == 403
+    assert _ask("/api/runs", cookie=None, host="evil.example", headers=right)[0] == 421
+
+
+def test_a_token_with_any_letters_is_compared_as_it_is() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {
+        "type": "http", "method": "GET", "scheme": "http", "path": "/api/runs", "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"authorization", "Bearer größe 12".encode())],
+    }  # fmt: skip
+    run_async(Guard(_behind, token="größe 12")(scope, receive, send))
+    assert sent[0]["status"] == 200
+
+
+# --- read-only -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_read_only_dashboard_refuses_every_action_with_a_sentence(method: str) -> None:
+    right = [("authorization", f"Bearer {TOKEN}")]
+    for ask in ({"origin": "http://127.0.0.1:8501"}, {"cookie": None, "headers": right}):
+        status, _, body = _ask("/actions/stop", method=method, read_only=True, **ask)
+        assert status == 403 and "read-only" in body and body.count("\n") == 1
+
+
+def test_a_read_only_dashboard_shows_everything() -> None:
+    assert _ask("/run?id=x", read_only=True)[0] == 200
+    assert _ask("/_stcore/stream", kind="websocket", origin="http://127.0.0.1:8501", read_only=True)[0] == "accept"
+    assert _ask("/api/runs", cookie=None, read_only=True)[0] == 401
+    assert _ask("/actions/stop", method="POST", cookie=None, origin="http://127.0.0.1:8501", read_only=True)[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -153,6 +252,17 @@ def test_the_token_becomes_a_strict_cookie_of_this_port_and_leaves_the_address()
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
     assert TOKEN not in cookie
     assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("token", [TOKEN.replace(" ", "%20"), "of-the-last-start"])
+@pytest.mark.parametrize("site", ["none", "cross-site"])
+def test_the_token_leaves_the_address_of_a_browser_that_has_the_cookie(token: str, site: str) -> None:
+    status, headers, body = _ask(f"/run s?a=1&token={token}&b=2", headers=[("sec-fetch-site", site)])
+    assert "set-cookie" not in headers and headers["cache-control"] == "no-store"
+    if site == "none":
+        assert (status, headers["location"]) == (303, "/run%20s?a=1&b=2")
+    else:
+        assert status == 200 and "url=/run%20s?a=1&amp;b=2" in body and token not in body
 
 
 def test_over_https_the_cookie_is_secure() -> None:
@@ -231,6 +341,12 @@ def test_every_route_of_the_served_dashboard_is_behind_the_guard(dashboard: Serv
         assert stranger.get("/_stcore/health").text == "ok"
         evil = {"Host": "evil.example"}
         assert {path: stranger.get(path, headers=evil).status_code for path in paths} == dict.fromkeys(paths, 421)
+        bearer = {"Authorization": f"Bearer {dashboard.token}"}
+        assert stranger.get("/api/history", headers=bearer).status_code in {400, 404}
+        for path in ("/actions/nothing", "/parts/nothing"):
+            assert stranger.post(path).status_code == 403
+            assert stranger.post(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+            assert stranger.get(path, headers=bearer).text == "Not found.\n"
     with dashboard.client() as owner:
         assert owner.get("/").status_code == 200
         assert "token" not in str(owner.get("/").url)
