@@ -15,8 +15,8 @@ from pathlib import Path
 
 from relight.errors import RelightError, UsageError
 from relight.runs.catalog import RUNS_VARIABLE, runs_folder
-from relight_app.server.settings import Settings
 from relight_app.server.token import choose_token, read_token_file
+from relight_app.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

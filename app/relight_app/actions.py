@@ -1,18 +1,25 @@
-"""The actions of the pages: launch, resume, branch, drill, stop, export, pin. Errors become sentences for the page."""
+"""What a person can ask for: each action is a request and a function, the same for every page and for scripts.
+
+`relight_app.server.action_route` serves them as `POST /actions/NAME`. Expected errors are `RelightError`s.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from relight.checkpoints.export import Format, export_to_run
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.store import CheckpointStore
-from relight.drill.proof import DrillProof, choose_relevant
+from relight.drill.proof import choose_relevant
 from relight.drill.rehearsal import run_drill
+from relight.errors import UsageError
+from relight.overview.verification import check_run
 from relight.runs.records import PreparedTask, TaskReference
 from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
@@ -21,189 +28,207 @@ from relight.supervision.stop import stop_run
 from relight.supervision.trust import require_trust
 from relight.tasks.reference import launch_script, resolve_task, validate_config
 from relight_app.engine import Engine
-from relight_app.jobs import Job, Work
-from relight_app.problems import Problem, explain
+from relight_app.jobs import Work
 
-_PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of an action: the run that it concerned, or the problem. `pending`: it continues in the background."""
-
-    run: str = ""
-    problem: Problem | None = None
-    pending: bool = False
+Answer = dict[str, Any]
+"""What an action answers, as JSON; "run" names the run that it concerns."""
+R = TypeVar("R", bound="Request")
 
 
-@dataclass(frozen=True)
-class LaunchRequest:
-    """A launch. `config` has the values that differ from the task's defaults; `arguments` are those of a script."""
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of an action's request."""
+
+
+class Launch(Request, frozen=True):
+    """Start a new run. `config` has values by option, as text or typed; `arguments` are those of a script."""
 
     task: str
-    config: Mapping[str, Any]
-    name: str
-    token: str
+    config: dict[str, Any] = {}
+    name: str = ""
     max_restarts: int = 0
-    arguments: tuple[str, ...] = ()
+    arguments: str | list[str] = ""
 
 
-@dataclass(frozen=True)
-class BranchRequest:
-    """A branch. `config` has the values that differ from the parent's.
+class Resume(Request, frozen=True):
+    """Resume a run from its last good checkpoint, or from the one at `step`.
 
-    `arguments` are those of a script; None keeps the parent's.
+    `attempt` is the newest attempt that the person saw: several presses in several tabs then start one attempt.
     """
 
     run: str
+    step: int | None = None
+    attempt: int | None = None
+    trust: bool = False
+
+
+class Stop(Request, frozen=True):
+    """Stop a run at its next step edge with a checkpoint; with `now`, without waiting for either."""
+
+    run: str
+    now: bool = False
+
+
+class Branch(Request, frozen=True):
+    """Start a run from another run's checkpoint. `config` has the values to change; None keeps the arguments."""
+
+    run: str
     step: int
-    config: Mapping[str, Any]
-    name: str
-    token: str
+    config: dict[str, Any] = {}
+    arguments: str | list[str] | None = None
     weights_only: bool = False
-    arguments: tuple[str, ...] | None = None
+    name: str = ""
+    trust: bool = False
+
+
+class Export(Request, frozen=True):
+    """Export the weights of the checkpoint "best", "latest" or at a step."""
+
+    run: str
+    which: str | int = "best"
+    format: Format = "safetensors"
+
+
+class Pin(Request, frozen=True):
+    """Pin a checkpoint, so that retention never removes it; with `on` false, unpin it."""
+
+    run: str
+    step: int
+    on: bool = True
+
+
+class Verify(Request, frozen=True):
+    """Read every checkpoint of a run and compare each digest."""
+
+    run: str
+
+
+class Drill(Request, frozen=True):
+    """Prove that a killed run resumes bit for bit: of a run's own task as it was launched, or of a task by name."""
+
+    run: str = ""
+    task: str = ""
+    config: dict[str, Any] = {}
+    arguments: str | list[str] = ""
+
+
+class Describe(Request, frozen=True):
+    """Import a person's file in a separate process to learn the options of its task."""
+
+    file: str
 
 
 @dataclass(frozen=True)
-class DrillRequest:
-    """A drill of a run's own task, with its config as it was launched; or of a task by the name that a person typed.
+class Action(Generic[R]):
+    """An action. While its work on one subject runs, a second request joins it instead of starting it again."""
 
-    For a task by name, `config` has the values that differ from the defaults, and `arguments` are those of a script.
-    """
-
-    task: TaskReference | str
-    config: Mapping[str, Any]
-    arguments: tuple[str, ...] = ()
-    run: str = ""
-    """The run whose task this is; "" for a task by name."""
+    request: type[R]
+    act: Callable[[Engine, R, str, Work], Answer]
+    """Called with the engine, the request, the idempotency key, and the work, which can tell about its progress."""
+    subject: Callable[[R], Hashable] | None = None
+    """None: each request is a subject of its own."""
 
 
-def launch(engine: Engine, request: LaunchRequest) -> Outcome:
-    """Start a new run. A second call with the same token returns the first one's run."""
-
-    def work() -> Outcome:
-        prepared = _prepare(request.task, request.config, request.arguments)
-        launched = launch_run(
-            engine.folder,
-            prepared,
-            name=request.name or None,
-            token=request.token,
-            max_restarts=request.max_restarts,
-        )
-        return Outcome(launched.layout.run_id)
-
-    return _try(engine, work)
+def split_arguments(arguments: str | list[str]) -> tuple[str, ...]:
+    """Split a script's arguments as a shell does. Raises `UsageError` when a quotation mark is not closed."""
+    if isinstance(arguments, list):
+        return tuple(arguments)
+    try:
+        return tuple(shlex.split(arguments))
+    except ValueError as error:
+        raise UsageError(f"The arguments cannot be parsed: {error}.") from None
 
 
-def resume(engine: Engine, run: str, *, from_step: int | None = None, token: str) -> Outcome:
-    """Resume a run from its last good checkpoint, or from the one at `from_step`.
-
-    A process of the previous attempt may still be ending. The resume then waits for it in the background, and
-    `resume_job` has the outcome.
-    """
-
-    def work() -> Outcome:
-        launched = resume_run(engine.find_layout(run), from_=from_step, token=token)
-        return Outcome(launched.layout.run_id)
-
-    return _wait_a_while(engine, ("resume", run), work, pending=Outcome(run, pending=True))
+def drill_subject(request: Drill) -> Hashable:
+    """Return what identifies the drill of a request: its run, or its task with what matters of its config."""
+    if request.run:
+        return "drill", request.run
+    relevant = json.dumps(choose_relevant(request.config), sort_keys=True, default=str)
+    return "drill", request.task, relevant, split_arguments(request.arguments)
 
 
-def resume_job(engine: Engine, run: str) -> Job | None:
-    """Return the run's resume that is in the background, or has ended there."""
-    return engine.jobs.find(("resume", run))
+def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
+    prepared = _prepare(request.task, request.config, split_arguments(request.arguments))
+    launched = launch_run(
+        engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts
+    )
+    return {"run": launched.layout.run_id}
 
 
-def branch(engine: Engine, request: BranchRequest) -> Outcome:
-    """Start a run from another run's checkpoint. A second call with the same token returns the first one's run.
-
-    Verifying and copying a large checkpoint takes long. It then continues in the background, and `branch_job` has the
-    outcome.
-    """
-
-    def work() -> Outcome:
-        launched = branch_run(
-            engine.find_layout(request.run),
-            from_=request.step,
-            config_changes=request.config,
-            weights_only=request.weights_only,
-            arguments=request.arguments,
-            name=request.name or None,
-            token=request.token,
-        )
-        return Outcome(launched.layout.run_id)
-
-    return _wait_a_while(engine, ("branch", request.token), work, pending=Outcome(pending=True))
+def _resume(engine: Engine, request: Resume, key: str, _work: Work) -> Answer:
+    token = key if request.attempt is None else f"{request.run}-after-{request.attempt}"
+    layout = engine.find_layout(request.run)
+    launched = resume_run(layout, from_=request.step, token=token, trust=request.trust)
+    return {"run": launched.layout.run_id}
 
 
-def branch_job(engine: Engine, token: str) -> Job | None:
-    """Return the branch of that token that is in the background, or has ended there."""
-    return engine.jobs.find(("branch", token))
+def _stop(engine: Engine, request: Stop, _key: str, _work: Work) -> Answer:
+    layout = engine.find_layout(request.run)
+    stop_run(layout, now=request.now)
+    return {"run": layout.run_id}
 
 
-def drill(engine: Engine, request: DrillRequest) -> None:
-    """Prove in the background that a killed run of the task resumes bit for bit; see `drill_job`."""
-
-    def work(job: Work) -> DrillProof:
-        job.tell("Checking that the task can be trained.")
-        try:
-            if request.run:
-                require_trust(engine.find_layout(request.run), engine.read_record(request.run))
-            prepared = _prepare(request.task, request.config, request.arguments)
-            return run_drill(engine.folder, prepared, tell=job.tell)
-        finally:
-            engine.memo.forget()
-
-    engine.jobs.start_telling(_drill_key(request), work)
+def _branch(engine: Engine, request: Branch, key: str, _work: Work) -> Answer:
+    launched = branch_run(
+        engine.find_layout(request.run),
+        from_=request.step,
+        config_changes=request.config,
+        weights_only=request.weights_only,
+        arguments=None if request.arguments is None else split_arguments(request.arguments),
+        name=request.name or None,
+        token=key,
+        trust=request.trust,
+    )
+    return {"run": launched.layout.run_id, "parent": request.run}
 
 
-def drill_job(engine: Engine, request: DrillRequest) -> Job | None:
-    """Return the newest drill of that task and config since the server started."""
-    return engine.jobs.find(_drill_key(request))
+def _export(engine: Engine, request: Export, _key: str, _work: Work) -> Answer:
+    layout = engine.find_layout(request.run)
+    store, info = _find_checkpoint(engine, request.run, request.which)
+    exported = export_to_run(layout, store, info, best=request.which == "best", format=request.format)[0]
+    return {"run": layout.run_id, "file": exported.path.name, "step": info.step, "sha256": exported.sha256}
 
 
-def stop(engine: Engine, run: str, *, now: bool = False) -> Outcome:
-    """Ask a run to stop at its next step edge with a checkpoint; with `now`, to stop without waiting for either."""
-
-    def work() -> Outcome:
-        stop_run(engine.find_layout(run), now=now)
-        return Outcome(run)
-
-    return _try(engine, work)
+def _pin(engine: Engine, request: Pin, _key: str, _work: Work) -> Answer:
+    store, info = _find_checkpoint(engine, request.run, request.step)
+    store.pin(info, on=request.on)
+    return {"run": request.run, "step": info.step, "pinned": request.on}
 
 
-def export(engine: Engine, run: str, *, which: str | int, format: Format) -> None:
-    """Export the weights of the checkpoint "best", "latest" or at a step, in the background; see `export_job`."""
-
-    def work() -> Path:
-        store, info = _find_checkpoint(engine, run, which)
-        return export_to_run(engine.find_layout(run), store, info, best=which == "best", format=format)[0].path
-
-    engine.jobs.start(("export", run), work)
+def _verify(engine: Engine, request: Verify, _key: str, _work: Work) -> Answer:
+    layout = engine.find_layout(request.run)
+    return {"run": layout.run_id, "check": msgspec.to_builtins(check_run(layout))}
 
 
-def export_job(engine: Engine, run: str) -> Job | None:
-    """Return the run's newest export since the server started."""
-    return engine.jobs.find(("export", run))
+def _drill(engine: Engine, request: Drill, _key: str, work: Work) -> Answer:
+    work.tell("Checking that the task can be trained.")
+    task: TaskReference | str = request.task
+    config, arguments = request.config, split_arguments(request.arguments)
+    if request.run:
+        record = engine.read_launch(request.run)  # as launched: a script reports its own config only once it runs
+        require_trust(engine.find_layout(request.run), engine.read_record(request.run))
+        task, config = record.task, record.config
+    elif not request.task:
+        raise UsageError("A drill needs the id of a run, or the name of a task.")
+    proof = run_drill(engine.folder, _prepare(task, config, arguments), tell=work.tell)
+    return {"run": request.run, "proof": msgspec.to_builtins(proof)}
 
 
-def pin(engine: Engine, run: str, *, step: int, on: bool) -> Outcome:
-    """Pin a checkpoint, so that retention never removes it, or unpin it."""
-
-    def work() -> Outcome:
-        store, info = _find_checkpoint(engine, run, step)
-        store.pin(info, on=on)
-        return Outcome(run)
-
-    return _try(engine, work)
+def _describe(engine: Engine, request: Describe, _key: str, _work: Work) -> Answer:
+    description = engine.describe_task(request.file)
+    return {"task": description.name, "title": description.title, "options": msgspec.to_builtins(description.fields)}
 
 
-def outcome_of(job: Job) -> Outcome:
-    """Return the outcome of a resume or branch that has ended."""
-    if job.error is not None:
-        return Outcome(problem=explain(job.error))
-    assert isinstance(job.result, Outcome)
-    return job.result
+ACTIONS: dict[str, Action[Any]] = {
+    "launch": Action(Launch, _launch),
+    "resume": Action(Resume, _resume, lambda request: ("resume", request.run)),
+    "stop": Action(Stop, _stop),
+    "branch": Action(Branch, _branch),
+    "export": Action(Export, _export, lambda request: ("export", request.run, request.which, request.format)),
+    "pin": Action(Pin, _pin),
+    "verify": Action(Verify, _verify, lambda request: ("verify", request.run)),
+    "drill": Action(Drill, _drill, drill_subject),
+    "describe": Action(Describe, _describe, lambda request: ("describe", request.file)),
+}
 
 
 def _prepare(task: TaskReference | str, config: Mapping[str, Any], arguments: tuple[str, ...]) -> PreparedTask:
@@ -216,31 +241,4 @@ def _prepare(task: TaskReference | str, config: Mapping[str, Any], arguments: tu
 
 def _find_checkpoint(engine: Engine, run: str, which: str | int) -> tuple[CheckpointStore, CheckpointInfo]:
     record, store = engine.read_record(run), engine.open_store(run)
-    info = store.find(which, objective=record.objective)
-    return store, info
-
-
-def _drill_key(request: DrillRequest) -> Hashable:
-    task, arguments = request.task, request.arguments
-    named: Hashable = task
-    if not isinstance(task, str):
-        named, arguments = (task.kind, task.path or task.name, task.class_name), task.arguments
-    return "drill", named, arguments, json.dumps(choose_relevant(request.config), sort_keys=True, default=str)
-
-
-def _wait_a_while(engine: Engine, key: Hashable, work: Callable[[], Outcome], *, pending: Outcome) -> Outcome:
-    """Do `work` as the job `key`; return its outcome, or `pending` when it takes longer than two seconds."""
-    job = engine.jobs.start(key, lambda: _try(engine, work)).wait(_PATIENCE_S)
-    if job.state == "running":
-        return pending
-    engine.jobs.forget(key)
-    return outcome_of(job)
-
-
-def _try(engine: Engine, work: Callable[[], Outcome]) -> Outcome:
-    try:
-        return work()
-    except Exception as error:
-        return Outcome(problem=explain(error))
-    finally:
-        engine.memo.forget()
+    return store, store.find(which, objective=record.objective)

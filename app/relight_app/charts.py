@@ -9,14 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from tsdownsample import MinMaxLTTBDownsampler
 
-from relight.overview.summary import RunSummary
 from relight_app.formats import is_share, short_metric, title_metric
 from relight_app.live.chart import ChartPlan, LiveSeries
-from relight_app.live.live_values import LiveValue, ValueFormat
 from relight_app.markup import Markup, tag
 
 SPARK_POINTS = 48
-_MUCH_AT_RISK_S = 120.0
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 112.0, 30.0, 2.0
 
 
@@ -134,35 +131,6 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
         )  # fmt: skip
         card += 1
     return plans
-
-
-def plan_figures(run: RunSummary) -> list[LiveValue]:
-    """Plan the figures at the top of a run's page; a live run has others than a dead one."""
-    best = LiveValue("best", "Best", detail="at step {best_step}")
-    if run.best is not None:
-        name = title_metric(run.best.metric)
-        shown: ValueFormat = "percent" if is_share(run.best.metric) else "auto"
-        best = LiveValue("best", f"Best {name[:1].lower()}{name[1:]}", shown, detail="at step {best_step}")
-    figures = [
-        LiveValue("step", "Step", "integer", detail="of {steps_total}, epoch {epoch} of {epochs}"),
-        LiveValue("train/loss", "Train loss"),
-        best,
-    ]
-    if run.status.is_live:
-        figures.append(LiveValue("steps_per_s", "Speed", "rate", detail="{eta_s} left"))
-        figures.append(
-            LiveValue(
-                "work_at_risk_s", "At risk now", "duration", detail="{work_at_risk_steps} steps",
-                warn_above=_MUCH_AT_RISK_S,
-            )
-        )  # fmt: skip
-    else:
-        figures.append(LiveValue("work_s", "Trained for", "duration", detail="attempt {attempt}"))
-        if run.work_at_risk_steps:
-            figures.append(
-                LiveValue("work_at_risk_s", "Lost", "duration", detail="{work_at_risk_steps} steps", warn_above=0)
-            )
-    return figures
 
 
 def _learning_series(name: str) -> LiveSeries:

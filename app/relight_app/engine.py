@@ -31,7 +31,7 @@ from relight.tasks.retention_options import plan_run_retention
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs
 from relight_app.memo import Memo
-from relight_app.server.settings import runs_folder
+from relight_app.settings import runs_folder
 
 _LOG_BYTES = 64 << 10
 _CURVE_AGE_S = 3.0
@@ -45,6 +45,7 @@ class Engine:
         self.jobs = Jobs()
         self.memo = Memo()
         self._stores: dict[str, CheckpointStore] = {}
+        self._descriptions: dict[str, tuple[str | None, TaskDescription]] = {}
 
     def list_runs(self) -> RunListing:
         """List all runs; the result is at most half a second old."""
@@ -121,7 +122,7 @@ class Engine:
 
         key = ("curve", run.run)
         if run.status.is_live:
-            return self.memo.recent(key, read, max_age_s=_CURVE_AGE_S)
+            return self.memo.recent(key, read, max_age_s=_CURVE_AGE_S, lasting=True)
         return self.memo.unchanged(key, _sizes_signature(folder), read)
 
     def list_exports(self, run: str) -> list[ExportFile]:
@@ -182,7 +183,17 @@ class Engine:
                 name=str(reference.path), title=reference.name, fields=(), objective=Objective(),
                 summary="Your own training script. Its options are its own arguments.",
             )  # fmt: skip
-        return self.memo.unchanged(("task", text), reference.code_digest, lambda: describe_task(reference))
+        description = describe_task(reference)
+        self._descriptions[text] = reference.code_digest, description
+        return description
+
+    def find_description(self, text: str) -> TaskDescription | None:
+        """Describe the task that `text` names without running its code: None until `describe_task` has imported it."""
+        reference = resolve_task(text)
+        if reference.kind != "file":
+            return self.describe_task(text)
+        digest, description = self._descriptions.get(text, (None, None))
+        return description if digest == reference.code_digest else None
 
 
 _engines: dict[Path, Engine] = {}

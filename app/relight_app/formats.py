@@ -1,10 +1,8 @@
-"""Texts that only the pages need for metrics, risks, options and moments; `relight.wording` has the rest."""
+"""Texts that only the pages need for metrics, risks and options; `relight.wording` has the rest."""
 
 from __future__ import annotations
 
 import math
-import time
-from datetime import datetime
 from typing import Any
 
 from relight.wording import count, describe_duration, describe_value
@@ -58,15 +56,3 @@ def describe_option(value: Any) -> str:
     if value in (None, ""):
         return "none"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def describe_moment(time_s: float | None) -> str:
-    """Describe a moment in the server's time zone: "14:21:05" today, else "23 Nov, 14:21"; "–" when unknown."""
-    if not time_s:
-        return "–"
-    moment, today = datetime.fromtimestamp(time_s), datetime.fromtimestamp(time.time())
-    if moment.date() == today.date():
-        return moment.strftime("%H:%M:%S")
-    if moment.year == today.year:
-        return f"{moment.day} {moment:%b, %H:%M}"
-    return f"{moment.day} {moment:%b %Y, %H:%M}"

@@ -1,4 +1,4 @@
-"""Background work that a page starts and does not wait for: exports, drills, slow resumes and branches."""
+"""Background work: what an action does. One piece of work per subject at any time, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ _KEPT_S = 3600.0
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work as it was at one moment; it never changes, so all parts of a page that share it agree.
-
-    `result` is set once `state` is "done", and `error` once it is "failed".
-    """
+    """A piece of work as it was at one moment. `result` is set once it is "done", and `error` once it is "failed"."""
 
     state: Literal["running", "done", "failed"] = "running"
     result: Any = None
@@ -26,13 +23,19 @@ class Job:
     told: tuple[str, ...] = ()
     """Progress so far, as sentences."""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the work has not ended."""
+        return self.state == "running"
+
 
 class Work:
     """A piece of work and its thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
         self.job = Job()
         self.ended_s: float | None = None
+        self._on_change = on_change
         self._ended = threading.Event()
 
     def wait(self, timeout_s: float) -> Job:
@@ -43,56 +46,61 @@ class Work:
     def tell(self, sentence: str) -> None:
         """Add a sentence about the progress."""
         self.job = replace(self.job, told=(*self.job.told, sentence))
+        self._on_change()
 
     def run(self, work: Callable[[Work], Any]) -> None:
         """Do the work in this thread."""
         try:
             result = work(self)
-        except BaseException as error:  # the page that reads the job reports it
+        except BaseException as error:  # whoever waits for the job reports it
             _log.debug("a job failed", exc_info=True)
             self.job = replace(self.job, state="failed", error=error)
         else:
             self.job = replace(self.job, state="done", result=result)
         self.ended_s = time.time()
+        self._on_change()
         self._ended.set()
 
 
 class Jobs:
-    """One piece of work per key at any time; one table for all sessions of this server."""
+    """The work of this server, by subject."""
 
     def __init__(self) -> None:
+        self.version = 0
+        """Counts the changes: a start, a sentence, an end."""
         self._works: dict[Hashable, Work] = {}
         self._lock = threading.Lock()
 
-    def start(self, key: Hashable, work: Callable[[], Any]) -> Work:
-        """Do `work` in a thread of its own; while it runs, starting the same key again returns the same work."""
-        return self.start_telling(key, lambda _: work())
-
-    def start_telling(self, key: Hashable, work: Callable[[Work], Any]) -> Work:
-        """As `start`, for work that reports its progress with `tell`."""
+    def start(self, subject: Hashable, work: Callable[[Work], Any]) -> Work:
+        """Do `work` in a thread of its own. While it runs, starting the same subject again returns the same work."""
         with self._lock:
             self._forget_old()
-            known = self._works.get(key)
-            if known is not None and known.job.state == "running":
+            known = self._works.get(subject)
+            if known is not None and known.job.is_running:
                 return known
-            begun = self._works[key] = Work()
-        threading.Thread(target=begun.run, args=(work,), name=f"relight-job-{key}", daemon=True).start()
+            self._works.pop(subject, None)  # the newest is the last
+            begun = self._works[subject] = Work(self._count)
+        self._count()
+        threading.Thread(target=begun.run, args=(work,), name=f"relight-job-{subject}", daemon=True).start()
         return begun
 
-    def find(self, key: Hashable) -> Job | None:
-        """Return the newest job of that key as it is now; None without one."""
-        known = self._works.get(key)
+    def find(self, subject: Hashable) -> Job | None:
+        """Return the newest job of that subject as it is now; None without one."""
+        known = self._works.get(subject)
         return known.job if known is not None else None
 
-    def forget(self, key: Hashable) -> None:
-        """Drop a job that has ended."""
+    def find_newest(self, kind: str, run: str) -> Job | None:
+        """Return the newest job whose subject begins with a kind and a run; None without one."""
         with self._lock:
-            known = self._works.get(key)
-            if known is not None and known.job.state != "running":
-                del self._works[key]
+            subjects = [subject for subject in self._works if isinstance(subject, tuple)]
+        mine = [subject for subject in subjects if subject[:2] == (kind, run)]
+        return self.find(mine[-1]) if mine else None
+
+    def _count(self) -> None:
+        self.version += 1
 
     def _forget_old(self) -> None:
         now = time.time()
-        for key, known in list(self._works.items()):
+        for subject, known in list(self._works.items()):
             if known.ended_s is not None and now - known.ended_s > _KEPT_S:
-                del self._works[key]
+                del self._works[subject]

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Entry:
+    lasting: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     read_s: float = float("-inf")
     signature: Hashable = None
@@ -23,15 +24,18 @@ class _Entry:
 class Memo:
     """Cached values by key. When several sessions ask at once, one of them reads and all get the same value."""
 
-    def __init__(self, *, size: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, size: int = 4096, clock: Callable[[], float] = time.monotonic) -> None:
         self._size = size
         self._clock = clock
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def recent(self, key: Hashable, read: Callable[[], T], *, max_age_s: float) -> T:
-        """Return the value if it was read within `max_age_s`, else read it again. An exception is not cached."""
-        entry = self._entry(key)
+    def recent(self, key: Hashable, read: Callable[[], T], *, max_age_s: float, lasting: bool = False) -> T:
+        """Return the value if it was read within `max_age_s`, else read it again. An exception is not cached.
+
+        A `lasting` value is not forgotten when something changes: it is expensive, and may be a few seconds old.
+        """
+        entry = self._entry(key, lasting=lasting)
         with entry.lock:
             if self._clock() - entry.read_s > max_age_s:
                 entry.value = read()
@@ -41,7 +45,7 @@ class Memo:
 
     def unchanged(self, key: Hashable, signature: Hashable, read: Callable[[], T]) -> T:
         """Return the value if it was read with the same `signature` (such as file sizes), else read it again."""
-        entry = self._entry(key)
+        entry = self._entry(key, lasting=True)
         with entry.lock:
             if entry.read_s == float("-inf") or entry.signature != signature:
                 entry.value = read()
@@ -50,13 +54,13 @@ class Memo:
             return value
 
     def forget(self) -> None:
-        """Forget everything, because something has just changed."""
+        """Forget what may be out of date, because something has just changed."""
         with self._lock:
-            self._entries.clear()
+            self._entries = OrderedDict((key, entry) for key, entry in self._entries.items() if entry.lasting)
 
-    def _entry(self, key: Hashable) -> _Entry:
+    def _entry(self, key: Hashable, *, lasting: bool) -> _Entry:
         with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
+            entry = self._entries.setdefault(key, _Entry(lasting))
             self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)

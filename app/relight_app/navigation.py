@@ -1,21 +1,19 @@
-"""The pages: their addresses and titles, and navigation between them."""
+"""The pages: their addresses and titles."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from relight_app.browser_session import remembered
+from relight_app.urls import site_path
 
 _ASSETS = Path(__file__).parent / "assets"
 _STYLE = Path(__file__).parent / "theme" / "page.css"
-_CURRENT, _WANTED = "page", "wanted page"
 
 
 @dataclass(frozen=True)
@@ -55,45 +53,14 @@ def build_pages() -> list[Page]:
     return [_build(page) for page in (*PAGES.values(), *_ALIASES)]
 
 
-def leave_for(page: str, **query: str) -> None:
-    """Go to `page` when the current page is next drawn, even if that drawing is interrupted. For callbacks."""
-    memory = remembered()
-    memory[_WANTED] = (memory.get(_CURRENT), page, query)
-
-
-def follow() -> None:
-    """Go where a callback asked to go, unless the person has moved to another page since."""
-    memory = remembered()
-    wanted: tuple[str | None, str, dict[str, str]] | None = memory.get(_WANTED)
-    if wanted is None:
-        return
-    left, page, query = wanted
-    current = memory.get(_CURRENT)
-    if current != left or left in (page, None):  # arrived, moved elsewhere, or a page that leads to itself
-        memory.pop(_WANTED, None)
-    if current == left:
-        go_to(page, **query)
-
-
-def go_to(page: str, **query: str) -> NoReturn:
-    """Go to `page` with this query."""
-    if urlsplit(st.context.url or "").path == address(page):
-        # From one run to another: Streamlit ignores a switch to the page that is already shown.
-        st.query_params.from_dict(query)
-        st.rerun()
-    st.switch_page(_build(PAGES[page]), query_params=query)
-
-
 def address(page: str, **query: str) -> str:
     """Return the page's address on this site: "/run?id=digits-k3f9"."""
-    path = "/" + PAGES[page].path
+    path = site_path("/" + PAGES[page].path)
     return f"{path}?{urlencode(query)}" if query else path
 
 
 def _build(page: PageInfo) -> Page:
     def render() -> None:
-        remembered()[_CURRENT] = page.name
-        follow()
         importlib.import_module(f"relight_app.pages.{page.name}_page").render()
 
     return Page(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relight.metrics.file_format import split_name
 from relight_app.live.component import BrowserComponent, component_key
-from relight_app.server.assets import module_url, plotly_url
+from relight_app.urls import module_url, plotly_url
 
 
 @dataclass(frozen=True)

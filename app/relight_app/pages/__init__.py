@@ -1,1 +1,1 @@
-"""The pages: one module each, with one `render()`. They hold no logic: they read, build and show."""
+"""The pages: one module each, with one `render()`, which mounts the page's parts. They hold no logic."""

@@ -20,17 +20,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from relight_app.engine import current_engine
+from relight_app.machine_reader import close_machine_reader
+from relight_app.server.action_route import action_routes
 from relight_app.server.assets import asset_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
 from relight_app.server.files import file_routes
 from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
 from relight_app.server.hub import Hub
-from relight_app.server.machine_reader import close_machine_reader
-from relight_app.server.presses import presses
-from relight_app.server.sessions import drop_undelivered, hear_presses
-from relight_app.server.settings import Settings, use_settings
+from relight_app.server.part_route import part_routes
 from relight_app.server.stream import stream_routes
+from relight_app.settings import Settings, use_settings
 
 if TYPE_CHECKING:
     from streamlit.web.server.starlette.starlette_app import App
@@ -46,13 +47,10 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     use_settings(settings)
     apply_streamlit_options(settings)
     import streamlit
-    from streamlit.runtime import get_instance
 
     @asynccontextmanager
     async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
         hub.start()
-        drop_undelivered(get_instance())
-        hear_presses(get_instance(), presses)
         try:
             yield {}
         finally:
@@ -62,7 +60,15 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     return streamlit.App(
         script,
         lifespan=lifespan,
-        routes=[*stream_routes(hub), *history_routes(), *file_routes(), *asset_routes(), *_nothing_else()],
+        routes=[
+            *part_routes(),
+            *action_routes(),
+            *stream_routes(hub),
+            *history_routes(),
+            *file_routes(),
+            *asset_routes(),
+            *_nothing_else(),
+        ],
         middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings), read_only=settings.read_only)],
     )
 
@@ -75,7 +81,8 @@ def serve(
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then exit this process within a second, even with open connections."""
-    hub = Hub(settings.runs_folder)
+    use_settings(settings)
+    hub = Hub(current_engine())
     app = build_app(settings, hub, script=script)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from relight_app.urls import MODULES
+
 _PACKAGE = Path(__file__).resolve().parents[1]
-_MODULES = _PACKAGE / "live" / "browser"
 _FOLDERS = {"fonts": _PACKAGE / "theme" / "fonts", "images": _PACKAGE / "assets"}
 _MEDIA_TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png"}
 _FOREVER = "private, max-age=31536000, immutable"
@@ -31,28 +29,13 @@ def asset_routes() -> list[Route]:
     ]
 
 
-@cache
-def plotly_url() -> str:
-    """Return the address of the Plotly.js in the installed `plotly` package."""
-    return f"/assets/plotly/{version('plotly')}/plotly.min.js"
-
-
-@cache
-def module_url(name: str) -> str:
-    """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
-    digest = hashlib.sha256()
-    for path in sorted(_MODULES.glob("*.js")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"/assets/live/{digest.hexdigest()[:16]}/{name}"
-
-
 async def _send_plotly(request: Request) -> Response:
     path = Path(str(files("plotly") / "package_data" / "plotly.min.js"))
     return _send(path, cache_control=_FOREVER)
 
 
 async def _send_module(request: Request) -> Response:
-    return _send(_named(_MODULES, request.path_params["name"]), cache_control=_FOREVER)
+    return _send(_named(MODULES, request.path_params["name"]), cache_control=_FOREVER)
 
 
 async def _send_from_folder(request: Request) -> Response:

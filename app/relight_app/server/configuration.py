@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from relight_app.server.settings import Settings
+from relight_app.settings import Settings
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
 SCRIPT = APP_FOLDER / "streamlit_app.py"

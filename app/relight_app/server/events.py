@@ -5,12 +5,14 @@ rows     run, stream, file, first, attempt, steps, times, columns: name -> value
 reset    run: its metric files were truncated or replaced; read the history again
 state    run and the fields of `LiveState`
 gone     run: it is not in the runs folder
+changed  run ("" for what belongs to no run), topics: a token for each, which differs when the topic has changed
 machine  the fields of `relight.machine.report.MachineReport`
 bye      the server is shutting down
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -60,6 +62,11 @@ def encode_state(run: str, state: LiveState) -> bytes:
 def encode_gone(run: str) -> bytes:
     """Encode that the run does not exist."""
     return _encode("gone", {"run": run})
+
+
+def encode_changed(run: str, topics: Mapping[str, str]) -> bytes:
+    """Encode the current tokens of a run's topics."""
+    return _encode("changed", {"run": run, "topics": topics})
 
 
 def encode_machine(report: MachineReport) -> bytes:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from relight.regular_file import open_regular
 from relight.runs.layout import RunLayout
 from relight_app.server.csv_stream import stream_csv
-from relight_app.server.settings import runs_folder
+from relight_app.settings import runs_folder
 
 _MEDIA_TYPES = {".json": "application/json", ".txt": "text/plain; charset=utf-8"}
 _CHUNK_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class _Download(FileResponse):
 
 
 def file_routes() -> list[Route]:
-    """Return the routes; `relight_app.server.urls` builds their addresses."""
+    """Return the routes; `relight_app.urls` builds their addresses."""
     return [
         Route("/files/{run}/exports/{name}", _send_export, methods=["GET", "HEAD"]),
         Route("/files/{run}/log.txt", _send_log, methods=["GET", "HEAD"]),

@@ -1,5 +1,7 @@
 """The hub of the live streams: one thread follows the watched runs and passes new events to all watchers.
 
+Beside rows and figures it says which topics have changed, so that the browser asks for the parts that show them again.
+
 The thread reads files ten times a second, only while there are watchers. It encodes every event once and passes the
 bytes to all watchers. A slow watcher loses events without notice: rows carry their positions, so the browser sees the
 gap and reads the history again.
@@ -13,13 +15,22 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from relight.metrics.tail import MetricTail
 from relight.runs.layout import RunLayout
-from relight_app.server.events import encode_gone, encode_hello, encode_machine, encode_reset, encode_rows, encode_state
+from relight_app.engine import Engine
+from relight_app.machine_reader import latest_machine_report
+from relight_app.server.events import (
+    encode_changed,
+    encode_gone,
+    encode_hello,
+    encode_machine,
+    encode_reset,
+    encode_rows,
+    encode_state,
+)
 from relight_app.server.live_state import LiveState, read_live_state
-from relight_app.server.machine_reader import latest_machine_report
+from relight_app.server.topics import GONE, ListingTopic, Topics, read_topics
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +46,11 @@ _MOST_ROWS = 5_000
 
 @dataclass(frozen=True)
 class Watch:
-    """The subscription of one stream: runs with their metric streams (the state is always sent), and the machine."""
+    """The subscription of one stream: runs with their metric streams, the list of runs, and the machine."""
 
     runs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     machine: bool = False
+    listing: bool = False
 
 
 class Watcher:
@@ -49,6 +61,8 @@ class Watcher:
         self.welcomed: set[str] = set()
         """The runs whose state and positions this watcher has got; only the hub's thread uses it."""
         self.machine_time = 0.0
+        self.topics: dict[str, Topics] = {}
+        """What this watcher was told last, by run; "" for what belongs to no run."""
         self._events: list[bytes] = []
         self._ready = asyncio.Event()
         self._ended = False
@@ -90,9 +104,11 @@ class _WatchedRun:
 class Hub:
     """Owns the thread. Call `start`, `watch` and `leave` on the event loop; `stop` also from a signal handler."""
 
-    def __init__(self, folder: Path, *, interval_s: float = INTERVAL_S) -> None:
-        self._folder = folder
+    def __init__(self, engine: Engine, *, interval_s: float = INTERVAL_S) -> None:
+        self._engine = engine
+        self._folder = engine.folder
         self._interval_s = interval_s
+        self._listing = ListingTopic(engine)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[Watcher] = []
         self._lock = threading.Lock()
@@ -162,6 +178,7 @@ class Hub:
             except Exception:  # one run must not silence the others
                 _log.exception("The live stream of %s had an unexpected error; it continues.", run)
         self._follow_machine([watcher for watcher in watchers if watcher.watch.machine], mail)
+        self._follow_site(watchers, mail)
         return [(watcher, events) for watcher, events in mail.items() if events]
 
     def _follow_run(
@@ -180,6 +197,7 @@ class Hub:
             runs[run] = None
             for watcher in watchers:
                 watcher.welcomed.add(run)
+            self._tell_topics(run, GONE, watchers, mail)
             return
         if watched is None:  # a new run, or one that has reappeared
             watched = runs[run] = _WatchedRun(layout)
@@ -200,6 +218,24 @@ class Hub:
             _send(fresh, mail, events)
             for watcher in fresh:
                 watcher.welcomed.add(run)
+        if watched.state is not None:
+            self._tell_topics(run, read_topics(layout, watched.state), watchers, mail)
+
+    def _follow_site(self, watchers: list[Watcher], mail: dict[Watcher, list[bytes]]) -> None:
+        """Say what has changed beside the runs that are watched: the work of this server, and the list of runs."""
+        jobs = str(self._engine.jobs.version)
+        self._tell_topics("", {"jobs": jobs}, [watcher for watcher in watchers if not watcher.watch.listing], mail)
+        listed = [watcher for watcher in watchers if watcher.watch.listing]
+        if listed:
+            self._tell_topics("", {"jobs": jobs, "runs": self._listing.read()}, listed, mail)
+
+    def _tell_topics(self, run: str, topics: Topics, watchers: list[Watcher], mail: dict[Watcher, list[bytes]]) -> None:
+        behind = [watcher for watcher in watchers if watcher.topics.get(run) != topics]
+        if behind:
+            self._engine.memo.forget()  # first: whoever is told must not get what was read before
+            _send(behind, mail, [encode_changed(run, topics)])
+            for watcher in behind:
+                watcher.topics[run] = topics
 
     def _follow_state(
         self, run: str, watched: _WatchedRun, known: list[Watcher], mail: dict[Watcher, list[bytes]]

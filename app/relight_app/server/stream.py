@@ -1,7 +1,8 @@
 """The live stream: one endless response per open tab, with everything that its page shows.
 
-`/api/stream?watch=RUN/stream,stream&watch=RUN2/&machine=1` sends rows of the named metric streams, the state of every
-named run, and with `machine` the figures of the machine. There is no `since` parameter: each stream begins with the
+`/api/stream?watch=RUN/stream,stream&watch=RUN2/&listing=1&machine=1` sends rows of the named metric streams, the state
+of every named run and what has changed in its folder, with `listing` whether the list of runs has changed, and with
+`machine` the figures of the machine. There is no `since` parameter: each stream begins with the
 number of records in each file, and the browser compares these with what it has.
 """
 
@@ -26,7 +27,8 @@ def stream_routes(hub: Hub) -> list[Route]:
     """Return the route of the live stream."""
 
     async def send_stream(request: Request) -> Response:
-        watch = parse_watch(request.query_params.getlist("watch"), machine="machine" in request.query_params)
+        asked = request.query_params
+        watch = parse_watch(asked.getlist("watch"), machine="machine" in asked, listing="listing" in asked)
         return StreamingResponse(
             _send_events(hub, hub.watch(watch)),
             media_type="text/event-stream",
@@ -36,7 +38,7 @@ def stream_routes(hub: Hub) -> list[Route]:
     return [Route("/api/stream", send_stream, methods=["GET"])]
 
 
-def parse_watch(texts: list[str], *, machine: bool) -> Watch:
+def parse_watch(texts: list[str], *, machine: bool, listing: bool = False) -> Watch:
     """Parse the `watch` values of an address, "RUN/stream,stream"; respond 400 if one is malformed."""
     runs: dict[str, frozenset[str]] = {}
     for text in texts:
@@ -46,7 +48,7 @@ def parse_watch(texts: list[str], *, machine: bool) -> Watch:
         runs[run] = runs.get(run, frozenset()) | frozenset(filter(None, streams.split(",")))
     if len(runs) > _MOST_RUNS:
         raise HTTPException(400, f"One tab can watch at most {_MOST_RUNS} runs.")
-    return Watch(runs, machine)
+    return Watch(runs, machine, listing)
 
 
 async def _send_events(hub: Hub, watcher: Watcher) -> AsyncIterator[bytes]:

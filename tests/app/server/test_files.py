@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from relight.runs.layout import RunLayout
-from relight_app.server.urls import csv_url, download_url, log_url
+from relight_app.urls import csv_url, download_url, log_url
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows, make_run
 

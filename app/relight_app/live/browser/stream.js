@@ -1,12 +1,15 @@
 // The event stream of this tab, shared by all charts and values. It is closed while the tab is hidden, so that a
 // forgotten tab costs nothing; charts read what they missed from the history when the tab is shown again.
 
+import { siteUrl } from './site.js'
+
 const SETTLE_MS = 20 // the components of a page appear within this time and get one stream
 const SHRINK_MS = 5000 // people often return to a page that they have just left
 const LONGEST_RETRY_MS = 5000
 
 const subscribers = new Set()
 const states = new Map()
+const changes = new Map()
 let source = null
 let covered = null
 let opening = 0
@@ -16,17 +19,20 @@ let retryMs = 500
 let connection = 'connecting'
 
 /**
- * Subscribe to runs, `watch`: {run: [stream, …]}, and with `machine` to the machine's figures. Handlers, all optional:
- * onHello({run, positions}), onRows(rows), onReset({run}), onState(state), onGone({run}), onMachine(report),
+ * Subscribe to runs, `watch`: {run: [stream, …]}; with `listing` to the list of runs, with `machine` to the machine's
+ * figures, and with `jobs` to the server's work. Handlers, all optional: onHello({run, positions}), onRows(rows),
+ * onReset({run}), onState(state), onGone({run}), onChanged({run, topics}), onMachine(report),
  * onConnection('connecting' | 'open' | 'lost'). Returns a function that ends the subscription.
  */
-export function subscribe({ watch = {}, machine = false, ...handlers }) {
-  const subscriber = { watch, machine, ...handlers }
+export function subscribe({ watch = {}, machine = false, listing = false, jobs = false, ...handlers }) {
+  const subscriber = { watch, machine, listing, jobs, ...handlers }
   subscribers.add(subscriber)
   subscriber.onConnection?.(connection)
   for (const run of Object.keys(watch)) {
     if (source && states.has(run)) subscriber.onState?.(states.get(run))
+    if (source && changes.has(run)) subscriber.onChanged?.(changes.get(run))
   }
+  if (source && changes.has('')) subscriber.onChanged?.(changes.get(''))
   schedule()
   return () => {
     subscribers.delete(subscriber)
@@ -42,7 +48,7 @@ function schedule() {
 /** Open, reopen or close the stream to match the subscribers and the tab's visibility. */
 function settle() {
   const wanted = collect()
-  if (document.hidden || (!wanted.runs.size && !wanted.machine)) {
+  if (document.hidden || isEmpty(wanted)) {
     close()
     return
   }
@@ -56,19 +62,25 @@ function settle() {
 
 function collect() {
   const runs = new Map()
-  let machine = false
+  let [machine, listing, jobs] = [false, false, false]
   for (const subscriber of subscribers) {
     machine ||= subscriber.machine
+    listing ||= subscriber.listing
+    jobs ||= subscriber.jobs
     for (const [run, streams] of Object.entries(subscriber.watch)) {
       if (!runs.has(run)) runs.set(run, new Set())
       for (const stream of streams) runs.get(run).add(stream)
     }
   }
-  return { runs, machine }
+  return { runs, machine, listing, jobs }
+}
+
+function isEmpty({ runs, machine, listing, jobs }) {
+  return !runs.size && !machine && !listing && !jobs
 }
 
 function covers(had, wanted) {
-  if (wanted.machine && !had.machine) return false
+  if ((wanted.machine && !had.machine) || (wanted.listing && !had.listing)) return false
   for (const [run, streams] of wanted.runs) {
     const known = had.runs.get(run)
     if (!known) return false
@@ -77,16 +89,17 @@ function covers(had, wanted) {
   return true
 }
 
-function address({ runs, machine }) {
+function address({ runs, machine, listing }) {
   const query = new URLSearchParams()
   for (const run of [...runs.keys()].sort()) query.append('watch', `${run}/${[...runs.get(run)].sort().join(',')}`)
   if (machine) query.append('machine', '1')
-  return `/api/stream?${query}`
+  if (listing) query.append('listing', '1')
+  return siteUrl(`/api/stream?${query}`)
 }
 
 function open(wanted) {
   close()
-  if (document.hidden || (!wanted.runs.size && !wanted.machine)) return
+  if (document.hidden || isEmpty(wanted)) return
   covered = wanted
   const opened = new EventSource(new URL(address(wanted), location.origin))
   source = opened
@@ -117,6 +130,12 @@ function open(wanted) {
     states.delete(gone.run)
     tell('onGone', gone)
   })
+  listen('changed', (changed) => {
+    changes.set(changed.run, changed)
+    for (const subscriber of [...subscribers]) {
+      if (changed.run === '' || changed.run in subscriber.watch) subscriber.onChanged?.(changed)
+    }
+  })
   listen('machine', (report) => subscribers.forEach((subscriber) => subscriber.onMachine?.(report)))
   listen('bye', () => setConnection('lost'))
 }
@@ -128,6 +147,7 @@ function close() {
   source = null
   covered = null
   states.clear()
+  changes.clear()
 }
 
 function tell(handler, event) {

@@ -1,0 +1,119 @@
+"""Does each action once per idempotency key, and remembers the answer, also for the next server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relight.errors import DamagedFile, RelightError, UntrustedRun, UsageError
+from relight.runs.durable_file import make_folder
+from relight.runs.record_file import read_record_if_there, write_record
+from relight.runs.records import Record
+from relight_app.actions import ACTIONS, Action, Answer
+from relight_app.engine import Engine
+from relight_app.jobs import Work
+from relight_app.problems import explain
+
+_FOLDER = ".actions"
+_KEPT_S = 86_400.0
+_SWEEP_EVERY_S = 3_600.0
+
+
+class ActionAnswer(Record, frozen=True, kw_only=True):
+    """The answer to one request: an HTTP status and its JSON body."""
+
+    format: str = "relight-action"
+    asked: str = ""
+    """A digest of the action and its request."""
+    time_s: float = 0.0
+    status: int = 200
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Answers:
+    """The answers of one runs folder, one small file for each key, kept for a day."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._folder = engine.folder / _FOLDER
+        self._swept_s = 0.0
+        self._lock = threading.Lock()
+
+    def answer(self, name: str, body: bytes, *, key: str, patience_s: float) -> ActionAnswer:
+        """Do the action `name` and return its answer, or 202 when it takes longer than `patience_s`.
+
+        Asked again with the same key, it continues to wait, or returns the same answer.
+        """
+        action = ACTIONS[name]
+        try:
+            request = msgspec.json.decode(body or b"{}", type=action.request, strict=False)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _refuse(400, f"The request for {name!r} is not valid: {error}.")
+        asked = hashlib.sha256(name.encode() + b"\0" + msgspec.json.encode(request, order="sorted")).hexdigest()
+        known = self._find(key)
+        if known is not None:
+            if known.asked != asked:
+                return _refuse(409, "This idempotency key was used for another request. Use a new key for each press.")
+            return known
+        work = self._start(action, request, key)
+        job = work.wait(patience_s)
+        if job.is_running:
+            return ActionAnswer(asked=asked, status=202, body={"pending": True, "told": list(job.told)})
+        answer = _describe(job.error) if job.error is not None else ActionAnswer(body=job.result)
+        answer = msgspec.structs.replace(answer, asked=asked, time_s=time.time())
+        self._keep(key, answer)
+        return answer
+
+    def _start(self, action: Action[Any], request: Any, key: str) -> Work:
+        def act(work: Work) -> Answer:
+            try:
+                return action.act(self._engine, request, key, work)
+            finally:
+                self._engine.memo.forget()
+
+        subject = action.subject(request) if action.subject is not None else ("key", key)
+        return self._engine.jobs.start(subject, act)
+
+    def _find(self, key: str) -> ActionAnswer | None:
+        with contextlib.suppress(DamagedFile, OSError):
+            return read_record_if_there(self._path(key), ActionAnswer)
+        return None
+
+    def _keep(self, key: str, answer: ActionAnswer) -> None:
+        with contextlib.suppress(OSError, RelightError):  # a full disk must not hide the answer
+            make_folder(self._folder)
+            write_record(self._path(key), answer, durable=False)
+            self._sweep()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+    def _sweep(self) -> None:
+        now = time.time()
+        with self._lock:
+            if now - self._swept_s < _SWEEP_EVERY_S:
+                return
+            self._swept_s = now
+        for path in self._folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.suffix == ".json" and now - path.stat().st_mtime > _KEPT_S:
+                    path.unlink()
+
+
+def _describe(error: BaseException) -> ActionAnswer:
+    problem = explain(error)
+    facts: dict[str, Any] = {"problem": problem.sentence, "traceback": problem.traceback}
+    if isinstance(error, UntrustedRun):
+        facts["ask"] = "trust"
+    known = isinstance(error, RelightError | OSError)
+    return ActionAnswer(status=400 if isinstance(error, UsageError) else 409 if known else 500, body=facts)
+
+
+def _refuse(status: int, sentence: str) -> ActionAnswer:
+    return ActionAnswer(status=status, body={"problem": sentence, "traceback": None})

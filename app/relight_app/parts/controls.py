@@ -1,0 +1,131 @@
+"""Buttons that act, links that change the query, menus: the markup that `live/browser/gestures.js` handles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relight_app.icons import icon
+from relight_app.markup import Markup, tag
+
+
+def action_button(
+    label: str,
+    action: str,
+    payload: Mapping[str, Any],
+    *,
+    icon_name: str | None = None,
+    class_: str = "button",
+    refusal: str | None = None,
+    busy: bool = False,
+    title: str | None = None,
+    confirm: Confirmation | None = None,
+    then: str | None = None,
+) -> Markup:
+    """Build a button that does an action. `refusal` says why it cannot be pressed, and `busy` that it is under way."""
+    return tag(
+        "button",
+        icon(icon_name) if icon_name else None,
+        label,
+        type="button",
+        class_=class_,
+        title=refusal or title,
+        data_act=action,
+        data_payload=json.dumps(payload),
+        data_then=then,
+        data_refused=refusal is not None or busy or None,
+        aria_disabled="true" if refusal is not None or busy else None,
+        **(confirm.attributes() if confirm is not None else {}),
+    )
+
+
+class Confirmation:
+    """What is asked before an action."""
+
+    def __init__(self, title: str, question: str, *, yes: str, no: str = "Cancel") -> None:
+        self._title, self._question, self._yes, self._no = title, question, yes, no
+
+    def attributes(self) -> dict[str, str]:
+        """Return the attributes of the button."""
+        return {
+            "data_confirm": self._question,
+            "data_confirm_title": self._title,
+            "data_confirm_yes": self._yes,
+            "data_confirm_no": self._no,
+        }
+
+
+def menu_item(
+    label: str,
+    action: str,
+    payload: Mapping[str, Any],
+    *,
+    refusal: str | None = None,
+    confirm: Confirmation | None = None,
+    then: str | None = None,
+) -> Markup:
+    """Build an item of a menu that does an action."""
+    return tag(
+        "button",
+        label,
+        tag("span", refusal, class_="sub") if refusal else None,
+        type="button",
+        role="menuitem",
+        tabindex="-1",
+        data_act=action,
+        data_payload=json.dumps(payload),
+        data_then=then,
+        data_refused=True if refusal else None,
+        aria_disabled="true" if refusal else None,
+        **(confirm.attributes() if confirm is not None else {}),
+    )
+
+
+def menu_link(label: str, href: str) -> Markup:
+    """Build an item of a menu that leads to another page."""
+    return tag("a", label, class_="menu-link", role="menuitem", tabindex="-1", href=href)
+
+
+def menu(items: Sequence[Markup], *, key: str, label: str) -> list[Markup]:
+    """Build the button with three dots and the menu that it opens."""
+    name = f"menu-{key}"
+    return [
+        tag(
+            "button", icon("more"), class_="icon-button", type="button", data_menu=name, aria_haspopup="menu",
+            aria_expanded="false", aria_label=f"Actions for {label}",
+        ),
+        tag("div", items, class_="menu", id=name, role="menu", popover="auto", aria_label=label),
+    ]  # fmt: skip
+
+
+def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Markup:
+    """Build a row of choices that set `name` in the query; `options` has the shown words by value."""
+    return tag(
+        "div",
+        [
+            tag(
+                "button", words, type="button", role="radio", aria_checked="true" if value == chosen else "false",
+                tabindex="0" if value == chosen else "-1", data_set=json.dumps({name: value}),
+                data_key=f"{name}-{value}",
+            )
+            for value, words in options.items()
+        ],
+        class_="choice", role="radiogroup", aria_label=label,
+    )  # fmt: skip
+
+
+def tabs(label: str, name: str, options: Mapping[str, str], chosen: str) -> Markup:
+    """Build tabs that set `name` in the query; `options` has their titles by value."""
+    return tag(
+        "div",
+        [
+            tag(
+                "button", words, type="button", role="tab", aria_selected="true" if value == chosen else "false",
+                id=f"tab-{value}", aria_controls=f"panel-{name}", tabindex="0" if value == chosen else "-1",
+                data_set=json.dumps({name: value}), data_key=f"tab-{value}",
+            )
+            for value, words in options.items()
+        ],
+        class_="tabs", role="tablist", aria_label=label,
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""The form that starts a run. Nothing here runs a person's code: describing a task in a file takes a press."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from relight.errors import RelightError
+from relight.tasks.reference import TaskDescription
+from relight_app.actions import Drill, Launch, drill_subject
+from relight_app.engine import Engine
+from relight_app.formats import title_metric
+from relight_app.icons import icon
+from relight_app.markup import Markup, tag
+from relight_app.navigation import address
+from relight_app.parts.controls import choice
+from relight_app.parts.drill import build_drill_card
+from relight_app.parts.forms import build_command, build_fields, build_text_field
+from relight_app.parts.notice import build_problem
+from relight_app.parts.part import Query
+from relight_app.problems import explain
+
+_OWN = "file"
+_NOTHING = Markup("")
+
+
+def build_launch_form(engine: Engine, query: Query) -> Markup:
+    """Build the choice of a task, and its options."""
+    tasks = {task.name: task for task in engine.list_tasks()}
+    chosen = query.get("task", "")
+    chosen = chosen if chosen in (*tasks, _OWN) else next(iter(tasks))
+    titles = {name: task.title for name, task in tasks.items()} | {_OWN: "Your own file"}
+    own = chosen == _OWN
+    file = query.get("file", "").strip()
+    task, problem = tasks.get(chosen), None
+    if own and file:
+        try:
+            task = engine.find_description(file)
+        except RelightError as error:
+            problem = build_problem(explain(error), key="task-problem")
+    given, refused = _repeated_config(engine, query)
+    return tag(
+        "div",
+        tag("h1", "Launch"),
+        choice("Task", "task", titles, chosen),
+        _build_file_form(file, known=task is not None) if own else None,
+        problem,
+        refused,
+        _build_form(task, given) if task is not None else None,
+        class_="stack wide",
+        data_title="Launch · Relight",
+    )
+
+
+def build_launch_command_line(engine: Engine, query: Query) -> Markup:
+    """Build the command that launches what the form holds."""
+    request = msgspec.json.decode(query.get("request", "{}").encode(), type=Launch, strict=False)
+    arguments = request.arguments if isinstance(request.arguments, str) else ""
+    command = build_command(
+        request.task, request.config, name=request.name, max_restarts=request.max_restarts, arguments=arguments
+    )
+    return Markup(tag("span", command))
+
+
+def build_launch_drill(engine: Engine, query: Query) -> Markup:
+    """Build the progress or the result of the newest drill of the chosen task."""
+    task = query.get("task") or next(iter(task.name for task in engine.list_tasks()))
+    if task == _OWN:
+        task = query.get("file", "").strip()
+    kind, name = drill_subject(Drill(task=task))[:2]  # type: ignore[index]
+    job = engine.jobs.find_newest(kind, name)
+    return build_drill_card(job, key="drill-problem") or _NOTHING
+
+
+def _build_file_form(file: str, *, known: bool) -> Markup:
+    hint = (
+        "A Python file with a subclass of relight.Task, or a training script that imports relight. Relative paths "
+        "start from the folder in which the dashboard was started."
+    )
+    return tag(
+        "form",
+        build_text_field("Task or script file", "file", value=file, hint=hint, placeholder="train.py:MyTask"),
+        tag("button", "Show options", type="submit", class_="button" if known else "button solid"),
+        tag(
+            "p",
+            "Enter FILE.py:Class to see the options of a task: a separate process imports the file. Enter FILE.py to "
+            "launch a training script with its own arguments.",
+            class_="sub whole",
+        ),
+        class_="row",
+        data_act="describe",
+        data_set='{"task": "file", "file": "{file}"}',
+    )
+
+
+def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
+    metric = task.objective.metric
+    decided = f" {title_metric(metric)} decides which checkpoint is the best." if metric else ""
+    defaults = {field.name: field.default for field in task.fields}
+    return tag(
+        "form",
+        tag("p", task.summary, decided, class_="muted"),
+        build_fields(task.fields, given, implied=defaults),
+        tag(
+            "div",
+            tag(
+                "div",
+                build_text_field("Name", "name", placeholder=task.name.rpartition("/")[2], maxlength="200",
+                                 hint="Shown in the list of runs."),
+                build_text_field(
+                    "Automatic restarts", "max_restarts", value="0", inputmode="numeric", data_default="0",
+                    hint="How many times a crashed run resumes from its last checkpoint without you.",
+                ),
+                build_text_field(
+                    "Arguments", "arguments", placeholder="--lr 3e-4",
+                    hint="What you would type after the script's name.",
+                ) if not task.fields else None,
+                class_="fields",
+            ),
+            tag(
+                "div",
+                tag("button", icon("launch"), "Launch", type="submit", class_="button solid"),
+                tag(
+                    "button", icon("verified"), "Prove resume", type="submit", class_="button",
+                    data_submit="drill", data_fields="config arguments",
+                    title="Trains a few steps, ends the training with kill -9, resumes it in a new process, and "
+                    "compares every bit with an uninterrupted run. The drill continues when you leave this page.",
+                ),
+                class_="row",
+            ),
+            tag(
+                "div",
+                tag("code", tag("span", build_command(task.name, {})), class_="text shell", id="launch-command",
+                    data_preview="launch-command", data_key=task.name),
+                tag("button", "Copy", type="button", class_="button small", data_copy="launch-command"),
+                class_="copyable",
+            ),
+            class_="card body stack",
+        ),
+        class_="stack",
+        data_act="launch",
+        data_payload=json.dumps({"task": task.name}),
+        data_then=address("run") + "?id={run}",
+        data_key=f"launch-{task.name}",
+    )  # fmt: skip
+
+
+def _repeated_config(engine: Engine, query: Query) -> tuple[Mapping[str, Any], Markup | None]:
+    """Return the config of the run that the address asks to repeat; {} without one."""
+    repeated = query.get("from")
+    if not repeated:
+        return {}, None
+    try:
+        return engine.read_record(repeated).config, None
+    except RelightError as error:
+        return {}, build_problem(explain(error), key="repeat-problem")

@@ -1,0 +1,54 @@
+"""`GET /parts/NAME?…`: the markup of one live area. A browser that has it already gets 304 and no body."""
+
+from __future__ import annotations
+
+import hashlib
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from relight_app.engine import current_engine
+from relight_app.parts.notice import build_problem
+from relight_app.parts.registry import PARTS
+from relight_app.problems import explain
+
+_AT_ONCE = 4
+"""Parts that are built at the same time: more threads would only wait for each other."""
+_SHARED_S = 0.1
+"""Browsers that ask for the same part within this time share one."""
+
+
+def part_routes() -> list[Route]:
+    """Return the route of the parts."""
+    limiter = CapacityLimiter(_AT_ONCE)
+
+    async def send_part(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in PARTS:
+            raise HTTPException(404, "There is no such part.")
+        query = dict(request.query_params)
+        body, etag = await anyio.to_thread.run_sync(_build, name, query, limiter=limiter)
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="text/html; charset=utf-8", headers=headers)
+
+    return [Route("/parts/{name}", send_part, methods=["GET"])]
+
+
+def _build(name: str, query: dict[str, str]) -> tuple[bytes, str]:
+    engine = current_engine()
+
+    def build() -> tuple[bytes, str]:
+        try:
+            markup = PARTS[name].build(engine, query)
+        except Exception as error:  # the page says what is wrong, in the place of the part
+            markup = build_problem(explain(error), key=f"{name}-problem")
+        body = markup.encode("utf-8", "replace")
+        return body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+    return engine.memo.recent(("part", name, tuple(sorted(query.items()))), build, max_age_s=_SHARED_S)

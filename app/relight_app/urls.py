@@ -1,0 +1,47 @@
+"""The addresses of the dashboard: its pages, downloads, browser modules."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import quote
+
+MODULES = Path(__file__).parent / "live" / "browser"
+"""The folder of the browser modules."""
+
+
+def site_path(path: str) -> str:
+    """Return the address of a page or route of this site."""
+    return path
+
+
+def download_url(run: str, file_name: str) -> str:
+    """Return the address of a file in the run's `exports/`."""
+    return f"/files/{quote(run, safe='')}/exports/{quote(file_name, safe='')}"
+
+
+def log_url(run: str, *, attempt: int) -> str:
+    """Return the address of an attempt's full log as text."""
+    return f"/files/{quote(run, safe='')}/log.txt?attempt={attempt}"
+
+
+def csv_url(run: str) -> str:
+    """Return the address of all the run's metrics as CSV."""
+    return f"/files/{quote(run, safe='')}/metrics.csv"
+
+
+@cache
+def plotly_url() -> str:
+    """Return the address of the Plotly.js in the installed `plotly` package."""
+    return f"/assets/plotly/{version('plotly')}/plotly.min.js"
+
+
+@cache
+def module_url(name: str) -> str:
+    """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
+    digest = hashlib.sha256()
+    for path in sorted(MODULES.glob("*.js")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"/assets/live/{digest.hexdigest()[:16]}/{name}"

@@ -1,1 +1,0 @@
-"""The parts of the pages that Streamlit does not have."""
