@@ -13,7 +13,8 @@ from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError, RunBusy
-from relight.runs.catalog import NAME_CHARACTERS, create_run, list_layouts
+from relight.runs.about import NAME_CHARACTERS
+from relight.runs.catalog import create_run, list_layouts
 from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record

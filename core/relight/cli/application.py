@@ -16,6 +16,7 @@ from relight.cli import (
     drill_command,
     import_command,
     listing_commands,
+    organizing_commands,
     task_commands,
     training_commands,
 )
@@ -87,6 +88,7 @@ training_commands.register(app)
 task_commands.register(app)
 listing_commands.register(app)
 checkpoint_commands.register(app)
+organizing_commands.register(app)
 import_command.register(app)
 drill_command.register(app)
 dashboard_command.register(app)

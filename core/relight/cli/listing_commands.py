@@ -286,6 +286,9 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
     facts: list[tuple[str, str | None]] = [
         ("run", summary.run if summary.name == summary.run else f"{summary.run} ({summary.name})"),
         ("task", summary.task),
+        ("tags", ", ".join(summary.tags)),
+        ("your note", summary.note),
+        ("marks", ", ".join(mark for mark in ("starred", "archived") if getattr(summary, mark))),
         ("status", f"{summary.status}: {summary.reason}" if summary.reason else str(summary.status)),
         ("attempt", str(summary.attempt)),
         ("progress", word_pace(summary)),

@@ -11,6 +11,9 @@ import typer
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="ID, name or unique prefix of a run.", show_default=False)
 ]
+RunsArgument = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="IDs, names or unique prefixes of runs.", show_default=False)
+]
 RunsOption = Annotated[
     Path | None,
     typer.Option("--runs", metavar="DIR", help="Runs folder. Default: $RELIGHT_RUNS, else ./runs.", show_default=False),
@@ -55,6 +58,7 @@ DetachOption = Annotated[
 TRAINING = "Train"
 INSPECTING = "Inspect"
 CHECKPOINTS = "Checkpoints"
+ORGANIZING = "Organize"
 MORE = "More"
 
 

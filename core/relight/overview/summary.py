@@ -46,6 +46,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str
     name: str
+    """The shown name, which a person may have changed since the launch."""
     status: RunStatus
     reason: str
     attempt: int
@@ -60,6 +61,11 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Latest value by full name."""
     pids: RunPids
     path: str
+    note: str
+    """What a person has written about the run; "" for nothing."""
+    tags: tuple[str, ...]
+    starred: bool
+    archived: bool
     task: str
     config: dict[str, Any]
     created_s: float
@@ -176,6 +182,10 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         metrics=metrics,
         pids=RunPids(supervisor=evidence.supervisor_pid, trainer=evidence.trainer_pid, writer=evidence.writer_pid),
         path=str(layout.folder),
+        note=evidence.about.note,
+        tags=evidence.about.tags,
+        starred=evidence.about.starred,
+        archived=evidence.about.archived,
         task=record.task.name,
         config=record.config,
         created_s=record.created_s,

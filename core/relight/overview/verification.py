@@ -12,6 +12,7 @@ from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import DamagedFile
 from relight.overview.file_checks import check_files
+from relight.runs.about import About
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import (
@@ -77,6 +78,7 @@ def check_run(layout: RunLayout, *, on_progress: OnProgress | None = None) -> Ru
 def _list_records(layout: RunLayout, attempts: list[int]) -> list[tuple[Path, type[Record]]]:
     records: list[tuple[Path, type[Record]]] = [
         (layout.record, RunRecord),
+        (layout.about, About),
         (layout.stop_request, StopRequest),
         (layout.trust, Home),
     ]

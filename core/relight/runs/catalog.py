@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from relight.errors import ConfigError, RelightError, RunNotFound, UsageError
+from relight.runs.about import clean_name, read_about
 from relight.runs.durable_file import make_folder, sync_folder
 from relight.runs.ids import new_run_ids
 from relight.runs.layout import RunLayout
@@ -24,7 +25,6 @@ from relight.runs.records import Home, ImportedFrom, Parent, PreparedTask, RunRe
 from relight.version import __version__
 
 RUNS_VARIABLE = "RELIGHT_RUNS"
-NAME_CHARACTERS = 200
 _UNFINISHED = ".creating-"
 _UNFINISHED_KEPT_S = 3600.0
 
@@ -67,7 +67,7 @@ def create_run(
     before the run appears; when it raises, no run is created. Raises `RelightError` when the runs folder cannot be
     written, and `ConfigError` for a config that JSON cannot represent; nothing is left behind then.
     """
-    name = _clean_name(name) or prepared.reference.name
+    name = clean_name(name) or prepared.reference.name
     _check_config(prepared.config)
     record = RunRecord(
         run="",
@@ -185,16 +185,6 @@ def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
     raise RelightError(f"No free id for {record.name!r} in {str(folder)!r}. Choose another name with --name.")
 
 
-def _clean_name(name: str | None) -> str:
-    """Return the name on one line, without unprintable characters."""
-    cleaned = " ".join("".join(character if character.isprintable() else " " for character in name or "").split())
-    if len(cleaned) > NAME_CHARACTERS:
-        raise UsageError(
-            f"The name {cleaned[:40] + '…'!r} has {len(cleaned)} characters. Use at most {NAME_CHARACTERS}."
-        )
-    return cleaned
-
-
 def _check_config(value: Any, key: str = "") -> None:
     """Refuse infinities and NaN: JSON would turn them into null, and a resume would train with that."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -239,7 +229,8 @@ def _refuse(folder: Path, error: OSError) -> NoReturn:
 def _names_of(layouts: list[RunLayout]) -> Iterator[tuple[str, str]]:
     for layout in layouts:
         record = read_record_or_none(layout.record, RunRecord)
-        yield layout.run_id, layout.run_id if record is None else record.name
+        name = read_about(layout).about.name
+        yield layout.run_id, name or (layout.run_id if record is None else record.name)
 
 
 def _not_found(folder: Path, wanted: str, names: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from relight.errors import DamagedFile
+from relight.runs.about import About
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import boot_id, host_name, is_alive
@@ -27,7 +28,7 @@ from relight.runs.records import (
     StopRequest,
     TrainerOutcome,
 )
-from relight.runs.run_record import read_run_record
+from relight.runs.run_record import read_definition
 from relight.runs.stop_request import read_stop_request
 
 R = TypeVar("R", bound=Record)
@@ -55,6 +56,7 @@ class Evidence:
     attempts: tuple[int, ...] = ()
     """Numbers of all attempts, oldest first."""
     record: RunRecord | None = None
+    about: About = field(default_factory=About)
     start: AttemptStart | None = None
     processes: AttemptProcesses | None = None
     writer: ProcessIdentity | None = None
@@ -129,7 +131,7 @@ def gather_evidence(layout: RunLayout) -> Evidence:
     """Read the run's record and those of its newest attempt, each once. Never raises for a damaged or missing file."""
     now_s = time.time()
     damage: dict[str, str] = {}
-    record = _read_record_of_run(layout, damage)
+    record, about = _read_record_of_run(layout, damage)
     attempts = tuple(layout.list_attempts())
     if not attempts:
         return Evidence(
@@ -137,6 +139,7 @@ def gather_evidence(layout: RunLayout) -> Evidence:
             now_s=now_s,
             launched_s=record.created_s if record is not None else 0.0,
             record=record,
+            about=about,
             locked=is_locked(layout),
             damage=damage,
         )
@@ -157,6 +160,7 @@ def gather_evidence(layout: RunLayout) -> Evidence:
         launched_s=start.time_s if start is not None else _launch_time(attempt, record),
         attempts=attempts,
         record=record,
+        about=about,
         start=start,
         processes=processes,
         writer=writer,
@@ -176,12 +180,15 @@ def gather_evidence(layout: RunLayout) -> Evidence:
     )
 
 
-def _read_record_of_run(layout: RunLayout, damage: dict[str, str]) -> RunRecord | None:
+def _read_record_of_run(layout: RunLayout, damage: dict[str, str]) -> tuple[RunRecord | None, About]:
     try:
-        return read_run_record(layout)
+        definition = read_definition(layout)
     except DamagedFile as error:
         damage[layout.record.name] = str(error)
-        return None
+        return None, About()
+    if definition.known_about.damage is not None:
+        damage[layout.about.name] = definition.known_about.damage
+    return definition.record, definition.known_about.about
 
 
 def _read(path: Path, kind: type[R], damage: dict[str, str]) -> R | None:

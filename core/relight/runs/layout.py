@@ -102,6 +102,16 @@ class RunLayout:
         return self.folder / "run.json"
 
     @property
+    def about(self) -> Path:
+        """The shown name, note, tags, star and archive mark (`About`), once there are any."""
+        return self.folder / "about.json"
+
+    @property
+    def damaged_about(self) -> Path:
+        """The last `about` that could not be read when a new one was written; no reader uses it."""
+        return self.folder / "about.damaged.json"
+
+    @property
     def lock(self) -> Path:
         """Locked (flock) by supervisor, trainer and writer for as long as one of them is alive."""
         return self.folder / "lock"

@@ -22,6 +22,10 @@ MOST_NESTED = 200
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 
+class LaterVersion(DamagedFile):
+    """A later version of Relight wrote the record, so this one cannot read it, and must not replace it."""
+
+
 class _Version(msgspec.Struct):
     version: int = 1
 
@@ -153,8 +157,8 @@ def _refuse_later_version(data: bytes, kind: type[Record], path: Path) -> None:
         raise _later_version(path, version)
 
 
-def _later_version(path: Path, version: int) -> DamagedFile:
-    return DamagedFile(
+def _later_version(path: Path, version: int) -> LaterVersion:
+    return LaterVersion(
         f"{str(path)!r} was written by a later version of Relight (format version {version}). "
         "Update Relight to read it."
     )

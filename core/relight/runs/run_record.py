@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from relight.errors import DamagedFile
+from relight.runs.about import KnownAbout, read_about
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, read_record_or_none
 from relight.runs.records import Parent, RunRecord, ScriptRecord
@@ -21,7 +22,8 @@ Changes = dict[str, tuple[Any, Any]]
 class RunDefinition:
     """What a run trains. A script's config is known only once it runs, so it is not in `launched`.
 
-    `record` is complete: for a script, `launched` with what the script has said since.
+    `record` is complete: `launched` with the name that a person has given it since and, for a script, with what the
+    script has said.
     """
 
     launched: RunRecord
@@ -29,6 +31,8 @@ class RunDefinition:
     script: ScriptRecord | None
     """What the newest attempt's script said; None for other tasks, and before a script has said anything."""
     record: RunRecord
+    known_about: KnownAbout
+    """What a person has written about the run; `record` has its name."""
 
 
 def read_definition(layout: RunLayout) -> RunDefinition:
@@ -41,7 +45,11 @@ def read_definition(layout: RunLayout) -> RunDefinition:
             "Put a copy of it back, or move the folder away."
         ) from error
     script = read_script_record(layout) if launched.task.kind == "script" else None
-    return RunDefinition(launched, script, launched if script is None else _add_script_facts(launched, script))
+    record = launched if script is None else _add_script_facts(launched, script)
+    known = read_about(layout)
+    if known.about.name:
+        record = msgspec.structs.replace(record, name=known.about.name)
+    return RunDefinition(launched, script, record, known)
 
 
 def read_run_record(layout: RunLayout) -> RunRecord:
