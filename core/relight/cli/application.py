@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from relight.cli import (
     checkpoint_commands,
     dashboard_command,
+    deletion_commands,
     drill_command,
     import_command,
     listing_commands,
@@ -89,6 +90,7 @@ task_commands.register(app)
 listing_commands.register(app)
 checkpoint_commands.register(app)
 organizing_commands.register(app)
+deletion_commands.register(app)
 import_command.register(app)
 drill_command.register(app)
 dashboard_command.register(app)

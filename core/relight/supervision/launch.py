@@ -9,6 +9,7 @@ from pathlib import Path
 from relight.errors import RelightError, RunBusy
 from relight.runs.catalog import create_run
 from relight.runs.records import AttemptStart, PreparedTask
+from relight.runs.trash import sweep_in_background
 from relight.supervision.attempt_start import Launched, start_first_attempt
 
 
@@ -29,10 +30,12 @@ def launch_run(
     layout, created = create_run(folder, prepared, name=name, token=token)
     start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
     try:
-        return start_first_attempt(layout, lambda: start)
+        launched = start_first_attempt(layout, lambda: start)
     except RunBusy:
         raise
     except RelightError:
         if created and not layout.latest_attempt():  # for example a full disk: leave no run behind
             shutil.rmtree(layout.folder, ignore_errors=True)
         raise
+    sweep_in_background(folder)
+    return launched
