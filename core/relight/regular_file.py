@@ -25,14 +25,18 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | Path, *, most_bytes: int | None = None, flags: int = _READING) -> int:
+def open_regular(
+    path: str | Path, *, most_bytes: int | None = None, flags: int = _READING, directory: int | None = None
+) -> int:
     """Open a regular file for reading, or with other `flags`, and return its descriptor. Links are not followed.
+
+    A relative `path` begins at the open `directory`, if that is given.
 
     Raises `OSError`: `IsADirectoryError` for a folder, ENXIO for another kind of file, ELOOP for a link, and EFBIG for
     more than `most_bytes`. Its `strerror` says what the file is.
     """
     try:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = os.open(path, flags, 0o666, dir_fd=directory)
     except OSError as error:
         raise _explain(error, path) from None
     try:
@@ -48,6 +52,24 @@ def open_regular(path: str | Path, *, most_bytes: int | None = None, flags: int 
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_below(folder: Path, path: Path) -> int:
+    """Open a regular file below `folder` for reading, and return its descriptor. Only `folder` itself may be a link.
+
+    Each folder on the way is opened from the one before it, so exchanging one for a link in the meantime leads nowhere.
+    Raises `OSError` as `open_regular` does, and ENOTDIR for a link in place of a folder.
+    """
+    *inner, name = path.relative_to(folder).parts
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in inner:
+            outer = directory
+            directory = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=outer)
+            os.close(outer)
+        return open_regular(name, directory=directory)
+    finally:
+        os.close(directory)
 
 
 def read_regular(path: str | Path, *, most_bytes: int = SMALL_BYTES, follow_links: bool = False) -> bytes:

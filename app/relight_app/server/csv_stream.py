@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
-import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TextIO, cast
-
-import anyio.to_thread
 
 from relight.metrics.csv import write_csv
 
 _CHUNK_CHARACTERS = 128 << 10
 _CHUNKS_AHEAD = 4
+_PATIENCE_S = 60.0
+"""A browser that takes nothing for so long has lost its download: it may not keep others waiting."""
 
 
 class _Abandoned(Exception):
@@ -23,11 +24,13 @@ class _Abandoned(Exception):
 
 
 class _Pipe(io.TextIOBase):
-    """A text file whose content another thread takes out as chunks of bytes."""
+    """A text file whose content arrives on the event loop as chunks of bytes. Only some of them wait there."""
 
     def __init__(self) -> None:
-        self.chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
+        self.chunks: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self.space = threading.Semaphore(_CHUNKS_AHEAD)
         self.abandoned = threading.Event()
+        self._loop = asyncio.get_running_loop()
         self._parts: list[str] = []
         self._size = 0
 
@@ -42,45 +45,53 @@ class _Pipe(io.TextIOBase):
         return len(text)
 
     def push(self) -> None:
-        self.put("".join(self._parts).encode())
-        self._parts.clear()
-        self._size = 0
-
-    def put(self, item: bytes | BaseException | None) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
         while not self.abandoned.is_set():
-            try:
-                self.chunks.put(item, timeout=0.2)
+            if self.space.acquire(timeout=0.2):
+                self.end_with("".join(self._parts).encode())
+                self._parts.clear()
+                self._size = 0
                 return
-            except queue.Full:
-                continue
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The browser has taken nothing of the CSV for {_PATIENCE_S:.0f} s.")
         raise _Abandoned
 
+    def end_with(self, item: bytes | BaseException | None) -> None:
+        """Pass on `item` without waiting for space."""
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            self._loop.call_soon_threadsafe(self.chunks.put_nowait, item)
 
-async def stream_csv(folder: Path, *, streams: Sequence[str] | None, ghosts: bool) -> AsyncIterator[bytes]:
-    """Yield the CSV of a `metrics` folder in chunks; a failure aborts the response, which then looks incomplete."""
-    pipe = _Pipe()
+
+async def stream_csv(
+    folder: Path, *, streams: Sequence[str] | None, ghosts: bool, turns: asyncio.Semaphore
+) -> AsyncGenerator[bytes, None]:
+    """Yield the CSV of a `metrics` folder in chunks; a failure aborts the response, which then looks incomplete.
+
+    Waits for one of `turns`, which a thread holds while it writes.
+    """
+    await turns.acquire()
+    pipe, loop = _Pipe(), asyncio.get_running_loop()
 
     def write() -> None:
         try:
-            try:
-                write_csv(folder, cast(TextIO, pipe), streams=streams, ghosts=ghosts)
-                pipe.push()
-                pipe.put(None)
-            except _Abandoned:
-                raise
-            except Exception as error:  # the response raises it, so that it does not look complete
-                pipe.put(error)
+            write_csv(folder, cast(TextIO, pipe), streams=streams, ghosts=ghosts)
+            pipe.push()
+            pipe.end_with(None)
         except _Abandoned:
             pass
+        except Exception as error:  # the response raises it, so that it does not look complete
+            pipe.end_with(error)
+        finally:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(turns.release)
 
     threading.Thread(target=write, name="relight-csv", daemon=True).start()
     try:
-        while (chunk := await anyio.to_thread.run_sync(pipe.chunks.get, abandon_on_cancel=True)) is not None:
+        while (chunk := await pipe.chunks.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
+            pipe.space.release()
             if chunk:
                 yield chunk
     finally:
         pipe.abandoned.set()
-        with contextlib.suppress(queue.Full):
-            pipe.chunks.put_nowait(None)  # wake up a reader that still waits for a chunk

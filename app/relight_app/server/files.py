@@ -1,44 +1,54 @@
 """Routes for downloads from a run: exported weights, logs, metrics as CSV. Streamed, never held in memory.
 
-They send only regular files in the run's own folder: exports by name, logs by attempt number. Weights support ranges,
-ETag and HEAD, so a broken download can continue where it stopped. `Content-Encoding: identity` stops Streamlit's gzip
-middleware: compressing weights takes minutes, gains nothing, and hides the length from the progress bar.
+They send only regular files in the run's own folder, without following links: exports by name, logs by attempt number.
+Weights support ranges, ETag and HEAD, so a broken download can continue where it stopped. `Content-Encoding: identity`
+stops Streamlit's gzip middleware: compressing weights takes minutes, gains nothing, and hides the length from the
+progress bar. Downloads have threads of their own, so that nothing else can hold them up.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import AsyncIterator
-from email.utils import formatdate
+import asyncio
 from pathlib import Path
 from urllib.parse import quote
 
 import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from relight.regular_file import open_regular
+from relight.regular_file import open_below
 from relight.runs.layout import RunLayout
+from relight_app.server.browser_work import ClosingResponse
 from relight_app.server.csv_stream import stream_csv
+from relight_app.server.file_response import OpenFile, send_file
 from relight_app.settings import runs_folder
 
 _MEDIA_TYPES = {".json": "application/json", ".txt": "text/plain; charset=utf-8"}
-_CHUNK_BYTES = 1 << 20
-
-
-class _Download(FileResponse):
-    chunk_size = _CHUNK_BYTES
+_READERS = 8
+"""Reading a part of a file from a disk that hangs may take all of these threads, but no other ones."""
+_CSV_AT_ONCE = 4
+_ATTEMPT_DIGITS = 18
 
 
 def file_routes() -> list[Route]:
     """Return the routes; `relight_app.urls` builds their addresses."""
+    readers, csv_turns = anyio.CapacityLimiter(_READERS), asyncio.Semaphore(_CSV_AT_ONCE)
+
+    async def send_export(request: Request) -> Response:
+        return await _send_export(request, readers)
+
+    async def send_log(request: Request) -> Response:
+        return await _send_log(request, readers)
+
+    async def send_csv(request: Request) -> Response:
+        return await _send_csv(request, csv_turns)
+
     return [
-        Route("/files/{run}/exports/{name}", _send_export, methods=["GET", "HEAD"]),
-        Route("/files/{run}/log.txt", _send_log, methods=["GET", "HEAD"]),
-        Route("/files/{run}/metrics.csv", _send_csv, methods=["GET", "HEAD"]),
+        Route("/files/{run}/exports/{name}", send_export, methods=["GET", "HEAD"]),
+        Route("/files/{run}/log.txt", send_log, methods=["GET", "HEAD"]),
+        Route("/files/{run}/metrics.csv", send_csv, methods=["GET", "HEAD"]),
     ]
 
 
@@ -52,49 +62,33 @@ def find_layout(run: str) -> RunLayout:
     return layout
 
 
-async def _send_export(request: Request) -> Response:
+async def _send_export(request: Request, readers: anyio.CapacityLimiter) -> Response:
     layout = find_layout(request.path_params["run"])
     name = request.path_params["name"]
-    path, status = _regular_file(layout.exports, name)
-    headers = {
-        "ETag": f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"',
-        "Content-Encoding": "identity",
-        "Cache-Control": "private, no-cache",
-    }
-    if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    file = _open(layout, layout.exports / _plain(name))
+    headers = {"ETag": file.etag, "Content-Encoding": "identity", "Cache-Control": "private, no-cache"}
+    if file.etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    return _Download(
-        path,
-        filename=name if name.startswith(layout.run_id) else f"{layout.run_id}-{name}",
-        media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
-        headers=headers,
-        stat_result=status,
-    )
+    headers["Content-Disposition"] = _attachment(name if name.startswith(layout.run_id) else f"{layout.run_id}-{name}")
+    media_type = _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
+    return send_file(file, request, headers=headers, media_type=media_type, readers=readers)
 
 
-async def _send_log(request: Request) -> Response:
+async def _send_log(request: Request, readers: anyio.CapacityLimiter) -> Response:
     layout = find_layout(request.path_params["run"])
     asked = request.query_params.get("attempt")
-    if asked is not None and not (asked.isascii() and asked.isdigit()):
+    if asked is not None and not (asked.isascii() and asked.isdigit() and len(asked) <= _ATTEMPT_DIGITS):
         raise HTTPException(404, "`attempt` must be a number.")
     number = int(asked) if asked is not None else layout.latest_attempt()
-    log = layout.attempt(number).log
-    path, status = _regular_file(log.parent, log.name)
     # A running trainer appends in the meantime. Send the log as it was at the time of the request.
-    headers = {
-        "Content-Length": str(status.st_size),
-        "Content-Encoding": "identity",
-        "Cache-Control": "private, no-store",
-        "Last-Modified": formatdate(status.st_mtime, usegmt=True),
-    }
+    file = _open(layout, layout.attempt(number).log)
+    headers = {"Content-Encoding": "identity", "Cache-Control": "private, no-store"}
     if request.query_params.get("download"):
         headers["Content-Disposition"] = _attachment(f"{layout.run_id}-attempt-{number}-log.txt")
-    if request.method == "HEAD":
-        return Response(headers=headers, media_type="text/plain")
-    return StreamingResponse(_read_exactly(path, status.st_size), headers=headers, media_type="text/plain")
+    return send_file(file, request, headers=headers, media_type="text/plain", readers=readers, ranges=False)
 
 
-async def _send_csv(request: Request) -> Response:
+async def _send_csv(request: Request, turns: asyncio.Semaphore) -> Response:
     layout = find_layout(request.path_params["run"])
     stream = request.query_params.get("stream")
     ghosts = request.query_params.get("ghosts", "") not in {"", "0"}
@@ -102,34 +96,25 @@ async def _send_csv(request: Request) -> Response:
     headers = {"Content-Disposition": _attachment(name), "Cache-Control": "private, no-store"}
     if request.method == "HEAD":
         return Response(headers=headers, media_type="text/csv")
-    body = stream_csv(layout.metrics, streams=[stream] if stream else None, ghosts=ghosts)
-    return StreamingResponse(body, headers=headers, media_type="text/csv")
+    body = stream_csv(layout.metrics, streams=[stream] if stream else None, ghosts=ghosts, turns=turns)
+    return ClosingResponse(body, headers=headers, media_type="text/csv")
 
 
-def _regular_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
-    """Find a regular file directly in `folder`; respond 404 for links, folders and paths."""
+def _plain(name: str) -> str:
+    """Return `name`, if it can be the name of a file in a folder; respond 404 to paths."""
     if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
         raise HTTPException(404, "File not found.")
-    path = folder / name
+    return name
+
+
+def _open(layout: RunLayout, path: Path) -> OpenFile:
+    """Open a file of the run; respond 404 to anything but a regular file to which no link leads."""
     try:
-        status = path.lstat()
+        return OpenFile(open_below(layout.folder, path))
     except (OSError, ValueError):
         raise HTTPException(404, "File not found.") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise HTTPException(404, "File not found.")
-    return path, status
-
-
-async def _read_exactly(path: Path, size: int) -> AsyncIterator[bytes]:
-    """Yield the first `size` bytes of a file that may grow, padded if it shrinks: the length has been sent already."""
-    async with await anyio.open_file(open_regular(path), "rb") as file:
-        while size > 0:
-            chunk = await file.read(min(size, _CHUNK_BYTES))
-            if not chunk:
-                chunk = b"\n" * min(size, _CHUNK_BYTES)
-            size -= len(chunk)
-            yield chunk
 
 
 def _attachment(name: str) -> str:
-    return f"attachment; filename*=utf-8''{quote(name)}"
+    quoted = quote(name)
+    return f'attachment; filename="{name}"' if quoted == name else f"attachment; filename*=utf-8''{quoted}"

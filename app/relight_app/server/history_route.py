@@ -4,27 +4,43 @@ The body is a little-endian uint32 (the length of the header), the header as JSO
 multiple of 8 bytes long, and float64 arrays in the header's order: for each series, x and y of the main line, of the
 smoothed line and of the ghosts. `positions` in the header counts the records of each metric file that are included;
 rows of the live stream continue from there.
+
+A run may have millions of records and many browsers may ask at once, so only a few histories are made at a time, from a
+small cache of columns, and one whose browser has gone is given up.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import anyio
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relight.metrics.series import read_samples
+from relight.metrics.metric_records import MetricRecords
+from relight.metrics.series import Series, read_samples
 from relight.metrics.tail import MetricTail
+from relight_app.server.browser_work import work_for
+from relight_app.server.column_cache import ColumnCache
 from relight_app.server.curve_history import Axis, Curve, make_curve
 from relight_app.server.files import find_layout
 
 _MOST_POINTS = 20_000
+_MOST_POINTS_TOGETHER = 200_000
+"""Of all series of a request: each point may take 48 bytes of the body."""
 _MOST_SERIES = 64
+_SERIES_AT_ONCE = 8
+"""How many columns are in memory at the same time, besides the cached ones."""
+_AT_ONCE = 2
+_CACHED_BYTES = 128 << 20
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -50,30 +66,48 @@ class _Part:
 
 def history_routes() -> list[Route]:
     """Return the route `/api/history?run=&name=&name=&smooth=&x=step|time&points=&from=&to=`."""
-    return [Route("/api/history", _send_history, methods=["GET"])]
+    limiter, cache = anyio.CapacityLimiter(_AT_ONCE), ColumnCache(most_bytes=_CACHED_BYTES)
 
-
-def _send_history(request: Request) -> Response:
-    layout = find_layout(request.query_params.get("run", ""))
-    asked = _parse(request)
-    # Before the rows: a row logged in between is sent twice, which the browser notices, rather than not at all.
-    positions = MetricTail(layout.metrics, from_start=False).positions()
-    samples = read_samples(layout.metrics, asked.names)
-    curves = [
-        make_curve(
-            samples[name],
-            axis=asked.axis,
-            points=asked.points,
-            window=asked.window,
-            smooth=name in asked.smooth,
+    async def send_history(request: Request) -> Response:
+        run, asked = request.query_params.get("run", ""), _parse(request)
+        body = await work_for(
+            request, lambda go_on: _read_history(find_layout(run).metrics, asked, cache, go_on), limiter=limiter
         )
-        for name in asked.names
-    ]
-    return Response(
-        encode_history(positions, curves),
-        media_type="application/octet-stream",
-        headers={"Cache-Control": "no-store", "Content-Encoding": "identity"},
-    )
+        return Response(
+            body,
+            media_type="application/octet-stream",
+            headers={"Cache-Control": "no-store", "Content-Encoding": "identity"},
+        )
+
+    return [Route("/api/history", send_history, methods=["GET"])]
+
+
+def _read_history(folder: Path, asked: _Asked, cache: ColumnCache, go_on: Callable[[], None]) -> bytes:
+    # Before the rows: a row logged in between is sent twice, which the browser notices, rather than not at all.
+    positions = MetricTail(folder, from_start=False).positions()
+    curves: list[Curve] = []
+    for samples in _read_series(folder, asked.names, cache, go_on):
+        go_on()
+        curves.append(
+            make_curve(
+                samples,
+                axis=asked.axis,
+                points=asked.points,
+                window=asked.window,
+                smooth=samples.name in asked.smooth,
+            )
+        )
+    return encode_history(positions, curves)
+
+
+def _read_series(
+    folder: Path, names: tuple[str, ...], cache: ColumnCache, go_on: Callable[[], None]
+) -> Iterator[Series]:
+    """Yield the series with these names, reading a few at a time."""
+    for first in range(0, len(names), _SERIES_AT_ONCE):
+        some = names[first : first + _SERIES_AT_ONCE]
+        read: Callable[[Path], MetricRecords] = functools.partial(cache.read, names=some, go_on=go_on)
+        yield from read_samples(folder, some, read=read).values()
 
 
 def encode_history(positions: dict[str, dict[str, int]], curves: list[Curve]) -> bytes:
@@ -114,5 +148,5 @@ def _parse(request: Request) -> _Asked:
     except ValueError:
         raise HTTPException(400, "`points`, `from` and `to` must be numbers.") from None
     axis: Literal["step", "time"] = "time" if query.get("x") == "time" else "step"
-    points = min(max(points, 16), _MOST_POINTS)
+    points = min(max(points, 16), _MOST_POINTS, _MOST_POINTS_TOGETHER // len(names))
     return _Asked(tuple(dict.fromkeys(names)), frozenset(query.getlist("smooth")), axis, points, window)

@@ -8,15 +8,16 @@ number of records in each file, and the browser compares these with what it has.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
+from relight_app.server.browser_work import ClosingResponse
 from relight_app.server.events import BYE, KEEP_ALIVE
-from relight_app.server.hub import Hub, Watch, Watcher
+from relight_app.server.hub import Hub, Watch
 
 _KEEP_ALIVE_S = 10.0
 _RECONNECT_MS = 500
@@ -29,8 +30,8 @@ def stream_routes(hub: Hub) -> list[Route]:
     async def send_stream(request: Request) -> Response:
         asked = request.query_params
         watch = parse_watch(asked.getlist("watch"), machine="machine" in asked, listing="listing" in asked)
-        return StreamingResponse(
-            _send_events(hub, hub.watch(watch)),
+        return ClosingResponse(
+            _send_events(hub, watch),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -51,7 +52,8 @@ def parse_watch(texts: list[str], *, machine: bool, listing: bool = False) -> Wa
     return Watch(runs, machine, listing)
 
 
-async def _send_events(hub: Hub, watcher: Watcher) -> AsyncIterator[bytes]:
+async def _send_events(hub: Hub, watch: Watch) -> AsyncGenerator[bytes, None]:
+    watcher = hub.watch(watch)
     try:
         yield b"retry: %d\n\n" % _RECONNECT_MS
         while (events := await watcher.events(timeout_s=_KEEP_ALIVE_S)) is not None:

@@ -79,7 +79,15 @@ def test_a_broken_download_continues_where_it_stopped(client: httpx.Client, layo
     changed = client.get(url, headers={"Range": "bytes=1000000-", "If-Range": '"another"'})
     assert changed.status_code == 200 and changed.content == WEIGHTS
     assert client.get(url, headers={"Range": "bytes=-7"}).content == b"relight"
-    assert client.get(url, headers={"Range": f"bytes={len(WEIGHTS)}-"}).status_code == 416
+    beyond = client.get(url, headers={"Range": f"bytes={len(WEIGHTS)}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(WEIGHTS)}")
+    assert client.get(url, headers={"Range": "bytes=-0"}).status_code == 416
+    assert client.get(url, headers={"Range": "bytes=0-0"}).content == b"r"
+    assert client.get(url, headers={"Range": f"bytes=7-{10**17}", "If-Range": tag}).content == WEIGHTS[7:]
+    for ignored in ("bytes=5-4", "bytes=-", "bytes=x-1", "lines=1-2", "bytes=0-1,3-4", "bytes=0-" + "9" * 5000):
+        assert client.get(url, headers={"Range": ignored}).content == WEIGHTS, ignored
+    date = client.head(url).headers["last-modified"]
+    assert client.get(url, headers={"Range": "bytes=-7", "If-Range": date}).status_code == 206
     assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
 
 
@@ -124,7 +132,39 @@ def test_only_the_exports_of_the_run_are_sent(
     assert b"relight-run" not in body and b"root:" not in body
 
 
-@pytest.mark.parametrize("run", ["..", ".", "nobody", ".hidden", "a%2fb", "a%5cb", "%00"])
+def test_no_folder_on_the_way_may_be_a_link(
+    dashboard: ServedDashboard, client: httpx.Client, runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "0001").mkdir()
+    for place in ("id_rsa", "0001/log.txt"):
+        (tmp_path / place).write_text("secret")
+    layout = make_run(runs, "linked")
+    layout.exports.symlink_to(tmp_path)
+    layout.attempts.rmdir()
+    layout.attempts.symlink_to(tmp_path)
+    assert client.get(download_url(layout.run_id, "id_rsa")).status_code == 404
+    assert client.get(log_url(layout.run_id, attempt=1)).status_code == 404
+    assert client.get(f"/files/{layout.run_id}/log.txt").status_code == 404
+    layout.attempts.unlink()
+    layout.attempts.mkdir()
+    (layout.attempts / "0001").symlink_to(tmp_path / "0001")
+    assert client.get(log_url(layout.run_id, attempt=1)).status_code == 404
+
+
+def test_a_run_folder_that_is_a_link_itself_is_served(client: httpx.Client, runs: Path, tmp_path: Path) -> None:
+    layout = make_run(tmp_path, "elsewhere")
+    layout.exports.mkdir()
+    (layout.exports / "w").write_text("weights")
+    (runs / layout.run_id).symlink_to(layout.folder)
+    assert client.get(download_url(layout.run_id, "w")).text == "weights"
+
+
+def test_a_pipe_or_device_among_the_exports_is_not_opened(client: httpx.Client, layout: RunLayout) -> None:
+    os.mkfifo(layout.exports / "pipe")
+    assert client.get(download_url(layout.run_id, "pipe")).status_code == 404
+
+
+@pytest.mark.parametrize("run", ["..", ".", "nobody", ".hidden", "a%2fb", "a%5cb", "%00", "x" * 300])
 def test_nothing_is_sent_from_a_folder_that_is_not_a_run(
     dashboard: ServedDashboard, client: httpx.Client, run: str
 ) -> None:
@@ -143,7 +183,7 @@ def test_the_log_is_plain_text_of_the_newest_attempt_or_a_requested_one(
     first = client.get(f"{log_url(layout.run_id, attempt=1)}&download=1")
     assert first.text.startswith("attempt 1")
     assert "attempt-1-log.txt" in first.headers["content-disposition"]
-    for wrong in ("9", "x", "-1", "1/2"):
+    for wrong in ("9", "x", "-1", "1/2", "9" * 5000):
         assert client.get(f"/files/{layout.run_id}/log.txt", params={"attempt": wrong}).status_code == 404
 
 
