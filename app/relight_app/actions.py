@@ -20,7 +20,9 @@ from relight.drill.proof import choose_relevant
 from relight.drill.rehearsal import run_drill
 from relight.errors import UsageError
 from relight.overview.verification import check_run
+from relight.runs.about import change_about
 from relight.runs.records import PreparedTask, TaskReference
+from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
@@ -109,6 +111,55 @@ class Drill(Request, frozen=True):
     task: str = ""
     config: dict[str, Any] = {}
     arguments: str | list[str] = ""
+
+
+class Rename(Request, frozen=True):
+    """Change the shown name of a run; its id stays."""
+
+    run: str
+    name: str
+
+
+class Note(Request, frozen=True):
+    """Write a note about a run."""
+
+    run: str
+    note: str
+
+
+class Tag(Request, frozen=True):
+    """Add tags to a run and remove others: lists, or text with spaces between them."""
+
+    run: str
+    add: str | list[str] = ""
+    remove: str | list[str] = ""
+
+
+class Star(Request, frozen=True):
+    """Star a run; with `on` false, take the star away."""
+
+    run: str
+    on: bool = True
+
+
+class Archive(Request, frozen=True):
+    """Leave a run out of lists; with `on` false, show it again."""
+
+    run: str
+    on: bool = True
+
+
+class Delete(Request, frozen=True):
+    """Move a run to the trash for seven days; with `now`, remove it at once."""
+
+    run: str
+    now: bool = False
+
+
+class Restore(Request, frozen=True):
+    """Bring a run back from the trash."""
+
+    run: str
 
 
 class Describe(Request, frozen=True):
@@ -213,6 +264,38 @@ def _drill(engine: Engine, request: Drill, _key: str, work: Work) -> Answer:
     return {"run": request.run, "proof": msgspec.to_builtins(proof)}
 
 
+def _rename(engine: Engine, request: Rename, _key: str, _work: Work) -> Answer:
+    return _describe_about(engine, request.run, name=request.name)
+
+
+def _note(engine: Engine, request: Note, _key: str, _work: Work) -> Answer:
+    return _describe_about(engine, request.run, note=request.note)
+
+
+def _tag(engine: Engine, request: Tag, _key: str, _work: Work) -> Answer:
+    return _describe_about(
+        engine, request.run, add_tags=_split_words(request.add), remove_tags=_split_words(request.remove)
+    )
+
+
+def _star(engine: Engine, request: Star, _key: str, _work: Work) -> Answer:
+    return _describe_about(engine, request.run, starred=request.on)
+
+
+def _archive(engine: Engine, request: Archive, _key: str, _work: Work) -> Answer:
+    return _describe_about(engine, request.run, archived=request.on)
+
+
+def _delete(engine: Engine, request: Delete, _key: str, _work: Work) -> Answer:
+    layout = engine.find_layout(request.run)
+    trashed = delete_run(layout, now=request.now)
+    return {"run": layout.run_id, "trashed": msgspec.to_builtins(trashed)}
+
+
+def _restore(engine: Engine, request: Restore, _key: str, _work: Work) -> Answer:
+    return {"run": restore_run(engine.folder, request.run).run_id}
+
+
 def _describe(engine: Engine, request: Describe, _key: str, _work: Work) -> Answer:
     description = engine.describe_task(request.file)
     return {"task": description.name, "title": description.title, "options": msgspec.to_builtins(description.fields)}
@@ -227,6 +310,13 @@ ACTIONS: dict[str, Action[Any]] = {
     "pin": Action(Pin, _pin),
     "verify": Action(Verify, _verify, lambda request: ("verify", request.run)),
     "drill": Action(Drill, _drill, drill_subject),
+    "rename": Action(Rename, _rename),
+    "note": Action(Note, _note),
+    "tag": Action(Tag, _tag),
+    "star": Action(Star, _star),
+    "archive": Action(Archive, _archive),
+    "delete": Action(Delete, _delete),
+    "restore": Action(Restore, _restore),
     "describe": Action(Describe, _describe, lambda request: ("describe", request.file)),
 }
 
@@ -237,6 +327,16 @@ def _prepare(task: TaskReference | str, config: Mapping[str, Any], arguments: tu
         if task.kind == "script":
             task = launch_script(task, arguments=arguments)
     return validate_config(task, config)
+
+
+def _split_words(words: str | list[str]) -> list[str]:
+    return words.replace(",", " ").split() if isinstance(words, str) else words
+
+
+def _describe_about(engine: Engine, run: str, **changes: Any) -> Answer:
+    layout = engine.find_layout(run)
+    about = msgspec.to_builtins(change_about(layout, **changes))
+    return {"run": layout.run_id, "about": {key: value for key, value in about.items() if key != "version"}}
 
 
 def _find_checkpoint(engine: Engine, run: str, which: str | int) -> tuple[CheckpointStore, CheckpointInfo]:

@@ -2,33 +2,45 @@
 //   <a href="/run?id=…">                     goes to that page without a reload
 //   data-act="stop" data-payload='{"run":…}' does an action (see presses.js); a <form data-act> sends its fields with it
 //   data-set='{"tab":"config"}'              changes the query of the page; <input data-query="q"> does while typing
+//   data-select="RUN"                        selects a run (see selection.js)
 //   data-menu="id"                           opens the popover with that id
 //   data-copy="id"                           copies the text of that id
 
 import { changeQuery, open } from './navigate.js'
-import { press } from './presses.js'
+import { press, pressForEach } from './presses.js'
 import { readFields, showFields } from './fields.js'
+import { onPageKey } from './keyboard.js'
+import { Selection } from './selection.js'
 
 const TYPED_MS = 150
 
 /** Handle everything below `root`; `page` is what `press` takes. Returns a function that ends it. */
 export function listen(root, page) {
+  page = { ...page, selection: new Selection(root) }
   const handlers = { click: onClick, keydown: onKey, input: onInput, change: onChange, submit: onSubmit }
   const bound = Object.entries(handlers).map(([name, handle]) => [name, (event) => handle(event, root, page)])
   for (const [name, handle] of bound) root.addEventListener(name, handle)
-  const shown = () => showFields(root)
+  const shown = () => {
+    showFields(root)
+    page.selection.show()
+  }
   root.addEventListener('relight-shown', shown)
   const asked = (event) => askElsewhere(event, root, page)
   document.addEventListener('relight-action', asked)
+  const typed = (event) => onPageKey(event, root)
+  document.addEventListener('keydown', typed)
   return () => {
     for (const [name, handle] of bound) root.removeEventListener(name, handle)
     document.removeEventListener('relight-action', asked)
+    document.removeEventListener('keydown', typed)
   }
 }
 
 function onClick(event, root, page) {
-  const target = event.target.closest('[data-act], [data-set], [data-menu], [data-copy], a[href]')
+  const target = event.target.closest('[data-act], [data-each], [data-with-selected], [data-select], [data-select-all], [data-set], [data-menu], [data-copy], a[href]')
   if (!target) return
+  if (target.dataset.select !== undefined) return page.selection.click(target, event.shiftKey)
+  if (target.dataset.selectAll !== undefined) return page.selection.all(target.checked)
   if (target.nodeName === 'FORM') {
     if (event.detail > 1 && event.target.closest('[type=submit]')) event.preventDefault()
     return
@@ -46,6 +58,10 @@ function onClick(event, root, page) {
     if (event.detail > 1) return // the second click of a double-click
     target.closest('[popover]')?.hidePopover()
     press(target, root, page)
+  } else if (dataset.each !== undefined) {
+    if (event.detail <= 1) pressForEach(target, page.selection.list(), root, page)
+  } else if (dataset.withSelected !== undefined) {
+    open(dataset.withSelected + page.selection.list().map(encodeURIComponent).join(','))
   } else if (!target.target && !target.hasAttribute('download') && target.origin === location.origin) {
     event.preventDefault()
     open(target.href)

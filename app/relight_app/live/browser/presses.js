@@ -5,14 +5,18 @@ import { ask, tell } from './dialogs.js'
 import { open } from './navigate.js'
 
 const LEAVING_MS = 5_000
+const AT_ONCE = 4
 
 const pending = new Set() // what was pressed and has not been answered
 
-const nameOf = (button) => `${button.dataset.act} ${button.dataset.payload ?? ''}`
+const nameOf = (button, action = button.dataset.act ?? button.dataset.each) => `${action} ${button.dataset.payload ?? ''}`
+const asks = ({ confirm, confirmPart, field }) => Boolean(confirm || confirmPart || field)
 
 /** Mark the buttons whose press is on its way. */
 export function showPresses(root) {
-  for (const button of root.querySelectorAll('[data-act]')) {
+  for (const button of root.querySelectorAll('[data-act], [data-each]')) {
+    const submit = button.querySelector('[data-submit]') // a second button of a form
+    if (submit) submit.toggleAttribute('data-busy', pending.has(nameOf(button, submit.dataset.submit)))
     const busy = pending.has(nameOf(button))
     if (busy !== button.hasAttribute('data-busy')) button.toggleAttribute('data-busy', busy)
     if (busy) button.setAttribute('aria-disabled', 'true')
@@ -21,32 +25,58 @@ export function showPresses(root) {
 }
 
 /**
- * Do what a button or form asks for. `data-confirm` asks first, and `data-then` is the address to go to afterwards,
- * with {run} filled in. `page.refresh` shows the result, and `page.shows(text)` says whether the page already tells it.
+ * Do what a button or form asks for. `data-confirm`, `data-confirm-part` and `data-field` ask first (see dialogs.js), and
+ * `data-then` is the address to go to afterwards, with {run} filled in. `page.refresh` shows the result, and
+ * `page.shows(text)` says whether the page already tells it. Returns the answer, null when nothing was done.
  */
-export async function press(button, root, page, further = {}) {
-  const name = nameOf(button)
-  if (pending.has(name)) return null
-  if (button.dataset.confirm && !(await ask(root, button.dataset))) return null
-  if (pending.has(name)) return null
-  pending.add(name)
-  showPresses(root)
-  const { act: action, then } = button.dataset
+export async function press(button, root, page, further = {}, action = button.dataset.act) {
   const payload = { ...JSON.parse(button.dataset.payload ?? '{}'), ...further }
-  let answer
-  try {
-    answer = await act(action, payload)
-    if (answer.ask === 'trust' && (await ask(root, { confirm: answer.problem, confirmTitle: 'Run code from elsewhere?', confirmYes: 'Trust and continue' }))) {
-      answer = await act(action, { ...payload, trust: true })
+  const then = action === button.dataset.act ? button.dataset.then : null
+  return once(nameOf(button, action), button, root, async (typed) => {
+    let answer = await act(action, { ...payload, ...typed })
+    if (answer.ask === 'trust') {
+      const question = { confirm: answer.problem, confirmTitle: 'Run code from elsewhere?', confirmYes: 'Trust and continue' }
+      if (!(await ask(root, question))) return answer
+      answer = await act(action, { ...payload, ...typed, trust: true })
     }
     if (!answer.problem && then) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
     else await page.refresh()
+    if (answer.problem && !page.shows(answer.problem)) tell(root, answer)
+    return answer
+  })
+}
+
+/** Do the action of `data-each` for each of these runs. */
+export async function pressForEach(button, runs, root, page) {
+  const payload = JSON.parse(button.dataset.payload ?? '{}')
+  return once(nameOf(button), button, root, async (typed) => {
+    const waiting = [...runs]
+    const problems = []
+    const work = async () => {
+      for (let run = waiting.shift(); run !== undefined; run = waiting.shift()) {
+        const answer = await act(button.dataset.each, { ...payload, ...typed, run })
+        if (answer.problem) problems.push(answer.problem)
+      }
+    }
+    await Promise.all(Array.from({ length: AT_ONCE }, work))
+    await page.refresh()
+    for (const problem of [...new Set(problems)].slice(0, 5)) tell(root, { problem })
+    return { problems }
+  })
+}
+
+async function once(name, button, root, work) {
+  if (pending.has(name)) return null
+  const typed = asks(button.dataset) ? await ask(root, button.dataset) : {}
+  if (typed === null || pending.has(name)) return null
+  pending.add(name)
+  showPresses(root)
+  try {
+    return await work(typed)
   } finally {
     pending.delete(name)
     showPresses(root)
   }
-  if (answer.problem && answer.ask !== 'trust' && !page.shows(answer.problem)) tell(root, answer)
-  return answer
 }
 
 /** Go to another page; until it has come, the button that led there stays busy, so that nobody presses it again. */
