@@ -33,9 +33,9 @@ def describe_bytes(size_bytes: float) -> str:
     """Say a size with three significant digits in decimal units: "312 bytes", "4.18 MB", "1.5 GB"."""
     if size_bytes < 1_000:
         return count(int(size_bytes), "byte")
-    for unit in ("kB", "MB", "GB", "TB"):
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
         size_bytes /= 1_000
-        if size_bytes < 999.5 or unit == "TB":
+        if size_bytes < 999.5 or unit == "PB":
             break
     return f"{size_bytes:.3g} {unit}"
 
@@ -51,7 +51,7 @@ def describe_rate(steps_per_s: float) -> str:
         return ""
     if steps_per_s < 1:
         return f"{describe_duration(1 / steps_per_s)}/step"
-    return f"{steps_per_s:.3g} steps/s" if steps_per_s < 1_000 else f"{steps_per_s:,.0f} steps/s"
+    return f"{steps_per_s:.3g} steps/s" if steps_per_s < 999.5 else f"{steps_per_s:,.0f} steps/s"
 
 
 def name_some(names: Sequence[str], *, most: int = 8) -> str:
