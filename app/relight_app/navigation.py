@@ -36,6 +36,7 @@ PAGES: dict[str, PageInfo] = {
         PageInfo("launch", "launch", "Launch", ":material/rocket_launch:"),
         PageInfo("machine", "machine", "Machine", ":material/memory:"),
         PageInfo("run", "run", "Run", ":material/monitoring:", hidden=True),
+        PageInfo("compare", "compare", "Compare", ":material/compare_arrows:", hidden=True),
         PageInfo("branch", "branch", "Branch", ":material/fork_right:", hidden=True),
     )
 }

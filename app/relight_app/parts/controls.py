@@ -22,6 +22,7 @@ def action_button(
     title: str | None = None,
     confirm: Confirmation | None = None,
     then: str | None = None,
+    **further: object,
 ) -> Markup:
     """Build a button that does an action. `refusal` says why it cannot be pressed, and `busy` that it is under way."""
     return tag(
@@ -37,22 +38,41 @@ def action_button(
         data_refused=refusal is not None or busy or None,
         aria_disabled="true" if refusal is not None or busy else None,
         **(confirm.attributes() if confirm is not None else {}),
+        **further,
     )
 
 
 class Confirmation:
-    """What is asked before an action."""
+    """What is asked before an action: a question, or a part that shows it."""
 
-    def __init__(self, title: str, question: str, *, yes: str, no: str = "Cancel") -> None:
-        self._title, self._question, self._yes, self._no = title, question, yes, no
+    def __init__(self, title: str, question: str, *, yes: str, no: str = "Cancel", part: str | None = None) -> None:
+        self._title, self._question, self._yes, self._no, self._part = title, question, yes, no, part
 
-    def attributes(self) -> dict[str, str]:
+    def attributes(self) -> dict[str, Any]:
         """Return the attributes of the button."""
         return {
-            "data_confirm": self._question,
+            "data_confirm": self._question or None,
+            "data_confirm_part": self._part,
             "data_confirm_title": self._title,
             "data_confirm_yes": self._yes,
             "data_confirm_no": self._no,
+        }
+
+
+class Question(Confirmation):
+    """A text that a person types before an action; it is sent as `field`."""
+
+    def __init__(self, title: str, *, field: str, label: str, yes: str, value: str = "", lines: bool = False) -> None:
+        super().__init__(title, "", yes=yes)
+        self._field, self._label, self._value, self._lines = field, label, value, lines
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the button."""
+        return super().attributes() | {
+            "data_field": self._field,
+            "data_field_label": self._label,
+            "data_field_value": self._value,
+            "data_field_lines": self._lines or None,
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relight_app.parts.branch import build_branch_command_line, build_branch_form
+from relight_app.parts.deletion import build_deletion
 from relight_app.parts.launch import build_launch_command_line, build_launch_drill, build_launch_form
 from relight_app.parts.machine import build_machine_part
 from relight_app.parts.part import Part
@@ -18,6 +19,7 @@ from relight_app.parts.run_list import build_runs
 
 PARTS: dict[str, Part] = {
     "runs": Part(build_runs, ("runs", "jobs")),
+    "deletion": Part(build_deletion),
     "run-header": Part(build_header, ("life", "files", "jobs")),
     "run-notices": Part(build_notices_part, ("life", "files", "jobs")),
     "run-exports": Part(build_exports_part, ("files", "jobs")),

@@ -20,7 +20,7 @@ from relight_app.navigation import address
 from relight_app.parts.attempts import build_attempts
 from relight_app.parts.checkpoints import build_checkpoints
 from relight_app.parts.config import build_config
-from relight_app.parts.controls import Confirmation, action_button, tabs
+from relight_app.parts.controls import Confirmation, action_button, menu, tabs
 from relight_app.parts.drill import build_proof_card
 from relight_app.parts.empty import build_empty
 from relight_app.parts.exports import build_export_strip
@@ -29,6 +29,7 @@ from relight_app.parts.forms import name_task
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query
 from relight_app.parts.run_header import build_family, build_identity, build_run_notices
+from relight_app.parts.run_list import build_run_menu
 from relight_app.problems import explain
 from relight_app.urls import csv_url, log_url
 
@@ -74,7 +75,13 @@ def build_header(engine: Engine, query: Query) -> Markup:
             build_family(record, engine.list_branches(run.id)),
             class_="stack",
         ),
-        tag("div", _life_buttons(engine, run), _export_buttons(engine, run), class_="row buttons"),
+        tag(
+            "div",
+            _life_buttons(engine, run),
+            _export_buttons(engine, run),
+            menu(build_run_menu(summary)[1:], key="run", label=summary.name),
+            class_="row buttons",
+        ),
         class_="page-header",
         data_title=f"{summary.name} ({summary.status}) · Relight",
     )
@@ -206,7 +213,7 @@ def _life_buttons(engine: Engine, run: _Run) -> list[Markup]:
         return [
             action_button(
                 "Resume", "resume", {"run": run.id, "attempt": summary.attempt}, icon_name="resume",
-                class_="button solid", title=f"{where}, as attempt {summary.attempt + 1}.",
+                class_="button solid", title=f"{where}, as attempt {summary.attempt + 1}.", data_key_r=True,
             )
         ]  # fmt: skip
     if not summary.status.is_live:
@@ -218,7 +225,7 @@ def _life_buttons(engine: Engine, run: _Run) -> list[Markup]:
         return [
             action_button(
                 "Stop", "stop", {"run": run.id}, icon_name="stopped",
-                title="Stops at the next step edge with a checkpoint. Nothing is lost.",
+                title="Stops at the next step edge with a checkpoint. Nothing is lost.", data_key_s=True,
             )
         ]  # fmt: skip
     waiting = "The run stops at the next step edge."

@@ -5,7 +5,9 @@
 //   data-select="RUN"                        selects a run (see selection.js)
 //   data-menu="id"                           opens the popover with that id
 //   data-copy="id"                           copies the text of that id
+//   data-notify                              turns notifications on or off
 
+import { toggleNotifications } from './attention.js'
 import { changeQuery, open } from './navigate.js'
 import { press, pressForEach } from './presses.js'
 import { readFields, showFields } from './fields.js'
@@ -37,7 +39,7 @@ export function listen(root, page) {
 }
 
 function onClick(event, root, page) {
-  const target = event.target.closest('[data-act], [data-each], [data-with-selected], [data-select], [data-select-all], [data-set], [data-menu], [data-copy], a[href]')
+  const target = event.target.closest('[data-act], [data-each], [data-with-selected], [data-select], [data-select-all], [data-set], [data-menu], [data-copy], [data-notify], a[href]')
   if (!target) return
   if (target.dataset.select !== undefined) return page.selection.click(target, event.shiftKey)
   if (target.dataset.selectAll !== undefined) return page.selection.all(target.checked)
@@ -49,6 +51,7 @@ function onClick(event, root, page) {
   const { dataset } = target
   if (dataset.menu !== undefined) return toggleMenu(root, target)
   if (dataset.copy !== undefined) return copyText(root, target)
+  if (dataset.notify !== undefined) return toggleNotifications().then((on) => target.setAttribute('aria-pressed', String(on)))
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return // a new tab: let the link itself work
   if (dataset.set !== undefined) {
     event.preventDefault()

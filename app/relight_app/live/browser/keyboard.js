@@ -41,7 +41,7 @@ function isTyping(event) {
   return node.isContentEditable || node.nodeName === 'TEXTAREA' || node.nodeName === 'SELECT' || (node.nodeName === 'INPUT' && node.type !== 'checkbox')
 }
 
-const rowOf = (root) => root.activeElement?.closest?.('tr[data-key]') ?? root.getRootNode().activeElement?.closest?.('tr[data-key]')
+const rowOf = (root) => root.getRootNode().activeElement?.closest('tr[data-key]')
 
 /** Move the focus to the link of the next row; returns whether there is a list. */
 function walk(root, by) {

@@ -1,6 +1,7 @@
 // The live areas of a page. Python builds the markup of each part; this module asks for it when the page opens, when
 // the query changes, and when the event stream says that one of the part's topics has changed, and patches it in place.
 
+import { areOn, attend } from './attention.js'
 import { listen } from './gestures.js'
 import { fillIn } from './live_fields.js'
 import { readQuery } from './navigate.js'
@@ -194,7 +195,8 @@ class Part {
       if (!held.has(node)) node.scrollTop = node.scrollHeight
     }
     const titled = this.element.querySelector('[data-title]')
-    if (titled) document.title = titled.dataset.title
+    if (titled) attend(titled.dataset)
+    for (const node of this.element.querySelectorAll('[data-notify]')) node.setAttribute('aria-pressed', String(areOn()))
     if (this.board.state) fillIn(this.element, this.board.state)
     showPresses(this.board.root)
     tick(this.element)
