@@ -43,6 +43,42 @@ def test_the_list_shows_status_progress_best_and_risk_newest_first(ask: Ask, mak
     assert rows[1].split()[1:7] == ["finished", "20/20", "100%", "0.95", "validation/accuracy", "-"]
 
 
+def test_a_list_is_searched_sorted_and_has_chosen_columns(ask: Ask, make_run: RunMaker) -> None:
+    first, second = make_run("first"), make_run("second", outcome="crashed")
+    ask("tag", first.run_id, "vision")
+    assert [run["run"] for run in ask("list", "--filter", "tag:vision lr<1", "--json").json] == [first.run_id]
+    assert [run["run"] for run in ask("list", "--sort", "name", "--json").json] == [first.run_id, second.run_id]
+    table = ask("list", "--columns", "status, best,lr,tag", "--sort=-name").stdout
+    assert [line.split() for line in table.splitlines()] == [
+        ["RUN", "STATUS", "BEST", "lr", "TAGS"],
+        [second.run_id, "crashed", "0.95", "0.003", "-"],
+        [first.run_id, "finished", "0.95", "0.003", "vision"],
+    ]
+    assert ask("list", "--columns", "differing").stdout.splitlines()[0] == "RUN"
+
+
+def test_a_search_that_finds_nothing_says_so_and_one_without_sense_says_where(ask: Ask, make_run: RunMaker) -> None:
+    make_run()
+    assert ask("list", "--filter", "nowhere").stdout == "No runs match (1 in all).\n"
+    assert "Did you mean 'lr'?" in ask("list", "--filter", "lrr<1").stdout
+    wrong = ask("list", "--filter", "digits lr<")
+    assert (wrong.exit_code, "character 11" in wrong.error) == (2, True)
+    assert ask("list", "--sort", "updatd").exit_code == 2
+    assert ask("list", "--columns", "best", "--json").exit_code == 2
+    assert "status:crashed" in ask("list", "--filter", "help").stdout
+
+
+def test_archived_runs_are_counted_and_shown_when_asked_for(ask: Ask, make_run: RunMaker) -> None:
+    first, second = make_run("first"), make_run("second")
+    ask("archive", first.run_id)
+    said = ask("list").stdout
+    assert first.run_id not in said
+    assert said.splitlines()[-1] == "1 archived run not shown; --archived shows them."
+    assert [run["run"] for run in ask("list", "--json").json] == [second.run_id]
+    assert first.run_id in ask("list", "--archived").stdout
+    assert first.run_id in ask("list", "--filter", "archived").stdout
+
+
 def test_a_damaged_run_is_listed_and_hides_no_other(ask: Ask, make_run: RunMaker) -> None:
     good, bad = make_run("good"), make_run("bad")
     bad.record.write_text("{")

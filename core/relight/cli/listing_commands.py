@@ -13,7 +13,7 @@ from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption,
 from relight.cli.output import say, say_error, say_json, say_table
 from relight.errors import UsageError
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
-from relight.wording import describe_age, describe_value
+from relight.wording import count, describe_age, describe_value
 
 if TYPE_CHECKING:
     from relight.drill.proof import JudgedProof
@@ -27,7 +27,15 @@ _END_CHECK_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("list", rich_help_panel=INSPECTING, epilog=examples("relight list", "relight list --json"))(list_)
+    app.command(
+        "list",
+        rich_help_panel=INSPECTING,
+        epilog=examples(
+            "relight list",
+            "relight list --filter 'lr<0.01 status:crashed updated<2d' --sort -best",
+            "relight list --columns status,best,differing",
+        ),
+    )(list_)
     app.command(
         "show",
         rich_help_panel=INSPECTING,
@@ -45,31 +53,79 @@ def register(app: typer.Typer) -> None:
     )(logs)
 
 
-def list_(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """List all runs.
+def list_(
+    *,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            metavar="TEXT",
+            help="Only runs that match, such as 'lr<0.01 status:crashed tag:vision'. `--filter help` explains it.",
+            show_default=False,
+        ),
+    ] = "",
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="KEY",
+            help="Sort by a column, a config key or a metric; -KEY is descending. Default: newest first.",
+            show_default=False,
+        ),
+    ] = "",
+    columns: Annotated[
+        str,
+        typer.Option(
+            "--columns",
+            metavar="KEY,…",
+            help="Show these columns, config keys or metrics; 'differing' is every config key that differs.",
+            show_default=False,
+        ),
+    ] = "",
+    archived: Annotated[bool, typer.Option("--archived", help="Include archived runs.")] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List runs.
 
     Newest first, each with its status, progress, best value, work at risk, and the time of its last activity.
     """
+    from relight.overview.run_columns import COLUMNS
+    from relight.overview.run_filter import FILTER_HELP, select_runs
     from relight.overview.summary import RunSummary, list_runs
     from relight.runs.catalog import runs_folder
 
+    if search == "help":
+        say("A run must match all terms. Other names are config keys or metrics.")
+        say_table(("TERM", "FINDS"), FILTER_HELP)
+        say()
+        say(f"Columns for --sort and --columns: {', '.join(COLUMNS)}, and every config key and metric.")
+        return
+    if columns and json:
+        raise UsageError("--columns and --json cannot be combined: JSON has everything.")
     folder = runs_folder(runs)
     listing = list_runs(folder)
+    chosen = select_runs(listing.runs, text=search, sort=sort, archived=archived)
     if json:
         nothing = dict.fromkeys(RunSummary.__struct_fields__)
         damaged = [
             {**nothing, "run": run.run, "status": "damaged", "reason": run.reason, "path": str(run.path)}
-            for run in listing.damaged
+            for run in (() if search else listing.damaged)
         ]
-        say_json([*listing.runs, *damaged])
+        say_json([*chosen.runs, *damaged])
         return
     if not listing.runs and not listing.damaged:
         say(f"There are no runs in {folder} yet. Start one with: relight run digits")
         return
-    now_s = time.time()
-    rows = [_make_row(summary, now_s=now_s) for summary in listing.runs]
-    rows += [(run.run, "damaged", "-", "-", "-", "-") for run in listing.damaged]
-    say_table(("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED"), rows)
+    head, rows = _make_table(chosen.runs, columns, now_s=time.time())
+    if not search:
+        rows += [(run.run, "damaged", *["-"] * (len(head) - 2))[: len(head)] for run in listing.damaged]
+    if rows:
+        say_table(head, rows)
+    else:
+        say(chosen.hint or f"No runs match ({len(listing.runs)} in all).")
+    if chosen.hidden:
+        say(f"{count(chosen.hidden, 'archived run')} not shown; --archived shows them.")
     for run in listing.damaged:
         say_error(f"{run.run}: {run.reason}")
 
@@ -246,10 +302,31 @@ def _watch_for_end(layout: RunLayout, attempt: int) -> Callable[[], bool]:
     return has_ended
 
 
-def _make_row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
+def _make_table(
+    summaries: list[RunSummary], columns: str, *, now_s: float
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Return head and rows of the list, with the usual columns or the chosen ones."""
+    from relight.overview.run_columns import COLUMNS, find_column, find_differing_config, word_value
+
+    if not columns:
+        head = ("RUN", "STATUS", "PROGRESS", "BEST", "AT RISK", "UPDATED")
+        return head, [_make_row(summary, now_s=now_s) for summary in summaries]
+    keys: list[str] = []
+    for name in filter(None, map(str.strip, columns.split(","))):
+        keys += find_differing_config(summaries) if name == "differing" else [find_column(name, summaries)]
+    keys = [key for key in dict.fromkeys(keys) if key not in ("run", "name")]
+    rows = [(_word_run(summary), *(word_value(summary, key, now_s=now_s) for key in keys)) for summary in summaries]
+    return ("RUN", *(COLUMNS[key].title.upper() if key in COLUMNS else key for key in keys)), rows
+
+
+def _word_run(summary: RunSummary) -> str:
     named = summary.name in (summary.run, summary.task) or summary.run.startswith(f"{summary.name}-")
+    return summary.run if named else f"{summary.run} ({summary.name})"
+
+
+def _make_row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
     return (
-        summary.run if named else f"{summary.run} ({summary.name})",
+        _word_run(summary),
         str(summary.status),
         word_progress(summary),
         f"{describe_value(summary.best.value)} {summary.best.metric}" if summary.best else "-",
