@@ -25,6 +25,7 @@ from relight_app.machine_reader import close_machine_reader
 from relight_app.server.action_route import action_routes
 from relight_app.server.assets import asset_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
+from relight_app.server.connections import ACCEPTED_AT_ONCE, WAITING, bounded_connections, choose_limits
 from relight_app.server.files import file_routes
 from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
@@ -87,6 +88,8 @@ def serve(
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
+        http=bounded_connections(choose_limits()),
+        backlog=ACCEPTED_AT_ONCE,
         log_level="warning",
         access_log=False,
         ws="websockets-sansio",
@@ -125,6 +128,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING)
         if self.started:
             self._on_started()
 

@@ -28,6 +28,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from relight_app.server.connections import note_admitted
 from relight_app.server.token import cookie_value
 
 HEALTH_PATH = "/_stcore/health"
@@ -83,6 +84,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         refusal = self._judge(scope)
+        if refusal is None and scope["path"] != HEALTH_PATH:
+            note_admitted(scope)
         if scope["type"] == "websocket":
             if refusal is None:
                 await self._app(scope, receive, send)
