@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from tsdownsample import MinMaxLTTBDownsampler
 
-from relight_app.formats import is_share, short_metric, title_metric
-from relight_app.live.chart import ChartPlan, LiveSeries
+from relight.metrics.file_format import split_name
+from relight_app.formats import is_share, title_metric
 from relight_app.markup import Markup, tag
 
 SPARK_POINTS = 48
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 112.0, 30.0, 2.0
+_PLAIN_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+_LEADING_CHARTS = 2
+_FEW_CHARTS = 3
+_LONG_NAME = 40
+
+
+class LiveSeries(msgspec.Struct, frozen=True):
+    """One curve. Steps that a later attempt trained again are drawn faint beneath it."""
+
+    name: str
+    """Full name of the metric: "train/loss"."""
+    label: str
+    color: str = "chart1"
+    """A chart color of the theme ("chart1", "chart2", …, as many as needed), a named one ("gray"), or "#rrggbb"."""
+    smooth: bool = False
+    """Whether smoothing applies: the values are then faint, and their moving average is bold."""
+
+
+class ChartPlan(msgspec.Struct, frozen=True):
+    """What one chart shows."""
+
+    key: str
+    title: str
+    series: tuple[LiveSeries, ...]
+    unit: str | None = None
+    """Either "ratio" (0 to 1, shown in percent), "%" (0 to 100), "B" (bytes, with prefixes), or a text such as "W"."""
+    by_time: bool = False
+    """Whether the x axis is always a time: rows of the "system" stream share steps."""
+    y_range: tuple[float | None, float | None] | None = None
+    """Fixed ends of the value axis; None leaves an end free."""
+
+
+class ChartGroup(msgspec.Struct, frozen=True):
+    """Charts under one heading. The first `leading` of them are drawn larger."""
+
+    title: str
+    charts: tuple[ChartPlan, ...]
+    leading: int = 0
 
 
 def thin_out(values: npt.NDArray[np.float64], *, points: int) -> list[float]:
@@ -68,6 +108,29 @@ def _spark_range(values: Sequence[float]) -> tuple[float, float]:
     return ordered[0], ordered[min(len(ordered) - 1, math.ceil(0.97 * len(ordered)) - 1)]
 
 
+def plan_board(names: Iterable[str], *, best_metric: str | None) -> tuple[ChartGroup, ...]:
+    """Plan all charts of a run: the training first, then a group for each prefix ("grad/…"), the machine last."""
+    names = list(names)
+    groups: dict[str, list[ChartPlan]] = {"": []}
+    for plan in plan_learning_charts(names, best_metric=best_metric):
+        prefix, slash, _ = split_name(plan.series[0].name)[1].partition("/")
+        groups.setdefault(prefix if slash else "", []).append(plan)
+    machine = plan_machine_charts(names)
+    return (
+        *(
+            ChartGroup(title or "Training", tuple(groups[title]), leading=0 if title else _count_leading(groups[title]))
+            for title in sorted(groups, key=lambda title: (bool(title), _natural(title)))
+            if groups[title]
+        ),
+        *([ChartGroup("Machine", tuple(machine))] if machine else []),
+    )
+
+
+def _count_leading(charts: Sequence[ChartPlan]) -> int:
+    """Return how many charts are drawn larger: all of a few, so that none is left alone in its row."""
+    return len(charts) if len(charts) <= _FEW_CHARTS else _LEADING_CHARTS
+
+
 def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> list[ChartPlan]:
     """Plan the charts of the training: loss first, then the best metric, the others, and the learning rate last.
 
@@ -76,21 +139,11 @@ def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> li
     columns: dict[str, list[str]] = {}
     for name in names:
         if not name.startswith("system/"):
-            columns.setdefault(short_metric(name), []).append(name)
-    if not columns:
-        columns = {"loss": ["train/loss"]}
-    best = short_metric(best_metric) if best_metric else ""
+            columns.setdefault(split_name(name)[1], []).append(name)
+    best = split_name(best_metric)[1] if best_metric else None
     order = {"loss": 0, best: 1, "lr": 99}
-    ranked = sorted(columns, key=lambda column: (order.get(column, 50), column))
-    return [
-        ChartPlan(
-            key=f"chart-{column}",
-            title=title_metric(column),
-            unit="ratio" if is_share(column) else None,
-            series=tuple(_learning_series(name) for name in sorted(columns[column], key=_stream_rank)),
-        )
-        for column in ranked
-    ]
+    ranked = sorted(columns, key=lambda column: (order.get(column, 50), _natural(column)))
+    return [_learning_chart(column, sorted(columns[column], key=_stream_rank)) for column in ranked]
 
 
 def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
@@ -133,17 +186,34 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
     return plans
 
 
-def _learning_series(name: str) -> LiveSeries:
-    stream, _, column = name.rpartition("/")
-    if column == "lr":
-        return LiveSeries(name, "learning rate", "chart1")
-    if stream == "train":
-        return LiveSeries(name, "train", "chart1", smooth=True)
-    return LiveSeries(name, stream or column, "chart2" if stream == "validation" else "chart3")
+def _learning_chart(column: str, names: Sequence[str]) -> ChartPlan:
+    taken = {"train": "chart1", "validation": "chart2"}
+    series = []
+    for name in names:
+        stream = split_name(name)[0]
+        color = taken.setdefault(stream, f"chart{len(taken) + 1}")
+        if column == "lr":
+            series.append(LiveSeries(name, "learning rate" if len(names) == 1 else stream, color))
+        else:
+            # An evaluation has few values, each of which counts.
+            series.append(LiveSeries(name, stream or column or "value", color, smooth=stream != "validation"))
+    return ChartPlan(
+        key=column,
+        title=title_metric(column)
+        if len(column) <= _LONG_NAME and _PLAIN_NAME.fullmatch(column)
+        else column or "(no name)",
+        unit="ratio" if is_share(column) else None,
+        series=tuple(series),
+    )
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts "layer2" before "layer10"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
 def _stream_rank(name: str) -> tuple[int, str]:
-    stream = name.rpartition("/")[0]
+    stream = split_name(name)[0]
     return {"train": 0, "validation": 1}.get(stream, 2), stream
 
 
@@ -155,4 +225,4 @@ def _machine_series(column: str, label: str, color: str) -> LiveSeries:
 def _machine_chart(
     key: str, title: str, unit: str, *series: LiveSeries, y_range: tuple[float | None, float | None] = (0, None)
 ) -> ChartPlan:
-    return ChartPlan(key=f"chart-{key}", title=title, series=series, unit=unit, by_time=True, y_range=y_range)
+    return ChartPlan(key=f"system//{key}", title=title, series=series, unit=unit, by_time=True, y_range=y_range)

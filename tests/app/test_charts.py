@@ -12,7 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relight.overview.summary import summarize_run
-from relight_app.charts import draw_sparkline, plan_figures, plan_learning_charts, plan_machine_charts, thin_out
+from relight_app.charts import (
+    draw_sparkline,
+    plan_board,
+    plan_figures,
+    plan_learning_charts,
+    plan_machine_charts,
+    thin_out,
+)
 from tests.app.sample_runs import SampleRun, make_run
 
 LOGGED = [
@@ -29,9 +36,31 @@ def test_loss_comes_first_the_best_metric_next_and_the_learning_rate_last() -> N
     assert [plan.unit for plan in plans] == [None, "ratio", None, None]
 
 
-def test_before_anything_is_logged_there_is_a_chart_to_wait_for() -> None:
-    (plan,) = plan_learning_charts([], best_metric=None)
-    assert [series.name for series in plan.series] == ["train/loss"]
+def test_a_chart_appears_with_its_first_value() -> None:
+    assert plan_board([], best_metric=None) == ()
+    (group,) = plan_board(["train/loss"], best_metric=None)
+    assert [plan.title for plan in group.charts] == ["Loss"]
+
+
+def test_a_prefix_makes_a_group_in_natural_order() -> None:
+    names = [f"train/grad/layer{number}.weight" for number in (10, 2, 1)] + ["train/loss", "validation/loss"]
+    groups = plan_board([*names, "system/cpu_percent"], best_metric=None)
+    assert [group.title for group in groups] == ["Training", "grad", "Machine"]
+    assert [plan.title for plan in groups[1].charts] == [f"grad/layer{number}.weight" for number in (1, 2, 10)]
+
+
+def test_each_curve_of_a_chart_has_its_own_color() -> None:
+    (plan,) = plan_learning_charts([f"part{number}/loss" for number in range(30)], best_metric=None)
+    assert len({series.color for series in plan.series}) == 30
+
+
+@given(st.sets(st.text(max_size=12), max_size=8))
+@example({"acc__top5", "a/b", "c/b", "a__/", "", "/", "//", "$x^2$", "**b**", "<b>x</b>", "x" * 300, "٣1", "9" * 400})
+def test_metrics_with_any_names_have_a_chart_each(columns: set[str]) -> None:
+    groups = plan_board([f"train/{column}" for column in columns], best_metric=None)
+    drawn = [series.name for group in groups for plan in group.charts for series in plan.series]
+    assert sorted(drawn) == sorted(f"train/{column}" for column in columns)
+    assert all(plan.title for group in groups for plan in group.charts)
 
 
 def test_each_card_that_was_there_gets_two_charts() -> None:
@@ -41,7 +70,7 @@ def test_each_card_that_was_there_gets_two_charts() -> None:
 
 
 def test_no_two_charts_share_a_key() -> None:
-    keys = [plan.key for plan in plan_learning_charts(LOGGED, best_metric=None) + plan_machine_charts(LOGGED)]
+    keys = [plan.key for group in plan_board([*LOGGED, "train/cpu"], best_metric=None) for plan in group.charts]
     assert len(set(keys)) == len(keys)
 
 

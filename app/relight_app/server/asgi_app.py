@@ -24,6 +24,7 @@ from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader
 from relight_app.server.action_route import action_routes
 from relight_app.server.assets import asset_routes
+from relight_app.server.board_route import board_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
 from relight_app.server.connections import ACCEPTED_AT_ONCE, WAITING, bounded_connections, choose_limits
 from relight_app.server.files import file_routes
@@ -66,6 +67,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
             *action_routes(),
             *stream_routes(hub),
             *history_routes(),
+            *board_routes(),
             *file_routes(),
             *asset_routes(),
             *_nothing_else(),

@@ -10,16 +10,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from relight.metrics.series import Series, split_series
+from relight.metrics.series import Series, SplitSeries, split_series
 
 Axis = Literal["step", "time"]
 Floats = NDArray[np.float64]
 
 _OUTSIDE_SHARE = 8
 """Each side outside a zoomed range gets 1 / this of the points."""
-_SMOOTHED_SHARE = 150
-"""A smoothed value averages over about 1 / this of the whole curve."""
+_SMOOTHED_ROWS = 500
+"""A longer curve is smoothed as if it had this many rows."""
 _FEWEST = 16
+_MACHINE = "system/"
 
 
 @dataclass(frozen=True)
@@ -63,33 +64,71 @@ def make_curve(
     axis: Axis = "step",
     points: int = 1500,
     window: tuple[float, float] | None = None,
-    smooth: bool = False,
+    smoothing: float = 0.0,
+    log_x: bool = False,
 ) -> Curve:
     """Make the curve of one metric from its logged records: about `points` points, most of them within `window`.
 
-    On the step axis each step counts once, and what a later attempt trained again is the ghost. On the time axis
-    (milliseconds since 1970) every record counts, because the machine is sampled many times during a long step.
+    Each step counts once, and what a later attempt trained again is the ghost. On the time axis (milliseconds since
+    1970) the line breaks between two attempts, and every record of the "system" stream counts, because the machine is
+    sampled many times during a long step. `smoothing` (0 to 1) is the weight of the moving average, as in TensorBoard;
+    a long curve is smoothed as much as a short one that looks the same. `log_x` thins for a logarithmic axis.
     """
-    ghosts = _EMPTY
+    split = (
+        split_series(samples) if axis == "step" or not samples.name.startswith(_MACHINE) else SplitSeries(samples, ())
+    )
+    breaks: NDArray[np.intp] = np.empty(0, dtype=np.intp)
     if axis == "time":
-        order = np.argsort(samples.times, kind="stable")
-        x, values = samples.times[order] * 1000.0, samples.values[order]
+        main = split.main.select(np.argsort(split.main.times, kind="stable"))
+        x, ghosts = main.times * 1000.0, [Line(ghost.times * 1000.0, ghost.values) for ghost in split.ghosts]
+        breaks = np.flatnonzero(main.attempts[1:] != main.attempts[:-1]) + 1
     else:
-        split = split_series(samples)
-        x, values = split.main.steps.astype(np.float64), split.main.values
-        ghosts = _join([Line(ghost.steps.astype(np.float64), ghost.values) for ghost in split.ghosts], points=points)
-    y = np.where(np.isfinite(values), values, np.nan)
-    smoothing = None
-    if smooth and len(y):
-        decay = 0.5 ** (1.0 / max(2.0, len(y) / _SMOOTHED_SHARE))
-        smoothed, total, weight = smooth_values(y, decay=decay)
-        smoothing = Smoothing(thin(Line(x, smoothed), points=points, window=window), decay, total, weight)
-    main = thin(Line(x, y), points=points, window=window)
-    return Curve(samples.name, main, ghosts, smoothing, total=len(x), thinned=len(main.x) < len(x))
+        main = split.main
+        x, ghosts = _as_floats(main.steps), [Line(_as_floats(ghost.steps), ghost.values) for ghost in split.ghosts]
+    y = np.where(np.isfinite(main.values), main.values, np.nan)
+    smoothed = None
+    if smoothing > 0 and len(y):
+        decay = max(smoothing, smoothing ** (_SMOOTHED_ROWS / len(y)))
+        average, total, weight = smooth_values(y, decay=decay)
+        line = _break(Line(x, average), breaks)
+        smoothed = Smoothing(thin(line, points=points, window=window, log_x=log_x), decay, total, weight)
+    line = _break(Line(x, y), breaks)
+    thinned = thin(line, points=points, window=window, log_x=log_x)
+    return Curve(
+        samples.name,
+        thinned,
+        _join(ghosts, points=points),
+        smoothed,
+        total=len(line.x),
+        thinned=len(thinned.x) < len(line.x),
+    )
 
 
-def thin(line: Line, *, points: int, window: tuple[float, float] | None = None) -> Line:
-    """Choose about `points` of the line's points, keep its spikes, and choose more of them within `window`."""
+def _as_floats(steps: NDArray[np.int64]) -> Floats:
+    return steps.astype(np.float64)
+
+
+def _break(line: Line, places: NDArray[np.intp]) -> Line:
+    """Break the line before the points at these places."""
+    if not len(places):
+        return line
+    middle = (line.x[places - 1] + line.x[places]) / 2
+    return Line(np.insert(line.x, places, middle), np.insert(line.y, places, np.nan))
+
+
+def thin(line: Line, *, points: int, window: tuple[float, float] | None = None, log_x: bool = False) -> Line:
+    """Choose about `points` of the line's points, keep its spikes, and choose more of them within `window`.
+
+    With `log_x`, choose them evenly on a logarithmic axis, which shows none of the points at 0 and below.
+    """
+    if log_x and len(line.x) > points:
+        shown = line.x > 0
+        even = thin(
+            Line(np.log10(line.x[shown]), line.y[shown]),
+            points=points,
+            window=None if window is None else (math.log10(max(window[0], 1e-9)), math.log10(max(window[1], 1e-9))),
+        )
+        return Line(np.round(10**even.x, 3), even.y)
     if window is None or len(line.x) <= points:
         return _thin(line, points)
     begin = max(0, int(np.searchsorted(line.x, window[0], "left")) - 1)

@@ -41,12 +41,15 @@ _SERIES_AT_ONCE = 8
 """How many columns are in memory at the same time, besides the cached ones."""
 _AT_ONCE = 2
 _CACHED_BYTES = 128 << 20
+_MOST_SMOOTHING = 0.999
 
 
 class _Asked(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     smooth: frozenset[str]
+    smoothing: float
     axis: Axis
+    log_x: bool
     points: int
     window: tuple[float, float] | None
 
@@ -65,7 +68,7 @@ class _Part:
 
 
 def history_routes() -> list[Route]:
-    """Return the route `/api/history?run=&name=&name=&smooth=&x=step|time&points=&from=&to=`."""
+    """Return the route `/api/history?run=&name=&name=&smooth=&smoothing=&x=step|time&log=&points=&from=&to=`."""
     limiter, cache = anyio.CapacityLimiter(_AT_ONCE), ColumnCache(most_bytes=_CACHED_BYTES)
 
     async def send_history(request: Request) -> Response:
@@ -94,7 +97,8 @@ def _read_history(folder: Path, asked: _Asked, cache: ColumnCache, go_on: Callab
                 axis=asked.axis,
                 points=asked.points,
                 window=asked.window,
-                smooth=samples.name in asked.smooth,
+                smoothing=asked.smoothing if samples.name in asked.smooth else 0.0,
+                log_x=asked.log_x,
             )
         )
     return encode_history(positions, curves)
@@ -144,9 +148,18 @@ def _parse(request: Request) -> _Asked:
         raise HTTPException(400, f"Request 1 to {_MOST_SERIES} metrics with `name`.")
     try:
         points = int(query.get("points", "1500"))
+        smoothing = min(max(float(query.get("smoothing", "0")), 0.0), _MOST_SMOOTHING)
         window = (float(query["from"]), float(query["to"])) if "from" in query and "to" in query else None
     except ValueError:
-        raise HTTPException(400, "`points`, `from` and `to` must be numbers.") from None
+        raise HTTPException(400, "`points`, `smoothing`, `from` and `to` must be numbers.") from None
     axis: Literal["step", "time"] = "time" if query.get("x") == "time" else "step"
     points = min(max(points, 16), _MOST_POINTS, _MOST_POINTS_TOGETHER // len(names))
-    return _Asked(tuple(dict.fromkeys(names)), frozenset(query.getlist("smooth")), axis, points, window)
+    return _Asked(
+        tuple(dict.fromkeys(names)),
+        frozenset(query.getlist("smooth")),
+        smoothing,
+        axis,
+        axis == "step" and "log" in query,
+        points,
+        window,
+    )

@@ -76,5 +76,5 @@ def new_context(browser: Browser) -> BrowserContext:
 def show_run(page: Page, served: ServedDashboard, run: str) -> None:
     """Open the page of a run, and wait until its charts are drawn."""
     page.goto(f"{served.link}&run={run}")
-    page.wait_for_selector(".st-key-cpu .relight-chart[data-points]", timeout=60_000)
-    page.wait_for_selector(".st-key-loss .relight-chart[data-points]")
+    page.wait_for_selector(".relight-board[data-charts]", timeout=60_000)
+    page.wait_for_function("() => [...document.querySelectorAll('.relight-chart')].every((one) => one.dataset.points)")

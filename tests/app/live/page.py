@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from relight_app.live.chart import ChartPlan, LiveSeries, live_chart
+from relight_app.live.board import chart_board
 from relight_app.live.live_values import LiveValue, live_values, read_fields
 
 run = st.query_params["run"]
@@ -21,14 +21,4 @@ live_values(
         LiveValue("train/loss", "Loss"),
     ],
 )
-loss = (
-    LiveSeries("train/loss", "train", "chart1", smooth=st.toggle("Smooth")),
-    LiveSeries("validation/loss", "validation", "chart2"),
-)
-cpu = (LiveSeries("system/cpu_percent", "CPU", "blue"),)
-for plan, height in (
-    (ChartPlan("loss", "Loss", loss), 320),
-    (ChartPlan("cpu", "CPU", cpu, unit="%", by_time=True), 200),
-):
-    with st.container(key=plan.key):
-        live_chart(plan, run=run, height=height, empty="Nothing has been logged yet.")
+chart_board(run=run)

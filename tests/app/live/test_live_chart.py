@@ -22,7 +22,8 @@ from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
 
-LOSS = ".st-key-loss .relight-chart"
+LOSS = ".relight-chart[data-key=loss]"
+CPU = ".relight-chart[data-key='system//cpu']"
 PLOT = f"{LOSS} .relight-chart-plot"
 OpenPage = Callable[..., Page]
 DEAD_SERVER = ("ERR_", "WebSocket", "Failed to fetch", "/_stcore/health", "server is not responding")
@@ -198,8 +199,8 @@ def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: An
     streams: list[str] = []
     page.on("request", lambda request: streams.append(request.url) if "/api/stream" in request.url else None)
     page.goto(f"{dashboard.link}&run={layout.run_id}")
-    for chart in ("loss", "cpu"):
-        page.wait_for_selector(f".st-key-{chart} .relight-chart[data-connection='open'][data-points]", timeout=60_000)
+    for chart in (LOSS, CPU):
+        page.wait_for_selector(f"{chart}[data-connection='open'][data-points]", timeout=60_000)
     page.wait_for_selector(".relight-values[data-connection='open']")
     page.get_by_role("button", name="Rerun").click()
     expect(page.get_by_text("reruns: 2")).to_be_visible()
@@ -308,7 +309,7 @@ def ended(runs: Path, browser: Browser, dashboard: ServedDashboard) -> Iterator[
 
 
 def test_the_time_axis_uses_the_time_zone_of_the_browser(ended: Page) -> None:
-    points = _data(ended, "system/cpu_percent", ".st-key-cpu .relight-chart-plot")
+    points = _data(ended, "system/cpu_percent", f"{CPU} .relight-chart-plot")
     assert len(points) == 40, "every row counts, whatever its step"
     # 1,000 s after the start of 1970, in a zone that was 3.5 h behind.
     assert points[0][0] == (1_000 - 3.5 * 3600) * 1000 or abs(points[0][0] / 1000 - 1_000) == 3.5 * 3600
@@ -334,19 +335,6 @@ def test_a_change_of_theme_recolors_the_chart_in_place(ended: Page) -> None:
     page.wait_for_function(f"(dark) => ({look})().every((color, i) => color === dark[i])", arg=dark)
 
 
-def test_changing_what_a_chart_shows_changes_it_in_place(runs: Path, open_page: OpenPage, problems: list[str]) -> None:
-    layout = _made(runs)
-    page = open_page(layout.run_id)
-    page.evaluate(f"() => {{ window.node = document.querySelector('{PLOT} .main-svg') }}")
-    page.get_by_text("Smooth").click()
-    page.wait_for_function(
-        f"""() => document.querySelector('{PLOT}')._fullData
-            .some((one) => one.uid.endsWith('smoothed') && one.x.length > 50)"""
-    )
-    assert page.evaluate(f"() => window.node === document.querySelector('{PLOT} .main-svg')")
-    assert problems == []
-
-
 def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(ended: Page) -> None:
     page = ended
     expect(page.get_by_role("group", name="Loss: train 0.03000, validation 0.04000")).to_be_visible()
@@ -361,13 +349,3 @@ def test_a_curve_can_be_hidden_from_the_keyboard_and_the_chart_has_a_name(ended:
     )
     page.keyboard.press("Enter")
     expect(button).to_have_attribute("aria-pressed", "true")
-
-
-@pytest.mark.thorough
-def test_a_chart_without_values_says_so(runs: Path, open_page: OpenPage) -> None:
-    layout = make_run(runs)
-    page = open_page(layout.run_id)
-    expect(page.locator(LOSS)).to_contain_text("Nothing has been logged yet.")
-    log_rows(layout, [(1, {"loss": 1.0})])
-    _wait_for_step(page, 1)
-    expect(page.locator(LOSS)).not_to_contain_text("Nothing has been logged yet.")

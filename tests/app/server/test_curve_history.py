@@ -13,10 +13,12 @@ from relight.metrics.series import Series
 from relight_app.server.curve_history import Line, make_curve, smooth_values, thin
 
 
-def _series(values: list[float], *, steps: list[int] | None = None, attempts: list[int] | None = None) -> Series:
+def _series(
+    values: list[float], *, steps: list[int] | None = None, attempts: list[int] | None = None, name: str = "train/loss"
+) -> Series:
     count = len(values)
     return Series(
-        "train/loss",
+        name,
         np.array(steps or range(1, count + 1), dtype=np.int64),
         np.arange(count, dtype=np.float64) + 100.0,
         np.array(values, dtype=np.float64),
@@ -68,7 +70,7 @@ def test_within_a_window_the_curve_is_finer() -> None:
 def test_any_curve_is_thinned_in_order_and_from_its_own_values(
     values: list[float], points: int, window: tuple[float, float] | None
 ) -> None:
-    curve = make_curve(_series(values), points=points, window=window, smooth=True)
+    curve = make_curve(_series(values), points=points, window=window, smoothing=0.8)
     assert np.all(np.diff(curve.main.x) > 0)
     finite = np.isfinite(curve.main.y)
     assert set(curve.main.y[finite]) <= {value for value in values if math.isfinite(value)}
@@ -83,9 +85,33 @@ def test_by_step_each_step_counts_once_and_superseded_steps_are_the_ghost() -> N
     assert ghosts.x[:2].tolist() == [3, 4] and ghosts.y[:2].tolist() == [3, 4] and math.isnan(ghosts.y[-1])
 
 
-def test_by_time_every_row_counts() -> None:
-    curve = make_curve(_series([1, 2, 3], steps=[7, 7, 7]), axis="time")
+def test_by_time_every_sample_of_the_machine_counts() -> None:
+    curve = make_curve(_series([1, 2, 3], steps=[7, 7, 7], name="system/cpu_percent"), axis="time")
     assert curve.main.x.tolist() == [100_000, 101_000, 102_000] and len(curve.ghosts.x) == 0
+
+
+def test_by_time_the_line_breaks_between_attempts_and_superseded_steps_are_the_ghost() -> None:
+    series = _series([1, 2, 3, 30, 40], steps=[1, 2, 3, 3, 4], attempts=[1, 1, 1, 2, 2])
+    curve = make_curve(series, axis="time")
+    assert curve.main.x.tolist() == [100_000, 101_000, 102_000, 103_000, 104_000]
+    np.testing.assert_array_equal(curve.main.y, [1, 2, math.nan, 30, 40])
+    np.testing.assert_array_equal(curve.ghosts.y, [3, math.nan])
+
+
+def test_on_a_logarithmic_axis_the_first_steps_are_as_fine_as_the_last() -> None:
+    series = _series([1 / step for step in range(1, 100_001)])
+    curve, plain = (make_curve(series, points=1000, log_x=log_x) for log_x in (True, False))
+    assert np.count_nonzero(curve.main.x <= 100) > 4 * np.count_nonzero(plain.main.x <= 100)
+    assert set(curve.main.x) <= set(range(1, 100_001)) and np.all(np.diff(curve.main.x) > 0)
+
+
+def test_smoothing_weighs_as_tensorboard_does_and_grows_with_the_length() -> None:
+    values = [float(step % 2) for step in range(1, 401)]
+    short = make_curve(_series(values), smoothing=0.9).smoothing
+    assert short is not None and short.decay == 0.9
+    long = make_curve(_series(values * 100), smoothing=0.9).smoothing
+    assert long is not None and 0.998 < long.decay < 1
+    assert make_curve(_series(values), smoothing=0.0).smoothing is None
 
 
 def _smooth_slowly(values: list[float], decay: float) -> tuple[list[float], float, float]:

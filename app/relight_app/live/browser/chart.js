@@ -1,11 +1,15 @@
-// The live chart: Plotly, updated in place. Zoom and hover survive new rows, reruns of the page and a theme change.
+// One chart: Plotly, updated in place. Zoom and hover survive new rows and a change of the theme.
 
+import { chooseAxis, parsePosition } from './axis.js'
 import { Curve } from './curve.js'
-import { CONFIG, buildLayout, buildTraces } from './figure.js'
+import { CONFIG, buildLayout, buildTraces, findUnit } from './figure.js'
 import { formatWithUnit } from './format.js'
 import { HistoryError, readHistory } from './history.js'
+import { openMenu } from './menu.js'
+import { savePicture } from './picture.js'
+import { StoryLayer, buildShapes } from './story.js'
 import { subscribe } from './stream.js'
-import { pickColor, readTheme } from './theme.js'
+import { pickColor } from './theme.js'
 
 const POINTS = 1500
 const DRAW_EVERY_MS = 80
@@ -14,85 +18,53 @@ const RELOAD_SOON_MS = 150
 const RELOAD_LATER_MS = 3000
 const RELOAD_AFTER_FAILURE_MS = 2000
 
-const charts = new WeakMap()
-let plotly = null
-
-/** Draw or update the chart of this component. Streamlit calls this again when its data or the theme changes. */
-export function show({ data, parentElement }) {
-  let chart = charts.get(parentElement)
-  if (!chart) charts.set(parentElement, (chart = new Chart(parentElement.querySelector('.relight-chart'))))
-  chart.update(data)
-}
-
-/** Remove the chart. */
-export function remove({ parentElement }) {
-  charts.get(parentElement)?.remove()
-  charts.delete(parentElement)
-}
-
-function loadPlotly(address) {
-  plotly ??= new Promise((resolve, reject) => {
-    const script = document.createElement('script')
-    script.src = address
-    script.onload = () => resolve(window.Plotly)
-    script.onerror = () => {
-      plotly = null
-      script.remove()
-      reject(new Error('Plotly.js could not be loaded'))
-    }
-    document.head.appendChild(script)
-  })
-  return plotly
-}
-
-class Chart {
-  constructor(element) {
-    this.element = element
-    this.head = element.querySelector('.relight-chart-head')
-    this.title = element.querySelector('.relight-chart-title')
-    this.legend = element.querySelector('.relight-chart-legend')
-    this.plot = element.querySelector('.relight-chart-plot')
-    this.note = element.querySelector('.relight-chart-note')
+/** A chart of the board: a card that costs nothing until `wake`, and nothing again after `sleep`. */
+export class Chart {
+  constructor(board, plan, height) {
+    this.board = board
+    this.element = makeCard()
+    this.title = this.element.querySelector('.relight-chart-title')
+    this.legend = this.element.querySelector('.relight-chart-legend')
+    this.more = this.element.querySelector('.relight-more')
+    this.plot = this.element.querySelector('.relight-chart-plot')
+    this.note = this.element.querySelector('.relight-chart-note')
+    this.origin = this.element.querySelector('.relight-origin')
+    this.more.addEventListener('click', () => this.openMenu())
     this.curves = []
-    this.forget()
-    this.range = null
+    this.origins = new Map() // the parent's curves, by name
     this.hidden = new Set()
-    this.visible = true
-    this.dirty = false
-    this.drawnAt = 0
-    this.drawMs = 0
+    this.height = height
+    this.awake = false
+    this.visible = false
+    this.seenAt = 0
     this.revision = 0
-    this.failed = false
-    this.removed = false
+    this.forget()
     this.unsubscribe = () => {}
     // Plotly resizes a moment later and throws if the page was left by then. Nothing needs a resize then.
-    this.resizes = new ResizeObserver(
-      () => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).catch(() => {}),
-    )
-    this.resizes.observe(this.plot)
-    this.sights = new IntersectionObserver((entries) => {
-      this.visible = entries[entries.length - 1].isIntersecting
-      if (this.visible && this.dirty) this.draw()
-    })
-    this.sights.observe(this.plot)
+    this.resizes = new ResizeObserver(() => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).catch(() => {}))
+    this.update(plan, height)
   }
 
-  /** Take over changed data or a changed theme. */
-  update(data) {
-    const before = this.data
-    this.data = data
-    this.plot.style.height = `${data.height}px`
-    this.title.textContent = data.title
-    const theme = readTheme(this.element)
-    const themed = theme.signature !== this.theme?.signature
-    this.theme = theme
-    if (JSON.stringify(before?.series) !== JSON.stringify(data.series) || before?.axis !== data.axis) {
-      if (before && before.axis !== data.axis) this.range = null
-      this.subscribeTo(data)
-    } else if (themed || JSON.stringify(before) !== JSON.stringify(data)) {
-      this.changed()
-    }
-    loadPlotly(data.plotly).then(
+  /** Take over a changed plan, and the height of the plot in pixels. */
+  update(plan, height) {
+    const before = this.plan
+    this.plan = plan
+    this.height = height
+    this.element.dataset.key = plan.key
+    this.plot.style.height = `${height}px`
+    setText(this.title, plan.title)
+    this.title.title = plan.series.map(({ name }) => name).join(', ')
+    this.more.setAttribute('aria-label', `More for ${plan.title}`)
+    if (before && JSON.stringify(before) !== JSON.stringify(plan) && this.awake) this.follow()
+    else this.changed()
+  }
+
+  wake() {
+    if (this.awake) return
+    this.awake = true
+    this.resizes.observe(this.plot)
+    this.follow()
+    this.board.plotly.then(
       (Plotly) => {
         this.Plotly = Plotly
         this.changed()
@@ -101,29 +73,57 @@ class Chart {
     )
   }
 
-  remove() {
-    this.removed = true
+  /** Give everything back but the card. */
+  sleep() {
+    if (!this.awake) return
+    this.awake = false
     this.unsubscribe()
     this.resizes.disconnect()
-    this.sights.disconnect()
     this.cancelLoading()
     if (this.plotted) this.Plotly.purge(this.plot)
+    this.plotted = false
+    this.curves = []
+    this.origins.clear()
+    this.layer?.clear()
+    this.originWay = null
+    this.forget()
   }
 
-  subscribeTo(data) {
+  /** Show what the settings now say; read the history again where they change it. */
+  apply(changes) {
+    if (!this.awake) return
+    if ('x' in changes || 'logX' in changes) this.range = null
+    if ('x' in changes) this.follow()
+    else if ('smoothing' in changes || 'logX' in changes) this.reload(RELOAD_SOON_MS)
+    this.drawnAt = 0
+    this.changed()
+  }
+
+  get axis() {
+    return chooseAxis(this.board.settings.values.x, {
+      byTime: this.plan.by_time,
+      stepsPerEpoch: this.board.story.steps_per_epoch,
+      times: this.board.times,
+    })
+  }
+
+  follow() {
     this.unsubscribe()
     this.cancelLoading()
     this.forget()
-    const kept = new Map(this.curves.map((curve) => [curve.spec.id, curve]))
-    this.curves = data.series.map((spec) => {
-      const curve = kept.get(spec.id) ?? new Curve(spec)
+    const { run } = this.board
+    const kept = new Map(this.curves.map((curve) => [curve.spec.name, curve]))
+    this.curves = this.plan.series.map((series) => {
+      const slash = series.name.indexOf('/')
+      const spec = { ...series, id: series.name, stream: series.name.slice(0, Math.max(0, slash)), column: series.name.slice(slash + 1) }
+      const curve = kept.get(spec.name) ?? new Curve(spec)
       curve.spec = spec
       return curve
     })
-    this.hidden = new Set([...this.hidden].filter((id) => this.curves.some((curve) => curve.spec.id === id)))
+    this.kind = this.axis.kind
     this.load()
     this.unsubscribe = subscribe({
-      watch: { [data.run]: [...this.streams()] },
+      watch: { [run]: [...this.streams()] },
       onRows: (rows) => this.take(rows),
       onHello: ({ positions }) => this.compare(positions),
       onReset: () => this.reload(0),
@@ -141,10 +141,17 @@ class Chart {
   /** Start without history: rows wait until it has been read. */
   forget() {
     this.positions = {} // records read so far, by stream and metric file
+    this.attempts = new Map() // the attempt of the latest row, by stream
     this.waiting = []
     this.loaded = false
     this.loading = null
+    this.failed = false
     this.reloadTimer = 0
+    this.range = null // the zoomed range, in steps or milliseconds
+    this.dirty = false
+    this.pending = false
+    this.drawnAt = 0
+    this.drawMs = 0
   }
 
   async load() {
@@ -152,22 +159,21 @@ class Chart {
     this.reloadTimer = 0
     const loading = new AbortController()
     this.loading = loading
+    const { smoothing, logX } = this.board.settings.values
+    const query = {
+      smooth: this.curves.filter((curve) => curve.spec.smooth).map((curve) => curve.spec.name),
+      smoothing,
+      axis: this.kind,
+      log: logX && this.kind === 'step',
+      points: POINTS,
+      window: this.range,
+      signal: loading.signal,
+    }
     try {
-      const { run, axis } = this.data
-      const history = await readHistory(run, {
-        names: this.curves.map((curve) => curve.spec.name),
-        smooth: this.curves.filter((curve) => curve.spec.smooth).map((curve) => curve.spec.name),
-        axis,
-        points: POINTS,
-        window: this.range && axis === 'time' ? this.range.map(fromLocal) : this.range,
-        signal: loading.signal,
-      })
+      const names = this.curves.map((curve) => curve.spec.name)
+      const history = await readHistory(this.board.run, { ...query, names })
       if (this.loading !== loading) return
-      for (const curve of this.curves) {
-        const filled = history.series[curve.spec.name]
-        if (axis === 'time') for (const part of ['main', 'smoothed', 'ghosts']) filled[part].x = filled[part].x.map(toLocal)
-        curve.fill(filled)
-      }
+      for (const curve of this.curves) curve.fill(history.series[curve.spec.name], curve.spec.smooth ? smoothing : 0)
       this.positions = history.positions
       this.loaded = true
       this.failed = false
@@ -188,11 +194,30 @@ class Chart {
     this.waiting = []
     waiting.forEach((rows) => this.take(rows))
     this.changed()
+    this.loadOrigin(query)
+  }
+
+  /** Read the curves of the run that this one branched from, once for each way of drawing. */
+  async loadOrigin(query) {
+    const { origin } = this.board.story
+    const way = `${query.smoothing} ${query.log}`
+    if (!origin || this.kind !== 'step' || this.plan.by_time || this.originWay === way) return
+    try {
+      const names = this.curves.map((curve) => curve.spec.name)
+      const history = await readHistory(origin.run, { ...query, names, window: null })
+      this.originWay = way
+      for (const [name, { main, smoothed }] of Object.entries(history.series)) {
+        this.origins.set(name, smoothed.x.length ? smoothed : main)
+      }
+      this.changed()
+    } catch {
+      // The parent has gone, or this chart no longer needs it.
+    }
   }
 
   /** Read the history again within `ms`. */
   reload(ms) {
-    if (this.removed || (this.reloadTimer && ms > 0)) return
+    if (!this.awake || (this.reloadTimer && ms > 0)) return
     clearTimeout(this.reloadTimer)
     this.reloadTimer = setTimeout(() => this.load(), ms)
   }
@@ -241,6 +266,10 @@ class Chart {
     const skip = have - rows.first
     if (skip >= count) return
     known[rows.file] = rows.first + count
+    const byTime = this.kind === 'time'
+    const before = this.attempts.get(rows.stream)
+    if (byTime && before !== undefined && before !== rows.attempt) this.reload(RELOAD_SOON_MS) // for the gap
+    this.attempts.set(rows.stream, rows.attempt)
     let touched = false
     for (const curve of this.curves) {
       const { spec } = curve
@@ -248,12 +277,15 @@ class Chart {
       if (!values) continue
       touched = true
       for (let i = skip; i < count; i += 1) {
-        const x = this.data.axis === 'time' ? toLocal(rows.times[i] * 1000) : rows.steps[i]
+        const x = byTime ? rows.times[i] * 1000 : rows.steps[i]
         if (!curve.add(rows.file, x, values[i] ?? NaN)) this.reload(RELOAD_LATER_MS)
       }
       if (curve.overgrown) this.reload(RELOAD_SOON_MS)
     }
-    if (touched) this.changed()
+    if (touched) {
+      if (!this.plan.by_time) this.board.reach(rows.attempt, rows.steps[count - 1])
+      this.changed()
+    }
   }
 
   // --- drawing -------------------------------------------------------------------------------------------------------
@@ -261,7 +293,7 @@ class Chart {
   /** Draw in the next frame, but not too often. */
   changed() {
     this.dirty = true
-    if (this.pending || this.removed) return
+    if (this.pending || !this.awake) return
     const wait = this.drawnAt + Math.max(DRAW_EVERY_MS, DRAW_SHARE * this.drawMs) - performance.now()
     this.pending = true
     const draw = () =>
@@ -273,19 +305,39 @@ class Chart {
     else draw()
   }
 
+  see(visible) {
+    this.visible = visible
+    this.seenAt = performance.now()
+    if (visible && this.dirty) this.changed()
+  }
+
   draw() {
-    if (!this.Plotly || this.removed || !this.data) return
+    if (!this.Plotly || !this.awake) return
     this.dirty = false
     this.revision += 1
     const began = performance.now()
-    const traces = this.curves.flatMap((curve) => buildTraces(curve, this))
-    const layout = buildLayout({ ...this, width: this.plot.clientWidth })
+    const { axis, board } = this
+    const { settings, story, theme, times } = board
+    const unit = findUnit(this.plan.unit, this.curves)
+    const now = this.plan.by_time || axis.kind === 'time' ? Infinity : board.now
+    const redo = this.curves.some(({ main: { x } }) => x.length && x[x.length - 1] > now) ? now : Infinity
+    const context = { ...this, axis, unit, theme, times, story, now: redo, settings: settings.values }
+    const traces = this.curves.flatMap((curve) =>
+      buildTraces(curve, { ...context, origin: axis.kind === 'step' ? this.origins.get(curve.spec.name) : null }),
+    )
+    const shapes = buildShapes(context)
+    const layout = buildLayout({ ...context, width: this.plot.clientWidth, shapes })
+    this.drawing = { axis, unit, redo }
     this.Plotly.react(this.plot, traces, layout, CONFIG)
     if (!this.plotted) {
       this.plotted = true
+      this.layer ??= new StoryLayer(this.element.querySelector('.relight-chart-body'))
       this.plot.on('plotly_relayout', (change) => this.zoomed(change))
+      this.plot.on('plotly_afterplot', () => this.drawStory())
+      this.plot.on('plotly_relayouting', () => this.drawStory())
+      this.drawStory()
     }
-    this.drawLegend()
+    this.drawLegend(unit)
     this.say(this.sentence())
     this.drawnAt = performance.now()
     this.drawMs = this.drawnAt - began
@@ -293,23 +345,42 @@ class Chart {
     this.element.dataset.last = this.curves.map((curve) => curve.main.x[curve.main.x.length - 1] ?? '').join(' ')
   }
 
+  drawStory() {
+    if (!this.plotted || !this.drawing || !this.plot._fullLayout?.xaxis) return undefined
+    const { axis, redo } = this.drawing
+    const { story } = this.board
+    if (!this.curves.some(({ main }) => main.x.length)) return this.layer.clear()
+    const carrier = this.plan.by_time ? null : this.curves.find(({ spec, main }) => !this.hidden.has(spec.id) && main.x.length)
+    return this.layer.draw({
+      plot: this.plot,
+      story,
+      axis,
+      curve: carrier,
+      tail: this.plan.by_time ? null : this.board.findTail(axis),
+      now: redo,
+      onAct: (name, payload) => this.board.act(name, payload, this.element),
+    })
+  }
+
   zoomed(change) {
+    const { axis } = this.drawing
+    const { type } = this.plot._fullLayout.xaxis
+    const read = (value) => axis.from(type === 'log' ? 10 ** value : parsePosition(value))
     const range = change['xaxis.range'] ?? [change['xaxis.range[0]'], change['xaxis.range[1]']]
     if (change['xaxis.autorange']) this.range = null
-    else if (range[0] !== undefined) this.range = range.map(this.data.axis === 'time' ? parseDate : Number)
+    else if (range[0] !== undefined) this.range = range.map(read)
     else return
+    if (this.board.settings.values.outliers) this.changed()
     if (this.curves.some((curve) => curve.thinned)) this.reload(RELOAD_SOON_MS)
   }
 
-  // --- legend and note -----------------------------------------------------------------------------------------------
+  // --- legend, note, menu --------------------------------------------------------------------------------------------
 
-  drawLegend() {
-    const shown = this.curves.map((curve) => {
-      const latest = lastFinite((curve.spec.smooth ? curve.smoothed : curve.main).y)
-      return [curve.spec, Number.isFinite(latest) ? formatWithUnit(latest, this.data.unit) : '']
-    })
+  drawLegend(unit) {
+    const { theme, story } = this.board
+    const shown = this.curves.map((curve) => [curve.spec, curve.main.x.length ? curve.latest : null])
     while (this.legend.children.length > shown.length) this.legend.lastChild.remove()
-    shown.forEach(([spec, value], index) => {
+    shown.forEach(([spec, latest], index) => {
       let entry = this.legend.children[index]
       if (!entry) {
         entry = document.createElement('button')
@@ -320,13 +391,16 @@ class Chart {
       }
       entry.dataset.id = spec.id
       entry.setAttribute('aria-pressed', String(!this.hidden.has(spec.id)))
-      entry.title = `${spec.smooth ? 'Moving average. ' : ''}Click to show or hide "${spec.label}".`
-      entry.children[0].style.background = pickColor(this.theme, spec.color)
+      entry.title = `${spec.name}: latest value. Click to show or hide it.`
+      entry.children[0].style.background = pickColor(theme, spec.color)
       setText(entry.children[1], spec.label)
-      setText(entry.children[2], value)
+      setText(entry.children[2], word(latest, unit))
+      entry.children[2].classList.toggle('relight-broken', latest !== null && !Number.isFinite(latest))
     })
-    const values = shown.map(([spec, value]) => `${spec.label} ${value || 'no value yet'}`).join(', ')
-    this.plot.setAttribute('aria-label', `${this.data.title}: ${values}`)
+    const values = shown.map(([spec, latest]) => `${spec.label} ${word(latest, unit) || 'no value yet'}`).join(', ')
+    this.plot.setAttribute('aria-label', `${this.plan.title}: ${values}`)
+    const parent = this.origins.size && this.axis.kind === 'step' && [...this.origins.values()].some(({ x }) => x.length)
+    setText(this.origin, parent ? `dotted: ${story.origin.name}` : '')
   }
 
   toggle(id) {
@@ -335,10 +409,29 @@ class Chart {
     this.changed()
   }
 
+  openMenu() {
+    const { board, plan } = this
+    const pinned = board.settings.values.pinned.includes(plan.key)
+    const save = (format) =>
+      savePicture(this.Plotly, { plot: this.plot, title: plan.title, run: board.story.name, theme: board.theme, format })
+    openMenu(
+      this.more,
+      [
+        { label: pinned ? 'Unpin from the top' : 'Pin to the top', run: () => board.pin(plan.key, !pinned) },
+        board.enlarged === this
+          ? { label: 'Leave full screen', run: () => board.shrink() }
+          : { label: 'Full screen', run: () => board.enlarge(this) },
+        { label: 'Save as PNG', disabled: !this.plotted, run: () => save('png') },
+        { label: 'Save as SVG', disabled: !this.plotted, run: () => save('svg') },
+      ],
+      { label: plan.title, parent: this.element },
+    )
+  }
+
   sentence() {
     if (this.curves.some((curve) => curve.main.x.length)) return ''
     if (this.failed) return 'The values cannot be read. Retrying…'
-    return this.loaded ? this.data.empty : ''
+    return this.loaded ? 'No values.' : ''
   }
 
   say(sentence) {
@@ -347,24 +440,28 @@ class Chart {
   }
 }
 
-function setText(element, text) {
+function word(value, unit) {
+  if (value === null) return ''
+  return Number.isFinite(value) ? formatWithUnit(value, unit) : 'not finite'
+}
+
+function makeCard() {
+  const card = document.createElement('article')
+  card.className = 'relight-chart'
+  card.innerHTML = `
+    <header class="relight-chart-head">
+      <span class="relight-chart-title"></span><span class="relight-chart-legend"></span>
+      <button type="button" class="relight-more" aria-haspopup="menu" aria-expanded="false">⋯</button>
+    </header>
+    <div class="relight-chart-body">
+      <div class="relight-chart-plot" role="group"></div>
+      <div class="relight-origin"></div>
+      <div class="relight-chart-note" hidden></div>
+    </div>`
+  return card
+}
+
+/** Set the text of an element, if it differs. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
-}
-
-function lastFinite(values) {
-  for (let i = values.length - 1; i >= 0; i -= 1) if (Number.isFinite(values[i])) return values[i]
-  return NaN
-}
-
-// Plotly draws dates in UTC. Shift them to show local time.
-function toLocal(ms) {
-  return ms - new Date(ms).getTimezoneOffset() * 60000
-}
-
-function fromLocal(ms) {
-  return ms + new Date(ms).getTimezoneOffset() * 60000
-}
-
-function parseDate(text) {
-  return typeof text === 'number' ? text : Date.parse(`${String(text).replace(' ', 'T')}Z`)
 }

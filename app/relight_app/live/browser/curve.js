@@ -2,7 +2,7 @@
 
 const AT_MOST_NEW = 1500
 
-/** One series of a chart. x rises strictly; y is NaN where the line breaks. */
+/** One series of a chart. x (a step, or milliseconds) rises strictly; y is NaN where the line breaks. */
 export class Curve {
   constructor(spec) {
     this.spec = spec
@@ -19,12 +19,12 @@ export class Curve {
     this.last = new Map()
   }
 
-  /** Replace everything with the history. */
-  fill({ main, smoothed, ghosts, average, thinned }) {
+  /** Replace everything with the history. `smoothing` is the weight of the average that continues it. */
+  fill({ main, smoothed, ghosts, average, thinned }, smoothing = 0) {
     this.main = main
     this.smoothed = smoothed
     this.ghosts = ghosts
-    this.average = average
+    this.average = average ?? (smoothing ? { decay: smoothing, sum: 0, weight: 0 } : null)
     this.thinned = thinned
     this.added = 0
     this.last.clear()
@@ -33,6 +33,11 @@ export class Curve {
   /** Whether enough points were added that the history should be thinned again. */
   get overgrown() {
     return this.added > AT_MOST_NEW
+  }
+
+  /** The latest value; NaN when it is not finite or there is none. */
+  get latest() {
+    return this.main.y.length ? this.main.y[this.main.y.length - 1] : NaN
   }
 
   /**
@@ -63,7 +68,7 @@ export class Curve {
   }
 
   #smooth(x, y) {
-    const average = this.average ?? (this.spec.smooth ? (this.average = firstAverage()) : null)
+    const { average } = this
     if (!average) return
     if (Number.isFinite(y)) {
       average.sum = average.sum * average.decay + y
@@ -74,11 +79,8 @@ export class Curve {
   }
 }
 
-function firstAverage() {
-  return { decay: 0.5 ** (1 / 2), sum: 0, weight: 0 }
-}
-
-function lowerBound(sorted, value) {
+/** Return how many of the sorted numbers are less than `value`. */
+export function lowerBound(sorted, value) {
   let low = 0
   let high = sorted.length
   while (low < high) {

@@ -25,12 +25,31 @@ export function readTheme(element) {
   return theme
 }
 
-/** Return the color for a value of `LiveSeries.color` in chart.py. */
+/** Return the color for a value of `LiveSeries.color` in charts.py. */
 export function pickColor(theme, token) {
   const numbered = /^chart(\d+)$/.exec(token)
-  if (numbered) return theme.chart[(Number(numbered[1]) - 1) % theme.chart.length]
+  if (numbered) return theme.chart[Number(numbered[1]) - 1] ?? makeColor(Number(numbered[1]), theme)
   if (token === 'primary') return theme.primary
   return theme.named[token] ?? token
+}
+
+/** Make one more color than the theme has: hues by the golden angle, so that any number of them stays distinct. */
+function makeColor(number, theme) {
+  const hue = (number * 137.508) % 360
+  const dark = luminance(theme.background) < 0.5
+  const lightness = (dark ? [0.68, 0.8, 0.58] : [0.42, 0.32, 0.52])[number % 3]
+  const saturation = 0.62
+  const reach = saturation * Math.min(lightness, 1 - lightness)
+  const channel = (n) => {
+    const k = (n + hue / 30) % 12
+    return Math.round(255 * (lightness - reach * Math.max(-1, Math.min(k - 3, 9 - k, 1))))
+  }
+  return `#${[0, 8, 4].map((n) => channel(n).toString(16).padStart(2, '0')).join('')}`
+}
+
+function luminance(color) {
+  const hex = /^#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})$/i.exec(color)
+  return hex ? hex.slice(1).reduce((sum, part) => sum + parseInt(part, 16), 0) / 765 : 1
 }
 
 /** Return `color` with another opacity. */
