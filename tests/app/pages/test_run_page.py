@@ -18,7 +18,6 @@ from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import DrillProof, FirstDifference, write_proof
 from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
-from relight.metrics.file_format import MetricHeader, encode_header, metric_file_name
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
 from relight.runs.records import Parent, TaskReference
@@ -144,24 +143,19 @@ def test_a_resume_that_must_wait_does_not_block_the_page(runs: Path, monkeypatch
     assert _buttons(page) == {"Resume": True, "Export best weights": True}
 
 
-def test_there_is_a_chart_for_every_logged_metric(runs: Path) -> None:
-    layout = make_run(runs, SampleRun("x", status="running", step=600, gpus=1))
-    titles = [chart["title"] for chart in live_data(open_page("run", id=layout.run_id), "relight_live_chart")]
-    assert titles == ["Loss", "Accuracy", "Learning rate", "CPU", "Memory", "GPU 0", "GPU 0 memory"]
+def test_the_charts_of_the_run_are_on_its_page(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="running", step=600))
+    (board,) = live_data(open_page("run", id=layout.run_id), "relight_chart_board")
+    assert board["run"] == layout.run_id
 
 
 @pytest.mark.parametrize("folder", ["x", "copied__elsewhere"])
-def test_metrics_and_runs_of_any_name_are_shown(runs: Path, folder: str) -> None:
+def test_a_run_in_any_folder_has_charts(runs: Path, folder: str) -> None:
     layout = make_run(runs, SampleRun("x", status="crashed", step=600))
-    odd = ("acc__top5", "acc_top5", "a/b", "a__/", "", "a\nb", "<b>", "x" * 10_000, "__")
-    header = MetricHeader("train", 1, odd)
-    record = header.record_struct().pack(1, time.time(), *range(len(odd)))
-    (layout.metrics / metric_file_name("train", attempt=1, part=9)).write_bytes(encode_header(header) + record)
     shutil.move(layout.folder, runs / folder)
     page = open_page("run", id=folder)
     assert not page.exception
-    drawn = {one["name"] for chart in live_data(page, "relight_live_chart") for one in chart["series"]}
-    assert {f"train/{name}" for name in odd} <= drawn
+    assert [board["run"] for board in live_data(page, "relight_chart_board")] == [folder]
 
 
 def test_a_guess_of_what_the_best_is_is_a_notice_with_the_option_that_settles_it(runs: Path) -> None:
