@@ -1,6 +1,7 @@
 // The chart board of a run: all its charts, in groups, with what sets how they are drawn. Python mounts it once; what it
 // shows comes from /api/board, asked for again when the live stream says that the run has something new.
 
+import { siteUrl } from './site.js'
 import { Chart, setText } from './chart.js'
 import { loadPlotly } from './plotly.js'
 import { Settings, X_MODES } from './settings.js'
@@ -92,7 +93,7 @@ class Board {
       this.askedAt = performance.now()
       try {
         const headers = this.etag ? { 'If-None-Match': this.etag } : {}
-        const response = await fetch(`/api/board?${new URLSearchParams({ run: this.run })}`, { credentials: 'same-origin', headers, cache: 'no-store' })
+        const response = await fetch(siteUrl(`/api/board?${new URLSearchParams({ run: this.run })}`), { credentials: 'same-origin', headers, cache: 'no-store' })
         if (this.removed || response.status === 304) return
         if (!response.ok) {
           this.say(response.status === 404 ? 'This run is no longer there.' : 'The charts of this run cannot be read.')
@@ -136,6 +137,7 @@ class Board {
     this.unsubscribe = subscribe({
       watch: { [this.run]: streams },
       onState: (state) => this.observe(state),
+      onChanged: ({ run, topics }) => run && this.hear([topics.life, topics.files, topics.names].join()),
       onReset: () => this.ask(),
       onGone: () => this.ask(),
       onConnection: (connection) => {
@@ -143,6 +145,12 @@ class Board {
         this.element.dataset.connection = connection
       },
     })
+  }
+
+  /** What the stream says of the run's folder: a new metric, attempt or label. */
+  hear(topics) {
+    if (this.topics !== undefined && this.topics !== topics) this.ask()
+    this.topics = topics
   }
 
   /** The live state of the run: ask for the plan when it has something new, and move what moves. */
