@@ -13,8 +13,8 @@ import pytest
 
 from relight.drill.proof import DrillProof, write_proof
 from relight.metrics.writer import MetricWriter
-from relight.runs.record_file import read_record
-from relight.runs.records import RunRecord
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import ResumeCheck, RunRecord
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask, RunMaker
@@ -249,3 +249,21 @@ def test_bytes_that_are_not_text_do_not_stop_the_log(ask: Ask, make_run: RunMake
     layout = make_run()
     layout.attempt(1).log.write_bytes(b"ok\n\xff\xfe\n10%\r20%\rdone\n")
     assert ask("logs", layout.run_id).stdout.splitlines() == ["ok", "\ufffd\ufffd", "done"]
+
+
+def test_show_says_when_a_real_resume_contradicts_the_drill(ask: Ask, make_run: RunMaker, runs: Path) -> None:
+    layout = make_run()
+    record = read_record(layout.record, RunRecord)
+    proof = DrillProof(
+        task=record.task, config={}, time_s=time.time(), bit_exact=True, fingerprint={}, steps=40,
+        killed_at_step=12, resumed_from_step=11, mid_epoch=True, checkpoints_compared=4, tensors_compared=17,
+        metric_steps_compared=40, state_digest="", first_difference=None, duration_s=9.0,
+    )  # fmt: skip
+    write_proof(runs, proof)
+    assert ask("show", layout.run_id, "--json").json["proof"]["disagreement"] == ""
+    number = layout.latest_attempt()
+    check = ResumeCheck(attempt=number, time_s=1.0, verdict="different", against=1, equal_steps=3, sentence="")
+    write_record(layout.attempt(number).resume_check, check)
+    said = f"The drill found that a resume of this task is exact, but the resume of attempt {number} was not."
+    assert said in " ".join(ask("show", layout.run_id).stdout.split())
+    assert said in ask("show", layout.run_id, "--json").json["proof"]["disagreement"]

@@ -15,14 +15,15 @@ def explain(part: Part = "tensor", *kinds: Kind, **facts: Any) -> Explanation:
     """A difference at step 22 of a training that was resumed from step 11, with suspects of those kinds."""
     suspects = tuple(Suspect(kind, "task.py", 7, f"the {kind}") for kind in kinds)
     base: dict[str, Any] = {
-        "step": 22, "resumed_from": 11, "metric_step": None, "steps_per_epoch": 23, "on_cpu": True,
+        "step": 22, "resumed_from": 11, "first_step": None, "steps_per_epoch": 23, "on_cpu": True,
+        "is_script": False,
         "suspects": suspects, "kernels": (), "changed_data": None, "nothing_tracked": False,
     }  # fmt: skip
     return explain_difference(StateDifference(part, "x", ""), Evidence(**base | facts))
 
 
 @pytest.mark.parametrize(
-    ("step", "metric_step", "said"),
+    ("step", "first_step", "said"),
     [
         (11, 5, "Two uninterrupted runs differ as well"),
         (22, 12, "The very first step after the resume (step 12)"),
@@ -30,27 +31,27 @@ def explain(part: Part = "tensor", *kinds: Kind, **facts: Any) -> Explanation:
         (22, None, "untracked object"),
     ],
 )
-def test_the_cause_depends_on_where_it_shows_first(step: int, metric_step: int | None, said: str) -> None:
-    assert said in explain(step=step, metric_step=metric_step).cause
+def test_the_cause_depends_on_where_it_shows_first(step: int, first_step: int | None, said: str) -> None:
+    assert said in explain(step=step, first_step=first_step).cause
 
 
 @pytest.mark.parametrize(
     ("part", "kinds", "facts", "cause", "cure"),
     [
-        ("tensor", ("clock",), {"metric_step": 3}, "the clock, which no checkpoint", "Count steps instead"),
+        ("tensor", ("clock",), {"first_step": 3}, "the clock, which no checkpoint", "Count steps instead"),
         (
             "tensor",
             ("hash",),
-            {"metric_step": 3},
+            {"first_step": 3},
             "depends on Python's hashes: the hash on line 7 of task.py",
             "PYTHONHASHSEED",
         ),
-        ("tensor", ("entropy",), {"metric_step": 3}, "from the operating system", "Seed that generator"),
-        ("tensor", (), {"metric_step": 3, "kernels": ("cumsum_cuda",)}, "deterministic one for cumsum_cuda", "Replace"),
+        ("tensor", ("entropy",), {"first_step": 3}, "from the operating system", "Seed that generator"),
+        ("tensor", (), {"first_step": 3, "kernels": ("cumsum_cuda",)}, "deterministic one for cumsum_cuda", "Replace"),
         (
             "tensor",
             (),
-            {"metric_step": 3, "on_cpu": False},
+            {"first_step": 3, "on_cpu": False},
             "non-deterministic GPU kernel",
             "use_deterministic_algorithms",
         ),
@@ -69,7 +70,7 @@ def test_each_cause_has_a_name_and_a_cure(
 
 
 def test_a_clock_is_named_after_likelier_causes() -> None:
-    said = explain("tensor", "clock", "entropy", step=11, metric_step=1)
+    said = explain("tensor", "clock", "entropy", step=11, first_step=1)
     assert said.cause.index("the entropy on line 7") < said.cause.index("the clock on line 7")
 
 
@@ -77,6 +78,25 @@ def test_a_script_that_tracks_nothing_is_named_as_the_cause() -> None:
     said = explain("metric", nothing_tracked=True)
     assert "tracks nothing" in said.cause
     assert "run.track" in said.cure
+
+
+@pytest.mark.parametrize(
+    ("part", "kinds", "cure"),
+    [
+        ("tensor", (), "run.track(name=…)"),
+        ("tensor", ("attribute",), "run.track(name=…)"),
+        ("generator", ("own generator",), "run.track(generator=generator)"),
+        ("generator", ("entropy",), "relight.init(seed=…)"),
+        ("data position", (), "run.loader"),
+        ("schedule", (), "run.track(scheduler=scheduler)"),
+        ("generator", (), "run.step() last in the body of your loop"),
+    ],
+)
+def test_a_script_is_explained_in_the_words_of_scripts(part: Part, kinds: tuple[Kind, ...], cure: str) -> None:
+    told = explain(part, *kinds, is_script=True)
+    assert cure in told.cure
+    for word in ("config", "the task", "build_model", "step()", "register_buffer"):
+        assert word not in told.cause.replace("run.step()", "") + told.cure.replace("run.step()", "")
 
 
 def test_the_two_likeliest_causes_are_both_named() -> None:
@@ -89,7 +109,7 @@ def test_the_two_likeliest_causes_are_both_named() -> None:
     "part", ["data position", "generator", "schedule", "state", "buffer", "tensor", "optimizer", "metric"]
 )
 def test_a_difference_without_a_suspect_is_explained_too(part: Part) -> None:
-    for facts in ({}, {"metric_step": 3}, {"metric_step": 12}):
+    for facts in ({}, {"first_step": 3}, {"first_step": 12}):
         told = explain(part, **facts)
         assert "ikely" in told.cause
         assert told.cure.endswith(".")

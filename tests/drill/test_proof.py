@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from relight.drill.proof import DrillProof, find_proof, judge_proof, write_proof
+from relight.drill.proof import DrilledKill, DrillProof, find_proof, judge_proof, judge_run, word_kills, write_proof
 from relight.runs.catalog import list_layouts
 from relight.runs.fingerprint import digest_code
-from relight.runs.records import TaskReference
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import write_record
+from relight.runs.records import ResumeCheck, RunRecord, TaskReference
 
 CONFIG = {"epochs": 10, "lr": 0.001, "workers": 0, "hidden": 16, "device": "auto", "optimizer": "adamw"}
 FINGERPRINT = {"torch": "2.13.0", "threads": 2, "device": "cpu", "git.commit": "a" * 40}
@@ -111,3 +113,45 @@ def test_a_damaged_proof_counts_as_none(tmp_path: Path, task: TaskReference, tex
     path.write_text(text)
     assert find_proof(tmp_path, task, CONFIG) is None
     assert find_proof(tmp_path, task, CONFIG | {"workers": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("bit_exact", "verdict", "said"),
+    [
+        (True, "different", "but the resume of attempt 2 was not"),
+        (False, "exact", "but attempt 2 computed 51 steps exactly as attempt 1 had"),
+        (True, "exact", ""),
+        (False, "different", ""),
+        (True, "changed", ""),
+        (False, "changed", ""),
+        (True, None, ""),
+    ],
+)
+def test_a_real_resume_that_contradicts_the_drill_is_named(
+    tmp_path: Path, task: TaskReference, bit_exact: bool, verdict: Any, said: str
+) -> None:
+    layout = RunLayout(tmp_path / "runs" / "spiral-abcd")
+    for number in (1, 2, 3):  # the third has nothing to compare
+        layout.attempt(number).folder.mkdir(parents=True)
+        layout.attempt(number).environment.write_text(msgspec.json.encode(FINGERPRINT).decode())
+    write_proof(tmp_path / "runs", make_proof(task, bit_exact=bit_exact))
+    if verdict is not None:
+        check = ResumeCheck(attempt=2, time_s=1.0, verdict=verdict, against=1, equal_steps=51, sentence="")
+        write_record(layout.attempt(2).resume_check, check)
+    record = RunRecord(run="spiral-abcd", name="spiral", created_s=1.0, task=task, config=CONFIG)
+    judged = judge_run(layout, record)
+    assert judged is not None
+    assert said in judged.disagreement
+    assert bool(said) is bool(judged.disagreement)
+    layout.attempt(3).environment.write_text('{"torch": "2.14.0"}')
+    outdated = judge_run(layout, record)
+    assert outdated is not None
+    assert outdated.changes and not outdated.disagreement, "then the drill says nothing about this resume"
+
+
+def test_the_kills_are_told_in_words_also_those_of_an_older_proof(task: TaskReference) -> None:
+    assert word_kills(make_proof(task)) == "at step 12 (resumed from step 11)"
+    kills = (DrilledKill(step=3, from_step=2), DrilledKill(step=16, from_step=8, in_validation=True))
+    assert word_kills(make_proof(task, kills=kills)) == (
+        "at step 3 (resumed from step 2), in the validation after step 16 (resumed from step 8)"
+    )

@@ -12,6 +12,7 @@ from relight.drill.proof import DrillProof, find_proof, judge_proof
 from relight.drill.rehearsal import run_drill
 from relight.drill.trainings import DrillFailed
 from relight.runs.records import Objective, PreparedTask, TaskReference
+from tests.patience import stretch
 
 TASK = '''
 import time
@@ -64,6 +65,33 @@ class Broken(Exact):
             raise ValueError("no third step")
         return super().step(model, batch)
 '''
+SCRIPT = """
+import torch
+from torch import nn
+import relight
+
+run = relight.init()
+torch.manual_seed(1)
+x = torch.randn(64, 4)
+target = x.sum(1, keepdim=True)
+loader = run.loader(torch.utils.data.TensorDataset(x, target), batch_size=8, shuffle=True)
+model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+average = torch.optim.swa_utils.AveragedModel(model)
+optimizer = torch.optim.AdamW(model.parameters())
+run.track(model=model, average=average, optimizer=optimizer)
+scale = 1.0
+for epoch in run.epochs(4):
+    for number, (inputs, wanted) in enumerate(loader):
+        loss = nn.functional.mse_loss(model(inputs), wanted) * scale
+        loss.backward()
+        if number % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+            if number % 3 == 0:
+                average.update_parameters(model)
+        run.step(loss=loss)
+    run.evaluated(error=nn.functional.mse_loss(average(x), target).item())
+"""
 CONFIG: dict[str, Any] = {"epochs": 1000, "batch_size": 4, "threads": 1}
 
 
@@ -77,13 +105,26 @@ def drill(folder: Path, name: str, **changes: Any) -> DrillProof:
     runs = folder / "runs"
     config = CONFIG | changes
     task = PreparedTask(reference, config, Objective("validation/loss", higher_is_better=False))
+    return rehearse(runs, task)
+
+
+def drill_script(folder: Path, text: str) -> DrillProof:
+    """Run the drill with a script that trains for a tenth of a second."""
+    file = folder / "train.py"
+    file.write_text(text)
+    reference = TaskReference(kind="script", name="train.py", path=str(file), working_folder=str(folder))
+    return rehearse(folder / "runs", PreparedTask(reference))
+
+
+def rehearse(runs: Path, task: PreparedTask) -> DrillProof:
+    """Run the drill, and check that it keeps its result and leaves nothing else behind."""
     try:
-        proof = run_drill(runs, task, timeout_s=200, tell=print)
-        kept = find_proof(runs, reference, config)
+        proof = run_drill(runs, task, timeout_s=stretch(300), tell=print)
+        kept = find_proof(runs, task.reference, task.config)
         assert kept is not None
         assert (kept.bit_exact, kept.first_difference) == (proof.bit_exact, proof.first_difference)
-        assert kept.code_files == ("tasks.py",)
-        assert judge_proof(kept, config=config, fingerprint=proof.fingerprint) == ()
+        assert kept.code_files == (Path(task.reference.path or "").name,)
+        assert judge_proof(kept, config=task.config, fingerprint=proof.fingerprint) == ()
         return proof
     finally:
         assert {path.name for path in runs.iterdir()} <= {".drills"}, "the drill left a folder behind"
@@ -92,14 +133,74 @@ def drill(folder: Path, name: str, **changes: Any) -> DrillProof:
 
 
 @pytest.mark.processes
-def test_an_exact_task_is_bit_exact_in_mid_epoch(tmp_path: Path) -> None:
+def test_a_script_that_is_over_at_once_is_killed_at_every_kind_of_place(tmp_path: Path) -> None:
+    proof = drill_script(tmp_path, SCRIPT)
+    assert proof.first_difference is None
+    assert proof.bit_exact
+    assert not proof.cut_off, "it ended as it would"
+    assert proof.steps == 32
+    assert proof.mid_epoch
+    on_update, between, validation = proof.kills
+    assert (on_update.from_step, on_update.step) == (2, 3)
+    assert (between.from_step, between.step) == (7, 8), "in the same epoch, with gradients of half an update"
+    assert validation.in_validation
+    assert (validation.from_step, validation.step) == (8, 16), "from the end of an epoch"
+    assert proof.checkpoints_compared >= 6
+    assert proof.metric_steps_compared == 32
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_a_script_that_forgets_a_variable_of_its_loop_is_told_which(tmp_path: Path) -> None:
+    proof = drill_script(tmp_path, SCRIPT.replace("        run.step(", "        scale *= 1.01\n        run.step("))
+    first = proof.first_difference
+    assert first is not None
+    assert first.part in ("tensor", "optimizer")
+    assert "'scale', which the loop changes on line 25 of train.py" in first.cause
+    assert "very first step after the resume (step 3)" in first.cause
+    assert "run.track(name=…)" in first.cure
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_weights_that_only_the_validation_uses_are_missed_there(tmp_path: Path) -> None:
+    proof = drill_script(tmp_path, SCRIPT.replace("average=average, ", ""))
+    assert proof.first_difference is not None
+    assert proof.first_difference.part == "metric"
+    assert "averaged weights" in proof.first_difference.cause
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_a_script_without_epochs_and_of_three_steps_is_killed_twice_at_the_last(tmp_path: Path) -> None:
+    steps = SCRIPT[SCRIPT.index("for epoch") :]
+    text = SCRIPT.replace(steps, "for step in run.steps(3):\n    optimizer.step()\n    run.step()\n")
+    proof = drill_script(tmp_path, text)
+    assert proof.bit_exact
+    assert [(kill.from_step, kill.step) for kill in proof.kills][:2] == [(2, 3), (2, 3)]
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_a_script_of_one_step_cannot_be_drilled(tmp_path: Path) -> None:
+    text = SCRIPT[: SCRIPT.index("for epoch")] + "for step in run.steps(1):\n    run.step()\n"
+    with pytest.raises(DrillFailed, match="ends after 1 step, before it can be killed"):
+        drill_script(tmp_path, text)
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_an_exact_task_is_bit_exact_at_every_place_and_a_long_one_is_ended(tmp_path: Path) -> None:
     proof = drill(tmp_path, "Exact", workers=1)
     assert proof.first_difference is None
     assert proof.bit_exact
     assert proof.state_digest == proof.uninterrupted_digest
     assert proof.mid_epoch
-    assert 0 < proof.resumed_from_step < proof.killed_at_step < proof.steps
-    assert proof.checkpoints_compared >= 3
+    assert proof.cut_off
+    assert proof.steps == 100
+    assert [(kill.from_step, kill.step, kill.in_validation) for kill in proof.kills] == [
+        (2, 3, False), (7, 8, False), (16, 16, True),
+    ]  # fmt: skip
     assert proof.metric_steps_compared >= proof.steps
     assert proof.folder is None
 
@@ -130,6 +231,7 @@ def test_a_task_that_is_never_the_same_twice_is_not_blamed_on_the_resume(tmp_pat
     assert "the clock" in proof.first_difference.cause
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_crash_of_the_task_is_reported_with_its_whole_traceback(tmp_path: Path) -> None:
     with pytest.raises(DrillFailed, match="no third step") as caught:

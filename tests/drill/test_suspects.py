@@ -30,6 +30,8 @@ from relight.drill.suspects import DataWatch, find_suspects, find_warned_kernels
         ("def step(self):\n    self.calls += 1", "attribute", "'self.calls' in step(),"),
         ("def __getitem__(self, i):\n    self.cache[i] = 1", "attribute", "'self.cache' in __getitem__(),"),
         ("def step(self):\n    global seen", "attribute", "'seen' (a global of step())"),
+        ("for x in y:\n    n += 1; run.step()", "attribute", "'n', which the loop changes"),
+        ("while y:\n    n = 0.9 * n + y; run.step()", "attribute", "'n', which the loop changes"),
     ],
 )
 def test_each_suspect_is_found_with_its_line(tmp_path: Path, code: str, kind: str, text: str) -> None:
@@ -46,6 +48,8 @@ def test_each_suspect_is_found_with_its_line(tmp_path: Path, code: str, kind: st
         "import random\nrandom.random()",
         "sorted({1, 2})",
         "def build_model(self):\n self.x = 1",
+        "for x in y:\n n += 1",
+        "for x in y:\n n = 0\n for z in x:\n  n += 1; run.step()",
     ],
 )
 def test_what_a_checkpoint_holds_is_no_suspect(tmp_path: Path, code: str) -> None:

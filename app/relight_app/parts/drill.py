@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from relight.drill.proof import DrillProof, FirstDifference, JudgedProof
+from relight.drill.proof import DrillProof, FirstDifference, JudgedProof, word_kills
 from relight.runs.fingerprint import word_changes
 from relight.wording import count, describe_duration
 from relight_app.icons import icon
@@ -35,7 +35,9 @@ def build_proof_card(judged: JudgedProof | None, job: Job | None, *, key: str) -
         return _build_progress(job)
     if job is not None and job.error is not None:
         return build_problem(explain(job.error), key=key)
-    return _build_result(judged.proof, outdated=word_changes(judged.changes)) if judged is not None else None
+    if judged is None:
+        return None
+    return _build_result(judged.proof, outdated=word_changes(judged.changes), disagreement=judged.disagreement)
 
 
 def build_drill_card(job: Job | None, *, key: str) -> Markup | None:
@@ -57,7 +59,9 @@ def _build_progress(job: Job) -> Markup:
     )
 
 
-def _build_result(proof: DrillProof, *, outdated: str = "", seconds: float | None = None) -> Markup:
+def _build_result(
+    proof: DrillProof, *, outdated: str = "", disagreement: str = "", seconds: float | None = None
+) -> Markup:
     verdict = (
         "Bit-exact: after kill -9, the run resumed as if nothing had happened."
         if proof.bit_exact
@@ -68,12 +72,13 @@ def _build_result(proof: DrillProof, *, outdated: str = "", seconds: float | Non
     return tag(
         "div",
         tag("strong", verdict),
+        tag("div", disagreement) if disagreement else None,
         _build_difference(proof.first_difference) if proof.first_difference is not None else None,
         tag("div", facts, took, class_="muted"),
         tag("div", f"Out of date: {outdated}. Click “Prove resume” to prove it again.", class_="muted")
         if outdated
         else None,
-        class_=f"notice {'plain' if outdated or proof.bit_exact else 'bad'}",
+        class_=f"notice {'plain' if outdated or (proof.bit_exact and not disagreement) else 'bad'}",
         role="status",
     )
 
@@ -91,9 +96,8 @@ def _build_difference(first: FirstDifference) -> list[Markup]:
 
 def _describe_verdict(proof: DrillProof) -> str:
     compared = f"{count(proof.tensors_compared, 'tensor')} at {count(proof.checkpoints_compared, 'step')}"
-    killed = f"killed at step {proof.killed_at_step}, resumed from step {proof.resumed_from_step}"
     verdict = "every bit equal" if proof.bit_exact else "not equal"
-    return f"{killed}; {compared} compared with an uninterrupted run: {verdict}."
+    return f"killed {word_kills(proof)}; {compared} compared with an uninterrupted run: {verdict}."
 
 
 def _describe_environment(proof: DrillProof) -> str:

@@ -45,7 +45,10 @@ def drill(
     assignments: SetOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=3, help="Number of steps to train.")] = 40,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", min=3, help="End a longer training after N steps. Default: 100, or 30 s."),
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit for each training.")
     ] = 600.0,
@@ -55,7 +58,9 @@ def drill(
 ) -> None:
     """Prove that a killed run of a task resumes bit for bit.
 
-    Trains a few steps, kills the trainer with kill -9 in mid-epoch, resumes, and compares with an uninterrupted run.
+    Trains once without a kill, and twice with kills (kill -9) at chosen steps: twice in the same epoch, between two
+    updates if there are several batches to one, at the end of an epoch, and in a validation. Resumes each time in a
+    new process, and compares every step.
 
     Prints "bit-exact" if nothing differs. Otherwise prints the first difference, its likely cause and its cure, and
     exits with 1.
@@ -92,7 +97,9 @@ def _list_facts(proof: DrillProof) -> dict[str, Any]:
         "steps": proof.steps,
         "killed_at_step": proof.killed_at_step,
         "resumed_from_step": proof.resumed_from_step,
+        "kills": proof.kills,
         "mid_epoch": proof.mid_epoch,
+        "cut_off": proof.cut_off,
         "checkpoints_compared": proof.checkpoints_compared,
         "tensors_compared": proof.tensors_compared,
         "metric_steps_compared": proof.metric_steps_compared,
@@ -108,14 +115,13 @@ def _list_facts(proof: DrillProof) -> dict[str, Any]:
 
 
 def _say_verdict(proof: DrillProof) -> None:
+    from relight.drill.proof import word_kills
+
     name, first = proof.task.name, proof.first_difference
     if proof.bit_exact:
         say(f"bit-exact: {name} came back from kill -9 as if nothing had happened.")
     else:
-        say_error(
-            f"{name} is not bit-exact: killed with kill -9 at step {proof.killed_at_step}, resumed from step "
-            f"{proof.resumed_from_step}."
-        )
+        say_error(f"{name} is not bit-exact after kill -9, {word_kills(proof)}.")
     if first is not None:
         say(f"First difference: {first.part} {first.name} at step {first.step}: {first.detail}")
         say(f"Cause: {first.cause}")
@@ -127,10 +133,11 @@ def _say_verdict(proof: DrillProof) -> None:
         f"{count(proof.checkpoints_compared, 'step')}, logged values at {count(proof.metric_steps_compared, 'step')}."
     )
     if proof.bit_exact:
-        again = count(proof.killed_at_step - proof.resumed_from_step, "step")
-        say(f"{again} trained again. The drill took {describe_duration(proof.duration_s)}.")
+        say(f"Killed {word_kills(proof)}. The drill took {describe_duration(proof.duration_s)}.")
         say(f"Digest {proof.state_digest}")
         if not proof.mid_epoch:
-            say("The epochs are so short that the resume started at the end of one.")
+            say("The epochs are so short that each resume started at the end of one.")
+    if proof.cut_off:
+        say(f"The training is longer: the drill ended it at step {proof.steps}. --steps N takes it further.")
     if proof.folder:
-        say(f"Both runs are kept: relight list --runs {shlex.quote(proof.folder)}")
+        say(f"All runs are kept: relight list --runs {shlex.quote(proof.folder)}")

@@ -342,7 +342,8 @@ def _list_proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
     proof = judged.proof
     return {
         "bit_exact": proof.bit_exact, "time_s": proof.time_s, "changes": judged.changes,
-        "fingerprint": proof.fingerprint, "first_difference": proof.first_difference,
+        "disagreement": judged.disagreement, "fingerprint": proof.fingerprint,
+        "first_difference": proof.first_difference,
     }  # fmt: skip
 
 
@@ -353,6 +354,8 @@ def _word_proof(judged: JudgedProof) -> str:
     proof = judged.proof
     verdict = "proven bit-exact" if proof.bit_exact else "not bit-exact"
     drilled = f"{verdict} by a drill {describe_age(proof.time_s, now_s=time.time())}"
+    if judged.disagreement:
+        return f"{drilled}. {judged.disagreement}"
     return f"{drilled}; out of date: {word_changes(judged.changes)}" if judged.changes else drilled
 
 

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 
 from relight.checkpoints.digest import state_digest
 from relight.checkpoints.store import CheckpointStore
-from relight.drill.differences import MetricRows, StateDifference, find_differences, find_metric_difference
+from relight.drill.differences import (
+    MetricRows,
+    StateDifference,
+    find_differences,
+    find_metric_difference,
+    find_witness_difference,
+    sort_differences,
+)
 from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
+from relight.metrics.witness_file import Digests, read_witnesses
 from relight.runs.layout import RunLayout
 
 _COMPARED_STREAMS = ("train/", "validation/")
@@ -31,8 +39,8 @@ class Comparison:
     """Where `differences` are from: the earliest checkpoint that differs, else the first logged value."""
     differences: list[StateDifference]
     """Causes before effects; empty when everything is equal."""
-    metric_step: int | None
-    """First step at which a logged value differs."""
+    first_step: int | None
+    """First step whose witness or logged values differ."""
 
     @property
     def bit_exact(self) -> bool:
@@ -60,9 +68,17 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | N
                 )
             at = step
             break
+    last = steps[-1]
+    if not found and max(mine) != max(other):
+        detail = f"the training ended at step {max(mine)} after the resume, at step {max(other)} without it"
+        at, found = last, [StateDifference("state", "number of steps", detail)]
     if not found and logged is not None:
         at, found = logged[0], [logged[1]]
-    last = steps[-1]
+    witnessed = find_witness_difference(_read_witnesses(resumed), _read_witnesses(uninterrupted)) if found else None
+    if witnessed is not None:
+        found = sort_differences([*found, witnessed[1]])
+        at = witnessed[0] if found[0] is witnessed[1] else at
+    first_steps = [difference[0] for difference in (logged, witnessed) if difference is not None]
     return Comparison(
         last_step=last,
         digest=ours.digest(mine[last]),
@@ -72,8 +88,16 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | N
         metric_steps=len(rows.keys() & other_rows.keys()),
         step=at,
         differences=found,
-        metric_step=None if logged is None else logged[0],
+        first_step=min(first_steps, default=None),
     )
+
+
+def _read_witnesses(layout: RunLayout) -> dict[int, Digests]:
+    """Read what each step left behind as its witness, from the latest attempt that has the step."""
+    found: dict[int, Digests] = {}
+    for attempt in layout.list_attempts():
+        found.update(read_witnesses(layout.attempt(attempt).witness, after_step=0))
+    return found
 
 
 def _read_metrics(layout: RunLayout) -> MetricRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from relight.checkpoints.dtypes import ITEM_BYTES
 from relight.checkpoints.manifest import Manifest, TensorEntry
 from relight.checkpoints.typed_json import canonical_json
+from relight.metrics.witness_file import Digests
 
 Part = Literal["data position", "generator", "schedule", "state", "buffer", "tensor", "optimizer", "metric"]
 
@@ -34,6 +35,24 @@ _PARTS: tuple[Part, ...] = (
 )
 """From cause to effect: a wrong batch changes every weight, so it is named before them."""
 
+
+@dataclass(frozen=True)
+class StateDifference:
+    """One thing that differs: its part of the state, its name, and both values in words."""
+
+    part: Part
+    name: str
+    detail: str
+
+
+_WITNESSED = {
+    "batch": StateDifference("data position", "batch", "other samples than without a kill"),
+    "generators": StateDifference("generator", "global generators", "other random numbers than without a kill"),
+    "rates": StateDifference("schedule", "learning rate", "another one than without a kill"),
+    "weights": StateDifference("tensor", "weights", "other values than without a kill"),
+}
+"""What each digest of a witness shows."""
+
 _STRUCT_FORMATS = {
     "F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?",
 }  # fmt: skip
@@ -51,15 +70,6 @@ _STATE_PARTS: tuple[tuple[tuple[str, ...], Part], ...] = (
     (("schedule", "scheduler", "lr"), "schedule"),
     (("optimizer", "param_groups"), "optimizer"),
 )
-
-
-@dataclass(frozen=True)
-class StateDifference:
-    """One thing that differs: its part of the state, its name, and both values in words."""
-
-    part: Part
-    name: str
-    detail: str
 
 
 def find_differences(
@@ -81,7 +91,7 @@ def find_differences(
         ):
             found.append(StateDifference(_part_of_tensor(name), name, _compare_forms(mine, other)))
     found += _compare_states(resumed, uninterrupted)
-    found.sort(key=lambda difference: _PARTS.index(difference.part))
+    found = sort_differences(found)
     if found and not found[0].detail:
         first = found[0]
         where = _locate(ours[first.name], read_resumed(first.name), read_uninterrupted(first.name))
@@ -102,8 +112,25 @@ def find_metric_difference(resumed: MetricRows, uninterrupted: MetricRows) -> tu
     return None
 
 
+def find_witness_difference(
+    resumed: Mapping[int, Digests], uninterrupted: Mapping[int, Digests]
+) -> tuple[int, StateDifference] | None:
+    """Return the first step whose witnesses differ, and what differs first there; None when all are equal."""
+    for step in sorted(resumed.keys() & uninterrupted.keys()):
+        for field, mine, other in zip(Digests._fields, resumed[step], uninterrupted[step], strict=True):
+            if mine and other and mine != other:
+                return step, _WITNESSED[field]
+    return None
+
+
+def sort_differences(found: Iterable[StateDifference]) -> list[StateDifference]:
+    """Put causes before effects."""
+    return sorted(found, key=lambda difference: _PARTS.index(difference.part))
+
+
 def _part_of_tensor(name: str) -> Part:
-    return next((part for prefix, part in _TENSOR_PARTS if name.startswith(prefix)), _part_of_state(name))
+    known = next((part for prefix, part in _TENSOR_PARTS if name.startswith(prefix)), _part_of_state(name))
+    return "tensor" if known == "state" else known  # a script's modules have any name
 
 
 def _part_of_state(path: str) -> Part:

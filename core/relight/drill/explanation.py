@@ -22,11 +22,13 @@ class Evidence:
     step: int
     """Of the first checkpoint that differs."""
     resumed_from: int
-    metric_step: int | None
-    """First step at which a logged value differs."""
+    """The last resume before the difference."""
+    first_step: int | None
+    """First step whose witness or logged values differ."""
     steps_per_epoch: int
     """0 when unknown."""
     on_cpu: bool
+    is_script: bool
     suspects: tuple[Suspect, ...]
     kernels: tuple[str, ...]
     """Operations without a deterministic kernel that PyTorch warned about."""
@@ -56,7 +58,7 @@ def explain_difference(difference: StateDifference, evidence: Evidence) -> Expla
             "The script tracks nothing, so its checkpoints hold no weights, and a resume starts with fresh ones.",
             "Add run.track(model=model, optimizer=optimizer) before the loops.",
         )
-    first = evidence.step if evidence.metric_step is None else min(evidence.step, evidence.metric_step)
+    first = evidence.step if evidence.first_step is None else min(evidence.step, evidence.first_step)
     if first <= evidence.resumed_from:  # nothing had been killed yet
         found = _explain_chance(difference, evidence)
         return Explanation(
@@ -65,7 +67,8 @@ def explain_difference(difference: StateDifference, evidence: Evidence) -> Expla
             found.cure,
         )
     found = _explain_forgetting(difference, evidence)
-    return Explanation(f"{_say_where(evidence)}{found.cause}", found.cure)
+    where = "" if difference.part == "metric" else _say_where(evidence)
+    return Explanation(f"{where}{found.cause}", found.cure)
 
 
 def _explain_chance(difference: StateDifference, evidence: Evidence) -> Explanation:
@@ -76,39 +79,43 @@ def _explain_chance(difference: StateDifference, evidence: Evidence) -> Explanat
             f"Likely a non-deterministic kernel: PyTorch has no deterministic one for {names}.",
             "Replace that operation, or accept that the last bits differ from run to run.",
         )
-    found = _accuse(_CHANCE, evidence.suspects)
+    found = _accuse(_CHANCE, evidence)
     if found:
         return _combine(found)
     if not evidence.on_cpu:
+        where = "at the top of your script" if evidence.is_script else "in build_model()"
         return Explanation(
             "Likely a non-deterministic GPU kernel, one that adds in varying order (atomics).",
-            "Call torch.use_deterministic_algorithms(True) in build_model(). PyTorch then uses deterministic kernels "
-            "where they exist, and names the operations that have none.",
+            f"Call torch.use_deterministic_algorithms(True) {where}. PyTorch then uses deterministic kernels where "
+            "they exist, and names the operations that have none.",
         )
-    found = _accuse(("own generator", "numpy"), evidence.suspects)
+    found = _accuse(("own generator", "numpy"), evidence)
     if found:
         return found[0]
+    seeded = "relight.init(seed=…) seeds" if evidence.is_script else "are seeded from the config"
     return Explanation(
         "Likely a random number that does not come from the run's seed: from the clock, the operating system, the "
         "order of a set, a thread, or a generator of your own.",
-        "Draw every random number from the generators of Python, NumPy or PyTorch, which are seeded from the config.",
+        f"Draw every random number from the generators of Python, NumPy or PyTorch, which {seeded}.",
     )
 
 
 def _explain_forgetting(difference: StateDifference, evidence: Evidence) -> Explanation:
     """Explain a difference that appears only after the resume: some state was not restored."""
     kinds = _DRAWING if difference.part in ("data position", "generator") else _KEEPING
-    found = _accuse(kinds, evidence.suspects)
-    return _combine(found) if found else _UNKNOWN[difference.part]
+    found = _accuse(kinds, evidence)
+    unknown = _UNKNOWN | _UNKNOWN_IN_SCRIPT if evidence.is_script else _UNKNOWN
+    return _combine(found) if found else unknown[difference.part]
 
 
-def _accuse(kinds: Sequence[Kind], suspects: Sequence[Suspect]) -> list[Explanation]:
+def _accuse(kinds: Sequence[Kind], evidence: Evidence) -> list[Explanation]:
     """Return an explanation for each kind of suspect that was found, in the order of `kinds`."""
+    suspected = _SUSPECTED | _SUSPECTED_IN_SCRIPT if evidence.is_script else _SUSPECTED
     explanations = []
     for kind in kinds:
-        places = [suspect.place for suspect in suspects if suspect.kind == kind]
+        places = [suspect.place for suspect in evidence.suspects if suspect.kind == kind]
         if places:
-            cause, cure = _SUSPECTED[kind]
+            cause, cure = suspected[kind]
             more = f" and {len(places) - _PLACES_NAMED} more" if len(places) > _PLACES_NAMED else ""
             explanations.append(Explanation(f"{cause} {', '.join(places[:_PLACES_NAMED])}{more}.", cure))
     return explanations
@@ -124,7 +131,7 @@ def _combine(found: Sequence[Explanation]) -> Explanation:
 
 def _say_where(evidence: Evidence) -> str:
     """Say when the difference shows first, where that is a clue."""
-    at, size = evidence.metric_step, evidence.steps_per_epoch
+    at, size = evidence.first_step, evidence.steps_per_epoch
     if at is None:
         return ""
     if at == evidence.resumed_from + 1:
@@ -171,8 +178,33 @@ _SUSPECTED: dict[Kind, tuple[str, str]] = {
     ),
 }
 
+_SUSPECTED_IN_SCRIPT: dict[Kind, tuple[str, str]] = {
+    "clock": (
+        "Likely the clock, which no checkpoint can turn back:",
+        "Use run.steps_done instead, or draw from a generator that you seed.",
+    ),
+    "entropy": (
+        "Likely random numbers from the operating system, which are new each time:",
+        "Seed that generator, and track it: run.track(generator=generator). Or draw from the generators of Python, "
+        "NumPy or PyTorch, which relight.init(seed=…) seeds.",
+    ),
+    "own generator": (
+        "Likely a generator of your script that is not tracked:",
+        "Track it: run.track(generator=generator). If only a loader uses it, let run.loader draw the order instead.",
+    ),
+    "attribute": (
+        "Likely a value of your script that changes from step to step and that no checkpoint holds:",
+        "Track it: run.track(name=…) accepts tensors, dictionaries of numbers, and anything with a state_dict. Or "
+        "compute it from run.steps_done, or make it a buffer of the model.",
+    ),
+}
+
 _BUFFER = (
     "Register it as a buffer of the model (register_buffer), or give its owner state_dict() and load_state_dict()."
+)
+_TRACK = (
+    "Track it: run.track(name=…) accepts modules, optimizers, schedules, generators, tensors and dictionaries. A "
+    "plain number in your loop can be an entry of a tracked dictionary, or be computed from run.steps_done."
 )
 _UNKNOWN: dict[str, Explanation] = {
     "data position": Explanation(
@@ -206,5 +238,35 @@ _UNKNOWN: dict[str, Explanation] = {
         "The state is equal and only what was logged differs: likely the metric depends on a running mean that is kept "
         "outside the checkpoint, or on the clock.",
         "Compute it from the batch alone, or keep the mean in a buffer.",
+    ),
+}
+_UNKNOWN_IN_SCRIPT: dict[str, Explanation] = {
+    "data position": Explanation(
+        "Likely your loop did not continue with the batch where it had stopped: the batches do not come from "
+        "run.loader, a batch is fetched ahead, or the data changed.",
+        "Let run.loader make the batches, draw each batch in the step that uses it, and leave the data files "
+        "unchanged.",
+    ),
+    "generator": Explanation(
+        "Likely your script draws random numbers where a resume does not repeat them: after run.step() in your loop, "
+        "between run.track() and the loop, or in a thread.",
+        "Call run.step() last in the body of your loop, and draw before run.track() or inside the loop.",
+    ),
+    "state": Explanation("Likely something that your loop changes is not tracked.", _TRACK),
+    "schedule": Explanation(
+        "Likely the learning rate depends on something that is not tracked: a schedule, or a counter of your loop.",
+        "Track the schedule: run.track(scheduler=scheduler). Compute a rate of your own from run.steps_done.",
+    ),
+    "buffer": Explanation("Likely something that your loop changes is not tracked.", _TRACK),
+    "tensor": Explanation(
+        "Likely your training uses something that is not tracked: a second model, averaged weights, an optimizer, a "
+        "generator, a variable of your loop that changes from step to step. Or the data changed.",
+        _TRACK,
+    ),
+    "optimizer": Explanation("Likely the optimizer, or a wrapper around it, is not tracked as a whole.", _TRACK),
+    "metric": Explanation(
+        "The state is equal and only what was measured differs: likely it depends on something that your loop keeps "
+        "and that is not tracked, such as averaged weights or a running mean, or on the clock.",
+        _TRACK,
     ),
 }

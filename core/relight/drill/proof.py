@@ -21,8 +21,9 @@ from relight.runs.fingerprint import (
     take_fingerprint,
 )
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record, write_record
-from relight.runs.records import Record, RunRecord, TaskReference
+from relight.runs.record_file import read_record, read_record_or_none, write_record
+from relight.runs.records import Record, ResumeCheck, RunRecord, TaskReference
+from relight.wording import count, name_some
 
 _FOLDER = ".drills"
 _IRRELEVANT_OPTIONS = {
@@ -51,6 +52,15 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
     """Number of other things that differ at that step."""
 
 
+class DrilledKill(msgspec.Struct, frozen=True, kw_only=True):
+    """One kill of a drill, and the step of the checkpoint from which a new process continued."""
+
+    step: int
+    from_step: int
+    in_validation: bool = False
+    """Whether it came in a validation after that step."""
+
+
 class DrillProof(Record, frozen=True, kw_only=True):
     """The result of one drill. `bit_exact` is its verdict: equal state digests, and equal metrics at every step."""
 
@@ -66,7 +76,12 @@ class DrillProof(Record, frozen=True, kw_only=True):
     """The task's own files, relative to its folder."""
     steps: int
     killed_at_step: int
+    """Of the first kill."""
     resumed_from_step: int
+    kills: tuple[DrilledKill, ...] = ()
+    """All kills; none in a proof of an older version, which had one."""
+    cut_off: bool = False
+    """Whether the drill ended the trainings at `steps`, because they are longer."""
     mid_epoch: bool
     """False when epochs are so short that every checkpoint is at the end of one."""
     checkpoints_compared: int
@@ -90,6 +105,8 @@ class JudgedProof(msgspec.Struct, frozen=True, kw_only=True):
 
     proof: DrillProof
     changes: tuple[FingerprintChange, ...]
+    disagreement: str = ""
+    """How the run's own newest checked resume contradicts the drill, in sentences; "" if it does not."""
 
 
 def choose_relevant(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +161,47 @@ def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
         return None
     environment = read_environment(layout.attempt(layout.latest_attempt()).environment) or {}
     changes = judge_proof(proof, config=record.config, fingerprint=take_fingerprint(environment))
-    return JudgedProof(proof=proof, changes=changes)
+    disagreement = "" if changes else word_disagreement(proof, _find_newest_check(layout))
+    return JudgedProof(proof=proof, changes=changes, disagreement=disagreement)
+
+
+def word_kills(proof: DrillProof) -> str:
+    """Say where the drill killed, and from where each resume continued."""
+    kills = proof.kills or (DrilledKill(step=proof.killed_at_step, from_step=proof.resumed_from_step),)
+    return name_some(
+        [
+            f"{'in the validation after' if kill.in_validation else 'at'} step {kill.step} (resumed from step "
+            f"{kill.from_step})"
+            for kill in kills
+        ]
+    )
+
+
+def word_disagreement(proof: DrillProof, check: ResumeCheck | None) -> str:
+    """Say how a real resume of the run contradicts the drill; "" if it does not, or if nothing was compared."""
+    if check is None or check.verdict == ("exact" if proof.bit_exact else "different"):
+        return ""
+    if check.verdict == "different":
+        return (
+            f"The drill found that a resume of this task is exact, but the resume of attempt {check.attempt} was not. "
+            "Trust the resume: a short drill cannot meet everything that happens in a long training."
+        )
+    if check.verdict == "exact":
+        return (
+            f"The drill found that a resume of this task is not exact, but attempt {check.attempt} computed "
+            f"{count(check.equal_steps, 'step')} exactly as attempt {check.against} had. What the drill found may "
+            "show later in the training, or at other places in it."
+        )
+    return ""
+
+
+def _find_newest_check(layout: RunLayout) -> ResumeCheck | None:
+    """Return the newest comparison of a resume with what an earlier attempt computed; None without one."""
+    for attempt in reversed(layout.list_attempts()):
+        check = read_record_or_none(layout.attempt(attempt).resume_check, ResumeCheck)
+        if check is not None:
+            return check
+    return None
 
 
 def _proof_path(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> Path:

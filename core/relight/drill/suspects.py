@@ -124,6 +124,7 @@ def _walk(node: ast.AST, *, without: set[str]) -> Iterator[ast.AST]:
 
 
 def _look_through(tree: ast.Module, file: str, *, without: set[str]) -> Iterator[Suspect]:
+    yield from _find_loop_variables(tree, file)
     aliases = dict(_read_imports(tree))
     for node in _walk(tree, without=without):
         if isinstance(node, ast.Call):
@@ -192,6 +193,32 @@ def _find_attributes(function: ast.FunctionDef | ast.AsyncFunctionDef, file: str
             owner = target.value if isinstance(target, ast.Subscript) else target
             if isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name) and owner.value.id == "self":
                 yield Suspect("attribute", file, target.lineno, f"'self.{owner.attr}' in {function.name}(),")
+
+
+def _find_loop_variables(tree: ast.Module, file: str) -> Iterator[Suspect]:
+    """Yield the variables that a training loop computes from what they were in the iteration before."""
+    loops = [node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While) and _trains(node)]
+    changed: dict[str, int] = {}
+    fresh: set[str] = set()
+    for node in (inner for loop in loops for inner in ast.walk(loop)):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            changed.setdefault(node.target.id, node.lineno)
+        elif isinstance(node, ast.Assign):
+            read = {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+            for target in node.targets:
+                if isinstance(target, ast.Name) and target.id in read:
+                    changed.setdefault(target.id, node.lineno)
+                elif isinstance(target, ast.Name):
+                    fresh.add(target.id)
+    for name, line in changed.items():
+        if name not in fresh:
+            yield Suspect("attribute", file, line, f"'{name}', which the loop changes")
+
+
+def _trains(loop: ast.For | ast.While) -> bool:
+    """Tell whether the loop takes training steps: it calls the `step` of something."""
+    calls = (node.func for node in ast.walk(loop) if isinstance(node, ast.Call))
+    return any(isinstance(call, ast.Attribute) and call.attr == "step" for call in calls)
 
 
 def _dotted(node: ast.expr) -> str | None:

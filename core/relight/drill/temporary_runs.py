@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relight.errors import DamagedFile, RelightError
 from relight.runs.evidence import gather_evidence
-from relight.runs.layout import RunLayout
+from relight.runs.layout import DRILL_PREFIX, RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.record_file import read_record_if_there, write_record
@@ -21,7 +21,6 @@ from relight.runs.records import AttemptProcesses, ProcessIdentity
 from relight.supervision.orphans import Orphans
 from relight.supervision.stop import stop_run
 
-_PREFIX = ".drill-"
 _OWNER = ".owner.json"
 """Names the process that runs the drill, so that a later drill can recognize what a dead one left behind."""
 _CLOSING_S = 60.0
@@ -31,7 +30,7 @@ _POLL_S = 0.02
 @contextlib.contextmanager
 def make_temporary_runs(folder: Path, *, keep: bool = False) -> Iterator[Path]:
     """Make a hidden runs folder in `folder`; on exit, end everything that runs in it and remove it, unless `keep`."""
-    runs = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    runs = Path(tempfile.mkdtemp(prefix=DRILL_PREFIX, dir=folder))
     owner = runs / _OWNER
     try:
         write_record(owner, current_process(), durable=False)
@@ -45,7 +44,7 @@ def make_temporary_runs(folder: Path, *, keep: bool = False) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the runs folders of drills whose own process was killed, after ending what still runs in them."""
-    for runs in folder.glob(f"{_PREFIX}*"):
+    for runs in folder.glob(f"{DRILL_PREFIX}*"):
         with contextlib.suppress(DamagedFile, OSError):
             owner = read_record_if_there(runs / _OWNER, ProcessIdentity)
             if owner is not None and not is_alive(owner):
@@ -59,9 +58,9 @@ def read_trainer(layout: RunLayout, attempt: int) -> ProcessIdentity | None:
     return None if processes is None else processes.trainer
 
 
-def send_signal(trainer: ProcessIdentity, number: signal.Signals) -> None:
-    """Send a signal to a trainer that is still alive."""
-    if is_alive(trainer):
+def send_signal(trainer: ProcessIdentity | None, number: signal.Signals) -> None:
+    """Send a signal to a trainer if it is still alive."""
+    if trainer is not None and is_alive(trainer):
         with contextlib.suppress(ProcessLookupError):
             os.kill(trainer.pid, number)
 
@@ -79,8 +78,7 @@ def _end_run(layout: RunLayout) -> None:
     if is_locked(layout):
         with contextlib.suppress(RelightError):
             stop_run(layout, now=True)
-        if trainer is not None:
-            send_signal(trainer, signal.SIGKILL)
+        send_signal(trainer, signal.SIGKILL)
     orphans = Orphans(layout)
     deadline = time.monotonic() + _CLOSING_S
     while is_locked(layout) and time.monotonic() < deadline:

@@ -1,38 +1,50 @@
-"""The two trainings of a drill: one is killed with `kill -9` in mid-epoch and resumed, the other runs undisturbed."""
+"""The trainings of a drill: one undisturbed, one that is killed twice in an epoch, one that is killed in a validation.
+
+The trainers kill themselves at steps that the drill has chosen, so even a script that is over in a tenth of a second is
+killed in mid-training.
+"""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
 
 from relight.checkpoints.listing import newest_durable
+from relight.drill.kill_places import StepsSeen, choose_first, choose_second, choose_validation, read_steps
 from relight.drill.temporary_runs import read_trainer, send_signal
 from relight.errors import RelightError
+from relight.machine.gpu import GpuReader
+from relight.runs.catalog import create_run
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import Progress, read_progress
-from relight.runs.record_file import read_record, read_record_if_there
-from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart, PreparedTask
+from relight.runs.record_file import read_record_if_there, read_record_or_none, write_record
+from relight.runs.records import (
+    ENDED_BY_DRILL,
+    AttemptExit,
+    AttemptProcesses,
+    DrillOrder,
+    PreparedTask,
+    TrainerOutcome,
+)
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 
-_SAVE_EVERY_STEPS = 11
-"""A prime, so rarely a whole number of epochs: the kill should come in the middle of one."""
-_WATCH_S = 0.002
-"""Between two looks at the trainer while waiting for the moment to kill it."""
+_CHECKPOINTS = 9
+"""How many periodic checkpoints the longest training has, about."""
 _WAIT_S = 0.02
-"""Between two looks when nothing is urgent."""
-_NUDGE_S = 0.01
-"""How long the trainer runs on before the next attempt to kill it."""
 
 Tell = Callable[[str], None]
+Choose = Callable[["Kill | None"], DrillOrder]
 
 
 class DrillFailed(RelightError):
@@ -47,73 +59,126 @@ class DrillFailed(RelightError):
 
 @dataclass(frozen=True)
 class DrillPlan:
-    """What both trainings do. `task.config` is the config to launch them with; `timeout_s` bounds each training."""
+    """What all trainings of a drill do. `task.config` is the config to launch them with."""
 
     task: PreparedTask
-    max_steps: int
-    checkpoint_every_steps: int
+    end_step: int
+    """A longer training is ended here."""
+    end_after_s: float
+    """A training that takes longer is ended then; 0 for never."""
     timeout_s: float
+    """Bounds each training."""
+    tell: Tell
+    cancelled: Event = field(default_factory=Event)
 
-    def count_steps_per_epoch(self, progress: Progress) -> int:
-        """Return the optimizer steps in an epoch; 0 when unknown."""
-        accumulate = max(1, int(self.task.config.get("accumulate") or 1)) if not _is_script(self.task) else 1
-        return -(-progress.batches // accumulate)
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.reference.name
+
+    @property
+    def is_script(self) -> bool:
+        """Whether a script is drilled, and not a task."""
+        return self.task.reference.kind == "script"
+
+    def limit(self, order: DrillOrder) -> DrillOrder:
+        """Let the order's training end when it is long."""
+        return msgspec.structs.replace(order, end_step=self.end_step, end_after_s=self.end_after_s)
 
 
 @dataclass(frozen=True)
-class ResumedRun:
-    """The run that was killed and resumed, after it finished."""
+class Kill:
+    """One kill, and the step from which the training was resumed."""
+
+    step: int
+    from_step: int
+    in_validation: bool = False
+
+    def __str__(self) -> str:
+        return f"{'in the validation after' if self.in_validation else 'at'} step {self.step}"
+
+
+@dataclass(frozen=True)
+class KilledRun:
+    """A run that was killed and resumed until it ended; `kills` are in order."""
 
     layout: RunLayout
-    killed_at_step: int
-    from_step: int
-    steps_per_epoch: int
-    """0 when unknown."""
-
-    @property
-    def mid_epoch(self) -> bool:
-        """Whether it was resumed in the middle of an epoch."""
-        return _is_mid_epoch(self.from_step, self.steps_per_epoch)
+    kills: tuple[Kill, ...]
 
 
-def plan_drill(task: PreparedTask, *, steps: int, timeout_s: float) -> DrillPlan:
-    """Plan trainings of at most `steps` steps, with checkpoints at fixed steps, and keep all of these checkpoints."""
-    limit = 0 if _is_script(task) else task.config.get("max_steps") or 0
-    steps = min(steps, limit) if limit > 0 else steps
-    every = max(1, min(_SAVE_EVERY_STEPS, steps // 3))
+@dataclass(frozen=True)
+class WholeRun:
+    """The run that was not killed; `cut_off` says that the drill ended it, because it is long."""
+
+    layout: RunLayout
+    steps: StepsSeen
+    cut_off: bool
+
+    def limit(self, order: DrillOrder) -> DrillOrder:
+        """Let the order's training end where this run has ended."""
+        return msgspec.structs.replace(order, end_step=self.steps.count if self.cut_off else 0)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """All trainings of a drill, after their end; `killed` has no run that ended before it could be killed."""
+
+    whole: WholeRun
+    killed: tuple[KilledRun, ...]
+
+
+def plan_drill(
+    task: PreparedTask, *, steps: int, seconds: float = 0.0, timeout_s: float, tell: Tell = lambda text: None
+) -> DrillPlan:
+    """Plan trainings that end as they would without a drill, but after `steps` steps or `seconds` at the latest.
+
+    Checkpoints are made at fixed steps, and all of them are kept.
+    """
     settings = {
-        "max_steps": steps,
         "checkpoint_every_s": 0.0,
-        "checkpoint_every_steps": every,
-        "keep_latest": max(2, steps // every + 2),
+        "checkpoint_every_steps": max(1, steps // _CHECKPOINTS),
+        "keep_latest": _CHECKPOINTS + 4,
     }
     config: dict[str, Any]
-    if _is_script(task):
+    if task.reference.kind == "script":
         # A script that does not seed its generators would never train twice alike.
         settings = {"seed": 0, **settings}
         config = {**{f"relight.{key}": value for key, value in settings.items()}, **task.config}
     else:
         config = {**task.config, **settings}
-    return DrillPlan(msgspec.structs.replace(task, config=config), steps, every, timeout_s)
+    return DrillPlan(msgspec.structs.replace(task, config=config), steps, seconds, timeout_s, tell)
 
 
-def train_both(runs: Path, plan: DrillPlan, *, tell: Tell) -> tuple[ResumedRun, RunLayout] | None:
-    """Train once with a kill and a resume, and once without; None when the first ended before it could be killed."""
-    tell(f"Training {plan.task.reference.name} for {plan.max_steps} steps; it will be killed on the way.")
-    killed = _launch(runs, plan, "killed")
-    killed_at_step = _kill_after_checkpoint(killed, plan)
-    if killed_at_step is None:
-        return None
-    uninterrupted = None
-    if is_on_cpu(killed):  # on a GPU, two models at once may not fit in memory
-        tell("Training the same without a kill, at the same time.")
-        uninterrupted = _launch(runs, plan, "uninterrupted")
-    resumed = _resume(killed, killed_at_step, plan, tell=tell)
-    if uninterrupted is None:
-        tell("Training the same without a kill.")
-        uninterrupted = _launch(runs, plan, "uninterrupted")
-    _finish(uninterrupted, 1, plan)
-    return resumed, uninterrupted
+def train_all(runs: Path, plan: DrillPlan) -> Trainings:
+    """Train once without a kill, and twice with kills and resumes; two at a time, unless they may share a GPU."""
+    plan.tell(f"Training {plan.name} without a kill, and again with kills.")
+    pool = ThreadPoolExecutor(1 if _has_gpu() else 2, thread_name_prefix="drill")
+    try:
+        whole = pool.submit(_train_undisturbed, runs, plan)
+
+        def kill_early(last: Kill | None) -> DrillOrder:
+            return plan.limit(choose_first())
+
+        def kill_again(last: Kill | None) -> DrillOrder:
+            assert last is not None
+            steps = whole.result().steps
+            return whole.result().limit(choose_second(steps, killed_at=last.step, from_step=last.from_step))
+
+        def kill_in_validation(last: Kill | None) -> DrillOrder:
+            return whole.result().limit(choose_validation(whole.result().steps))
+
+        def train_on(last: Kill | None) -> DrillOrder:
+            return whole.result().limit(DrillOrder())
+
+        lanes = [
+            pool.submit(_train_killed, runs, plan, "killed-twice", [kill_early, kill_again, train_on]),
+            pool.submit(_train_killed, runs, plan, "killed-once", [kill_in_validation, train_on]),
+        ]
+        killed = [lane.result() for lane in lanes]
+        return Trainings(whole.result(), tuple(run for run in killed if run.kills))
+    finally:
+        plan.cancelled.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def is_on_cpu(layout: RunLayout) -> bool:
@@ -121,115 +186,104 @@ def is_on_cpu(layout: RunLayout) -> bool:
     return (read_environment(layout.attempt(1).environment) or {}).get("device") == "cpu"
 
 
-def _launch(runs: Path, plan: DrillPlan, name: str) -> RunLayout:
-    return launch_run(runs, plan.task, name=name).layout
+def _has_gpu() -> bool:
+    """Return whether a training may use a GPU, whose memory may be too small for two models."""
+    reader = GpuReader()
+    try:
+        return reader.open() is None
+    finally:
+        reader.close()
 
 
-def _resume(layout: RunLayout, killed_at_step: int, plan: DrillPlan, *, tell: Tell) -> ResumedRun:
-    """Resume the killed run in a new process and train it to the end."""
-    attempt = resume_run(layout).attempt
-    from_step = read_record(layout.attempt(attempt).start, AttemptStart).from_step
-    tell(f"Killed (kill -9) at step {killed_at_step}. A new process resumes from the checkpoint at step {from_step}.")
-    progress = _finish(layout, attempt, plan)
-    return ResumedRun(layout, killed_at_step, from_step, plan.count_steps_per_epoch(progress))
+def _train_undisturbed(runs: Path, plan: DrillPlan) -> WholeRun:
+    layout = _launch(runs, plan, "uninterrupted", plan.limit(DrillOrder(attempt=1)))
+    ended = _wait(layout, 1, plan)
+    _require_end(plan, ended)
+    progress = read_progress(layout.attempt(1).progress) or Progress()
+    steps = read_steps(layout, count=ended.step, per_epoch=_count_steps_per_epoch(plan, progress))
+    cut_off = ended.reason.startswith(ENDED_BY_DRILL)
+    if cut_off:
+        plan.tell(f"{plan.name} trains for long, so the drill ended it after step {steps.count}.")
+    return WholeRun(layout, steps, cut_off)
 
 
-def _finish(layout: RunLayout, attempt: int, plan: DrillPlan) -> Progress:
-    """Wait until the attempt has finished; raise `DrillFailed` when it ends in any other way."""
-    ended = _wait(layout, attempt, plan, lambda: False, every_s=_WAIT_S)
-    _require_finished(plan, ended)
-    return read_progress(layout.attempt(attempt).progress) or Progress()
-
-
-def _kill_after_checkpoint(layout: RunLayout, plan: DrillPlan) -> int | None:
-    """Kill the trainer after a durable checkpoint; return its last step, or None when it ended first.
-
-    The trainer is halted (SIGSTOP) while its writer makes the checkpoint durable, so the kill comes in the middle of
-    the training, no matter how fast it is.
-    """
-    attempt = layout.attempt(1)
-
-    def is_past_checkpoint() -> bool:
-        progress = read_progress(attempt.progress)
-        return progress is not None and progress.step > plan.checkpoint_every_steps
-
-    ended = _wait(layout, 1, plan, is_past_checkpoint, every_s=_WATCH_S)
-    trainer = read_trainer(layout, 1)
-    if ended is not None or trainer is None:
-        _require_finished(plan, ended)
-        return None
-    deadline = time.monotonic() + plan.timeout_s
-    while is_alive(trainer) and time.monotonic() < deadline:
-        send_signal(trainer, signal.SIGSTOP)
-        progress = read_progress(attempt.progress) or Progress()
-        if progress.phase == "finished":
-            send_signal(trainer, signal.SIGCONT)
-            return None
-        if _wait_for_checkpoint(layout, progress, plan):
-            send_signal(trainer, signal.SIGKILL)
-            _wait(layout, 1, plan, lambda: False, every_s=_WAIT_S)
-            return progress.step
-        send_signal(trainer, signal.SIGCONT)
-        time.sleep(_NUDGE_S)
-    return None
-
-
-def _wait_for_checkpoint(layout: RunLayout, progress: Progress, plan: DrillPlan) -> bool:
-    """Return whether a checkpoint before the halted step becomes durable within 1 s, in mid-epoch where possible."""
-    per_epoch = plan.count_steps_per_epoch(progress)
-    any_will_do = per_epoch > 0 and plan.checkpoint_every_steps % per_epoch == 0
-    deadline = time.monotonic() + 1.0
-    while True:
+def _train_killed(runs: Path, plan: DrillPlan, name: str, choices: Sequence[Choose]) -> KilledRun:
+    """Train with one attempt for each of `choices`, which say, after the last kill, what the next attempt does."""
+    kills: list[Kill] = []
+    layout, last = None, None
+    for attempt, choose in enumerate(choices, start=1):
+        order = msgspec.structs.replace(choose(last), attempt=attempt)
+        if layout is None:
+            layout = _launch(runs, plan, name, order)
+        else:
+            write_record(layout.drill, order, durable=False)
+            resume_run(layout)
+        ended = _wait(layout, attempt, plan)
+        if not _is_own_kill(order, ended):
+            _require_end(plan, ended)
+            break
         newest = newest_durable(layout.checkpoints)
-        if newest is not None and newest[1] < progress.step and (any_will_do or _is_mid_epoch(newest[1], per_epoch)):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_WATCH_S)
+        last = Kill(ended.step, 0 if newest is None else newest[1], in_validation=order.in_validation)
+        kills.append(last)
+        plan.tell(f"Killed (kill -9) {last}. A new process resumes from step {last.from_step}.")
+    assert layout is not None
+    return KilledRun(layout, tuple(kills))
 
 
-def _wait(
-    layout: RunLayout, attempt: int, plan: DrillPlan, holds: Callable[[], bool], *, every_s: float
-) -> AttemptExit | None:
-    """Wait until `holds` is true or the attempt has ended; return its exit record then.
+def _launch(runs: Path, plan: DrillPlan, name: str, order: DrillOrder) -> RunLayout:
+    """Launch a run that finds the drill's order in its folder."""
+    layout = create_run(runs, plan.task, name=name, token=name).layout
+    write_record(layout.drill, order, durable=False)
+    return launch_run(runs, plan.task, name=name, token=name).layout
 
-    Raise `DrillFailed` when the supervisor was killed or the time is up.
-    """
+
+def _wait(layout: RunLayout, attempt: int, plan: DrillPlan) -> AttemptExit | TrainerOutcome:
+    """Wait until the attempt has ended. Raise `DrillFailed` if its supervisor was killed or the time is up."""
     files = layout.attempt(attempt)
     deadline = time.monotonic() + plan.timeout_s
-    while True:
+    while not plan.cancelled.is_set():
         processes = read_record_if_there(files.processes, AttemptProcesses)
-        lost = processes is not None and not is_alive(
-            processes.supervisor
-        )  # checked before the exit record, which it writes last
-        if holds():
-            return None
-        ended = read_record_if_there(files.exit, AttemptExit)
-        if ended is not None:
+        # Looked at before the exit record, which the supervisor writes last.
+        lost = processes is not None and not is_alive(processes.supervisor)
+        exited = read_record_if_there(files.exit, AttemptExit)
+        if exited is not None:
+            return exited
+        ended = read_record_or_none(files.outcome, TrainerOutcome)
+        if ended is not None and ended.outcome != "crashed":
+            # All is saved. Unloading torch would take two seconds of a processor that the other trainings need.
+            send_signal(read_trainer(layout, attempt), signal.SIGKILL)
             return ended
         if lost:
             raise DrillFailed(f"The supervisor of the drill's run {layout.run_id} was killed. Run the drill again.")
         if time.monotonic() > deadline:
             raise DrillFailed(
-                f"{plan.task.reference.name} took longer than {plan.timeout_s:.0f} s. Use fewer steps (--steps) or "
-                "allow more time (--timeout)."
+                f"{plan.name} took longer than {plan.timeout_s:.0f} s. Use fewer steps (--steps) or allow more time "
+                "(--timeout)."
             )
-        time.sleep(every_s)
+        time.sleep(_WAIT_S)
+    raise DrillFailed("The drill was cancelled.")
 
 
-def _require_finished(plan: DrillPlan, ended: AttemptExit | None) -> None:
-    if ended is not None and ended.outcome != "finished":
+def _is_own_kill(order: DrillOrder, ended: AttemptExit | TrainerOutcome) -> bool:
+    """Tell whether the attempt ended because it killed itself as ordered."""
+    killed = isinstance(ended, AttemptExit) and ended.signal == "SIGKILL"
+    # A validation that comes before run.step() belongs to the step that has not been counted yet.
+    return killed and 0 < order.kill_step <= ended.step + order.in_validation
+
+
+def _require_end(plan: DrillPlan, ended: AttemptExit | TrainerOutcome) -> None:
+    """Raise `DrillFailed` unless the training ended in order, as finished or by the script's own choice."""
+    if ended.outcome == "crashed":
         reason = ended.error or ended.reason or ended.outcome
         raise DrillFailed(
-            f"{plan.task.reference.name} {ended.outcome} at step {ended.step}, so there is nothing to compare: "
-            f"{reason}",
+            f"{plan.name} crashed at step {ended.step}, so there is nothing to compare: {reason}",
             traceback=ended.traceback,
         )
 
 
-def _is_script(task: PreparedTask) -> bool:
-    return task.reference.kind == "script"
-
-
-def _is_mid_epoch(step: int, steps_per_epoch: int) -> bool:
-    return steps_per_epoch <= 0 or step % steps_per_epoch != 0
+def _count_steps_per_epoch(plan: DrillPlan, progress: Progress) -> int:
+    """Return the steps in an epoch; 0 when unknown."""
+    if plan.is_script and progress.epochs and progress.steps_total % progress.epochs == 0:
+        return progress.steps_total // progress.epochs
+    accumulate = 1 if plan.is_script else max(1, int(plan.task.config.get("accumulate") or 1))
+    return -(-progress.batches // accumulate)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from relight.errors import DamagedFile
 
+DRILL_PREFIX = ".drill-"
+"""Begins the name of the hidden runs folder in which a drill works."""
 _ATTEMPT = re.compile(r"(?!0000)[0-9]{4}|[1-9][0-9]{4,17}")
 
 
@@ -125,6 +127,11 @@ class RunLayout:
     def trust(self) -> Path:
         """Exists once you have allowed the code of a run from elsewhere to run here (`Home`)."""
         return self.folder / "trust.json"
+
+    @property
+    def drill(self) -> Path:
+        """Where the trainer of a drill saves, dies or ends (`DrillOrder`); written by `relight drill`."""
+        return self.folder / "drill.json"
 
     @property
     def attempts(self) -> Path:

@@ -230,6 +230,28 @@ class ResumeCheck(Record, frozen=True, kw_only=True):
     """The result in words, with the likely cause of a difference."""
 
 
+ENDED_BY_DRILL = "Ended by the drill"
+
+
+class DrillOrder(Record, frozen=True, kw_only=True):
+    """What one attempt of a drill's run does at chosen steps. The trainer obeys it in a drill's own folder only."""
+
+    attempt: int = 0
+    checkpoint_step: int = 0
+    """Cut a checkpoint at this step, or at the first later edge that can be saved; 0 for none."""
+    kill_step: int = 0
+    """From this step on, the trainer kills itself as soon as that checkpoint is durable; 0 for never.
+
+    An attempt that is to be killed makes no periodic checkpoints, so that the resume starts from the chosen one.
+    """
+    in_validation: bool = False
+    """Kill in a validation, when its result is known but not logged, instead of at a step edge."""
+    end_step: int = 0
+    """End the training here if it is longer; 0 for never."""
+    end_after_s: float = 0.0
+    """End it after these seconds if it is longer, but not in its first steps; 0 for never."""
+
+
 class StopRequest(Record, frozen=True, kw_only=True):
     """A request that attempt `attempt` stops: at its next step edge with a checkpoint, or `now` without one."""
 

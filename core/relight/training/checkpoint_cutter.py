@@ -39,6 +39,8 @@ class CutPolicy:
 
     every_s: float = 30.0
     every_steps: int = 0
+    at_step: int = 0
+    """Once more at this step, or at the first later edge that can be saved."""
 
 
 class CheckpointCutter:
@@ -63,6 +65,8 @@ class CheckpointCutter:
         if policy.every_steps and step % policy.every_steps == 0 and step != self.last_cut_step:
             self._owed = True
         if policy.every_s and time.monotonic() - self._last_cut_s >= policy.every_s:
+            self._owed = True
+        if policy.at_step and step >= policy.at_step > (self.last_cut_step or 0):
             self._owed = True
         if not self._owed:
             return False

@@ -17,6 +17,7 @@ from relight.tasks.config import TaskConfig
 from relight.tasks.retention_options import read_retention
 from relight.training.best_metric import BestMetric
 from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.drilled_steps import DrilledSteps, read_drill_order
 from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
 
 _log = logging.getLogger("relight")
@@ -32,6 +33,8 @@ class SessionParts:
     cutter: CheckpointCutter
     best: BestMetric
     environment: dict[str, Any]
+    drill: DrilledSteps | None = None
+    """What a drill has ordered; None for every other run."""
 
 
 def make_session_parts(
@@ -59,6 +62,12 @@ def make_session_parts(
         policy=read_retention(options, higher_is_better=objective.higher_is_better),
         inherit_fds=inherit_fds,
     )
-    policy = CutPolicy(every_s=options.checkpoint_every_s, every_steps=options.checkpoint_every_steps)
+    order = read_drill_order(layout, start.attempt)
+    policy = CutPolicy(
+        every_s=options.checkpoint_every_s,
+        every_steps=0 if order is not None and order.kill_step else options.checkpoint_every_steps,
+        at_step=0 if order is None else order.checkpoint_step,
+    )
     cutter = CheckpointCutter(attempt, policy=policy, writer=writer)
-    return SessionParts(cutter, BestMetric(objective), shorten_environment(environment))
+    drill = None if order is None else DrilledSteps(order, cutter)
+    return SessionParts(cutter, BestMetric(objective), shorten_environment(environment), drill)

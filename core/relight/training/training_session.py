@@ -91,6 +91,7 @@ class TrainingSession:
         self._layout = layout
         self._start = start
         self._cutter = parts.cutter
+        self._drill = parts.drill
         self._stopping = stopping
         self._environment = parts.environment
         self._train = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
@@ -165,6 +166,8 @@ class TrainingSession:
             self._check_savable()
         if self._cutter.is_due(self.steps_done):
             self._cut("periodic")
+        if self._drill is not None:
+            self._drill.pass_edge(self.steps_done)
         self._poll(now)
         self._check_stop(now)
         self._leave_edge()
@@ -329,6 +332,8 @@ class TrainingSession:
 
     def _note_evaluation(self, values: Values, now: float, *, step: int) -> bool:
         """Log what a validation measured on the state of `step`; return whether that is the best so far."""
+        if self._drill is not None:
+            self._drill.pass_validation(self.steps_done)
         numbers = to_numbers(values)
         if numbers:
             self._validation.log(step, numbers, time_s=now)
@@ -384,6 +389,8 @@ class TrainingSession:
 
     def _check_stop(self, now: float) -> None:
         stop = self._stopping.check(now)
+        if stop is None and self._drill is not None:
+            stop = self._drill.find_end(self.steps_done)
         if stop is None:
             return
         if stop.save and self.state.bound_to_edge:

@@ -20,7 +20,7 @@ from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import write_record
-from relight.runs.records import Parent, TaskReference
+from relight.runs.records import Parent, ResumeCheck, TaskReference
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
 from relight.supervision.attempt_start import Launched
@@ -252,6 +252,16 @@ def test_a_proven_resume_is_a_badge_that_turns_gray_when_something_changed(runs:
     page = open_page("run", id=changed.run_id)
     assert "resume proven before a change" in view_texts(page)
     assert "Out of date: torch was 2.13.0 and is 2.14.0" in view_texts(page)
+
+
+def test_a_real_resume_that_contradicts_the_drill_is_shown_with_it(runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    write_proof(runs, DrillProof(**PROOF))
+    number = layout.latest_attempt()
+    check = ResumeCheck(attempt=number, time_s=1.0, verdict="different", against=1, equal_steps=3, sentence="")
+    write_record(layout.attempt(number).resume_check, check)
+    _engine().memo.forget()
+    assert f"but the resume of attempt {number} was not" in view_texts(open_page("run", id=layout.run_id))
 
 
 def test_a_resume_that_was_not_exact_is_shown_with_cause_and_cure(runs: Path) -> None:

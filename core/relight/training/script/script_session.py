@@ -109,6 +109,8 @@ class ScriptSession(TrainingSession):
         self._forget_edge()
         self._best_owed = False
         self._write_progress("training")
+        if self._drill is not None:
+            self._drill.pass_edge(self.steps_done)
         self._poll(now)
         self._leave_edge()
 

@@ -1,0 +1,57 @@
+"""Obeys a drill: at a step that the drill has chosen, this trainer kills itself with SIGKILL, or ends the training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from relight.runs.layout import DRILL_PREFIX, RunLayout
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import ENDED_BY_DRILL, DrillOrder
+from relight.training.checkpoint_cutter import CheckpointCutter
+from relight.training.stopping import Stop
+
+_DURABLE_WITHIN_S = 600.0
+_LEAST_STEPS = 6
+"""A training that takes long for each step is not ended before this one."""
+
+
+def read_drill_order(layout: RunLayout, attempt: int) -> DrillOrder | None:
+    """Return what a drill has ordered for this attempt; None for a run that is in no drill's folder."""
+    if not layout.folder.parent.name.startswith(DRILL_PREFIX):
+        return None
+    order = read_record_or_none(layout.drill, DrillOrder)
+    return order if order is not None and order.attempt == attempt else None
+
+
+class DrilledSteps:
+    """The steps of one attempt in a drill."""
+
+    def __init__(self, order: DrillOrder, cutter: CheckpointCutter) -> None:
+        self._order = order
+        self._cutter = cutter
+        self._begun_s = time.monotonic()
+
+    def pass_edge(self, step: int) -> None:
+        """Die at this step edge if the drill says so."""
+        if not self._order.in_validation:
+            self._kill_from(step)
+
+    def pass_validation(self, step: int) -> None:
+        """Die in this validation if the drill says so."""
+        if self._order.in_validation:
+            self._kill_from(step)
+
+    def find_end(self, step: int) -> Stop | None:
+        """Return the drill's stop if the training is longer than the drill wants."""
+        order = self._order
+        late = order.end_after_s and step >= _LEAST_STEPS and time.monotonic() - self._begun_s >= order.end_after_s
+        return Stop(ENDED_BY_DRILL) if late or 0 < order.end_step <= step else None
+
+    def _kill_from(self, step: int) -> None:
+        order, cut = self._order, self._cutter.last_cut_step
+        if not 0 < order.kill_step <= step or (order.checkpoint_step and (cut or 0) < order.checkpoint_step):
+            return
+        self._cutter.drain(_DURABLE_WITHIN_S)
+        os.kill(os.getpid(), signal.SIGKILL)
