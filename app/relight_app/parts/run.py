@@ -26,6 +26,7 @@ from relight_app.parts.empty import build_empty
 from relight_app.parts.exports import build_export_strip
 from relight_app.parts.figures import build_figures, plan_figures
 from relight_app.parts.forms import name_task
+from relight_app.parts.log import build_log
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query
 from relight_app.parts.run_header import build_family, build_identity, build_run_notices
@@ -311,14 +312,8 @@ def _build_log(engine: Engine, run: _Run, query: Query) -> Markup:
             ),
         )  # fmt: skip
     whole = tag("a", "Open the full log", class_="link", href=log_url(run.id, attempt=number), target="_blank")
-    return tag(
-        "div",
-        picker,
-        tag("pre", text or "No output yet.", class_="text log", data_follow=True, tabindex="0", role="log",
-            aria_label=f"Log of attempt {number}", data_key=f"log-{number}"),
-        tag("p", f"End of the log of attempt {number}. ", whole, class_="sub"),
-        class_="stack",
-    )  # fmt: skip
+    foot = tag("p", f"End of the log of attempt {number}. ", whole, class_="sub")
+    return tag("div", picker, build_log(text, number=number, foot=foot), class_="stack")
 
 
 def _build_config(engine: Engine, run: _Run, query: Query) -> Markup:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader
 from relight_app.server.action_route import action_routes
+from relight_app.server.api_route import api_routes
 from relight_app.server.assets import asset_routes
 from relight_app.server.board_route import board_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
@@ -65,6 +66,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
         routes=[
             *part_routes(),
             *action_routes(),
+            *api_routes(),
             *stream_routes(hub),
             *history_routes(),
             *board_routes(),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -36,6 +37,24 @@ class CheckpointInfo(SnapshotFacts, frozen=True, kw_only=True):
     def sequence(self) -> int:
         """Its number in the order in which the run's checkpoints were made."""
         return self.name.sequence
+
+    def list_facts(self) -> dict[str, Any]:
+        """Return the checkpoint as `checkpoints --json` prints it; the keys are a contract."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "sequence": self.sequence,
+            "reason": self.reason,
+            "labels": list(self.labels),
+            "metrics": self.metrics,
+            "score": self.score,
+            "bytes": self.bytes,
+            "new_bytes": self.new_bytes,
+            "time": self.time_s,
+            "verified": self.verified,
+            "attempt": self.attempt,
+            "path": str(self.path),
+        }
 
 
 @dataclass(frozen=True)

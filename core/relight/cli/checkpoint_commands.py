@@ -111,7 +111,7 @@ def checkpoints(
     record = read_run_record(layout)
     listing = store.list(higher_is_better=record.higher_is_better)
     if json:
-        say_json([_list_facts(info) for info in listing.checkpoints])
+        say_json([info.list_facts() for info in listing.checkpoints])
     elif listing.checkpoints:
         now_s = time.time()
         score = (record.best_metric or "score").upper()
@@ -247,7 +247,7 @@ def pin(
     layout, store = _open_store(run_name, runs)
     info = store.pin(_find(layout, store, step), on=not off)
     if json:
-        say_json(_list_facts(info))
+        say_json(info.list_facts())
     else:
         pinned = "is no longer pinned" if off else "is pinned"
         say(f"The checkpoint at step {info.step} of {layout.run_id} {pinned}.")
@@ -268,7 +268,7 @@ def prune(
     layout = find_run(runs_folder(runs), run_name)
     plan, removed = prune_run(layout, split_assignments(assignments or ()))
     if json:
-        say_json({"run": layout.run_id, "removed": [_list_facts(info) for info in removed],
+        say_json({"run": layout.run_id, "removed": [info.list_facts() for info in removed],
                   "reclaimed_bytes": plan.freed_bytes})  # fmt: skip
     elif removed:
         numbers = [str(info.step) for info in removed]
@@ -283,8 +283,8 @@ def _list_plan_facts(plan: RetentionPlan) -> dict[str, Any]:
     """Return what `checkpoints --preview --json` prints; the keys are a contract."""
     policy = plan.policy
     return {
-        "kept": [{**_list_facts(info), "why": list(why)} for info, why in plan.kept],
-        "removed": [_list_facts(info) for info in plan.removed],
+        "kept": [{**info.list_facts(), "why": list(why)} for info, why in plan.kept],
+        "removed": [info.list_facts() for info in plan.removed],
         "reclaimed_bytes": plan.freed_bytes,
         "policy": {
             "newest": policy.newest,
@@ -340,25 +340,6 @@ def _find(layout: RunLayout, store: CheckpointStore, which: str) -> CheckpointIn
     for entry in store.list().damaged:
         say_error(f"{entry.path} is damaged and was skipped: {entry.reason}")
     return store.find(which, objective=record.objective)
-
-
-def _list_facts(info: CheckpointInfo) -> dict[str, Any]:
-    """Return a checkpoint as `checkpoints --json` prints it; the keys are a contract."""
-    return {
-        "step": info.step,
-        "epoch": info.epoch,
-        "sequence": info.sequence,
-        "reason": info.reason,
-        "labels": list(info.labels),
-        "metrics": info.metrics,
-        "score": info.score,
-        "bytes": info.bytes,
-        "new_bytes": info.new_bytes,
-        "time": info.time_s,
-        "verified": info.verified,
-        "attempt": info.attempt,
-        "path": str(info.path),
-    }
 
 
 def _check_with_progress(layout: RunLayout) -> RunCheck:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -92,7 +92,7 @@ def list_(
     """
     from relight.overview.run_columns import COLUMNS
     from relight.overview.run_filter import FILTER_HELP, select_runs
-    from relight.overview.summary import RunSummary, list_runs
+    from relight.overview.summary import list_runs
     from relight.runs.catalog import runs_folder
 
     if search == "help":
@@ -107,12 +107,7 @@ def list_(
     listing = list_runs(folder)
     chosen = select_runs(listing.runs, text=search, sort=sort, archived=archived)
     if json:
-        nothing = dict.fromkeys(RunSummary.__struct_fields__)
-        damaged = [
-            {**nothing, "run": run.run, "status": "damaged", "reason": run.reason, "path": str(run.path)}
-            for run in (() if search else listing.damaged)
-        ]
-        say_json([*chosen.runs, *damaged])
+        say_json([*chosen.runs, *(run.list_facts() for run in (() if search else listing.damaged))])
         return
     if not listing.runs and not listing.damaged:
         say(f"There are no runs in {folder} yet. Start one with: relight run digits")
@@ -162,7 +157,7 @@ def show(
     proof = judge_run(layout, evidence.require_record())
     if json:
         fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
-        say_json({**fields, "proof": _list_proof_facts(proof)})
+        say_json({**fields, "proof": proof.list_facts() if proof is not None else None})
         return
     facts = _list_facts(summary, now_s=time.time())
     if proof is not None:
@@ -333,18 +328,6 @@ def _make_row(summary: RunSummary, *, now_s: float) -> tuple[str, ...]:
         word_risk(summary) or "-",
         describe_age(summary.updated_s, now_s=now_s),
     )
-
-
-def _list_proof_facts(judged: JudgedProof | None) -> dict[str, Any] | None:
-    """Return the value of `proof` in `show --json`."""
-    if judged is None:
-        return None
-    proof = judged.proof
-    return {
-        "bit_exact": proof.bit_exact, "time_s": proof.time_s, "changes": judged.changes,
-        "disagreement": judged.disagreement, "fingerprint": proof.fingerprint,
-        "first_difference": proof.first_difference,
-    }  # fmt: skip
 
 
 def _word_proof(judged: JudgedProof) -> str:

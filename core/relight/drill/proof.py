@@ -108,6 +108,15 @@ class JudgedProof(msgspec.Struct, frozen=True, kw_only=True):
     disagreement: str = ""
     """How the run's own newest checked resume contradicts the drill, in sentences; "" if it does not."""
 
+    def list_facts(self) -> dict[str, Any]:
+        """Return the value of `proof` in `show --json`; the keys are a contract."""
+        proof = self.proof
+        return {
+            "bit_exact": proof.bit_exact, "time_s": proof.time_s, "changes": self.changes,
+            "disagreement": self.disagreement, "fingerprint": proof.fingerprint,
+            "first_difference": proof.first_difference,
+        }  # fmt: skip
+
 
 def choose_relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a drill proves something about: workers, optimizer, precision, the task's own."""

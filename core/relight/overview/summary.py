@@ -119,6 +119,11 @@ class DamagedRun(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     reason: str
 
+    def list_facts(self) -> dict[str, Any]:
+        """Return the run as `list --json` prints it: with the keys of a summary, most of them null."""
+        nothing = dict.fromkeys(RunSummary.__struct_fields__)
+        return {**nothing, "run": self.run, "status": "damaged", "reason": self.reason, "path": self.path}
+
 
 class RunListing(msgspec.Struct, frozen=True, kw_only=True):
     """All runs of a folder, newest first, and the damaged ones."""

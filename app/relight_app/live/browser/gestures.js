@@ -5,9 +5,11 @@
 //   data-select="RUN"                        selects a run (see selection.js)
 //   data-menu="id"                           opens the popover with that id
 //   data-copy="id"                           copies the text of that id
+//   data-log, data-log-search                the tools above a log (see log.js)
 //   data-notify                              turns notifications on or off
 
 import { toggleNotifications } from './attention.js'
+import { search, showLogs, useTool } from './log.js'
 import { changeQuery, open } from './navigate.js'
 import { press, pressForEach } from './presses.js'
 import { readFields, showFields } from './fields.js'
@@ -25,6 +27,7 @@ export function listen(root, page) {
   const shown = () => {
     showFields(root)
     page.selection.show()
+    showLogs(root)
   }
   root.addEventListener('relight-shown', shown)
   const asked = (event) => askElsewhere(event, root, page)
@@ -39,7 +42,7 @@ export function listen(root, page) {
 }
 
 function onClick(event, root, page) {
-  const target = event.target.closest('[data-act], [data-each], [data-with-selected], [data-select], [data-select-all], [data-set], [data-menu], [data-copy], [data-notify], a[href]')
+  const target = event.target.closest('[data-act], [data-each], [data-with-selected], [data-select], [data-select-all], [data-set], [data-menu], [data-copy], [data-notify], [data-log], a[href]')
   if (!target) return
   if (target.dataset.select !== undefined) return page.selection.click(target, event.shiftKey)
   if (target.dataset.selectAll !== undefined) return page.selection.all(target.checked)
@@ -51,6 +54,7 @@ function onClick(event, root, page) {
   const { dataset } = target
   if (dataset.menu !== undefined) return toggleMenu(root, target)
   if (dataset.copy !== undefined) return copyText(root, target)
+  if (dataset.log !== undefined) return useTool(target)
   if (dataset.notify !== undefined) return toggleNotifications().then((on) => target.setAttribute('aria-pressed', String(on)))
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return // a new tab: let the link itself work
   if (dataset.set !== undefined) {
@@ -84,6 +88,7 @@ function onInput(event, root, page) {
     clearTimeout(typed)
     typed = setTimeout(() => set({ [query]: target.value }, page), TYPED_MS)
   }
+  if (target.dataset.logSearch !== undefined) search(target)
   if (target.form?.dataset.act) showFields(root)
 }
 
@@ -119,6 +124,7 @@ function onKey(event) {
     link.click()
     return
   }
+  if (event.target.dataset.logSearch !== undefined && event.key === 'Enter') return search(event.target, event.shiftKey ? 1 : -1)
   const group = event.target.closest('[role=tablist], [role=radiogroup]')
   if (group && ['ArrowLeft', 'ArrowRight'].includes(event.key)) return moveIn(group, event, '[role=tab], [role=radio]', event.key === 'ArrowRight')
   const menu = event.target.closest('[role=menu]')

@@ -2,6 +2,7 @@
 // the query changes, and when the event stream says that one of the part's topics has changed, and patches it in place.
 
 import { areOn, attend } from './attention.js'
+import { showConnection } from './connection.js'
 import { listen } from './gestures.js'
 import { fillIn } from './live_fields.js'
 import { readQuery } from './navigate.js'
@@ -91,6 +92,7 @@ class Board {
   }
 
   setConnection(connection) {
+    if (boards.values().next().value === this) showConnection(this.root, connection)
     const was = this.root.dataset.connection
     this.root.dataset.connection = connection
     if (connection === 'open' && was === 'lost') for (const part of this.parts) part.ask()
