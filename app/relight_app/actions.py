@@ -105,7 +105,7 @@ class Verify(Request, frozen=True):
 
 
 class Drill(Request, frozen=True):
-    """Prove that a killed run resumes bit for bit: of a run's own task as it was launched, or of a task by name."""
+    """Prove that a killed run resumes bit for bit. With `run`, its own task as it was launched; else the named task."""
 
     run: str = ""
     task: str = ""

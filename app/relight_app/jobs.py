@@ -1,4 +1,4 @@
-"""Background work: what an action does. One piece of work per subject at any time, whoever asks for it."""
+"""Background work: what an action does. One piece of work per subject at any time, for all who ask for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Work:
         """Do the work in this thread."""
         try:
             result = work(self)
-        except BaseException as error:  # whoever waits for the job reports it
+        except BaseException as error:  # the request that waits for the job reports it
             _log.debug("a job failed", exc_info=True)
             self.job = replace(self.job, state="failed", error=error)
         else:

@@ -89,12 +89,12 @@ def test_a_chart_and_a_part_of_a_page_can_be_added_as_described(tree: Path) -> N
     code = """
 from relight_app.charts import plan_machine_charts
 print([plan.title for plan in plan_machine_charts(["system/disk_free_bytes"])])
-from relight_app.pages import run_page
-print(run_page.build_folder_line("/a<b"))
+from relight_app.parts.registry import PARTS
+print(PARTS["folder-line"].topics)
 """
-    titles, line = run(tree, "-c", code).splitlines()
+    titles, topics = run(tree, "-c", code).splitlines()
     assert titles == "['Free disk space']"
-    assert "/a&lt;b" in line
+    assert topics == "('files',)"
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:app|core|tests|docs|scripts)/[\w./-]+)`",

@@ -20,7 +20,7 @@ def build_log(text: str, *, number: int, foot: Markup) -> Markup:
             tag("label", icon("search"), tag("span", "Search the log", class_="unseen"),
                 tag("input", type="search", placeholder="Search the log", data_log_search=True, data_key="log-search",
                     autocomplete="off", spellcheck="false"), class_="search"),
-            tag("span", data_log_count=True, data_live="", class_="sub", role="status"),
+            tag("span", data_log_count=True, data_own=True, class_="sub", role="status"),
             tag("span", class_="push"),
             tag("button", "Last error", type="button", class_="button small", data_log="error"),
             tag("button", "Wrap lines", type="button", class_="button small", data_log="wrap", aria_pressed="false"),

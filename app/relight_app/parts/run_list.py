@@ -260,7 +260,7 @@ def _build_selection() -> Markup:
     tag_question = Question("Tag the selected runs", field="add", label="Tags, with spaces between them", yes="Tag")
     return tag(
         "div",
-        tag("strong", data_count=True, data_live=True),
+        tag("strong", data_count=True, data_own=True),
         tag("button", "Compare", type="button", class_="button solid", data_with_selected=address("compare") + "?ids=",
             data_key_c=True),
         tag("button", "Resume", type="button", class_="button", data_each="resume"),

@@ -232,7 +232,7 @@ class Hub:
     def _tell_topics(self, run: str, topics: Topics, watchers: list[Watcher], mail: dict[Watcher, list[bytes]]) -> None:
         behind = [watcher for watcher in watchers if watcher.topics.get(run) != topics]
         if behind:
-            self._engine.memo.forget()  # first: whoever is told must not get what was read before
+            self._engine.memo.forget()  # first: browsers that are told must not get what was read before
             _send(behind, mail, [encode_changed(run, topics)])
             for watcher in behind:
                 watcher.topics[run] = topics

@@ -7,7 +7,7 @@ names  its metrics: a new stream or column has begun
 runs   the list of runs
 jobs   the work of this server
 
-Progress is no topic: the figures of a run tick with its `state` events.
+Progress is not a topic: the figures of a run tick with its `state` events.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@
 const keyOf = (node) => (node.nodeType === 1 ? node.dataset.key : undefined)
 const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && keyOf(a) === keyOf(b)
 
-/** Whether the browser owns the content of an element: an age, a live figure, a placeholder for a command. */
-const isOurs = (node) => node.nodeName === 'TIME' || 'live' in node.dataset || 'template' in node.dataset || 'preview' in node.dataset
+const OURS = ['live', 'template', 'preview', 'own']
+
+/** Whether the browser owns the content of an element: an age, a live figure, a command, a count. */
+const isOurs = (node) => node.nodeName === 'TIME' || OURS.some((name) => name in node.dataset)
 
 function patch(node, wanted) {
   if (node.nodeType !== 1) {
