@@ -111,6 +111,7 @@ class Hub:
         self._listing = ListingTopic(engine)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[Watcher] = []
+        self._failing: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -171,12 +172,16 @@ class Hub:
         for run in list(runs):
             if run not in wanted:
                 del runs[run]
+                self._failing.discard(run)
         mail: dict[Watcher, list[bytes]] = {watcher: [] for watcher in watchers}
         for run in wanted:
             try:
                 self._follow_run(runs, run, [watcher for watcher in watchers if run in watcher.watch.runs], mail)
-            except Exception:  # one run must not silence the others
-                _log.exception("The live stream of %s had an unexpected error; it continues.", run)
+                self._failing.discard(run)
+            except Exception:  # one run must not silence the others, nor fill the disk with tracebacks
+                if run not in self._failing:
+                    self._failing.add(run)
+                    _log.exception("The live stream of %s had an unexpected error; it continues.", run)
         self._follow_machine([watcher for watcher in watchers if watcher.watch.machine], mail)
         self._follow_site(watchers, mail)
         return [(watcher, events) for watcher, events in mail.items() if events]

@@ -164,6 +164,43 @@ def test_a_malformed_watch_is_refused(client: httpx.Client, watch: str) -> None:
     assert client.get("/api/stream", params={"watch": watch}).status_code == 400
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "é" * 200, "a\nb", "%00", "CON", "~", "\x7f"])
+def test_a_name_that_no_folder_can_have_is_gone_and_stops_no_stream(
+    client: httpx.Client, runs: Path, name: str
+) -> None:
+    layout = make_run(runs, "going on")
+    with (
+        _open(client, f"{layout.run_id}/train") as other,
+        _open(client, f"{name}/train", f"{layout.run_id}/train,{name}") as events,
+    ):
+        other.next("hello")
+        assert events.next("hello")["run"] == layout.run_id
+        log_rows(layout, [(1, {"loss": 1.0})])
+        assert other.next("rows")["steps"] == events.next("rows")["steps"] == [1]
+    with _open(client, f"{name}/train") as events:
+        assert events.next("gone")["run"] == name
+
+
+@pytest.mark.parametrize("number", [20_000_000, 10**18 - 1])
+def test_an_attempt_with_a_huge_number_costs_nothing(
+    dashboard: ServedDashboard, client: httpx.Client, runs: Path, number: int
+) -> None:
+    layout = make_run(runs, "numbered")
+    begin_attempt(layout, number, time_s=time.time())
+    layout.attempt(number).log.write_text("a log")
+    log_rows(layout, [(1, {"loss": 1.0})], attempt=number)
+    process = psutil.Process(dashboard.process.pid)
+    before = process.memory_info().rss
+    with _open(client, f"{layout.run_id}/train") as events:
+        assert events.next("state")["attempt"] == number
+        log_rows(layout, [(2, {"loss": 1.0})], attempt=number)
+        assert events.next("rows")["attempt"] == number
+    assert client.get(f"/files/{layout.run_id}/log.txt").text == "a log"
+    for url in (f"/api/history?run={layout.run_id}&name=train/loss", f"/files/{layout.run_id}/metrics.csv?ghosts=1"):
+        assert client.get(url).status_code == 200
+    assert process.memory_info().rss - before < 60 << 20
+
+
 def test_more_runs_than_a_page_can_show_are_refused(client: httpx.Client) -> None:
     assert client.get("/api/stream", params={"watch": [f"run-{i}/" for i in range(101)]}).status_code == 400
 
