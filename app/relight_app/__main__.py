@@ -15,6 +15,8 @@ from pathlib import Path
 
 from relight.errors import RelightError, UsageError
 from relight.runs.catalog import RUNS_VARIABLE, runs_folder
+from relight.runs.trash import sweep_in_background
+from relight.supervision.interrupted_runs import resume_interrupted_runs
 from relight_app.server.token import choose_token, read_token_file
 from relight_app.settings import Settings
 
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allowed_hosts=tuple(options.allow_host),
         read_only=options.read_only,
     )
+    sweep_in_background(folder)
+    if options.resume_interrupted:
+        threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
     from relight_app.server.asgi_app import serve
 
     serve(settings, listener, on_started=lambda: _announce(settings, open_browser=options.browser))
@@ -68,6 +73,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--read-only", action="store_true", help="only show: refuse everything that would start, stop or change a run"
+    )
+    parser.add_argument(
+        "--resume-interrupted", action="store_true", help="resume every run that a reboot or a kill interrupted"
     )
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     return parser.parse_args(arguments)
@@ -126,6 +134,13 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host!r} is not an address of this machine. Use --host 127.0.0.1, or 0.0.0.0 in a container."
     return f"Cannot listen on port {port} of {host}: {error.strerror or error}. Choose another port: --port 8502."
+
+
+def _resume_interrupted(folder: Path) -> None:
+    """Resume all interrupted runs and print one sentence for each."""
+    for result in resume_interrupted_runs(folder):
+        sys.stdout.write(f"{result.sentence}\n")
+        sys.stdout.flush()
 
 
 def _announce(settings: Settings, *, open_browser: bool) -> None:

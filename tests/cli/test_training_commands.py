@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,3 +206,40 @@ def test_a_branch_with_a_wrong_key_is_refused_before_anything_is_made(
     assert answer.exit_code == 2
     assert "10, 20" in answer.error
     assert [path.name for path in runs.iterdir()] == [layout.run_id]
+
+
+def test_all_interrupted_says_one_sentence_a_run_and_fails_if_one_stays_dead(
+    ask: Ask, make_run: RunMaker, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relight.supervision import interrupted_runs
+    from relight.supervision.interrupted_runs import ResumeResult
+
+    assert ask("resume", "--all-interrupted").stdout == "There are no interrupted runs to resume.\n"
+    crashed = make_run("broken", outcome="crashed", error="ValueError: no")
+    answer = ask("resume", "--all-interrupted")
+    assert (answer.exit_code, f"not resumed: {crashed.run_id}." in answer.stdout) == (0, True)
+    results = [
+        ResumeResult(run="a-1", name="a", attempt=2, sentence="a-1 resumes from step 3 (attempt 2)."),
+        ResumeResult(run="b-2", name="b", attempt=None, sentence="b-2 was not resumed: its script is missing."),
+    ]
+    asked: list[tuple[Path, bool]] = []
+
+    def resume(folder: Path, *, crashed: bool) -> Iterator[ResumeResult]:
+        asked.append((folder, crashed))
+        return iter(results)
+
+    monkeypatch.setattr(interrupted_runs, "resume_interrupted_runs", resume)
+    answer = ask("resume", "--all-interrupted", "--crashed")
+    assert (answer.exit_code, answer.stdout) == (1, f"{results[0].sentence}\n")
+    assert answer.error == f"relight: {results[1].sentence}"
+    results.pop()
+    answer = ask("resume", "--all-interrupted", "--json")
+    assert (answer.exit_code, answer.json[0]["attempt"]) == (0, 2)
+    assert asked == [(runs, True), (runs, False)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [(), ("--crashed",), ("x", "--all-interrupted"), ("--all-interrupted", "--from", "3")]
+)
+def test_a_resume_needs_one_run_or_all(ask: Ask, runs: Path, wrong: tuple[str, ...]) -> None:
+    assert ask("resume", *wrong).exit_code == 2

@@ -41,6 +41,18 @@ def test_the_signal_that_made_a_trainer_stop_stays_known() -> None:
     assert record.reason == "Stopped by SIGUSR1 at step 5."
 
 
+def test_a_signal_to_the_supervisor_is_not_a_stop_by_a_person() -> None:
+    asked = StopAsked("Stopped because its supervisor received SIGTERM.", (), "SIGTERM")
+    assert describe(ProcessEnd(signal="SIGKILL"), stop=asked).stop_signal == "SIGTERM"
+    assert describe(ProcessEnd(exit_code=130), outcome=told("stopped"), stop=asked).stop_signal == "SIGTERM"
+    assert describe(ProcessEnd(exit_code=130), outcome=told("stopped"), stop=StopAsked()).stop_signal is None
+
+
+def test_what_ran_out_of_memory_is_recorded() -> None:
+    assert describe(ProcessEnd(signal="SIGKILL"), out_of_memory="group").out_of_memory == "group"
+    assert describe(ProcessEnd(signal="SIGKILL")).out_of_memory is None
+
+
 def test_a_crash_that_the_trainer_reported_keeps_its_whole_traceback() -> None:
     record = describe(ProcessEnd(exit_code=3), outcome=told("crashed", error="ValueError: no"))
     assert (record.outcome, record.reason, record.error) == ("crashed", "ValueError: no", "ValueError: no")

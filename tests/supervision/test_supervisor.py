@@ -178,7 +178,8 @@ def test_sigterm_to_the_supervisor_lets_the_trainer_save(lab: Lab) -> None:
     lab.wait_for_step(layout, 1)
     os.kill(lab.processes(layout).supervisor.pid, signal.SIGTERM)
     record = lab.wait_for_exit(layout)
-    assert (record.outcome, record.exit_code) == ("stopped", 130)
+    assert (record.outcome, record.exit_code, record.stop_signal) == ("stopped", 130, "SIGTERM")
+    assert lab.summary(layout).cause == "stopped_by_signal"
 
 
 def test_a_log_that_cannot_be_opened_does_not_stop_the_training(lab: Lab) -> None:

@@ -59,6 +59,10 @@ def up(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only show: refuse to start, stop or change a run.")
     ] = False,
+    resume_interrupted: Annotated[
+        bool,
+        typer.Option("--resume-interrupted", help="First resume every interrupted run, as `resume --all-interrupted`."),
+    ] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser window.")] = False,
     runs: RunsOption = None,
 ) -> None:
@@ -85,6 +89,8 @@ def up(
         command += ["--token-file", str(token_file)]
     if read_only:
         command.append("--read-only")
+    if resume_interrupted:
+        command.append("--resume-interrupted")
     if no_browser:
         command.append("--no-browser")
     os.execv(command[0], command)

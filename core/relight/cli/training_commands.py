@@ -24,8 +24,8 @@ from relight.cli.options import (
     repeat_runs_option,
 )
 from relight.cli.output import say, say_error, say_json
-from relight.errors import RelightError
-from relight.wording import count
+from relight.errors import RelightError, UsageError
+from relight.wording import count, name_some
 
 if TYPE_CHECKING:
     from relight.cli.interruptions import Interruptions
@@ -70,7 +70,11 @@ def register(app: typer.Typer) -> None:
     app.command(
         "resume",
         rich_help_panel=TRAINING,
-        epilog=examples("relight resume digits-k3f9", "relight resume digits-k3f9 --from best --detach"),
+        epilog=examples(
+            "relight resume digits-k3f9",
+            "relight resume digits-k3f9 --from best --detach",
+            "relight resume --all-interrupted",
+        ),
     )(resume)
     app.command(
         "branch",
@@ -146,8 +150,20 @@ def stop(
 
 
 def resume(
-    run_name: RunArgument,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="ID, name or unique prefix of a run.", show_default=False)
+    ] = None,
     *,
+    all_interrupted: Annotated[
+        bool,
+        typer.Option(
+            "--all-interrupted",
+            help="Resume every run that a reboot, a kill or a lack of memory ended in the last 7 days.",
+        ),
+    ] = False,
+    crashed: Annotated[
+        bool, typer.Option("--crashed", help="With --all-interrupted: also runs that crashed with an error.")
+    ] = False,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +196,15 @@ def resume(
     from relight.runs.catalog import find_run, runs_folder
     from relight.supervision.resume import resume_run
 
+    if all_interrupted:
+        if run_name is not None or from_ is not None or restarts is not None or trust:
+            raise UsageError(
+                "--all-interrupted takes no RUN, --from, --restarts or --trust. Resume that run on its own."
+            )
+        _resume_all(runs_folder(runs), crashed=crashed, json=json)
+        return
+    if run_name is None or crashed:
+        raise UsageError("Name a run, or use --all-interrupted (with --crashed, if you like).")
     layout = find_run(runs_folder(runs), run_name)
     before = layout.latest_attempt()
     try:
@@ -190,6 +215,30 @@ def resume(
         raise
     _tell(_word_start(launched), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
+
+
+def _resume_all(folder: Path, *, crashed: bool, json: bool) -> None:
+    """Resume all interrupted runs and say one sentence for each; exit with 1 when one of them was not resumed."""
+    from relight.overview.summary import list_runs
+    from relight.supervision.interrupted_runs import find_interrupted_runs, resume_interrupted_runs
+
+    results = []
+    for result in resume_interrupted_runs(folder, crashed=crashed):
+        results.append(result)
+        if not json:
+            (say if result.attempt else say_error)(result.sentence)
+    if json:
+        say_json(results)
+    elif not results:
+        say("There are no interrupted runs to resume.")
+    if not crashed and not json:
+        left = [
+            run.run for run in find_interrupted_runs(list_runs(folder).runs) if run.crashed and run.obstacle is None
+        ]
+        if left:
+            say(f"Crashed, and not resumed: {name_some(left)}. Look at them first, or add --crashed.")
+    if not all(result.attempt for result in results):
+        raise typer.Exit(1)
 
 
 def branch(

@@ -34,6 +34,7 @@ COLUMNS: dict[str, Column] = {
     "run": Column("Run", "text", lambda run: run.run),
     "name": Column("Name", "text", lambda run: run.name),
     "status": Column("Status", "text", lambda run: str(run.status)),
+    "cause": Column("Cause", "text", lambda run: run.cause),
     "reason": Column("Reason", "text", lambda run: run.reason),
     "task": Column("Task", "text", lambda run: run.task),
     "parent": Column("Parent", "text", lambda run: run.parent.run if run.parent is not None else None),

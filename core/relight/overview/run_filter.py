@@ -30,7 +30,7 @@ FILTER_HELP: tuple[tuple[str, str], ...] = (
     ("digits", "the word in the ID, name, task, tags, note, status or config"),
     ('"no dropout"', 'the words together; quotes also for values: name:"no dropout"'),
     ("status:crashed,interrupted", "one of these statuses; live and ended are several at once"),
-    ("tag:vision task:digits", "by tag, task, name, note, parent or reason"),
+    ("tag:vision task:digits", "by tag, task, name, note, parent, cause or reason"),
     ("starred archived", "runs with a star; archived runs"),
     ("lr<0.01 epochs>=5 amp:true", "by config; config.NAME where a metric or a column has the same name"),
     ("accuracy>0.9 train/loss<1", "by the latest value of a metric; loss:nan finds NaN"),

@@ -13,6 +13,7 @@ from relight.errors import DamagedFile
 from relight.metrics.latest import latest_values
 from relight.metrics.metric_direction import word_guess
 from relight.metrics.recent import read_recent
+from relight.overview.death_cause import DeathCause, find_cause
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.work_at_risk import measure_work_at_risk
 from relight.runs.catalog import list_layouts
@@ -49,6 +50,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The shown name, which a person may have changed since the launch."""
     status: RunStatus
     reason: str
+    cause: DeathCause | None
+    """What ended it, as one word; None while it is live, and after it has finished."""
     attempt: int
     step: int
     epoch: int
@@ -176,6 +179,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         name=record.name,
         status=report.status,
         reason=report.reason,
+        cause=find_cause(evidence, report.status),
         attempt=evidence.attempt,
         step=risk.step,
         epoch=known.epoch,

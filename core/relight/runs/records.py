@@ -208,7 +208,9 @@ class AttemptExit(Record, frozen=True, kw_only=True):
     error: str | None = None
     traceback: str | None = None
     stop_signal: str | None = None
-    """Name of the signal that made the trainer end in order; None for a stop by request."""
+    """Name of the signal that stopped the trainer or its supervisor in order; None for a stop by request."""
+    out_of_memory: Literal["group", "machine"] | None = None
+    """What ran out of memory at that time: the attempt's control group (a container, a job), or the machine."""
 
 
 class ResumeCheck(Record, frozen=True, kw_only=True):

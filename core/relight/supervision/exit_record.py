@@ -40,6 +40,8 @@ class StopAsked:
 
     sentence: str = "Stopped by request."
     sent: tuple[signal.Signals, ...] = ()
+    received: str | None = None
+    """Name of the signal to the supervisor that caused it; None for a request."""
 
 
 def describe_exit(
@@ -81,7 +83,8 @@ def describe_exit(
         reason=reason,
         error=outcome.error if outcome else None,
         traceback=outcome.traceback if outcome else None,
-        stop_signal=outcome.stop_signal if outcome else None,
+        stop_signal=(outcome.stop_signal if outcome else None) or (stop.received if stop else None),
+        out_of_memory=out_of_memory,
     )
 
 

@@ -74,6 +74,7 @@ class Supervisor:
         self._removed = False
         self._is_script = False
         self._sentence = ""
+        self._received: str | None = None
 
     def run(self, *, on_ready: Callable[[], None]) -> None:
         """Supervise until no attempt is left to run. Calls `on_ready` when this process is on record."""
@@ -146,7 +147,8 @@ class Supervisor:
                 memory.refresh()
                 refresh_at = now + MEMORY_WATCH_S
         self._listen(0.0)  # a request that arrived together with the end still counts
-        stop = StopAsked(self._sentence, tuple(self._escalation.sent)) if self._escalation.requested else None
+        asked = StopAsked(self._sentence, tuple(self._escalation.sent), self._received)
+        stop = asked if self._escalation.requested else None
         joined = not self._is_script or self._attempt.script.exists()
         return describe_exit(
             self._attempt.number,
@@ -178,6 +180,7 @@ class Supervisor:
     def _listen(self, timeout_s: float) -> None:
         """Wait for a signal or the death of a child, then process the stop requests for this attempt."""
         for number in self._inbox.wait(timeout_s):
+            self._received = self._received or (None if self._sentence else number.name)
             self._sentence = self._sentence or (
                 f"Stopped because its supervisor received {number.name} (from a shutdown, a preemption or a person)."
             )
@@ -245,6 +248,7 @@ class Supervisor:
             outcome=outcome,
             step=start.from_step if start else 0,
             reason=reason,
+            stop_signal=self._received if outcome == "stopped" else None,
         )
 
     def _failed(self, error: Exception) -> AttemptExit:
