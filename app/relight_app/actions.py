@@ -24,6 +24,7 @@ from relight.runs.about import change_about
 from relight.runs.records import PreparedTask, TaskReference
 from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
+from relight.supervision.interrupted_runs import resume_interrupted_runs
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
@@ -162,6 +163,12 @@ class Restore(Request, frozen=True):
     run: str
 
 
+class ResumeInterrupted(Request, frozen=True):
+    """Resume every run that a reboot or a kill interrupted in the last seven days; with `crashed`, the others too."""
+
+    crashed: bool = False
+
+
 class Describe(Request, frozen=True):
     """Import a person's file in a separate process to learn the options of its task."""
 
@@ -296,6 +303,14 @@ def _restore(engine: Engine, request: Restore, _key: str, _work: Work) -> Answer
     return {"run": restore_run(engine.folder, request.run).run_id}
 
 
+def _resume_interrupted(engine: Engine, request: ResumeInterrupted, key: str, work: Work) -> Answer:
+    results = []
+    for result in resume_interrupted_runs(engine.folder, crashed=request.crashed, token=key):
+        work.tell(result.sentence)
+        results.append(msgspec.to_builtins(result))
+    return {"results": results}
+
+
 def _describe(engine: Engine, request: Describe, _key: str, _work: Work) -> Answer:
     description = engine.describe_task(request.file)
     return {"task": description.name, "title": description.title, "options": msgspec.to_builtins(description.fields)}
@@ -304,6 +319,9 @@ def _describe(engine: Engine, request: Describe, _key: str, _work: Work) -> Answ
 ACTIONS: dict[str, Action[Any]] = {
     "launch": Action(Launch, _launch),
     "resume": Action(Resume, _resume, lambda request: ("resume", request.run)),
+    "resume-interrupted": Action(
+        ResumeInterrupted, _resume_interrupted, lambda request: ("resume-interrupted", request.crashed)
+    ),
     "stop": Action(Stop, _stop),
     "branch": Action(Branch, _branch),
     "export": Action(Export, _export, lambda request: ("export", request.run, request.which, request.format)),

@@ -26,6 +26,7 @@ from relight.runs.record_file import read_record
 from relight.runs.records import Objective, RunRecord, StopRequest
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import read_stop_request
+from relight.supervision.interrupted_runs import InterruptedRun, find_interrupted_runs
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
 from relight.tasks.retention_options import plan_run_retention
 from relight_app.charts import SPARK_POINTS, thin_out
@@ -50,6 +51,12 @@ class Engine:
     def list_runs(self) -> RunListing:
         """List all runs; the result is at most half a second old."""
         return self.memo.recent("runs", lambda: list_runs(self.folder), max_age_s=0.5)
+
+    def find_interrupted(self) -> list[InterruptedRun]:
+        """Find the runs that died without having been stopped; the result is at most two seconds old."""
+        return self.memo.recent(
+            "interrupted", lambda: find_interrupted_runs(self.list_runs().runs), max_age_s=2.0, lasting=False
+        )
 
     def find_layout(self, run: str) -> RunLayout:
         """Find a run by its exact id, or else by its name or the beginning of its id."""

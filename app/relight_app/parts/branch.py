@@ -17,16 +17,20 @@ from relight_app.engine import Engine
 from relight_app.icons import icon
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
+from relight_app.parts.controls import READ_ONLY
 from relight_app.parts.empty import build_empty
 from relight_app.parts.forms import build_branch_command, build_fields, build_text_field, name_task
 from relight_app.parts.notice import build_traceback
 from relight_app.parts.part import Query
 from relight_app.problems import explain
+from relight_app.settings import current_settings
 
 
 def build_branch_form(engine: Engine, query: Query) -> Markup:
     """Build the form for the run and step of the query."""
     title = tag("h1", "Branch", data_title="Branch · Relight")
+    if current_settings().read_only:
+        return tag("div", title, tag("p", READ_ONLY), class_="stack")
     try:
         run = engine.find_layout(query.get("id", "")).run_id
         record = engine.read_record(run)

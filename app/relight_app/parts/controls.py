@@ -8,6 +8,9 @@ from typing import Any
 
 from relight_app.icons import icon
 from relight_app.markup import Markup, tag
+from relight_app.settings import current_settings
+
+READ_ONLY = "This dashboard only shows runs."
 
 
 def action_button(
@@ -25,6 +28,7 @@ def action_button(
     **further: object,
 ) -> Markup:
     """Build a button that does an action. `refusal` says why it cannot be pressed, and `busy` that it is under way."""
+    refusal = READ_ONLY if current_settings().read_only else refusal
     return tag(
         "button",
         icon(icon_name) if icon_name else None,
@@ -86,6 +90,7 @@ def menu_item(
     then: str | None = None,
 ) -> Markup:
     """Build an item of a menu that does an action."""
+    refusal = READ_ONLY if current_settings().read_only else refusal
     return tag(
         "button",
         label,

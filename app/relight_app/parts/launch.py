@@ -16,12 +16,13 @@ from relight_app.formats import title_metric
 from relight_app.icons import icon
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
-from relight_app.parts.controls import choice
+from relight_app.parts.controls import READ_ONLY, choice
 from relight_app.parts.drill import build_drill_card
 from relight_app.parts.forms import build_command, build_fields, build_text_field
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query
 from relight_app.problems import explain
+from relight_app.settings import current_settings
 
 _OWN = "file"
 _NOTHING = Markup("")
@@ -29,6 +30,8 @@ _NOTHING = Markup("")
 
 def build_launch_form(engine: Engine, query: Query) -> Markup:
     """Build the choice of a task, and its options."""
+    if current_settings().read_only:
+        return tag("div", tag("h1", "Launch"), tag("p", READ_ONLY), class_="stack", data_title="Launch · Relight")
     tasks = {task.name: task for task in engine.list_tasks()}
     chosen = query.get("task", "")
     chosen = chosen if chosen in (*tasks, _OWN) else next(iter(tasks))

@@ -12,6 +12,7 @@ from relight.overview.run_columns import find_column, find_differing_config, fla
 from relight.overview.run_filter import FILTER_HELP, RunSelection, select_runs
 from relight.overview.summary import DamagedRun, RunListing, RunSummary
 from relight.runs.status import RunStatus
+from relight.supervision.interrupted_runs import word_interrupted
 from relight.wording import count, describe_duration
 from relight_app.charts import draw_sparkline
 from relight_app.engine import Engine
@@ -23,6 +24,7 @@ from relight_app.parts.controls import Confirmation, Question, action_button, ch
 from relight_app.parts.empty import build_empty
 from relight_app.parts.moments import build_age
 from relight_app.parts.part import Query
+from relight_app.settings import current_settings
 
 _ROWS = 100
 _CANDIDATES = 40
@@ -149,6 +151,7 @@ def _build_body(engine: Engine, listing: RunListing, query: Query, *, status: st
     return tag(
         "div",
         tag("div", tag("p", _totals(listing.runs), class_="sub"), _build_hidden(chosen.hidden, query), class_="row"),
+        _build_morning(engine),
         problem,
         _build_selection(),
         table,
@@ -156,6 +159,38 @@ def _build_body(engine: Engine, listing: RunListing, query: Query, *, status: st
         damaged,
         class_="stack",
     )
+
+
+def _build_morning(engine: Engine) -> Markup | None:
+    """Build the banner after a reboot: which runs were interrupted, what that cost, and one button."""
+    found = engine.find_interrupted()
+    job = engine.jobs.find(("resume-interrupted", False))
+    busy = job is not None and job.is_running
+    words = word_interrupted(found, now_s=time.time())
+    told = job.result["results"] if job is not None and job.result is not None else []
+    refused = [one["sentence"] for one in told if one["attempt"] is None] if words else []
+    if not words and not busy:
+        return None
+    waiting = [run for run in found if not run.crashed and run.obstacle is None]
+    return tag(
+        "div",
+        tag("strong", words or "Resuming the interrupted runs."),
+        tag(
+            "span",
+            [tag("span", tag("a", run.name, class_="link", href=address("run", id=run.run)),
+                 f" from step {run.resumes_at:,}", class_="badge") for run in waiting[:8]],
+            f" and {count(len(waiting) - 8, 'more')}" if len(waiting) > 8 else None,
+            class_="row",
+        ),
+        action_button(
+            "Resume all" if len(waiting) > 1 else "Resume it", "resume-interrupted", {}, icon_name="resume", busy=busy,
+            class_="button solid push", title="Each continues from its last good checkpoint.",
+        ),
+        [tag("div", sentence, class_="sub whole") for sentence in refused],
+        class_="notice interrupted row",
+        role="status",
+        data_key="morning",
+    )  # fmt: skip
 
 
 def _select(runs: Sequence[RunSummary], query: Query, *, status: str) -> RunSelection:
@@ -263,12 +298,15 @@ def _build_selection() -> Markup:
         tag("strong", data_count=True, data_own=True),
         tag("button", "Compare", type="button", class_="button solid", data_with_selected=address("compare") + "?ids=",
             data_key_c=True),
-        tag("button", "Resume", type="button", class_="button", data_each="resume"),
-        tag("button", "Stop", type="button", class_="button", data_each="stop"),
-        tag("button", "Tag…", type="button", class_="button", data_each="tag", **tag_question.attributes()),
-        tag("button", "Archive", type="button", class_="button", data_each="archive"),
-        tag("button", "Delete…", type="button", class_="button", data_each="delete", data_part_of_selected="deletion",
-            **Confirmation("Delete the selected runs?", "", yes="Delete").attributes()),
+        [] if current_settings().read_only else [
+            tag("button", "Resume", type="button", class_="button", data_each="resume"),
+            tag("button", "Stop", type="button", class_="button", data_each="stop"),
+            tag("button", "Tag…", type="button", class_="button", data_each="tag", **tag_question.attributes()),
+            tag("button", "Archive", type="button", class_="button", data_each="archive"),
+            tag("button", "Delete…", type="button", class_="button", data_each="delete",
+                data_part_of_selected="deletion",
+                **Confirmation("Delete the selected runs?", "", yes="Delete").attributes()),
+        ],
         class_="selection notice plain row",
         role="group",
         aria_label="Selected runs",
