@@ -15,8 +15,7 @@ BIG = 2**64 - 1
 
 def write(path: Path, steps: range) -> None:
     writer = WitnessWriter(path)
-    for step in steps:
-        writer.write(step, Digests(step, BIG, 0, BIG - step))
+    writer.write([(step, step, BIG, 0, BIG - step) for step in steps])
     writer.close()
 
 
@@ -34,6 +33,17 @@ def test_the_file_keeps_the_last_steps_and_stays_small(tmp_path: Path) -> None:
     assert path.stat().st_size == 64 + 48 * CAPACITY
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_steps_may_be_written_several_at_a_time_around_the_end_of_the_file(tmp_path: Path, at_once: int) -> None:
+    path = tmp_path / "witness.bin"
+    writer = WitnessWriter(path)
+    steps = range(CAPACITY - 20, CAPACITY + 20)
+    for first in steps[::at_once]:
+        writer.write([(step, step, BIG, 0, 7) for step in steps if first <= step < first + at_once])
+    writer.close()
+    assert read_witnesses(path, after_step=0) == {step: Digests(step, BIG, 0, 7) for step in steps}
+
+
 def test_a_record_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "witness.bin"
     write(path, range(1, 5))
@@ -43,7 +53,7 @@ def test_a_record_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
     assert list(read_witnesses(path, after_step=0)) == [1, 3]
 
 
-@pytest.mark.parametrize("content", [b"", b"RLWT", b"RLWT\x02\x00\x30\x00" + bytes(200), os.urandom(5000)])
+@pytest.mark.parametrize("content", [b"", b"RLWT", b"RLWT\x03\x00\x30\x00" + bytes(200), os.urandom(5000)])
 def test_a_file_that_is_damaged_or_of_a_later_version_holds_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "witness.bin"
     path.write_bytes(content)
@@ -61,7 +71,7 @@ def test_a_disk_that_refuses_costs_one_warning_and_no_step(tmp_path: Path, caplo
     writer = WitnessWriter(tmp_path / "no folder" / "witness.bin")
     with caplog.at_level(logging.WARNING):
         for step in range(1, 4):
-            writer.write(step, Digests(1, 1, 1, 1))
+            writer.write([(step, 1, 1, 1, 1)])
     writer.close()
     assert [record.message for record in caplog.records if "Training continues" in record.message] == caplog.messages
     assert len(caplog.messages) == 1

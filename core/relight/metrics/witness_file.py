@@ -2,7 +2,7 @@
 
     offset  bytes  content
          0      4  magic "RLWT"
-         4      2  version, 1
+         4      2  version, 2
          6      2  bytes of a record, 48
          8     56  zero
         64     48  record of a step whose number is a multiple of 16,384
@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ CAPACITY = 1 << 14
 """Steps that a file holds."""
 
 _HEADER_BYTES = 64
-_MAGIC, _VERSION = b"RLWT", 1
+_MAGIC, _VERSION = b"RLWT", 2
 _HEADER = struct.Struct("<4sHH56x")
 _RECORD = struct.Struct("<6Q")
 _CHECK = 0x7769746E65737321
@@ -55,7 +56,7 @@ class Digests(NamedTuple):
 
 
 class WitnessWriter:
-    """Writes one record for each step. If the disk refuses, it warns once and gives up: no step depends on it."""
+    """Writes a record for each step. If the disk refuses, it warns once and gives up: no step depends on it."""
 
     def __init__(self, path: Path) -> None:
         """Create the file when the first record comes. Its folder must exist."""
@@ -63,24 +64,33 @@ class WitnessWriter:
         self._descriptor = -1
         self._failed = False
 
-    def write(self, step: int, digests: Digests) -> None:
-        """Write the record of a finished step."""
+    def write(self, witnesses: Sequence[tuple[int, int, int, int, int]]) -> None:
+        """Write the records of consecutive steps: step, and digests in the order of `Digests`."""
         if self._failed:
             return
-        batch, generators, rates, weights = digests
-        check = _CHECK ^ step ^ batch ^ generators ^ rates ^ weights
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
                 os.pwrite(self._descriptor, _HEADER.pack(_MAGIC, _VERSION, _RECORD.size), 0)
-            # Not through mapped memory: on a full disk that copies on write, the kernel would end this process.
-            os.pwrite(self._descriptor, _RECORD.pack(step, batch, generators, rates, weights, check), _place(step))
+            place, records = -1, bytearray()
+            for step, batch, generators, rates, weights in witnesses:
+                if place < 0 or step % CAPACITY == 0:  # back to the beginning of the file
+                    self._put(records, place)
+                    place, records = _place(step), bytearray()
+                check = _CHECK ^ step ^ batch ^ generators ^ rates ^ weights
+                records += _RECORD.pack(step, batch, generators, rates, weights, check)
+            self._put(records, place)
         except OSError as error:
             self.close()
             _log.warning(
                 "%s cannot be written (%s), so no later resume can be compared with this attempt. Training continues.",
                 self._path.name, error.strerror or error,
             )  # fmt: skip
+
+    def _put(self, records: bytearray, place: int) -> None:
+        # Not through mapped memory: on a full disk that copies on write, the kernel would end this process.
+        if records:
+            os.pwrite(self._descriptor, records, place)
 
     def close(self) -> None:
         """Close the file; what was written stays."""

@@ -159,8 +159,8 @@ class TrainingSession:
         now = self._count_step(values)
         self.state.accumulating = not self._in_update
         batch = self._take_seen()
-        self._record_edge()
-        self._bear_witness(batch)
+        self._keep_edge()
+        self._bear_witness(batch, now)
         self._write_progress("training")
         if not self._checked:
             self._check_savable()
@@ -318,15 +318,15 @@ class TrainingSession:
     def _take_seen(self) -> int:
         return 0 if self._position is None else self._position.take_seen()
 
-    def _bear_witness(self, batch: int) -> None:
+    def _bear_witness(self, batch: int, now: float) -> None:
         """Leave a witness of the step just taken, and compare it with that of an earlier attempt."""
         state = self.state
-        digests = self._witness.note(
+        self._witness.note(
             self.steps_done, batch=batch, generators=state.generators, optimizers=state.optimizers,
-            weights=state.weights_digest,
+            weights=state.weights_sample, now=now,
         )  # fmt: skip
         if self._retraced is not None:
-            self._retraced.compare(self.steps_done, digests, self._train.latest)
+            self._retraced.compare(self.steps_done, self._witness.take_latest(), self._train.latest)
             if self._retraced.over:
                 self._retraced = None
 
@@ -351,6 +351,7 @@ class TrainingSession:
         if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
             self._poll_at = now + _POLL_EVERY_S
             self._cutter.poll()
+            self._witness.flush()
 
     def _is_last(self) -> bool:
         assert self._meter is not None
@@ -362,13 +363,17 @@ class TrainingSession:
         return self._recorded and not self._in_update
 
     def _record_edge(self) -> None:
+        """Keep this step edge. What has been yielded before it belongs to no later step."""
+        self._keep_edge()
+        self._take_seen()
+
+    def _keep_edge(self) -> None:
         """Keep the small state of this step edge; the update that led to it is over."""
         self.state.record_edge(
             {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state()}
         )
         self._recorded = True
         self._in_update = False
-        self._take_seen()  # what has been yielded before this edge belongs to no later step
 
     def _forget_edge(self) -> None:
         """End the update without an edge: no state can be saved until the next one."""
@@ -413,6 +418,7 @@ class TrainingSession:
         if captured is None:
             return False
         self._train.flush()
+        self._witness.flush()
         self._cutter.cut(self._describe(captured, reason), captured.tensors)
         return True
 

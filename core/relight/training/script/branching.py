@@ -24,6 +24,8 @@ Options = list[dict[str, Any]]
 _PROGRESS = frozenset({"last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step", "class"})
 """Entries of a schedule's state that say where it is, not which curve it follows."""
 _SET = "script:set"
+_HOLD_NO_TENSOR = frozenset((int, float, bool, str, tuple, type(None)))
+"""Types of options that need no look at each value, at every step edge."""
 _log = logging.getLogger("relight")
 
 
@@ -218,14 +220,16 @@ class Branch:
 
 def copy_options(optimizer: Optimizer) -> Options:
     """Copy the options of the groups of `optimizer`."""
-    return [
-        {
-            key: value.detach().clone() if isinstance(value, Tensor) else value
-            for key, value in group.items()
-            if key != "params"
-        }
-        for group in optimizer.param_groups
-    ]
+    copied = []
+    for group in optimizer.param_groups:
+        options = group.copy()
+        del options["params"]
+        if not _HOLD_NO_TENSOR.issuperset(map(type, options.values())):
+            options = {
+                key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in options.items()
+            }
+        copied.append(options)
+    return copied
 
 
 def set_options(group: dict[str, Any], options: Mapping[str, Any]) -> None:

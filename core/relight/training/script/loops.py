@@ -110,7 +110,10 @@ class LoopStack:
 
     def innermost(self, *kinds: Kind) -> Loop | None:
         """Return the innermost running loop of one of these kinds."""
-        return next((loop for loop in reversed(self._active) if loop.kind in kinds), None)
+        for loop in reversed(self._active):  # at every step, so no generator
+            if loop.kind in kinds:
+                return loop
+        return None
 
     def outermost(self) -> Loop | None:
         """Return the outermost running loop."""
@@ -124,7 +127,10 @@ class LoopStack:
     @property
     def may_be_left(self) -> bool:
         """Whether the script may leave a running pass early, behind `run.step`."""
-        return any(loop.leaves for loop in self._active)
+        for loop in self._active:  # noqa: SIM110  at every step, so no generator
+            if loop.leaves:
+                return True
+        return False
 
     def is_on_the_way(self, loop: Loop) -> bool:
         """Tell whether `loop` continues from a saved place while a loop inside it has not reached its own yet."""
@@ -234,8 +240,11 @@ class LoopStack:
                     "run.epochs() around a loop over batches."
                 )
             inner.stepped = inner.index
-            at = self._active.index(inner)
-            self.place = Place((*map(_describe, self._active[:at]), _describe(inner)._replace(number=inner.index + 1)))
+            after = Level(inner.kind, inner.name, inner.before, inner.index + 1)
+            if inner is self._active[0]:
+                self.place = Place((after,))
+            else:
+                self.place = Place((*map(_describe, self._active[: self._active.index(inner)]), after))
             return True
         passes = self._active[self._active.index(inner) + 1 :]
         if not passes or inner.strayed or not all(each.parallel for each in passes[1:]):

@@ -6,6 +6,7 @@ from typing import Any
 
 from relight.training.data.adopted_loader import ResumableLoader
 from relight.training.script.loops import LoopStack, Place
+from relight.training.state.edge_copy import BuiltLater
 
 
 class ScriptPosition:
@@ -35,7 +36,7 @@ class ScriptPosition:
         inner = loops.innermost("epochs")
         if inner is not None:
             self.epoch, self._epoch_steps = inner.index, inner.steps
-        under_way = loops.innermost("batches")
+        under_way = loops.innermost("batches") if self.loaders else None
         self.batch = self.loaders[under_way.name].batch if under_way is not None else 0
 
     @property
@@ -47,19 +48,20 @@ class ScriptPosition:
         inner = self.loaders[levels[-1].name]
         return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
 
-    def edge_state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state as a new object, so that nothing changes it later."""
-        loaders = {name: loader.state_dict() for name, loader in self.loaders.items()}
-        return {
-            "place": self._place.to_state(),
-            "epoch": self.epoch,
-            "epochs_done": self._count_epochs_done(),
-            "epoch_steps": self._epoch_steps,
-            "steps_per_epoch": self.steps_per_epoch,
-            "loaders": loaders,
-        }
+        return _build_state(**self.edge_state().kept)
 
-    state_dict = edge_state
+    def edge_state(self) -> BuiltLater:
+        """Return the state of now, to be built when it is needed."""
+        loaders = {name: loader.state_dict() for name, loader in self.loaders.items()} if self.loaders else {}
+        return BuiltLater(
+            _build_state,
+            {
+                "place": self._place, "epoch": self.epoch, "epoch_steps": self._epoch_steps,
+                "steps_per_epoch": self.steps_per_epoch, "at_pass_end": self.at_pass_end, "loaders": loaders,
+            },
+        )  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Send every loader to its saved position. Raise `TaskError` if the length of the data has changed."""
@@ -93,10 +95,17 @@ class ScriptPosition:
         for loader in self.loaders.values():
             loader.close()
 
-    def _count_epochs_done(self) -> int:
-        """Count finished bodies of `run.epochs`; the current one counts if all its batches are consumed."""
-        levels = self._place.levels
-        if not levels:
-            return self.epoch
-        epochs = next((level.number for level in levels if level.kind == "epochs"), 0)
-        return epochs + self.at_pass_end
+
+def _build_state(
+    *, place: Place, epoch: int, epoch_steps: int, steps_per_epoch: int, at_pass_end: bool, loaders: dict[str, Any]
+) -> dict[str, Any]:
+    """Build a saved state. An epoch counts as done when its body is finished, or all its batches are consumed."""
+    running = next((level.number for level in place.levels if level.kind == "epochs"), 0)
+    return {
+        "place": place.to_state(),
+        "epoch": epoch,
+        "epochs_done": running + at_pass_end if place.levels else epoch,
+        "epoch_steps": epoch_steps,
+        "steps_per_epoch": steps_per_epoch,
+        "loaders": loaders,
+    }

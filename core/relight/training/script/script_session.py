@@ -104,8 +104,8 @@ class ScriptSession(TrainingSession):
         """Count and log a step whose place in the data is unknown; it is not an edge that can be saved."""
         now = self._count_step(values)
         batch = self._take_seen()
-        self._record_edge()
-        self._bear_witness(batch)
+        self._keep_edge()
+        self._bear_witness(batch, now)
         self._forget_edge()
         self._best_owed = False
         self._write_progress("training")
@@ -237,9 +237,9 @@ class ScriptSession(TrainingSession):
         """Tell whether a stop has to wait for the next edge, since weights have moved and this one is lost."""
         return self.in_loop and self._at_edge and bool(self.state.find_moved_weights())
 
-    def _record_edge(self) -> None:
+    def _keep_edge(self) -> None:
         self._deferred = False
-        super()._record_edge()
+        super()._keep_edge()
 
     def _check_savable(self) -> None:
         if not self.state.names:

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from torch import Tensor
 
 LARGE_BYTES = 1 << 20
@@ -18,6 +19,13 @@ _FROZEN = _PLAIN | {bytes, complex}
 
 class MovedSince(Exception):
     """A large tensor has changed since the edge, so its value at the edge is lost."""
+
+
+class BuiltLater(msgspec.Struct, frozen=True):
+    """A state of a step edge that is built from what was kept there: few edges are ever saved."""
+
+    build: Callable[..., Any]
+    kept: dict[str, Any]
 
 
 class _Watched:
@@ -38,6 +46,8 @@ def copy_state(state: Any) -> Any:
 def open_copy(copied: Any) -> Any:
     """Return the state that `copied` is a copy of. Raise `MovedSince` when a large tensor was written to since."""
     kind = type(copied)
+    if kind is BuiltLater:
+        return copied.build(**copied.kept)
     if kind is _Watched:
         if copied.tensor._version != copied.version:
             raise MovedSince

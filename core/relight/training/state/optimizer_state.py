@@ -51,7 +51,7 @@ class OptimizerPart:
     @property
     def version(self) -> int:
         """The version counter of one of the tensors: it moves with each update."""
-        first = next(iter(self.built), None)
+        first = next((parameter for group in self._built for parameter in group), None)
         return 0 if first is None or first.is_inference() else first._version
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -36,13 +37,12 @@ class CapturedState:
     tensors: dict[str, Tensor]
 
 
-@dataclass
-class _EdgeRecord:
+class _EdgeRecord(msgspec.Struct):
     """The small state of the last step edge; each module keeps its own part of it."""
 
     rng: RngState
     counters: Mapping[str, Any]
-    objects: dict[str, Any] = field(default_factory=dict)
+    objects: dict[str, Any]
 
 
 class TrainingState:
@@ -65,8 +65,8 @@ class TrainingState:
         self._record: _EdgeRecord | None = None
         self._watch: WeightsWatch | None = None
         self._watch_anew = False
-        self.weights_digest = 0
-        """Digest of a sample of the weights at the last edge; 0 if they cannot be read, as on a GPU."""
+        self.weights_sample = b""
+        """A sample of the weights at the last edge; empty if they cannot be read, as on a GPU."""
         self._warned: set[str] = set()
 
     def track(self, name: str, tracked: Any) -> None:
@@ -124,7 +124,7 @@ class TrainingState:
         if self._watch is None or self._watch_anew or not self._watch.is_whole:
             weights = self._find_weights()
             self._watch, self._watch_anew = WeightsWatch(weights, late=self._find_late(weights)), False
-        self.weights_digest = self._watch.record()
+        self.weights_sample = self._watch.record()
 
     def digest_weights(self) -> dict[str, int]:
         """Return a digest of every weight by name. Reads all of them once; on a GPU there."""

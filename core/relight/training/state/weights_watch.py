@@ -35,23 +35,31 @@ class WeightsWatch:
         """Whether every tensor has its shape; those of a lazy module get it in the first forward pass."""
         self._names = [name for name, tensor in weights.items() if _is_watched(tensor)]
         self._tensors = [weights[name] for name in self._names]
-        self._places = [_Place(name, tensor) for name, tensor in _choose(weights, late)]
+        chosen = _choose(weights, late)
+        self._sampled = [name for name, _ in chosen]
+        self._places = [tensor for _, tensor in chosen]
+        self._sizes = [min(_BYTES, tensor.nbytes) for tensor in self._places]
+        self._pointers: list[int] = []
+        self._views: list[memoryview] = []
         self._versions: list[int] = []
-        self._sample: list[bytes] = []
+        self._sample = b""
 
-    def record(self) -> int:
-        """Remember the weights as they are at this step edge; return a digest of the sample, 0 if none can be read."""
+    def record(self) -> bytes:
+        """Remember the weights as they are at this step edge; return the sample, empty if none can be read."""
         self._versions = list(map(_version, self._tensors))
-        self._sample = [place.read() for place in self._places]
-        return xxhash.xxh3_64_intdigest(b"".join(self._sample)) if self._sample else 0
+        self._sample = self._read()
+        return self._sample
 
     def find_moved(self) -> list[str]:
         """Return the names of the tensors that have changed since `record`, as far as that can be seen."""
         now = map(_version, self._tensors)
         moved = {name for name, before, after in zip(self._names, self._versions, now, strict=True) if before != after}
-        moved.update(
-            place.name for place, before in zip(self._places, self._sample, strict=True) if place.read() != before
-        )
+        before, after = self._sample, self._read()
+        end = 0
+        for name, size in zip(self._sampled, self._sizes, strict=True):
+            start, end = end, end + size
+            if before[start:end] != after[start:end]:
+                moved.add(name)
         return [name for name in self._names if name in moved]
 
     def find_replaced(self, weights: Mapping[str, Tensor]) -> list[str]:
@@ -59,6 +67,14 @@ class WeightsWatch:
         return [
             name for name, tensor in zip(self._names, self._tensors, strict=True) if weights.get(name) is not tensor
         ]
+
+    def _read(self) -> bytes:
+        """Return the bytes at all places. A parameter may have got other memory since the last look."""
+        pointers = list(map(Tensor.data_ptr, self._places))
+        if pointers != self._pointers:
+            self._pointers = pointers
+            self._views = list(map(_view, self._places, self._sizes))
+        return b"".join(self._views)
 
     def has_all(self, weights: Mapping[str, Tensor]) -> bool:
         """Tell whether all of these tensors are watched that can be."""
@@ -74,27 +90,12 @@ def digest_tensor(tensor: Tensor) -> int:
     return int(plain.view(word).sum(dtype=torch.int64).item())
 
 
-class _Place:
-    """At most 64 bytes in the middle of one tensor's memory."""
-
-    def __init__(self, name: str, tensor: Tensor) -> None:
-        self.name = name
-        self._tensor = tensor
-        self._pointer = -1
-        self._size = min(_BYTES, tensor.nbytes)
-        self._offset = (tensor.nbytes - self._size) // 2
-        self._bytes = memoryview(b"")
-
-    def read(self) -> bytes:
-        """Return the bytes; a parameter may have got other memory since."""
-        pointer = self._tensor.data_ptr()
-        if pointer != self._pointer:
-            self._pointer = pointer
-            if not pointer or not _is_readable(self._tensor):  # for instance, its memory was given back for a while
-                self._bytes = memoryview(bytes(self._size))
-            else:
-                self._bytes = memoryview((ctypes.c_ubyte * self._size).from_address(pointer + self._offset)).cast("B")
-        return bytes(self._bytes)
+def _view(tensor: Tensor, size: int) -> memoryview:
+    """Return `size` bytes in the middle of a tensor's memory; zeros while it does not have as many."""
+    pointer, nbytes = tensor.data_ptr(), tensor.nbytes
+    if not pointer or nbytes < size or not _is_readable(tensor):  # for instance, its memory was given back for a while
+        return memoryview(bytes(size))
+    return memoryview((ctypes.c_ubyte * size).from_address(pointer + (nbytes - size) // 2)).cast("B")
 
 
 def _is_watched(tensor: Tensor) -> bool:
