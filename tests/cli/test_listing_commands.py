@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -267,3 +269,29 @@ def test_show_says_when_a_real_resume_contradicts_the_drill(ask: Ask, make_run: 
     said = f"The drill found that a resume of this task is exact, but the resume of attempt {number} was not."
     assert said in " ".join(ask("show", layout.run_id).stdout.split())
     assert said in ask("show", layout.run_id, "--json").json["proof"]["disagreement"]
+
+
+def test_a_dead_run_shows_the_line_that_failed_and_what_to_do(ask: Ask, make_run: RunMaker) -> None:
+    trace = (
+        'Traceback (most recent call last):\n  File "/home/me/train.py", line 12, in step\n    f(x)\nValueError: no\n'
+    )
+    run = make_run(outcome="crashed", step=23, error="ValueError: no", traceback=trace).run_id
+    shown = ask("show", run)
+    assert re.search(r"^raised at +train\.py:12, in step: f\(x\)$", shown.stdout, re.MULTILINE)
+    assert "Fix the code at train.py:12, in step. Resume it from step 20; 3 steps" in shown.stdout
+    assert f"relight resume {run}\n" in shown.stdout
+    death = ask("show", run, "--json").json["death"]
+    assert (death["cause"], death["frame"]["line"], death["advice"]["action"]) == ("exception", 12, "fix_then_resume")
+    assert ask("show", make_run("good").run_id, "--json").json["death"] is None
+
+
+def test_a_loss_that_is_nan_is_shown_with_the_branch_that_leads_back(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome="crashed", step=22, error="ValueError: no")
+    (file,) = layout.metrics.glob("0001-train.rlm")
+    data = bytearray(file.read_bytes())
+    for step in range(15, 23):  # the last records: step, time, loss, lr
+        struct.pack_into("<d", data, len(data) - (23 - step) * 32 + 16, math.nan)
+    file.write_bytes(data)
+    shown = ask("show", layout.run_id).stdout
+    assert "train/loss is NaN since step 15. The last healthy checkpoint is at step 10." in shown
+    assert f"relight branch {layout.run_id} --from 10 --set KEY=VALUE" in shown

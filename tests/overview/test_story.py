@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from relight.cli.ending import choose_exit_code, word_ending
+from relight.metrics.writer import MetricWriter
 from relight.overview.story import RunStory
 from relight.overview.summary import summarize_run
 from relight.runs.process_identity import current_process
@@ -54,6 +56,24 @@ def test_failing_saves_are_told_when_they_begin_and_when_they_end(make_run: RunM
     assert story.poll() == []
     write_record(path, good)
     assert [line.text for line in story.poll()] == ["Checkpoints are being saved again."]
+
+
+def test_a_loss_that_becomes_nan_is_told_once(make_run: RunMaker) -> None:
+    layout = make_run(outcome=None, step=9)
+    writer = MetricWriter(layout.metrics, stream="train", attempt=1)
+    story = RunStory(layout, attempt=1)
+    story.poll()
+    (layout.metrics / "0001-train.rlm").unlink()
+    writer.log(9, {"loss": 1.0, "lr": 0.1})
+    writer.log(10, {"loss": math.nan, "lr": 0.1})
+    (line,) = story.poll()
+    assert (line.kind, line.text) == (
+        "trouble",
+        "train/loss is NaN since step 10, and no checkpoint is from before that.",
+    )
+    writer.log(11, {"loss": math.nan, "lr": 0.1})
+    writer.close()
+    assert story.poll() == []
 
 
 def test_what_may_keep_a_resume_from_being_bit_identical_is_told_once(make_run: RunMaker) -> None:

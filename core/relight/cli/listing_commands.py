@@ -13,10 +13,11 @@ from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption,
 from relight.cli.output import say, say_error, say_json, say_table
 from relight.errors import UsageError
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
-from relight.wording import count, describe_age, describe_value
+from relight.wording import count, describe_age, describe_bytes, describe_value
 
 if TYPE_CHECKING:
     from relight.drill.proof import JudgedProof
+    from relight.overview.death import Death
     from relight.overview.summary import RunSummary
     from relight.runs.layout import RunLayout
 
@@ -140,6 +141,7 @@ def show(
     whole traceback after a crash.
     """
     from relight.drill.proof import judge_run
+    from relight.overview.death import explain_death
     from relight.overview.summary import summarize_evidence
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.evidence import gather_evidence
@@ -157,11 +159,15 @@ def show(
     proof = judge_run(layout, evidence.require_record())
     if json:
         fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
-        say_json({**fields, "proof": proof.list_facts() if proof is not None else None})
+        drilled = proof.list_facts() if proof is not None else None
+        say_json({**fields, "proof": drilled, "death": explain_death(layout)})
         return
     facts = _list_facts(summary, now_s=time.time())
     if proof is not None:
         facts.insert(-1 if summary.error else len(facts), ("resume", _word_proof(proof)))
+    death = explain_death(layout)
+    if death is not None:
+        facts += _list_death_facts(death, summary.run, suffix=repeat_runs_option(runs))
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
         say(f"{name.ljust(width)}  {text}")
@@ -340,6 +346,22 @@ def _word_proof(judged: JudgedProof) -> str:
     if judged.disagreement:
         return f"{drilled}. {judged.disagreement}"
     return f"{drilled}; out of date: {word_changes(judged.changes)}" if judged.changes else drilled
+
+
+def _list_death_facts(death: Death, run: str, *, suffix: str) -> list[tuple[str, str]]:
+    """Return the lines of `show` about what ended a run, and what to do next."""
+    facts = []
+    if death.frame is not None:
+        facts.append(("raised at", f"{death.frame.place}: {death.frame.code}".rstrip(": ")))
+    for user in death.gpu_users:
+        who = "its own trainer" if user.pid is None else f"process {user.pid}" + (f" of {user.run}" if user.run else "")
+        facts.append(("used the card", f"{who}: {describe_bytes(user.bytes)}"))
+    facts.append(("next", death.advice.sentence))
+    if death.advice.action == "branch":
+        facts.append(("", f"relight branch {run} --from {death.advice.step} --set KEY=VALUE{suffix}"))
+    elif death.advice.action != "launch":
+        facts.append(("", f"relight resume {run}{suffix}"))
+    return facts
 
 
 def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:

@@ -44,6 +44,7 @@ class RunStory:
     _told_failure: str | None = None
     _told_caveat: str = ""
     _told_check: int = 0
+    _told_non_finite: tuple[str, int | None] | None = None
     _trained: deque[tuple[int, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     """The last train rows by step: rows of the next epoch may be read before the validation row is."""
     _validates: bool = False
@@ -70,6 +71,7 @@ class RunStory:
             self._tell_caveat(),
             self._tell_resume_check(),
             self._tell_epochs(),
+            self._tell_non_finite(),
             self._tell_checkpoints(),
             self._tell_saving(),
         )
@@ -80,7 +82,8 @@ class RunStory:
         if self.summary.attempt <= self._told_attempt:
             return []
         self._told_attempt = self.summary.attempt
-        later = (self.summary.environment_caveat, self.summary.resume_difference)
+        bad = self.summary.non_finite
+        later = (self.summary.environment_caveat, self.summary.resume_difference, bad and bad.sentence)
         notes = [note for note in self.summary.notes if note not in later]
         return [Line("trouble", " ".join([f"Attempt {self.summary.attempt} starts.", *notes]))]
 
@@ -168,6 +171,13 @@ class RunStory:
         told, self._told_sequence = self._told_sequence, newest[0]
         found = CheckpointStore(self.layout.checkpoints).list().checkpoints
         return [Line("checkpoint", word_checkpoint(info)) for info in found if info.sequence > told]
+
+    def _tell_non_finite(self) -> list[Line]:
+        """Say at once that a loss has become NaN or infinite, and again when it does after it had recovered."""
+        bad = self.summary.non_finite
+        now = (bad.metric, bad.since_step) if bad is not None else None
+        before, self._told_non_finite = self._told_non_finite, now
+        return [Line("trouble", bad.sentence)] if bad is not None and now != before else []
 
     def _tell_saving(self) -> list[Line]:
         failure, before = self.summary.saving_failure, self._told_failure

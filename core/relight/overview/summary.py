@@ -15,6 +15,7 @@ from relight.metrics.metric_direction import word_guess
 from relight.metrics.recent import read_recent
 from relight.overview.death_cause import DeathCause, find_cause
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
+from relight.overview.non_finite import NonFinite, notice_non_finite, trace_non_finite
 from relight.overview.work_at_risk import measure_work_at_risk
 from relight.runs.catalog import list_layouts
 from relight.runs.evidence import Evidence, gather_evidence
@@ -96,6 +97,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of comparing the steps that the newest attempt trained again; None until then, and in lists."""
     notes: tuple[str, ...]
     """Sentences for the user: damaged files, checkpoints that a resume skipped, a resume that is not exact."""
+    non_finite: NonFinite | None
+    """A training loss, or the best metric, that is NaN or infinite now; in lists only which one."""
     best_missing: str | None
     """Why there is no best checkpoint although values were logged: its metric is not among them."""
     error: str | None
@@ -212,13 +215,19 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         environment_changes=changes,
         resume_check=check,
         notes=(),
+        non_finite=(
+            trace_non_finite(layout, metrics, record.best_metric)
+            if traceback
+            else notice_non_finite(metrics, record.best_metric)
+        ),
         best_missing=best_missing,
         error=_told(evidence, "error"),
         traceback=_told(evidence, "traceback") if traceback else None,
     )
     began = evidence.start.notes if evidence.start is not None else ()
     guess = _explain_guess(record, metrics)
-    said = (summary.environment_caveat, summary.resume_difference, best_missing, guess)
+    bad = summary.non_finite.sentence if traceback and summary.non_finite is not None else None
+    said = (bad, summary.environment_caveat, summary.resume_difference, best_missing, guess)
     notes = (*began, *filter(None, said), *evidence.damage.values())
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 
