@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from relight.runs.trash import sweep_in_background
 from relight.supervision.interrupted_runs import resume_interrupted_runs
 from relight_app.server.token import choose_token, read_token_file
 from relight_app.settings import Settings
+
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port=listener.getsockname()[1],
         token=token,
         allowed_hosts=tuple(options.allow_host),
+        base_path=options.base_path,
         read_only=options.read_only,
     )
     sweep_in_background(folder)
@@ -72,6 +76,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="another host name that browsers may use for this machine; repeatable",
     )
     parser.add_argument(
+        "--base-path", type=_base_path, default="", metavar="PATH", help="what all addresses begin with: /relight"
+    )
+    parser.add_argument(
         "--read-only", action="store_true", help="only show: refuse everything that would start, stop or change a run"
     )
     parser.add_argument(
@@ -85,6 +92,15 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port. Use 1 to 65535, or 0 for any free port.")
     return int(text)
+
+
+def _base_path(text: str) -> str:
+    path = text.rstrip("/")
+    if path and not _BASE_PATH.fullmatch(path):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the beginning of an address. Use letters, digits, - and _ after slashes: /relight"
+        )
+    return path
 
 
 def _prepare_runs_folder(folder: Path) -> Path:
@@ -147,7 +163,7 @@ def _announce(settings: Settings, *, open_browser: bool) -> None:
     """Print the dashboard's address once it responds, and open it in a browser."""
     local = settings.host in {"0.0.0.0", "::", "127.0.0.1", "::1", "localhost"}
     host = "127.0.0.1" if local else settings.host
-    address = f"http://{host}:{settings.port}/?token={settings.token}"
+    address = f"http://{host}:{settings.port}{settings.base_path}/?token={settings.token}"
     sys.stdout.write(
         f"Relight dashboard: {address}\n"
         f"Runs folder: {settings.runs_folder}. Press Ctrl-C to stop the dashboard; your trainings continue.\n"

@@ -17,6 +17,8 @@ class Settings:
     port: int = 8501
     token: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    base_path: str = ""
+    """What every address of the dashboard begins with: "/relight" behind a proxy, or nothing."""
     read_only: bool = False
     """Whether this dashboard only shows: it refuses every action."""
 

@@ -1,4 +1,4 @@
-"""The addresses of the dashboard: its pages, downloads, browser modules."""
+"""The addresses of the dashboard: its pages, downloads, browser modules. The only place that knows where they begin."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from relight_app.settings import current_settings
+
 MODULES = Path(__file__).parent / "live" / "browser"
 """The folder of the browser modules."""
 
 
 def site_path(path: str) -> str:
-    """Return the address of a page or route of this site."""
-    return path
+    """Return the address of a page or route of this site, which may be served below another path than "/"."""
+    return current_settings().base_path + path
 
 
 def download_url(run: str, file_name: str) -> str:
     """Return the address of a file in the run's `exports/`."""
-    return f"/files/{quote(run, safe='')}/exports/{quote(file_name, safe='')}"
+    return site_path(f"/files/{quote(run, safe='')}/exports/{quote(file_name, safe='')}")
 
 
 def log_url(run: str, *, attempt: int) -> str:
     """Return the address of an attempt's full log as text."""
-    return f"/files/{quote(run, safe='')}/log.txt?attempt={attempt}"
+    return site_path(f"/files/{quote(run, safe='')}/log.txt?attempt={attempt}")
 
 
 def csv_url(run: str) -> str:
     """Return the address of all the run's metrics as CSV."""
-    return f"/files/{quote(run, safe='')}/metrics.csv"
+    return site_path(f"/files/{quote(run, safe='')}/metrics.csv")
 
 
-@cache
 def plotly_url() -> str:
     """Return the address of the Plotly.js in the installed `plotly` package."""
-    return f"/assets/plotly/{version('plotly')}/plotly.min.js"
+    return site_path(f"/assets/plotly/{version('plotly')}/plotly.min.js")
+
+
+def module_url(name: str) -> str:
+    """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
+    return site_path(f"/assets/live/{_digest_modules()}/{name}")
 
 
 @cache
-def module_url(name: str) -> str:
-    """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
+def _digest_modules() -> str:
     digest = hashlib.sha256()
     for path in sorted(MODULES.glob("*.js")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"/assets/live/{digest.hexdigest()[:16]}/{name}"
+    return digest.hexdigest()[:16]

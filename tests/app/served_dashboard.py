@@ -17,7 +17,7 @@ from types import TracebackType
 import httpx
 
 TOKEN = "token-for-tests"
-_ADDRESS = re.compile(r"http://([0-9.]+):(\d+)/\?token=(\S+)")
+_ADDRESS = re.compile(r"http://([0-9.]+):(\d+)(\S*)/\?token=(\S+)")
 _START_LIMIT_S = 60.0
 
 # Serves a test's page instead of the real one.
@@ -91,13 +91,13 @@ class ServedDashboard:
     @property
     def link(self) -> str:
         """The link that the dashboard printed."""
-        return f"{self.site}/?token={self.token}"
+        return f"{self.site}{self.base_path}/?token={self.token}"
 
     @contextmanager
     def client(self, *, timeout_s: float = 30.0) -> Iterator[httpx.Client]:
         """Return a client with the cookie, as a browser has after its first visit."""
         with httpx.Client(base_url=self.site, timeout=timeout_s) as client:
-            assert client.get("/", params={"token": self.token}).status_code == 303
+            assert client.get(f"{self.base_path}/", params={"token": self.token}).status_code == 303
             yield client
 
     def end(self, sign: signal.Signals = signal.SIGTERM, *, limit_s: float = 10.0) -> tuple[int, float]:
@@ -126,7 +126,8 @@ class ServedDashboard:
             found = _ADDRESS.search(line)
             if found:
                 self.port = int(found[2])
-                self.token = found[3]
+                self.base_path = found[3]
+                self.token = found[4]
                 return
             if readable and not line and self.process.poll() is not None:
                 break

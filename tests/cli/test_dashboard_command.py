@@ -26,7 +26,7 @@ def test_up_replaces_itself_with_the_server_and_passes_every_option_on(
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: seen.append((path, arguments)))
     names = ("--allow-host", "x", "--allow-host", "y")
-    further = ("--token", "a b", "--token-file", "a file", "--read-only", "--resume-interrupted")
+    further = ("--token", "a b", "--token-file", "a file", "--base-path", "/a/b", "--read-only", "--resume-interrupted")
     ask("up", "--port", "8600", "--host", "::1", "--no-browser", *further, *names)
     ((path, arguments),) = seen
     assert path == sys.executable

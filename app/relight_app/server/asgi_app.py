@@ -63,7 +63,8 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     return streamlit.App(
         script,
         lifespan=lifespan,
-        routes=[
+        routes=_below(
+            settings.base_path,
             *part_routes(),
             *action_routes(),
             *api_routes(),
@@ -73,8 +74,16 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
             *file_routes(),
             *asset_routes(),
             *_nothing_else(),
+        ),
+        middleware=[
+            Middleware(
+                Guard,
+                token=settings.token,
+                hosts=_hosts(settings),
+                base_path=settings.base_path,
+                read_only=settings.read_only,
+            )
         ],
-        middleware=[Middleware(Guard, token=settings.token, hosts=_hosts(settings), read_only=settings.read_only)],
     )
 
 
@@ -111,6 +120,11 @@ def _hosts(settings: Settings) -> tuple[str, ...]:
     """Return the host names of the dashboard besides the local ones."""
     everywhere = settings.host in {"0.0.0.0", "::", ""}
     return settings.allowed_hosts if everywhere else (*settings.allowed_hosts, settings.host)
+
+
+def _below(base_path: str, *routes: Route) -> list[Route]:
+    """Return these routes with addresses that begin with `base_path`."""
+    return [Route(base_path + route.path, route.endpoint, methods=list(route.methods or ())) for route in routes]
 
 
 def _nothing_else() -> list[Route]:

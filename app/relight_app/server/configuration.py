@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "server.address": settings.host,
         "server.port": settings.port,
+        "server.baseUrlPath": settings.base_path.strip("/"),
         "server.headless": True,
         "server.fileWatcherType": "none",
         "server.runOnSave": False,
@@ -42,6 +44,8 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
     }
     if THEME.is_file():
         options["theme.base"] = str(THEME)
+        faces = tomllib.loads(THEME.read_text(encoding="utf-8"))["theme"]["fontFaces"]
+        options["theme.fontFaces"] = [face | {"url": settings.base_path + face["url"]} for face in faces]
     return options
 
 

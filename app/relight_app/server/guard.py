@@ -12,7 +12,8 @@ It checks, in this order:
    page that says where to find the link. A token never stays in the address. Only the health address needs no cookie.
 4. A script sends `Authorization: Bearer TOKEN` instead of a cookie. No page of another site can do that, so it needs no
    Origin.
-5. A read-only dashboard refuses every unsafe method with 403.
+5. Behind a proxy that serves the dashboard below a path, every address must begin with it, else 404.
+6. A read-only dashboard refuses every unsafe method with 403.
 
 It also adds the headers that make the browser refuse to load anything from other sites.
 """
@@ -71,9 +72,12 @@ _SECURITY_HEADERS = {
 class Guard:
     """ASGI middleware that admits only browsers and scripts that know `token`, under our host names."""
 
-    def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str] = (), read_only: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, token: str, hosts: Collection[str] = (), base_path: str = "", read_only: bool = False
+    ) -> None:
         assert token, "a dashboard without a token would be open to every page in the browser"
         self._app = app
+        self._base_path = base_path
         self._read_only = read_only
         self._token = token
         self._cookie = cookie_value(token)
@@ -83,8 +87,10 @@ class Guard:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
+        if scope["path"] == HEALTH_PATH:  # a health check need not know the base path
+            scope["path"] = self._base_path + HEALTH_PATH
         refusal = self._judge(scope)
-        if refusal is None and scope["path"] != HEALTH_PATH:
+        if refusal is None and scope["path"] != self._base_path + HEALTH_PATH:
             note_admitted(scope)
         if scope["type"] == "websocket":
             if refusal is None:
@@ -111,17 +117,26 @@ class Guard:
                 "or start it with --allow-host NAME.\n",
                 status_code=421,
             )
+        if scope["path"] == self._base_path:
+            query = scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"{self._base_path}/" + (f"?{query}" if query else ""), status_code=307)
+        if not scope["path"].startswith(self._base_path + "/"):
+            return PlainTextResponse(
+                f"The dashboard is at {self._base_path}/. A proxy in front of it must not change the path.\n", 404
+            )
+        path = scope["path"].removeprefix(self._base_path)
         websocket = scope["type"] == "websocket"
         safe = not websocket and scope["method"] in _SAFE_METHODS
         bearer = None if websocket else _read_bearer(headers)
-        if not _is_from_here(scope, headers, host, needs_origin=not safe and bearer is None):
+        fetched = path.startswith(FETCHED)
+        if not _is_from_here(scope, headers, host, fetched=fetched, needs_origin=not safe and bearer is None):
             return PlainTextResponse("Requests from other sites are refused.\n", status_code=403)
-        if scope["path"] == HEALTH_PATH and safe:
+        if path == HEALTH_PATH and safe:
             return None
         cookie_name = f"relight-{host[1] or _DEFAULT_PORTS.get(scope['scheme'], 80)}"
         if bearer is not None:
             if not _equal(bearer, self._token):
-                return _refuse(wants_html=False, wrong=True)
+                return _refuse(wants_html=False, wrong=True, home=self._base_path + "/")
         elif not _equal(_read_cookie(headers.getlist("cookie"), cookie_name), self._cookie):
             return PlainTextResponse("", status_code=403) if websocket else self._admit(scope, headers, cookie_name)
         elif safe and (address := _without_token(scope)) is not None:
@@ -139,7 +154,9 @@ class Guard:
         address = _without_token(scope)
         right = len(given) == 1 and _equal(given[0], self._token)
         if address is None or not right or scope["method"] not in _SAFE_METHODS:
-            return _refuse(wants_html="text/html" in headers.get("accept", ""), wrong=bool(given))
+            return _refuse(
+                wants_html="text/html" in headers.get("accept", ""), wrong=bool(given), home=self._base_path + "/"
+            )
         response = _redirect(address, headers)
         response.set_cookie(
             cookie_name,
@@ -147,6 +164,7 @@ class Guard:
             max_age=_COOKIE_SECONDS,
             httponly=True,
             samesite="strict",
+            path=self._base_path + "/",
             secure=scope["scheme"] in {"https", "wss"},
         )
         return response
@@ -177,7 +195,9 @@ def _redirect(address: str, headers: Headers) -> Response:
     return response
 
 
-def _is_from_here(scope: Scope, headers: Headers, host: tuple[str, int | None], *, needs_origin: bool) -> bool:
+def _is_from_here(
+    scope: Scope, headers: Headers, host: tuple[str, int | None], *, fetched: bool, needs_origin: bool
+) -> bool:
     """Return whether what the browser says about the request's sender allows it: no other site, no other port."""
     origins, sites = headers.getlist("origin"), set(headers.getlist("sec-fetch-site"))
     if (origins or needs_origin) and not (len(origins) == 1 and _is_same_site(origins[0], host, scope["scheme"])):
@@ -186,7 +206,7 @@ def _is_from_here(scope: Scope, headers: Headers, host: tuple[str, int | None], 
         return True
     if needs_origin:
         return sites <= {"same-origin"}
-    return not (sites & _ELSEWHERE and scope["path"].startswith(FETCHED))
+    return not (sites & _ELSEWHERE and fetched)
 
 
 def _split_host(values: list[str]) -> tuple[str, int | None] | None:
@@ -255,7 +275,7 @@ def _with_security_headers(send: Send) -> Send:
     return guarded_send
 
 
-def _refuse(*, wants_html: bool, wrong: bool) -> Response:
+def _refuse(*, wants_html: bool, wrong: bool, home: str) -> Response:
     title = "This is not the dashboard's token." if wrong else "Open this dashboard with its link."
     if not wants_html:
         where = "The terminal that runs `relight up` or `make run` shows the link with the token"
@@ -265,7 +285,7 @@ def _refuse(*, wants_html: bool, wrong: bool) -> Response:
             status_code=401,
             headers={"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="Relight"'},
         )
-    page = _PAGE.replace("{title}", escape(title))
+    page = _PAGE.replace("{title}", escape(title)).replace("{home}", escape(home))
     return HTMLResponse(page, status_code=401, headers={"Cache-Control": "no-store"})
 
 
@@ -298,10 +318,10 @@ _PAGE = """<!doctype html>
 <main>
   <h1>{title}</h1>
   <p>The terminal that runs <code>relight up</code> or <code>make run</code> shows the link with the token:</p>
-  <pre><code>http://127.0.0.1:8501/?token=&hellip;</code></pre>
+  <pre><code>http://127.0.0.1:8501{home}?token=&hellip;</code></pre>
   <p>For a container, run <code>docker logs CONTAINER</code>. This browser remembers the token for 30 days.</p>
   <label for="token">Or paste the token here:</label>
-  <form method="get" action="/">
+  <form method="get" action="{home}">
     <input id="token" name="token" type="password" autocomplete="off" required>
     <button>Open</button>
   </form>

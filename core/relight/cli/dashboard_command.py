@@ -56,6 +56,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    base_path: Annotated[
+        str | None,
+        typer.Option(
+            "--base-path",
+            metavar="PATH",
+            help="What all addresses begin with, for example /relight behind a proxy.",
+            show_default=False,
+        ),
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only show: refuse to start, stop or change a run.")
     ] = False,
@@ -87,6 +96,8 @@ def up(
         command += ["--token", token]
     if token_file is not None:
         command += ["--token-file", str(token_file)]
+    if base_path is not None:
+        command += ["--base-path", base_path]
     if read_only:
         command.append("--read-only")
     if resume_interrupted:
