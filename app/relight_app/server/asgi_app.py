@@ -26,6 +26,7 @@ from relight_app.server.action_route import action_routes
 from relight_app.server.api_route import api_routes
 from relight_app.server.assets import asset_routes
 from relight_app.server.board_route import board_routes
+from relight_app.server.compare_route import compare_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
 from relight_app.server.connections import ACCEPTED_AT_ONCE, WAITING, bounded_connections, choose_limits
 from relight_app.server.files import file_routes
@@ -71,6 +72,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
             *stream_routes(hub),
             *history_routes(),
             *board_routes(),
+            *compare_routes(),
             *file_routes(),
             *asset_routes(),
             *_nothing_else(),

@@ -77,4 +77,7 @@ def show_run(page: Page, served: ServedDashboard, run: str) -> None:
     """Open the page of a run, and wait until its charts are drawn."""
     page.goto(f"{served.link}&run={run}")
     page.wait_for_selector(".relight-board[data-charts]", timeout=60_000)
-    page.wait_for_function("() => [...document.querySelectorAll('.relight-chart')].every((one) => one.dataset.points)")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.relight-chart')].every(
+          (one) => one.dataset.points || one.getBoundingClientRect().bottom > innerHeight)"""
+    )

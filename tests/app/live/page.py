@@ -1,24 +1,14 @@
-"""The page for the tests of live charts and values."""
+"""The page for the tests of live charts: the board of the run in the address, or the comparison of its runs."""
 
 import streamlit as st
 
 from relight_app.live.board import chart_board
-from relight_app.live.live_values import LiveValue, live_values, read_fields
+from relight_app.pages import compare_page
 
-run = st.query_params["run"]
 st.session_state["reruns"] = st.session_state.get("reruns", 0) + 1
 st.markdown(f"reruns: {st.session_state['reruns']}")
 st.button("Rerun")
-live_values(
-    run=run,
-    key="values",
-    rerun_on=["status"],
-    state=read_fields(run),
-    values=[
-        LiveValue("status", "Status"),
-        LiveValue("step", "Step", "integer", "of {steps_total}"),
-        LiveValue("work_at_risk_s", "Work at risk", "duration", "{work_at_risk_steps} steps"),
-        LiveValue("train/loss", "Loss"),
-    ],
-)
-chart_board(run=run)
+if "ids" in st.query_params:
+    compare_page.render()
+else:
+    chart_board(run=st.query_params["run"])

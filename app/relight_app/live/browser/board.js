@@ -1,16 +1,18 @@
 // The chart board of a run: all its charts, in groups, with what sets how they are drawn. Python mounts it once; what it
 // shows comes from /api/board, asked for again when the live stream says that the run has something new.
 
-import { siteUrl } from './site.js'
+import { act } from './actions.js'
 import { Chart, setText } from './chart.js'
+import { refresh } from './parts.js'
 import { loadPlotly } from './plotly.js'
 import { Settings, X_MODES } from './settings.js'
+import { siteUrl } from './site.js'
 import { subscribe } from './stream.js'
 import { readTheme } from './theme.js'
 
 const ASK_EVERY_MS = 250
 const ASK_AFTER_FAILURE_MS = 2000
-const AFTER_ACTION_MS = [600, 2500]
+const TOPICS = ['life', 'files', 'names'] // of topics.py: what the plan depends on
 const SEARCH_MS = 120
 const FIRST_CHARTS = 12
 const MORE_CHARTS = 48
@@ -93,7 +95,7 @@ class Board {
       this.askedAt = performance.now()
       try {
         const headers = this.etag ? { 'If-None-Match': this.etag } : {}
-        const response = await fetch(siteUrl(`/api/board?${new URLSearchParams({ run: this.run })}`), { credentials: 'same-origin', headers, cache: 'no-store' })
+        const response = await fetch(siteUrl(`/api/board?${new URLSearchParams({ run: this.run })}`), { headers, cache: 'no-store' })
         if (this.removed || response.status === 304) return
         if (!response.ok) {
           this.say(response.status === 404 ? 'This run is no longer there.' : 'The charts of this run cannot be read.')
@@ -137,7 +139,7 @@ class Board {
     this.unsubscribe = subscribe({
       watch: { [this.run]: streams },
       onState: (state) => this.observe(state),
-      onChanged: ({ run, topics }) => run && this.hear([topics.life, topics.files, topics.names].join()),
+      onChanged: ({ run, topics }) => run && this.consider(topics),
       onReset: () => this.ask(),
       onGone: () => this.ask(),
       onConnection: (connection) => {
@@ -147,22 +149,20 @@ class Board {
     })
   }
 
-  /** What the stream says of the run's folder: a new metric, attempt or label. */
-  hear(topics) {
-    if (this.topics !== undefined && this.topics !== topics) this.ask()
-    this.topics = topics
+  /** Ask for the plan again when something that it depends on has changed. */
+  consider(topics) {
+    const tokens = JSON.stringify(TOPICS.map((name) => topics[name]))
+    if (tokens !== this.tokens) this.ask()
+    this.tokens = tokens
   }
 
-  /** The live state of the run: ask for the plan when it has something new, and move what moves. */
+  /** Move what moves with the live state of the run. */
   observe(state) {
     const before = this.state
     this.state = state
-    const facts = (one) => one && [one.status, one.attempt, one.durable_step, one.best_step].join()
-    if (facts(before) !== facts(state) || Object.keys(state.metrics ?? {}).some((name) => !this.names?.has(name))) {
-      if (before || this.names) this.ask()
-    }
+    const facts = (one) => one && [one.status, one.attempt, one.step, one.durable_step].join()
     if (before?.attempt !== state.attempt) this.reached = 0
-    if (before?.step === state.step && facts(before) === facts(state)) return
+    if (facts(before) === facts(state)) return
     this.charts.forEach((chart) => {
       if (chart.awake && chart.visible) chart.drawStory()
     })
@@ -199,10 +199,13 @@ class Board {
     return time ? { from: time, to: end, word } : null
   }
 
-  /** Ask for an action; the page listens. Its outcome shows in the plan a moment later. */
-  act(name, payload, element) {
-    element.dispatchEvent(new CustomEvent('relight-action', { bubbles: true, composed: true, detail: { name, payload } }))
-    AFTER_ACTION_MS.forEach((ms) => this.later(ms, () => this.ask()))
+  /** Do what the menu of a checkpoint offers, and show the result everywhere on the page. */
+  async act(name, payload) {
+    let answer = await act(name, payload)
+    if (answer.ask === 'trust' && window.confirm(answer.problem)) answer = await act(name, { ...payload, trust: true })
+    this.say(answer.problem ?? '')
+    this.ask()
+    refresh()
   }
 
   // --- what the page has -----------------------------------------------------------------------------------------------

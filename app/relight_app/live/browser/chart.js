@@ -12,11 +12,31 @@ import { subscribe } from './stream.js'
 import { pickColor } from './theme.js'
 
 const POINTS = 1500
+const FRAME_MS = 10
 const DRAW_EVERY_MS = 80
 const DRAW_SHARE = 4 // a chart that takes 50 ms to draw is drawn at most every 200 ms
 const RELOAD_SOON_MS = 150
 const RELOAD_LATER_MS = 3000
 const RELOAD_AFTER_FAILURE_MS = 2000
+
+/** Charts that wait to be drawn. A frame draws as many as fit, at least one, so that the page never freezes for all. */
+const draws = {
+  waiting: new Set(),
+  frame: 0,
+  add(chart) {
+    this.waiting.add(chart)
+    this.frame ||= requestAnimationFrame(() => this.draw())
+  },
+  draw() {
+    const end = performance.now() + FRAME_MS
+    for (const chart of this.waiting) {
+      this.waiting.delete(chart)
+      chart.draw()
+      if (performance.now() > end) break
+    }
+    this.frame = this.waiting.size ? requestAnimationFrame(() => this.draw()) : 0
+  },
+}
 
 /** A chart of the board: a card that costs nothing until `wake`, and nothing again after `sleep`. */
 export class Chart {
@@ -296,13 +316,8 @@ export class Chart {
     if (this.pending || !this.awake) return
     const wait = this.drawnAt + Math.max(DRAW_EVERY_MS, DRAW_SHARE * this.drawMs) - performance.now()
     this.pending = true
-    const draw = () =>
-      requestAnimationFrame(() => {
-        this.pending = false
-        if (this.visible) this.draw()
-      })
-    if (wait > 0) setTimeout(draw, wait)
-    else draw()
+    if (wait > 0) setTimeout(() => draws.add(this), wait)
+    else draws.add(this)
   }
 
   see(visible) {
@@ -312,7 +327,8 @@ export class Chart {
   }
 
   draw() {
-    if (!this.Plotly || !this.awake) return
+    this.pending = false
+    if (!this.visible || !this.Plotly || !this.awake || !(this.loaded || this.failed)) return
     this.dirty = false
     this.revision += 1
     const began = performance.now()
@@ -358,7 +374,7 @@ export class Chart {
       curve: carrier,
       tail: this.plan.by_time ? null : this.board.findTail(axis),
       now: redo,
-      onAct: (name, payload) => this.board.act(name, payload, this.element),
+      onAct: (name, payload) => this.board.act(name, payload),
     })
   }
 

@@ -62,7 +62,7 @@ async function ask(key, reads) {
   const giveUp = () => reads.every(({ signal }) => signal.aborted) && controller.abort()
   reads.forEach(({ signal }) => signal.addEventListener('abort', giveUp))
   try {
-    const response = await fetch(siteUrl(`/api/history?${query}`), { credentials: 'same-origin', signal: controller.signal })
+    const response = await fetch(siteUrl(`/api/history?${query}`), { signal: controller.signal })
     if (!response.ok) throw new HistoryError(response.status)
     const body = await response.arrayBuffer()
     reads.forEach((read) => read.resolve(decode(body, new Set(read.names))))

@@ -29,9 +29,11 @@ export function openMenu(anchor, items, { label, parent }) {
     }
     if (item.disabled) entry.setAttribute('aria-disabled', 'true')
     entry.addEventListener('click', (event) => {
-      if (item.disabled) return event.preventDefault()
+      const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey
+      if (item.disabled || (item.href && !elsewhere)) event.preventDefault()
+      if (item.disabled || (item.href && elsewhere)) return
       menu.hidePopover()
-      return item.run?.()
+      item.run()
     })
     menu.append(entry)
     return entry

@@ -3,6 +3,8 @@
 import { lowerBound } from './curve.js'
 import { formatInteger } from './format.js'
 import { openMenu } from './menu.js'
+import { open } from './navigate.js'
+import { siteUrl } from './site.js'
 import { withOpacity } from './theme.js'
 
 const DOT_GAP = 14 // pixels between two checkpoints on the curve
@@ -134,13 +136,14 @@ export class StoryLayer {
 
   #openMenu(anchor, dot) {
     const { story, onAct } = this.context
-    const act = (name) => () => onAct(name, { run: story.run, step: dot.step, attempt: story.attempt })
-    const query = new URLSearchParams({ id: story.run, step: dot.step })
+    const { run, attempt } = story
+    const { step, pinned } = dot
+    const branch = siteUrl(`/branch?${new URLSearchParams({ id: run, step })}`)
     const items = [
-      { label: 'Resume from here', hint: story.resume_refusal, disabled: Boolean(story.resume_refusal), run: act('resume') },
-      { label: 'Branch from here', href: `/branch?${query}` },
-      { label: 'Export weights', run: act('export') },
-      dot.pinned ? { label: 'Unpin', run: act('unpin') } : { label: 'Pin (never delete)', run: act('pin') },
+      { label: 'Resume from here', hint: story.resume_refusal, disabled: Boolean(story.resume_refusal), run: () => onAct('resume', { run, step, attempt }) },
+      { label: 'Branch from here', href: branch, run: () => open(branch) },
+      { label: 'Export weights', run: () => onAct('export', { run, which: step }) },
+      { label: pinned ? 'Unpin' : 'Pin (never delete)', run: () => onAct('pin', { run, step, on: !pinned }) },
     ]
     openMenu(anchor, items, { label: anchor.title, parent: this.element.parentElement })
   }
