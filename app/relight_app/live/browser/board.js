@@ -1,9 +1,7 @@
 // The chart board of a run: all its charts, in groups, with what sets how they are drawn. Python mounts it once; what it
 // shows comes from /api/board, asked for again when the live stream says that the run has something new.
 
-import { act } from './actions.js'
 import { Chart, setText } from './chart.js'
-import { refresh } from './parts.js'
 import { loadPlotly } from './plotly.js'
 import { Settings, X_MODES } from './settings.js'
 import { siteUrl } from './site.js'
@@ -199,13 +197,9 @@ class Board {
     return time ? { from: time, to: end, word } : null
   }
 
-  /** Do what the menu of a checkpoint offers, and show the result everywhere on the page. */
-  async act(name, payload) {
-    let answer = await act(name, payload)
-    if (answer.ask === 'trust' && window.confirm(answer.problem)) answer = await act(name, { ...payload, trust: true })
-    this.say(answer.problem ?? '')
-    this.ask()
-    refresh()
+  /** Ask the page for an action: it shows what is wrong, or that the action is done. */
+  act(name, payload) {
+    document.dispatchEvent(new CustomEvent('relight-action', { detail: { name, payload } }))
   }
 
   // --- what the page has -----------------------------------------------------------------------------------------------
