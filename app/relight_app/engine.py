@@ -16,6 +16,7 @@ from relight.errors import RelightError
 from relight.metrics.metric_scan import scan_metrics
 from relight.metrics.series import read_series
 from relight.overview.attempts import AttemptSummary, summarize_attempts
+from relight.overview.death import Death, explain_death
 from relight.overview.exports import ExportFile, list_exports
 from relight.overview.summary import RunListing, RunSummary, list_runs, summarize_run
 from relight.runs.catalog import find_run
@@ -69,6 +70,11 @@ class Engine:
         """Summarize a run, with its whole traceback; the result is at most 0.2 s old."""
         layout = self.find_layout(run)
         return self.memo.recent(("run", run), lambda: summarize_run(layout), max_age_s=0.2)
+
+    def explain_death(self, run: str) -> Death | None:
+        """Explain why the run does not train; None while it is live and after it has finished."""
+        layout = self.find_layout(run)
+        return self.memo.recent(("death", run), lambda: explain_death(layout), max_age_s=1.0)
 
     def read_record(self, run: str) -> RunRecord:
         """Read the record of a run, completed with what its script reported."""

@@ -15,12 +15,13 @@ from relight.wording import count
 from relight_app.actions import Drill, drill_subject
 from relight_app.engine import Engine
 from relight_app.jobs import Job
-from relight_app.markup import Markup, join, tag
+from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.attempts import build_attempts
 from relight_app.parts.checkpoints import build_checkpoints
 from relight_app.parts.config import build_config
 from relight_app.parts.controls import Confirmation, action_button, menu, tabs
+from relight_app.parts.death import build_death, build_non_finite
 from relight_app.parts.drill import build_proof_card
 from relight_app.parts.empty import build_empty
 from relight_app.parts.exports import build_export_strip
@@ -98,7 +99,15 @@ def build_notices_part(engine: Engine, query: Query) -> Markup:
     refused = None
     if job is not None and job.error is not None and not run.summary.status.is_live:
         refused = build_problem(explain(job.error), key="resume")
-    return join(refused, build_run_notices(run.summary, damaged=listing.damaged))
+    death = engine.explain_death(run.id)
+    return tag(
+        "div",
+        refused,
+        build_death(death, run.summary) if death is not None else None,
+        build_non_finite(run.summary),
+        build_run_notices(run.summary, damaged=listing.damaged),
+        class_="stack",
+    )
 
 
 def build_exports_part(engine: Engine, query: Query) -> Markup:

@@ -8,14 +8,12 @@ from relight.checkpoints.listing import DamagedEntry
 from relight.drill.proof import JudgedProof
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
-from relight.runs.status import RunStatus
 from relight.wording import count, describe_bytes, describe_duration
-from relight_app.formats import describe_option, describe_risk
+from relight_app.formats import describe_option, describe_risk, short_metric
 from relight_app.markup import Markup, join, tag
 from relight_app.navigation import address
 from relight_app.parts.drill import build_proof_badge
 from relight_app.parts.moments import build_age
-from relight_app.parts.notice import build_traceback
 from relight_app.parts.run_list import build_pill
 
 _SOON_FULL_S = 86_400.0
@@ -33,6 +31,14 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
         _resume_check(run),
+        tag(
+            "span",
+            f"{short_metric(run.non_finite.metric)} is not finite",
+            class_="badge bad",
+            title=run.non_finite.sentence,
+        )
+        if run.non_finite is not None
+        else None,
         _link(
             parent.run,
             f"branched from {parent.run} at step {parent.step:,}" + (", weights only" if parent.weights_only else ""),
@@ -94,8 +100,8 @@ def build_family(record: RunRecord, branches: Sequence[RunSummary]) -> Markup | 
 
 
 def build_run_notices(run: RunSummary, *, damaged: Sequence[DamagedEntry]) -> Markup | None:
-    """Build the notices: how the run died and what that cost, failing saves, a full disk, notes. None without any."""
-    parts = [_death(run), _saving_failure(run), _disk(run), _notes(run, damaged)]
+    """Build the notices: failing saves, a full disk, notes. None without any."""
+    parts = [_saving_failure(run), _disk(run), _notes(run, damaged)]
     parts = [part for part in parts if part is not None]
     return tag("div", parts, class_="stack") if parts else None
 
@@ -115,25 +121,6 @@ def _resume_check(run: RunSummary) -> Markup | None:
     if check is None or check.verdict != "exact":
         return None  # a difference is a notice
     return tag("span", f"resume verified: {count(check.equal_steps, 'step')}", class_="badge on", title=check.sentence)
-
-
-def _death(run: RunSummary) -> Markup | None:
-    if run.status not in (RunStatus.CRASHED, RunStatus.INTERRUPTED):
-        return None
-    reason = run.error or run.reason or "Cause unknown."
-    risk = describe_risk(run.work_at_risk_s, run.work_at_risk_steps)
-    lost = f"{risk} lost." if run.work_at_risk_steps else "Nothing was lost."
-    where = (
-        f"A resume continues from step {run.durable_step:,}." if run.durable_step else "A resume starts from step 0."
-    )
-    return tag(
-        "div",
-        tag("div", tag("strong", reason)),
-        tag("div", f"{lost[:1].upper()}{lost[1:]} {where}", class_="muted"),
-        build_traceback(run.traceback, key="run-traceback") if run.traceback else None,
-        class_=f"notice {run.status}",
-        role="status",
-    )
 
 
 def _saving_failure(run: RunSummary) -> Markup | None:

@@ -73,7 +73,10 @@ def _show_run(engine: Engine, request: Request) -> Any:
     run = _find(engine, request)
     summary = engine.read_run(run)
     proof = engine.read_proof(summary, engine.read_record(run))
-    return msgspec.to_builtins(summary) | {"proof": proof.list_facts() if proof is not None else None}
+    return msgspec.to_builtins(summary) | {
+        "proof": proof.list_facts() if proof is not None else None,
+        "death": engine.explain_death(run),
+    }
 
 
 def _list_checkpoints(engine: Engine, request: Request) -> Any:
