@@ -27,9 +27,8 @@ def build_death(death: Death, run: RunSummary) -> Markup | None:
         tag("div", tag("strong", death.title), tag("span", build_moment(death.died_s), class_="sub push"),
             class_="row"),
         tag("p", death.sentence) if death.sentence != death.title else None,
-        tag("div", tag("span", frame.place, class_="mono"),
-            tag("code", frame.code, class_="text shell") if frame.code else None, class_="stack culprit")
-        if frame is not None else None,
+        tag("code", frame.code, class_="text shell culprit", title=f"{frame.file}, line {frame.line}")
+        if frame is not None and frame.code else None,
         _build_users(death.gpu_users),
         tag("ul", [tag("li", sentence) for sentence in _list_consequences(death)], class_="muted"),
         tag("p", death.non_finite.sentence, class_="lost") if death.non_finite is not None else None,
