@@ -9,10 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from relight.runs.catalog import create_run
+from relight.runs.records import PreparedTask, TaskReference
+from relight.runs.trash import delete_run, list_trash
+from tests.patience import stretch
+from tests.runs.run_builder import RunBuilder, dead_process
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask
@@ -83,3 +90,29 @@ def test_the_server_is_the_process_that_was_started(runs: Path) -> None:
             process.kill()
             process.communicate()
             raise
+
+
+@pytest.mark.processes
+def test_the_server_resumes_what_was_interrupted_and_removes_old_trash(runs: Path) -> None:
+    gone = TaskReference(kind="script", name="train.py", path="/nowhere/train.py")
+    layout = create_run(runs, PreparedTask(gone)).layout
+    run = RunBuilder(layout).start().processes(dead_process(), dead_process())
+    old = delete_run(RunBuilder.create(runs).finished().layout)
+    assert old is not None
+    Path(old.path).rename(Path(old.path).with_name(f"{old.run}@1"))
+    process = subprocess.Popen(
+        [RELIGHT, "up", "--port", "0", "--no-browser", "--resume-interrupted"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        assert any(line.startswith(f"{run.layout.run_id} was not resumed: The script /nowhere") for line in said), said
+        assert any("http://127.0.0.1:" in line for line in said), said
+        deadline = time.monotonic() + stretch(30.0)
+        while list_trash(runs):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
