@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.app.served_dashboard import ServedDashboard
 
@@ -20,6 +20,7 @@ def browser() -> Iterator[Browser]:
     path = next((found for name in names if name and (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("there is no Chromium; `make test` installs one")
+    expect.set_options(timeout=30_000)  # the machine may run other tests as well
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield launched

@@ -132,10 +132,8 @@ def test_the_board_has_no_accessibility_problems(shown: Page) -> None:
     assert found == []
 
 
-def test_settings_are_in_the_address_and_remembered(
-    crashed: RunLayout, open_page: OpenPage, browser: Browser, dashboard: ServedDashboard, problems: list[str]
-) -> None:
-    page = open_page(crashed.run_id)
+def _set_up(page: Page) -> None:
+    """Choose a smoothing, a logarithmic axis, epochs, a pinned chart and a search."""
     page.locator(".relight-toolbar input[type=range]").fill("0.5")
     page.get_by_role("button", name="Log y").click()
     page.get_by_label("x axis").select_option("epoch")
@@ -145,6 +143,20 @@ def test_settings_are_in_the_address_and_remembered(
     page.get_by_label("Search charts").fill("learning train/lr")
     expect(page.locator(".relight-chart")).to_have_count(1)
     page.wait_for_function("() => location.search.includes('pin=lr') && location.search.includes('charts=learning')")
+
+
+def _check_set_up(page: Page, *, search: str) -> None:
+    chart = ".relight-chart[data-key=lr]"
+    page.wait_for_selector(f"{chart}[data-points]")
+    assert _axis(page, "yaxis", chart)["type"] == "log" and _axis(page, "xaxis", chart)["range"][1] < 10
+    expect(page.get_by_label("Search charts")).to_have_value(search)
+    expect(page.locator(".relight-toolbar output")).to_have_text("0.50")
+    expect(page.locator(".relight-group").first).to_contain_text("Pinned")
+
+
+def test_settings_are_in_the_address(crashed: RunLayout, open_page: OpenPage, problems: list[str]) -> None:
+    page = open_page(crashed.run_id)
+    _set_up(page)
     query = parse_qs(urlsplit(page.url).query)
     assert query["run"] == [crashed.run_id], "the rest of the address stays"
     assert {name: query[name] for name in ("smoothing", "logy", "xaxis", "pin")} == {
@@ -154,24 +166,24 @@ def test_settings_are_in_the_address_and_remembered(
     page.get_by_role("button", name="Rerun").click()
     expect(page.get_by_text("reruns: 2", exact=True)).to_be_visible()
     assert page.url == link, "a rerun of the page keeps them"
+    assert problems == []
 
-    def check(page: Page, *, search: str) -> None:
-        chart = ".relight-chart[data-key=lr]"
-        page.wait_for_selector(f"{chart}[data-points]")
-        assert _axis(page, "yaxis", chart)["type"] == "log" and _axis(page, "xaxis", chart)["range"][1] < 10
-        expect(page.get_by_label("Search charts")).to_have_value(search)
-        expect(page.locator(".relight-toolbar output")).to_have_text("0.50")
-        expect(page.locator(".relight-group").first).to_contain_text("Pinned")
 
+@pytest.mark.thorough
+def test_a_link_restores_the_settings_and_the_browser_remembers_them(
+    crashed: RunLayout, open_page: OpenPage, browser: Browser, dashboard: ServedDashboard, problems: list[str]
+) -> None:
+    page = open_page(crashed.run_id)
+    _set_up(page)
     page.reload()
-    check(page, search="learning train/lr")
+    _check_set_up(page, search="learning train/lr")
     other = new_context(browser).new_page()
     other.goto(dashboard.link)
-    other.goto(link)
-    check(other, search="learning train/lr")
+    other.goto(page.url)
+    _check_set_up(other, search="learning train/lr")
     other.context.close()
     page.goto(f"{dashboard.site}/?run={crashed.run_id}")
-    check(page, search="")
+    _check_set_up(page, search="")
     page.get_by_role("button", name="Reset", exact=True).click()
     expect(page.get_by_label("x axis")).to_have_value("step")
     assert problems == []

@@ -7,6 +7,7 @@ import { formatWithUnit } from './format.js'
 import { HistoryError, readHistory } from './history.js'
 import { openMenu } from './menu.js'
 import { savePicture } from './picture.js'
+import { X_MODES } from './settings.js'
 import { StoryLayer, buildShapes } from './story.js'
 import { subscribe } from './stream.js'
 import { pickColor } from './theme.js'
@@ -429,7 +430,14 @@ export class Chart {
     const { board, plan } = this
     const pinned = board.settings.values.pinned.includes(plan.key)
     const save = (format) =>
-      savePicture(this.Plotly, { plot: this.plot, title: plan.title, run: board.story.name, theme: board.theme, format })
+      savePicture(this.Plotly, {
+        plot: this.plot,
+        format,
+        title: plan.title,
+        run: board.story.name,
+        axisTitle: X_MODES[this.drawing.axis.mode],
+        theme: board.theme,
+      })
     openMenu(
       this.more,
       [

@@ -6,8 +6,9 @@ const WIDTH = 1200
 const HEIGHT = 675
 
 /** Save the drawn chart as "png" or "svg". */
-export async function savePicture(Plotly, { plot, title, run, theme, format }) {
-  const { traces, layout } = describePicture(plot, { title, run, theme })
+export async function savePicture(Plotly, { plot, format, ...words }) {
+  const { title, run } = words
+  const { traces, layout } = describePicture(plot, words)
   const url = await Plotly.toImage({ data: traces, layout }, { format, width: WIDTH, height: HEIGHT, scale: format === 'png' ? 2 : 1 })
   const link = document.createElement('a')
   link.href = url
@@ -15,10 +16,11 @@ export async function savePicture(Plotly, { plot, title, run, theme, format }) {
   link.click()
 }
 
-function describePicture(plot, { title, run, theme }) {
+function describePicture(plot, { title, run, axisTitle, theme }) {
   const font = { family: theme.font, size: 15, color: theme.text }
   const traces = plot.data.map((trace) => ({
     ...trace,
+    name: `${trace.name}\u2003`, // the entries of a legend stand close together
     // One entry for each curve: its bold line.
     showlegend: trace.visible !== false && !/-(ghosts|origin)$/.test(trace.uid) && !plot.data.some(({ uid }) => uid === `${trace.uid}-smoothed`),
   }))
@@ -42,7 +44,7 @@ function describePicture(plot, { title, run, theme }) {
     },
     showlegend: true,
     legend: { orientation: 'h', x: 1, xanchor: 'right', y: 1.02, yanchor: 'bottom', font },
-    xaxis: keep(plot.layout.xaxis, xaxis),
+    xaxis: { ...keep(plot.layout.xaxis, xaxis), title: { text: axisTitle, font } },
     yaxis: keep(plot.layout.yaxis, yaxis),
   }
   return { traces, layout }
