@@ -15,11 +15,11 @@ from relight.overview.summary import summarize_run
 from relight_app.charts import (
     draw_sparkline,
     plan_board,
-    plan_figures,
     plan_learning_charts,
     plan_machine_charts,
     thin_out,
 )
+from relight_app.parts.figures import plan_figures
 from tests.app.sample_runs import SampleRun, make_run
 
 LOGGED = [

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from relight.errors import RunNotFound
 from relight.overview.summary import summarize_run
-from relight_app import actions
 from relight_app.engine import Engine, current_engine
-from relight_app.jobs import Job
+from tests.app.asking import ask, problem
 from tests.app.sample_runs import SampleRun, make_run
 
 
@@ -38,7 +36,7 @@ def test_checkpoints_are_labelled_and_a_pin_shows_at_once(tmp_path: Path) -> Non
     engine = Engine(tmp_path)
     first = engine.list_checkpoints(layout.run_id).checkpoints[0]
     assert "pinned" not in first.labels
-    assert actions.pin(engine, layout.run_id, step=first.step, on=True).problem is None
+    assert ask(engine, "pin", run=layout.run_id, step=first.step).status == 200
     listed = engine.list_checkpoints(layout.run_id).checkpoints
     assert "pinned" in listed[0].labels
     assert sum("best" in info.labels for info in listed) == 1
@@ -46,10 +44,9 @@ def test_checkpoints_are_labelled_and_a_pin_shows_at_once(tmp_path: Path) -> Non
 
 def test_a_pin_of_a_missing_step_is_one_sentence(tmp_path: Path) -> None:
     layout = make_run(tmp_path, SampleRun("x"))
-    problem = actions.pin(Engine(tmp_path), layout.run_id, step=7, on=True).problem
-    assert problem is not None
-    assert "There is no checkpoint at step 7" in problem.sentence
-    assert problem.traceback is None
+    answer = ask(Engine(tmp_path), "pin", run=layout.run_id, step=7)
+    assert "There is no checkpoint at step 7" in problem(answer)
+    assert answer.body["traceback"] is None
 
 
 def test_the_small_curve_follows_a_running_run_and_is_kept_for_a_dead_one(tmp_path: Path) -> None:
@@ -68,8 +65,7 @@ def test_exports_are_listed_newest_first_with_their_cards(tmp_path: Path) -> Non
     engine = Engine(tmp_path)
     assert engine.list_exports(layout.run_id) == []
     for which, kind in (("best", "safetensors"), ("latest", "safetensors")):
-        actions.export(engine, layout.run_id, which=which, format=kind)  # type: ignore[arg-type]
-        assert _wait_for_export(engine, layout.run_id).error is None
+        assert ask(engine, "export", run=layout.run_id, which=which, format=kind).status == 200
     (layout.exports / "stray.safetensors").write_bytes(b"")
     exports = engine.list_exports(layout.run_id)
     assert len(exports) == 3
@@ -79,42 +75,12 @@ def test_exports_are_listed_newest_first_with_their_cards(tmp_path: Path) -> Non
     assert all(file.sha256 is not None and len(file.sha256) == 64 for file in known)
 
 
-def test_a_failed_export_keeps_its_sentence(tmp_path: Path) -> None:
-    layout = make_run(tmp_path, SampleRun("x", checkpoints=0))
-    engine = Engine(tmp_path)
-    actions.export(engine, layout.run_id, which="best", format="safetensors")
-    job = _wait_for_export(engine, layout.run_id)
-    assert job.state == "failed"
-    assert "no checkpoint" in str(job.error)
-
-
-def test_a_bug_in_relight_is_reported_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = make_run(tmp_path, SampleRun("x", status="running", step=5))
-
-    def fail(*arguments: object, **more: object) -> None:
-        raise ValueError("odd")
-
-    monkeypatch.setattr(actions, "stop_run", fail)
-    problem = actions.stop(Engine(tmp_path), layout.run_id).problem
-    assert problem is not None
-    assert "Relight has a bug: ValueError: odd" in problem.sentence
-    assert problem.traceback is not None
-    assert 'raise ValueError("odd")' in problem.traceback
-
-
 def test_the_pages_load_no_torch() -> None:
     code = (
         "import sys; from relight_app.navigation import PAGES; import importlib; "
         "[importlib.import_module(f'relight_app.pages.{name}_page') for name in PAGES]; "
+        "import relight_app.server.asgi_app; "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
-
-
-def _wait_for_export(engine: Engine, run: str) -> Job:
-    deadline = time.monotonic() + 60
-    while (job := actions.export_job(engine, run)) is None or job.state == "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return job

@@ -1,15 +1,13 @@
-"""The format of numbers, names and times."""
+"""The format of numbers and names."""
 
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
 from relight_app.formats import (
     describe_metric,
-    describe_moment,
     describe_option,
     describe_risk,
     is_share,
@@ -66,9 +64,3 @@ def test_work_at_risk_is_given_in_seconds_and_steps(seconds: float, steps: int, 
 )
 def test_options_are_written_as_the_command_line_takes_them(value: object, said: str) -> None:
     assert describe_option(value) == said
-
-
-def test_moments_of_today_have_no_date() -> None:
-    assert describe_moment(time.time()).count(":") == 2
-    assert "2001" in describe_moment(1_000_000_000)
-    assert describe_moment(None) == describe_moment(0) == "–"

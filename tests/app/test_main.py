@@ -211,7 +211,7 @@ def test_without_a_host_only_this_machine_can_reach_it(tmp_path: Path, page: Pat
 def test_the_process_never_loads_torch_and_opens_no_connection_of_its_own(tmp_path: Path, page: Path) -> None:
     page.write_text(
         "import sys, streamlit as st\n"
-        "import relight_app.live.chart, relight_app.live.live_values\n"
+        "import relight_app.live.chart, relight_app.parts.registry\n"
         "st.title('torch' if 'torch' in sys.modules else 'no torch')\n"
     )
     layout = make_run(tmp_path)

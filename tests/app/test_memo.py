@@ -65,10 +65,23 @@ def test_many_requests_at_once_cause_one_read() -> None:
     assert answers == [1] * 8
 
 
-def test_after_forget_values_are_read_again_and_the_memo_stays_small() -> None:
+def test_the_memo_stays_small() -> None:
     memo, readings = Memo(size=2), iter(range(10))
     for key in ("a", "b", "c"):
         memo.unchanged(key, 0, lambda: next(readings))
     assert memo.unchanged("a", 0, lambda: next(readings)) == 3  # evicted by "c"
+
+
+def test_after_forget_only_what_lasts_is_not_read_again() -> None:
+    memo, readings = Memo(), iter(range(10))
+
+    def read_all() -> list[int]:
+        return [
+            memo.recent("state", lambda: next(readings), max_age_s=60),
+            memo.recent("curve", lambda: next(readings), max_age_s=60, lasting=True),
+            memo.unchanged("names", "signature", lambda: next(readings)),
+        ]
+
+    assert read_all() == [0, 1, 2]
     memo.forget()
-    assert memo.unchanged("c", 0, lambda: next(readings)) == 4
+    assert read_all() == [3, 1, 2]

@@ -39,7 +39,7 @@ def _mix(color: str, ground: str, share: float) -> str:
 def test_text_has_enough_contrast_on_every_background(scheme: str) -> None:
     colors = THEME[scheme]
     for ground in (colors["backgroundColor"], colors["secondaryBackgroundColor"]):
-        muted = _mix(colors["textColor"], ground, 0.64)  # view.css mixes the colors the same way
+        muted = _mix(colors["textColor"], ground, 0.64)  # parts.css mixes the colors the same way
         for text in (colors["textColor"], colors["linkColor"], colors["grayColor"], muted):
             assert _contrast(text, ground) >= READABLE, (text, ground)
     assert _contrast("#ffffff", colors["primaryColor"]) >= READABLE

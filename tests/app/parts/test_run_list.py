@@ -1,4 +1,4 @@
-"""The list of runs and the config table have complete rows in any state, and their text cannot become HTML."""
+"""The list of runs has a complete row for any run, and a sentence and a next step for every state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from relight.overview.summary import DamagedRun, RunSummary, list_runs, summarize_run
 from relight.runs.layout import RunLayout
-from relight_app.tables import (
-    build_config,
+from relight_app.engine import Engine
+from relight_app.parts.run_list import (
     build_damaged_runs,
     build_run_list,
     describe_progress,
-    filter_runs,
-    sort_runs,
+    order_runs,
 )
+from tests.app.parts.shown import Element, show
 from tests.app.sample_runs import SampleRun, make_run
 
 
@@ -65,17 +65,7 @@ def test_a_hostile_name_stays_text(tmp_path: Path) -> None:
 def test_live_runs_come_first_and_then_the_newest(tmp_path: Path) -> None:
     for name, status, age_s in (("old", "finished", 900), ("alive", "running", 500), ("new", "crashed", 10)):
         make_run(tmp_path, SampleRun(name, status=status, step=600, age_s=age_s))
-    assert [run.name for run in sort_runs(list_runs(tmp_path).runs)] == ["alive", "new", "old"]
-
-
-def test_search_takes_every_word_from_name_id_or_task(tmp_path: Path) -> None:
-    make_run(tmp_path, SampleRun("resnet wide"))
-    make_run(tmp_path, SampleRun("resnet deep", "stdlib-gpt", status="crashed", step=500))
-    runs = list_runs(tmp_path).runs
-    assert {run.name for run in filter_runs(runs, status=None, text="RESNET")} == {"resnet wide", "resnet deep"}
-    assert [run.name for run in filter_runs(runs, status=None, text="gpt deep")] == ["resnet deep"]
-    assert [run.name for run in filter_runs(runs, status="finished", text="")] == ["resnet wide"]
-    assert filter_runs(runs, status="crashed", text="wide") == []
+    assert [run.name for run in order_runs(list_runs(tmp_path).runs)] == ["alive", "new", "old"]
 
 
 def test_progress_without_a_known_end_has_no_share(running: RunLayout) -> None:
@@ -84,16 +74,47 @@ def test_progress_without_a_known_end_has_no_share(running: RunLayout) -> None:
     assert "aria-valuenow" not in _list(run)
 
 
-def test_a_config_marks_values_that_are_not_the_default() -> None:
-    shown = build_config(
-        {"lr": 0.002, "flip": True}, defaults={"lr": 0.001, "flip": True}, changes={"lr": (0.1, 0.002)}
-    )
-    assert "default 0.001" in shown
-    assert shown.count("changed in this branch, was 0.1") == 1
-    assert ">true<" in shown
-
-
 def test_damaged_runs_are_named_with_their_reason() -> None:
     shown = build_damaged_runs([DamagedRun(run="a-1", path="/r/a-1", reason="'run.json' is <cut> short.")])
     assert "a-1" in shown
     assert "&lt;cut&gt; short." in shown
+
+
+def _opened(part: Element) -> list[str]:
+    return [one for one in part.links() if one.startswith("/run?")]
+
+
+def test_an_empty_folder_offers_the_first_step(engine: Engine, runs: Path) -> None:
+    part = show(engine, "runs")
+    assert [heading.text for heading in part.find_all("h1")] == ["Runs"]
+    assert "No runs yet" in part.text
+    assert str(runs) in part.text
+    assert "/launch" in part.links()
+
+
+def test_every_run_has_a_row_and_the_totals_add_up(engine: Engine, runs: Path) -> None:
+    one = make_run(runs, SampleRun("one", status="running", step=300))
+    two = make_run(runs, SampleRun("two", status="crashed", step=300, signal="SIGKILL", reason="Ended by SIGKILL."))
+    part = show(engine, "runs")
+    assert "2 runs: 1 running, 1 crashed" in part.text
+    assert "Ended by SIGKILL." in part.text
+    assert _opened(part) == [f"/run?id={one.run_id}", f"/run?id={two.run_id}"]
+
+
+def test_status_and_search_come_from_the_address(engine: Engine, runs: Path) -> None:
+    one = make_run(runs, SampleRun("one", status="running", step=300))
+    two = make_run(runs, SampleRun("two"))
+    assert _opened(show(engine, "runs", status="Running")) == [f"/run?id={one.run_id}"]
+    part = show(engine, "runs", q="two")
+    assert _opened(part) == [f"/run?id={two.run_id}"]
+    assert [field.attributes["value"] for field in part.find_all("input", data_query="q")] == ["two"]
+    assert "No runs match" in show(engine, "runs", q="three").text
+    assert len(_opened(show(engine, "runs", status="<b>"))) == 2, "an unknown status chooses none"
+
+
+def test_a_damaged_run_is_named_below_the_others(engine: Engine, runs: Path) -> None:
+    make_run(runs, SampleRun("good"))
+    make_run(runs, SampleRun("cut")).record.write_bytes(b"{")
+    part = show(engine, "runs")
+    assert "1 run cannot be read" in part.text
+    assert part.text.index("good") < part.text.index("1 run cannot be read")

@@ -9,7 +9,7 @@ import pytest
 
 from relight.overview.disk_forecast import DiskForecast
 from relight.overview.summary import summarize_run
-from relight_app.widgets.run_header import build_run_notices
+from relight_app.parts.run_header import build_run_notices
 from tests.app.sample_runs import SampleRun, make_run
 
 

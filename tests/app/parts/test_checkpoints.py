@@ -10,7 +10,7 @@ import pytest
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
-from relight_app.checkpoint_table import build_checkpoints
+from relight_app.parts.checkpoints import build_checkpoints
 from tests.app.sample_runs import SampleRun, make_run
 
 

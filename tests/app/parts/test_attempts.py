@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relight.overview.attempts import summarize_attempts
 from relight.runs.status import RunStatus
-from relight_app.attempt_table import build_attempts
+from relight_app.parts.attempts import build_attempts
 from tests.app.sample_runs import SampleRun, make_run
 
 

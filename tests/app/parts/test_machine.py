@@ -1,16 +1,17 @@
-"""The Machine page and its builder: with GPUs, without a GPU, and with alarms."""
+"""The Machine page: with GPUs, without a GPU, and with alarms."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from relight.machine.gpu import GpuCard, GpuReport
 from relight.machine.host import HostSample
 from relight.machine.report import GpuProcessRow, MachineReport
-from relight_app.machine_view import build_machine
-from tests.app.pages.page_test import open_page, view_texts
+from relight_app.engine import Engine
+from relight_app.parts.machine import build_machine
+from tests.app.parts.shown import show
 
 HOST = HostSample(
     machine_cpu_percent=42.0, cpu_count=8.0, load_1m=1.5, machine_memory_bytes=90, machine_memory_total_bytes=100,
@@ -28,15 +29,14 @@ def _report(*cards: GpuCard, rows: tuple[GpuProcessRow, ...] = (), absent: str |
 
 
 def test_the_page_says_in_one_sentence_why_there_are_no_gpu_figures(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = _report(absent="No NVIDIA driver on this machine: GPU figures are not shown.")
-    monkeypatch.setattr("relight_app.pages.machine_page.latest_machine_report", lambda: report)
-    page = open_page("machine")
-    assert not page.exception
-    assert [title.value for title in page.title] == ["Machine"]
-    assert "No NVIDIA driver on this machine" in view_texts(page)
-    assert "8 cores" in view_texts(page)
+    monkeypatch.setattr("relight_app.parts.machine.latest_machine_report", lambda: report)
+    part = show(engine, "machine")
+    assert [heading.text for heading in part.find_all("h1")] == ["Machine"]
+    assert "No NVIDIA driver on this machine" in part.text
+    assert "8 cores" in part.text
 
 
 def test_a_card_shows_its_figures_and_its_processes() -> None:
@@ -47,8 +47,6 @@ def test_a_card_shows_its_figures_and_its_processes() -> None:
 
 
 def test_a_hot_card_raises_an_alarm_and_a_power_cap_does_not() -> None:
-    from dataclasses import replace
-
     hot = "too hot: slowed down by the driver"
     calm = build_machine(_report(replace(CARD, throttle_reasons=("at its power limit",), throttle_alarm=False)))
     assert 'badge bad"' not in calm

@@ -1,0 +1,42 @@
+"""Asks for actions as the dashboard's route does, without a server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from relight_app.answers import ActionAnswer, Answers
+from relight_app.engine import Engine
+from tests.patience import stretch
+
+_keys = (f"press-{number}" for number in itertools.count())
+
+
+def ask(engine: Engine, action: str, *, key: str | None = None, **payload: Any) -> ActionAnswer:
+    """Do an action as one press does, and wait for its answer."""
+    body = json.dumps(payload).encode()
+    return Answers(engine).answer(action, body, key=key or next(_keys), patience_s=stretch(60))
+
+
+def ask_in_passing(engine: Engine, action: str, *, key: str | None = None, **payload: Any) -> ActionAnswer:
+    """Do an action, and do not wait for its answer."""
+    return Answers(engine).answer(action, json.dumps(payload).encode(), key=key or next(_keys), patience_s=0.0)
+
+
+def problem(answer: ActionAnswer) -> str:
+    """Return the sentence of an action that failed."""
+    assert answer.status >= 400, answer
+    sentence = answer.body["problem"]
+    assert isinstance(sentence, str)
+    return sentence
+
+
+def wait_until(condition: Callable[[], bool], *, what: str) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + stretch(30)
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.01)
