@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from relight.runs.record_file import read_record_if_there, write_record
 from relight.runs.records import Record
 from relight_app.actions import ACTIONS, Action, Answer
 from relight_app.engine import Engine
-from relight_app.jobs import Work
+from relight_app.jobs import Job, Work
 from relight_app.problems import explain
 
 _FOLDER = ".actions"
@@ -36,12 +37,22 @@ class ActionAnswer(Record, frozen=True, kw_only=True):
     body: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+@dataclass
+class _Press:
+    """A request that this server has begun, and its answer once there is one."""
+
+    asked: str
+    work: Work
+    answer: ActionAnswer | None = None
+
+
 class Answers:
     """The answers of one runs folder, one small file for each key, kept for a day."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._folder = engine.folder / _FOLDER
+        self._presses: dict[str, _Press] = {}
         self._swept_s = 0.0
         self._lock = threading.Lock()
 
@@ -53,32 +64,61 @@ class Answers:
         action = ACTIONS[name]
         try:
             request = msgspec.json.decode(body or b"{}", type=action.request, strict=False)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _refuse(400, f"The request for {name!r} is not valid: {error}.")
         asked = hashlib.sha256(name.encode() + b"\0" + msgspec.json.encode(request, order="sorted")).hexdigest()
-        known = self._find(key)
-        if known is not None:
-            if known.asked != asked:
-                return _refuse(409, "This idempotency key was used for another request. Use a new key for each press.")
-            return known
-        work = self._start(action, request, key)
-        job = work.wait(patience_s)
+        known = None
+        with self._lock:
+            press = self._presses.get(key)
+            if press is None and (known := self._find(key)) is None:
+                self._forget_old()
+                press = self._presses[key] = _Press(asked, self._start(action, request, key))
+        if (press or known).asked != asked:  # type: ignore[union-attr]
+            return _refuse(409, "This idempotency key was used for another request. Use a new key for each press.")
+        if press is None:
+            return known  # type: ignore[return-value]
+        job = press.work.wait(patience_s)
         if job.is_running:
             return ActionAnswer(asked=asked, status=202, body={"pending": True, "told": list(job.told)})
-        answer = _describe(job.error) if job.error is not None else ActionAnswer(body=job.result)
-        answer = msgspec.structs.replace(answer, asked=asked, time_s=time.time())
-        self._keep(key, answer)
-        return answer
+        return self._settle(key, press, job)
 
     def _start(self, action: Action[Any], request: Any, key: str) -> Work:
         def act(work: Work) -> Answer:
+            ended = Job("failed")
             try:
-                return action.act(self._engine, request, key, work)
+                result = action.act(self._engine, request, key, work)
+                ended = Job("done", result=result)
+            except BaseException as error:
+                ended = Job("failed", error=error)
+                raise
             finally:
                 self._engine.memo.forget()
+                self._settle_all(work, ended)
+            return result
 
         subject = action.subject(request) if action.subject is not None else ("key", key)
         return self._engine.jobs.start(subject, act)
+
+    def _settle_all(self, work: Work, job: Job) -> None:
+        """Keep the answers of everybody who asked for the work: they may have gone, and ask the next server again."""
+        with self._lock:
+            presses = [(key, press) for key, press in self._presses.items() if press.work is work]
+        for key, press in presses:
+            self._settle(key, press, job)
+
+    def _settle(self, key: str, press: _Press, job: Job) -> ActionAnswer:
+        if press.answer is None:
+            answer = _describe(job.error) if job.error is not None else ActionAnswer(body=job.result)
+            press.answer = msgspec.structs.replace(answer, asked=press.asked, time_s=time.time())
+            self._keep(key, press.answer)
+        return press.answer
+
+    def _forget_old(self) -> None:
+        """Forget the presses that were answered long ago: their answers are in files."""
+        now = time.time()
+        for key, press in list(self._presses.items()):
+            if press.answer is not None and now - press.answer.time_s > _SWEEP_EVERY_S:
+                del self._presses[key]
 
     def _find(self, key: str) -> ActionAnswer | None:
         with contextlib.suppress(DamagedFile, OSError):

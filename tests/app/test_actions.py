@@ -83,7 +83,7 @@ def test_the_key_of_a_launch_is_the_engines_token_so_that_a_lost_answer_starts_n
     first = ask(engine, "launch", key="press", task="digits")
     for path in (engine.folder / ".actions").iterdir():
         path.unlink()  # the server died before it could remember its answer
-    again = ask(engine, "launch", key="press", task="digits")
+    again = ask(Engine(engine.folder), "launch", key="press", task="digits")
     assert [asked["token"] for asked in recorder.asked] == ["press", "press"]
     assert first.body["run"] == again.body["run"]
 

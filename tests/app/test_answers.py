@@ -99,6 +99,16 @@ def test_what_takes_long_is_pending_and_the_same_request_waits_on(engine: Engine
     assert stops.asked == [run]
 
 
+def test_work_that_ended_while_nobody_waited_is_not_done_again(engine: Engine, run: str, stops: Stops) -> None:
+    stops.release.clear()
+    assert ask_in_passing(engine, "stop", key="press", run=run).status == 202
+    stops.release.set()
+    wait_until(lambda: any(engine.folder.glob(".actions/*.json")), what="the answer was kept")
+    for server in (engine, Engine(engine.folder)):
+        assert ask(server, "stop", key="press", run=run).body == {"run": run}
+    assert stops.asked == [run]
+
+
 def test_two_requests_at_once_with_one_key_are_done_once(engine: Engine, run: str, stops: Stops) -> None:
     stops.release.clear()
     with ThreadPoolExecutor(4) as threads:
@@ -197,7 +207,7 @@ def test_a_damaged_answer_is_no_answer(engine: Engine, run: str, stops: Stops) -
     ask(engine, "stop", key="press", run=run)
     (kept,) = (engine.folder / ".actions").iterdir()
     kept.write_text("{")
-    assert ask(engine, "stop", key="press", run=run).body == {"run": run}
+    assert ask(Engine(engine.folder), "stop", key="press", run=run).body == {"run": run}
     assert stops.asked == [run, run]
 
 
@@ -215,7 +225,7 @@ def test_answers_are_forgotten_after_a_day(engine: Engine, run: str, stops: Stop
     ask(engine, "stop", key="old", run=run)
     (old,) = (engine.folder / ".actions").iterdir()
     os.utime(old, (time.time() - 90_000, time.time() - 90_000))
-    ask(engine, "stop", key="new", run=run)  # another Answers, which sweeps at its first answer
+    ask(Engine(engine.folder), "stop", key="new", run=run)  # a server sweeps at its first answer
     assert not old.exists()
     assert len(list((engine.folder / ".actions").iterdir())) == 1
 

@@ -70,7 +70,8 @@ def test_every_button_sends_what_its_action_takes(engine: Engine, runs: Path) ->
     ]
     assert {str(one.attributes["data-act"]) for one in acting} >= {"stop", "resume", "export", "pin", "verify", "drill"}
     for one in acting:
-        assert msgspec.convert(one.payload, actions.ACTIONS[str(one.attributes["data-act"])].request)
+        typed = {str(one.attributes["data-field"]): "typed"} if one.attributes.get("data-field") else {}
+        assert msgspec.convert(one.payload | typed, actions.ACTIONS[str(one.attributes["data-act"])].request)
 
 
 def test_without_a_checkpoint_nothing_can_be_exported(engine: Engine, runs: Path) -> None:
@@ -172,7 +173,8 @@ def test_a_damaged_checkpoint_is_reported_and_hides_no_other(engine: Engine, run
     newest.path.write_bytes(newest.path.read_bytes()[:-40])
     part = show_run(engine, layout.run_id)
     assert newest.path.name in part.text
-    assert len(part.find_all("button", aria_haspopup="menu")) == 2
+    menus = [str(one.attributes["aria-label"]) for one in part.find_all("button", aria_haspopup="menu")]
+    assert len([label for label in menus if label.startswith("Actions for step")]) == 2
 
 
 def test_an_export_ends_in_a_link_called_download(engine: Engine, runs: Path) -> None:
