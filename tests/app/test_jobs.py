@@ -66,7 +66,7 @@ def test_each_start_sentence_and_end_is_a_new_version() -> None:
 
     jobs.start("key", act).wait(10)
     seen.append(jobs.version)
-    assert seen == sorted(set(seen)), "whoever watches the version sees each change"
+    assert seen == sorted(set(seen)), "each change of the version can be seen"
     assert seen[0] > 0
 
 

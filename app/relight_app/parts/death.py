@@ -17,7 +17,7 @@ _QUIET = ("stopped",)
 """Causes that a person chose: the header says enough."""
 
 
-def build_death(death: Death, run: RunSummary) -> Markup | None:
+def build_death(death: Death, run: RunSummary, *, resuming: bool = False) -> Markup | None:
     """Build the card; None for a run that a person stopped and that lost nothing."""
     if death.cause in _QUIET and not death.lost_steps and death.non_finite is None:
         return None
@@ -32,9 +32,9 @@ def build_death(death: Death, run: RunSummary) -> Markup | None:
         _build_users(death.gpu_users),
         tag("ul", [tag("li", sentence) for sentence in _list_consequences(death)], class_="muted"),
         tag("p", death.non_finite.sentence, class_="lost") if death.non_finite is not None else None,
-        tag("div", _build_button(death.advice, run, main=True), tag("span", death.advice.sentence, class_="sub"),
-            class_="row"),
-        _build_alternatives(death.alternatives, run),
+        tag("div", _build_button(death.advice, run, resuming, main=True),
+            tag("span", death.advice.sentence, class_="sub"), class_="row"),
+        _build_alternatives(death.alternatives, run, resuming),
         build_traceback(run.traceback, key="run-traceback") if run.traceback else None,
         class_=f"notice {run.status} stack death",
         aria_label="What ended this run",
@@ -85,17 +85,17 @@ def _build_users(users: tuple[GpuUser, ...]) -> Markup | None:
     return tag("div", tag("span", "On the card:", class_="sub"), tag("ul", words))
 
 
-def _build_alternatives(others: tuple[Advice, ...], run: RunSummary) -> Markup | None:
+def _build_alternatives(others: tuple[Advice, ...], run: RunSummary, resuming: bool) -> Markup | None:
     if not others:
         return None
     rows = [
-        tag("div", _build_button(one, run, main=False), tag("span", one.sentence, class_="sub"), class_="row")
+        tag("div", _build_button(one, run, resuming, main=False), tag("span", one.sentence, class_="sub"), class_="row")
         for one in others
     ]
     return tag("details", tag("summary", f"Or: {count(len(others), 'alternative')}"), tag("div", rows, class_="stack"))
 
 
-def _build_button(advice: Advice, run: RunSummary, *, main: bool) -> Markup:
+def _build_button(advice: Advice, run: RunSummary, resuming: bool, *, main: bool) -> Markup:
     class_ = "button solid" if main else "button"
     if advice.action == "branch":
         step = advice.step if advice.step is not None else run.durable_step or 0
@@ -104,4 +104,5 @@ def _build_button(advice: Advice, run: RunSummary, *, main: bool) -> Markup:
     if advice.action == "launch":
         return tag("a", icon("launch"), "Launch again", class_=class_, href=address("launch", **{"from": run.run}))
     where = f"Resume from step {advice.step:,}" if advice.step else "Resume from the beginning"
-    return action_button(where, "resume", {"run": run.run, "attempt": run.attempt}, icon_name="resume", class_=class_)
+    return action_button(where, "resume", {"run": run.run, "attempt": run.attempt}, icon_name="resume", class_=class_,
+                         busy=resuming)  # fmt: skip

@@ -103,7 +103,7 @@ def build_notices_part(engine: Engine, query: Query) -> Markup:
     return tag(
         "div",
         refused,
-        build_death(death, run.summary) if death is not None else None,
+        build_death(death, run.summary, resuming=_is_running(job)) if death is not None else None,
         build_non_finite(run.summary),
         build_run_notices(run.summary, damaged=listing.damaged),
         class_="stack",

@@ -33,8 +33,11 @@ EXPORTS = {"Export best weights": True, ".pth": True}
 
 
 def _buttons(part: Element) -> dict[str, bool]:
-    """Return for each button, by label, whether it can be pressed. "Prove resume" and "Verify" always can be."""
-    buttons = part.buttons()
+    """Return for each button, by label, whether it can be pressed, without the card of a dead run.
+
+    "Prove resume" and "Verify" always can be.
+    """
+    buttons = {label: on for label, on in part.buttons().items() if not label.startswith("Resume from")}
     assert buttons.pop("Prove resume")
     assert buttons.pop("Verify", True)
     return buttons
@@ -78,7 +81,7 @@ def test_without_a_checkpoint_nothing_can_be_exported(engine: Engine, runs: Path
     layout = make_run(runs, SampleRun("x", status="crashed", step=30, checkpoints=0))
     part = show_run(engine, layout.run_id)
     assert _buttons(part) == {"Resume": True, "Export best weights": False, ".pth": False}
-    assert "30 steps lost. A resume starts from step 0." in part.text
+    assert "30 steps. There is no checkpoint: a resume starts from step 0." in part.text
     assert "No checkpoint The run ended before" in part.text
     assert "no checkpoint" in problem(ask(engine, "export", run=layout.run_id))
 
@@ -90,7 +93,7 @@ def test_a_crash_shows_its_whole_traceback_and_what_was_lost(engine: Engine, run
     part = show(engine, "run-notices", id=layout.run_id)
     assert "boom: it broke" in part.text
     assert " ".join(TRACEBACK.split()) in part.text
-    assert "25 steps lost. A resume continues from step 575" in part.text
+    assert "25 steps. A resume continues from step 575" in part.text
 
 
 def test_a_failure_to_save_is_loud_and_stop_asks_before_work_is_lost(engine: Engine, runs: Path) -> None:
