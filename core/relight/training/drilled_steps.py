@@ -32,10 +32,17 @@ class DrilledSteps:
         self._order = order
         self._cutter = cutter
         self._begun_s = time.monotonic()
+        self._end_step = order.end_step
 
     def pass_edge(self, step: int) -> None:
-        """Die at this step edge if the drill says so."""
-        if not self._order.in_validation:
+        """Die at this step edge if the drill says so; choose it as the last one if the training has taken long enough.
+
+        A clock decides only here, so that another attempt can end at the same edge: a step may have several.
+        """
+        order = self._order
+        if order.end_after_s and step >= _LEAST_STEPS and time.monotonic() - self._begun_s >= order.end_after_s:
+            self._end_step = min(step, self._end_step or step)
+        if not order.in_validation:
             self._kill_from(step)
 
     def pass_validation(self, step: int) -> None:
@@ -45,13 +52,11 @@ class DrilledSteps:
 
     def find_end(self, step: int) -> Stop | None:
         """Return the drill's stop if the training is longer than the drill wants."""
-        order = self._order
-        late = order.end_after_s and step >= _LEAST_STEPS and time.monotonic() - self._begun_s >= order.end_after_s
-        return Stop(ENDED_BY_DRILL) if late or 0 < order.end_step <= step else None
+        return Stop(ENDED_BY_DRILL) if 0 < self._end_step <= step else None
 
     def _kill_from(self, step: int) -> None:
-        order, cut = self._order, self._cutter.last_cut_step
-        if not 0 < order.kill_step <= step or (order.checkpoint_step and (cut or 0) < order.checkpoint_step):
+        order = self._order
+        if not 0 < order.kill_step <= step or (self._cutter.last_cut_step or 0) < order.checkpoint_step:
             return
         self._cutter.drain(_DURABLE_WITHIN_S)
         os.kill(os.getpid(), signal.SIGKILL)
