@@ -51,8 +51,8 @@ def run_drill(
 
     The trainings end as they would without a drill, but after `steps` steps at the latest; None means 100 steps or 30
     seconds. `timeout_s` bounds each of them. All runs live in a temporary folder inside `folder`, which is removed at
-    the end, whatever happens, unless `keep`. `tell` receives a sentence at each stage, also from other threads. Raises
-    `DrillFailed` when a training crashes or takes too long.
+    the end, whatever happens, unless `keep`. `tell` receives a sentence at each stage, one at a time, but from several
+    threads. Raises `DrillFailed` when a training crashes or takes too long.
     """
     begun_s = time.monotonic()
     make_folder(folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import msgspec
@@ -69,6 +69,7 @@ class DrillPlan:
     timeout_s: float
     """Bounds each training."""
     tell: Tell
+    """Receives a sentence at each stage, from one thread at a time."""
     cancelled: Event = field(default_factory=Event)
 
     @property
@@ -146,7 +147,13 @@ def plan_drill(
         config = {**{f"relight.{key}": value for key, value in settings.items()}, **task.config}
     else:
         config = {**task.config, **settings}
-    return DrillPlan(msgspec.structs.replace(task, config=config), steps, seconds, timeout_s, tell)
+    lock = Lock()
+
+    def tell_one(sentence: str) -> None:
+        with lock:
+            tell(sentence)
+
+    return DrillPlan(msgspec.structs.replace(task, config=config), steps, seconds, timeout_s, tell_one)
 
 
 def train_all(runs: Path, plan: DrillPlan) -> Trainings:
