@@ -28,7 +28,7 @@ from relight_app.server.assets import asset_routes
 from relight_app.server.board_route import board_routes
 from relight_app.server.compare_route import compare_routes
 from relight_app.server.configuration import SCRIPT, apply_streamlit_options
-from relight_app.server.connections import ACCEPTED_AT_ONCE, WAITING, bounded_connections, choose_limits
+from relight_app.server.connections import ACCEPTED_AT_ONCE, KEPT_S, WAITING, bounded_connections, choose_limits
 from relight_app.server.files import file_routes
 from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
@@ -105,6 +105,7 @@ def serve(
         app,
         http=bounded_connections(choose_limits()),
         backlog=ACCEPTED_AT_ONCE,
+        timeout_keep_alive=KEPT_S,
         log_level="warning",
         access_log=False,
         ws="websockets-sansio",

@@ -21,6 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 _ADMITTED = "relight_admitted"
+KEPT_S = 65
+"""How long a person's connection is kept between two requests: longer than browsers and proxies want it."""
 
 ACCEPTED_AT_ONCE = 32
 """The event loop accepts this many connections before it reads from any: all of them are strangers at that moment."""
@@ -76,6 +78,7 @@ class _BoundedConnection(H11Protocol):
     strangers: dict[_BoundedConnection, None]
     """The strangers of the whole server, the oldest first."""
     _deadline: asyncio.TimerHandle | None = None
+    _upgraded = False
     _made_s: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -95,17 +98,24 @@ class _BoundedConnection(H11Protocol):
         self._end_as_stranger()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._deadline is None and not self._is_answering() and not self._upgraded:
+            self._wait_for_head()  # not again with each byte
+
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self._stop_waiting()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._upgraded = True
         self._end_as_stranger()
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
-        self._wait_for_head()
+        if self in self.strangers:
+            self._wait_for_head()
         super().on_response_complete()
 
     def admit(self) -> None:
@@ -116,6 +126,9 @@ class _BoundedConnection(H11Protocol):
         """Close the connection at once."""
         self._end_as_stranger()
         self.transport.abort()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_head(self) -> None:
         self._stop_waiting()

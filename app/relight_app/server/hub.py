@@ -21,6 +21,7 @@ from relight.runs.layout import RunLayout
 from relight_app.engine import Engine
 from relight_app.machine_reader import latest_machine_report
 from relight_app.server.events import (
+    KEEP_ALIVE,
     encode_changed,
     encode_gone,
     encode_hello,
@@ -35,6 +36,9 @@ from relight_app.server.topics import GONE, ListingTopic, Topics, read_topics
 _log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
+_SEND_S = 0.005
+"""There is a round at most every so many seconds for each watcher: 50 browsers get news four times a second."""
+_KEEP_ALIVE_S = 5.0
 _STATE_INTERVAL_S = 0.25
 _STATE_SHARE = 0.1
 """Reading a run's state takes at most this share of the time, however slow its disk is."""
@@ -66,14 +70,12 @@ class Watcher:
         self._events: list[bytes] = []
         self._ready = asyncio.Event()
         self._ended = False
+        self._idle = False
 
-    async def events(self, *, timeout_s: float) -> list[bytes] | None:
-        """Wait for events and return them; return [] after `timeout_s`, and None when the server shuts down."""
+    async def events(self) -> list[bytes] | None:
+        """Wait for events and return them; return None when the server shuts down."""
         if not self._events and not self._ended:
-            try:
-                await asyncio.wait_for(self._ready.wait(), timeout_s)
-            except TimeoutError:
-                return []
+            await self._ready.wait()
         events, self._events = self._events, []
         self._ready.clear()
         return None if self._ended and not events else events
@@ -83,7 +85,14 @@ class Watcher:
         if len(self._events) + len(events) > _EVENTS_WAITING:
             self._events.clear()
         self._events.extend(events)
+        self._idle = False
         self._ready.set()
+
+    def keep_alive(self) -> None:
+        """Add a comment if there were no events since the last call; only on the event loop."""
+        if self._idle:
+            self.offer([KEEP_ALIVE])
+        self._idle = True
 
     def end(self) -> None:
         """End the stream; only on the event loop."""
@@ -120,6 +129,7 @@ class Hub:
     def start(self) -> None:
         """Start the thread; it sleeps until there is a watcher."""
         self._loop = asyncio.get_running_loop()
+        self._keep_alive()
         self._thread.start()
 
     def watch(self, watch: Watch) -> Watcher:
@@ -143,6 +153,12 @@ class Hub:
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._end_watchers)
 
+    def _keep_alive(self) -> None:
+        for watcher in self._watchers:
+            watcher.keep_alive()
+        if self._loop is not None and not self._stopping.is_set():
+            self._loop.call_later(_KEEP_ALIVE_S, self._keep_alive)
+
     def _end_watchers(self) -> None:
         for watcher in self._watchers:
             watcher.end()
@@ -161,7 +177,8 @@ class Hub:
                 self._deliver(self._follow(runs, watchers))
             except Exception:
                 _log.exception("The live stream had an unexpected error; it continues.")
-            self._wake.wait(max(0.01, self._interval_s - (time.monotonic() - began)))
+            interval_s = max(self._interval_s, _SEND_S * len(watchers))
+            self._wake.wait(max(0.01, interval_s - (time.monotonic() - began)))
             self._wake.clear()
 
     def _follow(

@@ -16,10 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relight_app.server.browser_work import ClosingResponse
-from relight_app.server.events import BYE, KEEP_ALIVE
+from relight_app.server.events import BYE
 from relight_app.server.hub import Hub, Watch
 
-_KEEP_ALIVE_S = 10.0
 _RECONNECT_MS = 500
 _MOST_RUNS = 100
 
@@ -56,8 +55,8 @@ async def _send_events(hub: Hub, watch: Watch) -> AsyncGenerator[bytes, None]:
     watcher = hub.watch(watch)
     try:
         yield b"retry: %d\n\n" % _RECONNECT_MS
-        while (events := await watcher.events(timeout_s=_KEEP_ALIVE_S)) is not None:
-            yield b"".join(events) or KEEP_ALIVE
+        while (events := await watcher.events()) is not None:
+            yield b"".join(events)
         yield BYE
     finally:
         hub.leave(watcher)

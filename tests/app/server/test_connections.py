@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+import websockets
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from relight_app.server.connections import ConnectionLimits, bounded_connections
+from relight_app.server.connections import KEPT_S, ConnectionLimits, bounded_connections
 from relight_app.server.guard import Guard
+from relight_app.server.token import cookie_value
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows, make_run
 from tests.app.server.page_socket import ask_for_the_page, connect, hear
@@ -35,11 +37,22 @@ def _serve(limits: ConnectionLimits, *, seconds: float = 0.0) -> Iterator[int]:
     """Serve a guarded app on the yielded port; each admitted request takes so many seconds."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            while (await receive())["type"] != "websocket.disconnect":
+                await send({"type": "websocket.send", "text": "heard"})
+            return
         await asyncio.sleep(seconds)
         await PlainTextResponse("admitted")(scope, receive, send)
 
     config = uvicorn.Config(
-        Guard(app, token=TOKEN), http=bounded_connections(limits), lifespan="off", log_level="error", access_log=False
+        Guard(app, token=TOKEN),
+        http=bounded_connections(limits),
+        timeout_keep_alive=KEPT_S,
+        ws="websockets-sansio",
+        lifespan="off",
+        log_level="error",
+        access_log=False,
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -114,6 +127,32 @@ def test_a_response_may_take_longer_than_a_head() -> None:
     limits = ConnectionLimits(most=50, most_strangers=50, head_s=0.2)
     with _serve(limits, seconds=1.0) as port, _open(port, _KNOWN) as connection:
         assert b"200" in _answer(connection)
+
+
+def test_between_requests_a_person_keeps_the_connection_and_a_stranger_does_not() -> None:
+    limits = ConnectionLimits(most=50, most_strangers=50, head_s=0.3)
+    with _serve(limits) as port, _open(port, _KNOWN) as known, _open(port, _UNKNOWN) as unknown:
+        assert b"200" in _answer(known) and b"401" in _answer(unknown)
+        deadline = time.monotonic() + stretch(5)
+        while _is_open(unknown):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        known.sendall(_KNOWN)
+        assert b"200" in _answer(known)
+
+
+def test_a_web_socket_may_be_silent_for_as_long_as_it_likes() -> None:
+    async def listen(port: int) -> list[str | bytes]:
+        cookie = {"Cookie": f"relight-{port}={cookie_value(TOKEN)}"}
+        site = websockets.Origin(f"http://127.0.0.1:{port}")
+        async with websockets.connect(f"ws://127.0.0.1:{port}/", origin=site, additional_headers=cookie) as connection:
+            heard = [await connection.recv()]  # of the connection itself
+            await asyncio.sleep(1.0)
+            await connection.send("still here")
+            return [*heard, await connection.recv()]
+
+    with _serve(ConnectionLimits(most=50, most_strangers=0, head_s=0.2)) as port:
+        assert run_async(listen(port)) == ["heard", "heard"]
 
 
 def test_a_new_stranger_takes_the_place_of_the_oldest_and_never_that_of_a_person() -> None:

@@ -19,6 +19,7 @@ import pytest
 from relight.metrics.writer import MetricWriter
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit
+from relight_app.server.events import KEEP_ALIVE
 from relight_app.server.hub import Watch, Watcher
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
@@ -224,5 +225,16 @@ def test_a_watcher_that_does_not_keep_up_loses_events_and_no_memory() -> None:
     watcher = Watcher(Watch())
     for number in range(2_000):
         watcher.offer([b"%d" % number])
-    events = run_async(watcher.events(timeout_s=0.1))
+    events = run_async(watcher.events())
     assert events is not None and len(events) <= 500 and events[-1] == b"1999"
+
+
+def test_a_stream_without_news_is_kept_alive_and_one_with_news_is_not() -> None:
+    idle, busy = Watcher(Watch()), Watcher(Watch())
+    for watcher in (idle, busy):
+        watcher.keep_alive()
+    busy.offer([b"news"])
+    for watcher in (idle, busy):
+        watcher.keep_alive()
+    assert run_async(idle.events()) == [KEEP_ALIVE]
+    assert run_async(busy.events()) == [b"news"]
