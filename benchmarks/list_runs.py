@@ -50,7 +50,7 @@ def main() -> None:
     report = Report("list_runs", "What a list of runs costs", (__doc__ or "").partition("\n\n")[2].rstrip())
     with tempfile.TemporaryDirectory(prefix="relight-list-") as folder:
         for number in range(options.runs):
-            _make_run(Path(folder), number, checkpoints=options.checkpoints)
+            make_run(Path(folder), number, checkpoints=options.checkpoints)
         _measure(Path(folder), options, report)
     report.finish(results_folder(options))
 
@@ -97,7 +97,7 @@ def _time_python() -> float:
     return time.perf_counter() - begun
 
 
-def _make_run(folder: Path, number: int, *, checkpoints: int) -> None:
+def make_run(folder: Path, number: int, *, checkpoints: int) -> None:
     """Make a finished run, with every file that its entry in the list is read from."""
     from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
     from relight.checkpoints.store import CheckpointStore
