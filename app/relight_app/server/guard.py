@@ -26,7 +26,7 @@ from html import escape
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relight_app.server.connections import note_admitted
@@ -90,6 +90,8 @@ class Guard:
         if scope["path"] == HEALTH_PATH:  # a health check need not know the base path
             scope["path"] = self._base_path + HEALTH_PATH
         refusal = self._judge(scope)
+        if refusal is not None and scope["path"].startswith(tuple(self._base_path + begin for begin in FETCHED)):
+            refusal = _as_json(refusal)
         if refusal is None and scope["path"] != self._base_path + HEALTH_PATH:
             note_admitted(scope)
         if scope["type"] == "websocket":
@@ -207,6 +209,15 @@ def _is_from_here(
     if needs_origin:
         return sites <= {"same-origin"}
     return not (sites & _ELSEWHERE and fetched)
+
+
+def _as_json(refusal: Response) -> Response:
+    """Return what a refusal says as the JSON that our scripts and the HTTP interface expect."""
+    if refusal.media_type != "text/plain":
+        return refusal
+    kept = {name: value for name in ("Cache-Control", "WWW-Authenticate") if (value := refusal.headers.get(name))}
+    sentence = bytes(refusal.body).decode().strip()
+    return JSONResponse({"problem": sentence}, status_code=refusal.status_code, headers=kept)
 
 
 def _split_host(values: list[str]) -> tuple[str, int | None] | None:
