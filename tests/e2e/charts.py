@@ -19,7 +19,7 @@ class Chart:
     def points(self, label: str) -> list[int]:
         """Return the steps of the drawn curve, without its ghosts."""
         script = """(plot, label) => Array.from(
-          plot._fullData.find((trace) => trace.name === label && !trace.uid.endsWith('-ghosts'))?.x ?? [])"""
+          plot._fullData.find((trace) => trace.name === label && !/-(ghosts|origin)$/.test(trace.uid))?.x ?? [])"""
         return [int(step) for step in self.plot.evaluate(script, label)]
 
     def wait_for_step(self, step: int) -> None:

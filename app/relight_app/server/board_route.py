@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
+import anyio.to_thread
 import msgspec
+from anyio import CapacityLimiter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +30,9 @@ from relight_app.server.files import find_layout
 
 EdgeKind = Literal["crash", "interruption", "stop", "resume"]
 _ATTEMPTS = 100
+_AT_ONCE = 4
+_SHARED_S = 0.1
+"""Browsers that ask for the same board within this time share one."""
 _REASON_CHARACTERS = 200
 _ENDS: dict[str, EdgeKind] = {"crashed": "crash", "stopped": "stop", "interrupted": "interruption"}
 _REFUSALS = {RunStatus.FINISHED: "The run has finished."}
@@ -83,7 +88,17 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
 
 def board_routes() -> list[Route]:
     """Return the route `/api/board?run=`."""
-    return [Route("/api/board", _send_board, methods=["GET"])]
+    limiter = CapacityLimiter(_AT_ONCE)
+
+    async def send_board(request: Request) -> Response:
+        layout = find_layout(request.query_params.get("run", ""))
+        body, etag = await anyio.to_thread.run_sync(_build, layout, limiter=limiter)
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="application/json", headers=headers)
+
+    return [Route("/api/board", send_board, methods=["GET"])]
 
 
 def read_board(engine: Engine, layout: RunLayout) -> Board:
@@ -111,18 +126,19 @@ def read_board(engine: Engine, layout: RunLayout) -> Board:
     )
 
 
-def _send_board(request: Request) -> Response:
-    layout = find_layout(request.query_params.get("run", ""))
-    try:
-        body = msgspec.json.encode(read_board(current_engine(), layout))
-    except DamagedFile as error:
-        raise HTTPException(409, str(error)) from error
-    except RelightError as error:
-        raise HTTPException(404, str(error)) from error
-    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:24]}"', "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+def _build(layout: RunLayout) -> tuple[bytes, str]:
+    engine = current_engine()
+
+    def build() -> tuple[bytes, str]:
+        try:
+            body = msgspec.json.encode(read_board(engine, layout))
+        except DamagedFile as error:
+            raise HTTPException(409, str(error)) from error
+        except RelightError as error:
+            raise HTTPException(404, str(error)) from error
+        return body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+    return engine.memo.recent(("board", layout.run_id), build, max_age_s=_SHARED_S)
 
 
 def _read_edges(layout: RunLayout, run: RunSummary) -> tuple[tuple[Edge, ...], float | None, float | None]:

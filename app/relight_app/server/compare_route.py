@@ -13,6 +13,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight_app.engine import Engine, current_engine
 from relight_app.formats import is_share
+from relight_app.memo import Memo
 from relight_app.server.browser_work import work_for
 from relight_app.server.column_cache import ColumnCache
 from relight_app.server.curve_history import Line, make_curve
@@ -103,6 +105,14 @@ class _Asked(msgspec.Struct, frozen=True):
     log_x: bool
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """What is kept between two answers: columns of metric files, and lines until these files change."""
+
+    columns: ColumnCache
+    drawn: Memo
+
+
 class _Drawn(msgspec.Struct, frozen=True):
     facts: LineFacts
     line: Line
@@ -110,11 +120,11 @@ class _Drawn(msgspec.Struct, frozen=True):
 
 def compare_routes() -> list[Route]:
     """Return the route `/api/compare?ids=&name=&smoothing=&log=`."""
-    limiter, cache = anyio.CapacityLimiter(_AT_ONCE), ColumnCache(most_bytes=_CACHED_BYTES)
+    limiter, reader = anyio.CapacityLimiter(_AT_ONCE), _Reader(ColumnCache(most_bytes=_CACHED_BYTES), Memo())
 
     async def send_comparison(request: Request) -> Response:
         asked = _parse(request)
-        body = await work_for(request, lambda go_on: compare(current_engine(), asked, cache, go_on), limiter=limiter)
+        body = await work_for(request, lambda go_on: compare(current_engine(), asked, reader, go_on), limiter=limiter)
         return Response(
             body,
             media_type="application/octet-stream",
@@ -124,7 +134,7 @@ def compare_routes() -> list[Route]:
     return [Route("/api/compare", send_comparison, methods=["GET"])]
 
 
-def compare(engine: Engine, asked: _Asked, cache: ColumnCache, go_on: Callable[[], None]) -> bytes:
+def compare(engine: Engine, asked: _Asked, reader: _Reader, go_on: Callable[[], None]) -> bytes:
     """Read the runs and return the body that this module's docstring describes."""
     runs: list[tuple[RunSummary, RunRecord]] = []
     missing: list[str] = []
@@ -141,10 +151,12 @@ def compare(engine: Engine, asked: _Asked, cache: ColumnCache, go_on: Callable[[
     drawn: list[_Drawn] = []
     for run, _ in runs:
         go_on()
-        drawn += engine.memo.unchanged(
+        drawn += reader.drawn.unchanged(
             ("compare", run.run, tuple(metrics), asked.smoothing, asked.log_x),
             _sizes(Path(run.path) / "metrics"),
-            functools.partial(_draw_run, run, metrics, asked, functools.partial(cache.read, names=names, go_on=go_on)),
+            functools.partial(
+                _draw_run, run, metrics, asked, functools.partial(reader.columns.read, names=names, go_on=go_on)
+            ),
         )
     differing = find_differing_config([run for run, _ in runs])
     configs = {run.run: flatten_config(run.config) for run, _ in runs}

@@ -318,17 +318,28 @@ def test_a_chart_fills_the_screen_and_goes_back_to_its_place(crashed: RunLayout,
 
 
 @pytest.mark.thorough
-def test_the_menu_of_a_checkpoint_acts(runs: Path, open_page: OpenPage, problems: list[str]) -> None:
-    layout = make_sample(runs, SampleRun("to pin", status="crashed", step=600))
-    page = open_page(layout.run_id)
-    dot = page.locator(f"{LOSS} .relight-dot[data-step='187']")
-    dot.click()
-    page.get_by_role("menuitem", name="Pin (never delete)").click()
-    expect(dot).to_have_class("relight-dot pinned")
-    dot.click()
-    page.get_by_role("menuitem", name="Unpin").click()
-    expect(dot).to_have_class("relight-dot")
-    assert problems == []
+def test_the_menu_of_a_checkpoint_asks_the_page_to_act(crashed: RunLayout, open_page: OpenPage) -> None:
+    page = open_page(crashed.run_id)
+    page.evaluate(
+        """() => {
+          window.asked = []
+          document.addEventListener('relight-action', ({ detail }) => window.asked.push(detail))
+        }"""
+    )
+    best = page.locator(f"{LOSS} .relight-dot.best")
+    step = int(best.get_attribute("data-step") or 0)
+    for item in ("Resume from here", "Export weights", "Pin (never delete)"):
+        best.click()
+        page.get_by_role("menuitem", name=item).click()
+    run = crashed.run_id
+    assert page.evaluate("() => window.asked") == [
+        {"name": "resume", "payload": {"run": run, "step": step, "attempt": 2}},
+        {"name": "export", "payload": {"run": run, "which": step}},
+        {"name": "pin", "payload": {"run": run, "step": step, "on": True}},
+    ]
+    best.click()
+    link = page.get_by_role("menuitem", name="Branch from here").get_attribute("href")
+    assert link == f"/branch?id={run}&step={step}"
 
 
 @pytest.mark.thorough

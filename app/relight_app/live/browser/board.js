@@ -83,29 +83,34 @@ class Board {
 
   // --- what the run has ------------------------------------------------------------------------------------------------
 
-  /** Ask for the plan again, but not too often. */
+  /** Ask for the plan again, but not too often, and not before the last answer has come. */
   ask(ms = 0) {
-    if (this.removed || this.asking) return
-    const wait = Math.max(ms, this.askedAt + ASK_EVERY_MS - performance.now())
-    this.asking = true
-    this.later(wait, async () => {
-      this.asking = false
-      this.askedAt = performance.now()
-      try {
-        const headers = this.etag ? { 'If-None-Match': this.etag } : {}
-        const response = await fetch(siteUrl(`/api/board?${new URLSearchParams({ run: this.run })}`), { headers, cache: 'no-store' })
-        if (this.removed || response.status === 304) return
-        if (!response.ok) {
-          this.say(response.status === 404 ? 'This run is no longer there.' : 'The charts of this run cannot be read.')
-          if (response.status !== 404) this.ask(ASK_AFTER_FAILURE_MS)
-          return
-        }
-        this.etag = response.headers.get('ETag') ?? ''
-        this.take(await response.json())
-      } catch {
-        this.ask(ASK_AFTER_FAILURE_MS)
-      }
+    if (this.removed || this.waiting) return
+    this.waiting = true
+    this.later(Math.max(ms, this.askedAt + ASK_EVERY_MS - performance.now()), () => {
+      this.asked = (this.asked ?? Promise.resolve()).then(() => {
+        this.waiting = false
+        this.askedAt = performance.now()
+        return this.fetch()
+      })
     })
+  }
+
+  async fetch() {
+    try {
+      const headers = this.etag ? { 'If-None-Match': this.etag } : {}
+      const response = await fetch(siteUrl(`/api/board?${new URLSearchParams({ run: this.run })}`), { headers, cache: 'no-store' })
+      if (this.removed || response.status === 304) return
+      if (!response.ok) {
+        this.say(response.status === 404 ? 'This run is no longer there.' : 'The charts of this run cannot be read.')
+        if (response.status !== 404) this.ask(ASK_AFTER_FAILURE_MS)
+        return
+      }
+      this.etag = response.headers.get('ETag') ?? ''
+      this.take(await response.json())
+    } catch {
+      this.ask(ASK_AFTER_FAILURE_MS)
+    }
   }
 
   later(ms, act) {
