@@ -266,6 +266,7 @@ def test_while_steps_are_trained_again_now_moves_and_the_rest_is_faint(runs: Pat
     expect(page.locator(f"{LOSS} .relight-now")).to_be_visible()
     left = page.locator(f"{LOSS} .relight-now").evaluate("one => parseFloat(one.style.left)")
     assert [x for x, _ in _line(page) or []] == list(range(1, 61))
+    expect(page.locator(f"{LOSS} .relight-chart-legend b")).to_have_text("2")  # as the tile says, not the ghost's end
     assert {x for x, y in _line(page, "loss-ghosts") or [] if y is not None} >= set(range(41, 101))
     train(61, 90)
     _wait_for_line(page, "line.length === 90")

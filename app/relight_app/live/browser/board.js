@@ -389,7 +389,7 @@ class Board {
     chart.element.replaceWith(this.empty)
     this.dialog.append(chart.element)
     this.dialog.showModal()
-    chart.update(chart.plan, Math.max(240, this.dialog.clientHeight - 110))
+    chart.update(chart.plan, Math.max(240, this.dialog.clientHeight - 85))
   }
 
   shrink() {

@@ -354,7 +354,7 @@ export class Chart {
       this.plot.on('plotly_relayouting', () => this.drawStory())
       this.drawStory()
     }
-    this.drawLegend(unit)
+    this.drawLegend(this.drawing)
     this.say(this.sentence())
     this.drawnAt = performance.now()
     this.drawMs = this.drawnAt - began
@@ -393,9 +393,9 @@ export class Chart {
 
   // --- legend, note, menu --------------------------------------------------------------------------------------------
 
-  drawLegend(unit) {
+  drawLegend({ unit, redo: now }) {
     const { theme, story } = this.board
-    const shown = this.curves.map((curve) => [curve.spec, curve.main.x.length ? curve.latest : null])
+    const shown = this.curves.map((curve) => [curve.spec, curve.latest(now)])
     while (this.legend.children.length > shown.length) this.legend.lastChild.remove()
     shown.forEach(([spec, latest], index) => {
       let entry = this.legend.children[index]

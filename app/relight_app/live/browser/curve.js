@@ -35,9 +35,11 @@ export class Curve {
     return this.added > AT_MOST_NEW
   }
 
-  /** The latest value; NaN when it is not finite or there is none. */
-  get latest() {
-    return this.main.y.length ? this.main.y[this.main.y.length - 1] : NaN
+  /** Return the latest value, of a run that is at step `now`: null when there is none, NaN when it is not finite. */
+  latest(now) {
+    const { x, y } = this.main
+    const place = x.length && x[x.length - 1] > now ? lowerBound(x, now + 0.5) : x.length
+    return place ? y[place - 1] : null
   }
 
   /**

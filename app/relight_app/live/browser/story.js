@@ -9,7 +9,12 @@ import { withOpacity } from './theme.js'
 
 const DOT_GAP = 14 // pixels between two checkpoints on the curve
 const LABEL_GAP = 60 // pixels that a word needs
-const SIGNS = { crash: '✕', interruption: '⏻', stop: '■', resume: '▶' }
+const SIGNS = {
+  crash: 'M3 4.4 4.4 3 8 6.6 11.6 3 13 4.4 9.4 8 13 11.6 11.6 13 8 9.4 4.4 13 3 11.6 6.6 8Z',
+  interruption: 'M9.5 1 3 9h4l-1 6 7-9H8.5z',
+  stop: 'M3.5 3.5h9v9h-9z',
+  resume: 'M4 2.5 13 8l-9 5.5z',
+}
 const COLORS = { crash: 'red', interruption: 'orange', stop: 'gray', resume: 'green' }
 
 /** Build the vertical lines of the attempts, and of "now", as Plotly shapes. */
@@ -178,7 +183,7 @@ function makeTail() {
 function makeSign(edge) {
   const sign = document.createElement('span')
   sign.className = `relight-sign ${edge.kind}`
-  sign.textContent = SIGNS[edge.kind]
+  sign.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${SIGNS[edge.kind]}"/></svg>`
   sign.title = edge.text
   sign.setAttribute('role', 'img')
   sign.setAttribute('aria-label', edge.text)
