@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from relight_app.urls import MODULES
 from tests.app.served_dashboard import ServedDashboard
@@ -22,6 +22,7 @@ def browser() -> Iterator[Browser]:
     path = os.environ.get("RELIGHT_CHROMIUM") or shutil.which("chromium")
     if not path:
         pytest.skip("no Chromium: run `make test`, which installs it, or set RELIGHT_CHROMIUM")
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield started
