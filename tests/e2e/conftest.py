@@ -258,7 +258,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _describe_page(page: Page) -> str:
     try:
-        return f"{page.url}\n{page.locator('body').inner_text(timeout=5_000)}"
+        return f"{page.url}\n{page.locator('body').aria_snapshot(timeout=5_000)}"  # with the text in shadow roots
     except PlaywrightError as error:
         return f"{page.url}\ncannot be read: {error}"
 

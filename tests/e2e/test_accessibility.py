@@ -44,7 +44,7 @@ def test_the_list_of_runs_is_accessible(page: Page, dashboard: Dashboard) -> Non
         make_run(dashboard.runs, sample)
     page.goto(dashboard.address("/"))
     for name in ("running", "unsaved", "crashed", "finished"):
-        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+        expect(page.get_by_role("table", name="Runs").get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("1 run cannot be read")).to_be_visible()
     expect_no_violation(page)
 
@@ -90,8 +90,8 @@ def test_the_form_of_a_branch_is_accessible(page: Page, dashboard: Dashboard) ->
     page.goto(dashboard.address(f"/branch?id={layout.run_id}&step=400"))
     epochs = page.get_by_label("Epochs", exact=True)
     epochs.fill("30")
-    epochs.press("Enter")
-    expect(page.get_by_text("was 12")).to_be_visible()
+    epochs.press("Tab")
+    expect(page.get_by_text("changed, was 12", exact=True)).to_be_visible()
     expect_no_violation_now(page)
 
 

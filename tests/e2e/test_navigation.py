@@ -1,4 +1,4 @@
-"""A link leads to its page, whatever the old page requests at that moment."""
+"""A link leads to its page, whatever the old page is doing at that moment, and Back leads back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Page, WebSocketRoute, expect
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from playwright.sync_api import Page, Route, expect
 
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit
@@ -18,90 +16,52 @@ from tests.e2e.conftest import Dashboard, wait_until
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
-class Connection:
-    """A proxy between a page and Streamlit that delays messages as a slow network may."""
-
-    def __init__(self, page: Page) -> None:
-        self.late: bytes | None = None
-        """The delayed request of a fragment."""
-        self.delivered = False
-        """Whether that request has been delivered."""
-        self._answers: list[bytes] | None = None
-        self._delays = False
-        page.route_web_socket(re.compile("/_stcore/stream"), self._connect)
-
-    def hold_answers(self) -> None:
-        """Hold back the server's messages until `release_answers`."""
-        self._answers = []
-
-    def release_answers(self) -> None:
-        answers, self._answers = self._answers, None
-        for message in answers or ():
-            self._browser.send(message)
-
-    def delay_a_part(self) -> None:
-        """Delay a fragment's next request until just after the next page has begun."""
-        self._delays = True
-
-    def _connect(self, browser: WebSocketRoute) -> None:
-        self._browser, self._server = browser, browser.connect_to_server()
-        browser.on_message(self._from_browser)
-        self._server.on_message(self._from_server)
-
-    def _from_browser(self, message: str | bytes) -> None:
-        assert isinstance(message, bytes)
-        if self._delays and self.late is None and BackMsg.FromString(message).rerun_script.is_auto_rerun:
-            self.late = message
-        else:
-            self._server.send(message)
-
-    def _from_server(self, message: str | bytes) -> None:
-        assert isinstance(message, bytes)
-        if self.late is not None and not self.delivered:
-            begun = ForwardMsg.FromString(message).new_session.page_script_hash
-            if begun not in ("", BackMsg.FromString(self.late).rerun_script.page_script_hash):
-                self._server.send(self.late)
-                self.delivered = True
-        if self._answers is None:
-            self._browser.send(message)
-        else:
-            self._answers.append(message)
-
-
 def test_a_click_on_a_link_is_not_undone_by_a_run_that_changes_at_that_moment(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("changing", status="running", step=600))
-    connection = Connection(page)
+    held: list[Route] = []
     page.goto(dashboard.address(f"/run?id={layout.run_id}"))
-    values = page.locator(".relight-values").first
-    expect(values).to_have_attribute("data-status", "running")
     expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
-    connection.hold_answers()
-    page.get_by_role("link", name="Launch", exact=True).click()
+    page.route(re.compile("/parts/run-"), lambda route: held.append(route))  # noqa: PLW0108  playwright marks it
     write_record(layout.attempt(1).exit, AttemptExit(attempt=1, time_s=time.time(), outcome="finished", exit_code=0))
-    expect(values).to_have_attribute("data-status", "finished")
-    page.wait_for_timeout(1_000)  # twice as long as the page takes to request a rerun
-    connection.release_answers()
+    wait_until(lambda: page.wait_for_timeout(20) or held, timeout_s=30, what="the page asked for what has changed")
+    page.get_by_role("link", name="Launch", exact=True).click()
+    expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
+    for route in held:  # the old page's questions are answered after the new page has come
+        route.continue_()
     expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
     assert page.url.startswith(dashboard.address("/launch"))
+    expect(page).to_have_title("Launch · Relight")
+
+
+def test_links_tabs_and_the_back_button_lead_where_they_say(page: Page, dashboard: Dashboard) -> None:
+    layout = make_run(dashboard.runs, SampleRun("opened"))
+    page.goto(dashboard.address("/"))
+    page.evaluate("window.untouched = true")
+    page.get_by_role("table", name="Runs").get_by_role("link", name="opened", exact=True).click()
+    expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
+    page.get_by_role("tab", name="Config").click()
+    expect(page.get_by_role("tabpanel", name="Config")).to_be_visible()
+    assert page.url == dashboard.address(f"/run?id={layout.run_id}&tab=config")
+    page.get_by_role("link", name="Launch again with this config").click()
+    expect(page.get_by_label("Batch size", exact=True)).to_have_value("128")
+    page.go_back()
+    expect(page.get_by_role("tabpanel", name="Config")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("table", name="Runs").get_by_role("link", name="opened", exact=True)).to_be_visible()
+    page.go_forward()
+    expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
+    assert page.evaluate("window.untouched"), "no page was loaded anew"
+    page.reload()
+    expect(page.get_by_role("tabpanel", name="Config")).to_be_visible()
 
 
 @pytest.mark.thorough
-def test_a_late_request_of_a_fragment_of_the_old_page_does_not_change_the_new_page(
-    page: Page, dashboard: Dashboard
-) -> None:
+def test_each_of_many_clicks_on_links_arrives(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("opened", status="running", step=600))
-    connection = Connection(page)
     page.goto(dashboard.address("/"))
-    link = page.get_by_role("link", name="opened", exact=True)
-    expect(link).to_be_visible()
-    connection.delay_a_part()
-    wait_until(lambda: page.wait_for_timeout(20) or connection.late, timeout_s=30, what="the list of runs was renewed")
-    link.click()
-    expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
-    # When the server answers the next request, it has already handled the delayed one.
-    page.get_by_role("radio", name=".pth", exact=True).click()
-    export = page.get_by_role("button", name="Export best weights", exact=True)
-    export.click()
-    expect(page.get_by_text("best_model.pth", exact=True)).to_be_visible()
-    assert connection.delivered
-    assert page.url == dashboard.address(f"/run?id={layout.run_id}")
+    for _ in range(25):
+        page.get_by_role("table", name="Runs").get_by_role("link", name="opened", exact=True).click()
+        expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
+        assert page.url == dashboard.address(f"/run?id={layout.run_id}")
+        page.get_by_role("link", name="Runs", exact=True).click()
+        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()

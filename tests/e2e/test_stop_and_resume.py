@@ -100,14 +100,14 @@ def test_a_branch_is_refused_if_its_model_does_not_fit_and_starts_if_it_does(pag
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("0.weight (float32 [32, 1, 3, 3] in the checkpoint, float32 [8, 1, 3, 3] now)")
     refusal = dashboard.refusal("branch", parent.run_id, "--from", str(step), "--set", "width=8")
-    assert alert.inner_text().strip() == refusal
+    expect(alert.get_by_text(refusal, exact=True)).to_be_visible()
     assert dashboard.only_layout() == parent, "no folder was left behind"
 
     width.fill("32")
     epochs = page.get_by_label("Epochs", exact=True)
     epochs.fill("2")
     epochs.press("Tab")
-    expect(page.get_by_text("was 1", exact=False)).to_be_visible()
+    expect(page.get_by_text("changed, was 1", exact=True)).to_be_visible()
     start.click()
     page.wait_for_url(re.compile(r"/run\?"))
     origin = page.get_by_role("link", name=f"branched from {parent.run_id} at step {step}")
@@ -128,7 +128,8 @@ def test_resuming_from_a_damaged_checkpoint_is_refused_as_on_the_command_line(pa
     choose(page, newest.step, "Resume from here")
     alert = page.get_by_role("alert")
     expect(alert).to_be_visible()
-    assert alert.inner_text().strip() == dashboard.refusal("resume", layout.run_id, "--from", str(newest.step))
+    refusal = dashboard.refusal("resume", layout.run_id, "--from", str(newest.step))
+    expect(alert.get_by_text(refusal, exact=True)).to_be_visible()
     assert count_attempts(layout) == 1
 
 
@@ -137,7 +138,7 @@ def test_the_weights_of_any_checkpoint_can_be_exported_with_its_menu(page: Page,
     layout = make_run(dashboard.runs, SampleRun("done"))
     oldest = CheckpointStore(layout.checkpoints).list().checkpoints[0]
     open_run(page, dashboard, layout)
-    choose(page, oldest.step, "Export weights")
+    choose(page, oldest.step, "Export weights (.safetensors)")
     expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
     expect(page.get_by_text(f"{layout.run_id}-step{oldest.step}.safetensors", exact=True)).to_be_visible()
 
@@ -186,7 +187,7 @@ def test_a_run_that_was_stopped_on_the_command_line_is_shown_as_stopped_without_
     expect(page.get_by_role("row").filter(has_text=layout.run_id)).to_contain_text("Running")
     dashboard.relight("stop", layout.run_id)
     expect(page.get_by_role("row").filter(has_text=layout.run_id)).to_contain_text("Stopped")
-    page.get_by_role("link", name="endless", exact=True).click()
+    page.get_by_role("table", name="Runs").get_by_role("link", name="endless", exact=True).click()
     page.wait_for_url(re.compile(r"/run\?"))
     expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
 
@@ -200,7 +201,7 @@ def open_run(page: Page, dashboard: Dashboard, layout: RunLayout) -> None:
 def choose(page: Page, step: int, item: str) -> None:
     """Choose an entry in a checkpoint's menu."""
     page.get_by_role("button", name=f"Actions for step {step}", exact=True).click()
-    page.get_by_role("menu", name=f"Step {step}", exact=True).get_by_role("menuitem", name=item, exact=True).click()
+    page.get_by_role("menu", name=f"step {step}", exact=True).get_by_role("menuitem", name=item, exact=True).click()
 
 
 def labels(dashboard: Dashboard, layout: RunLayout, step: int) -> list[str]:

@@ -78,9 +78,12 @@ def build_text_field(
 
 def _build_field(field: ConfigField, given: Mapping[str, Any], implied: Mapping[str, Any]) -> Markup:
     value = field_text(given.get(field.name, field.default))
+    label = f"label-{field.name}"
     default = field_text(implied.get(field.name, field.default))
+    if given.get(field.name, field.default) is None and default:
+        value = "none"
     attributes: dict[str, Any] = {
-        "name_": f"config.{field.name}", "title": explain_field(field), "data_mark": True,
+        "name_": f"config.{field.name}", "title": explain_field(field), "data_mark": True, "aria_labelledby": label,
         "data_default": None if field.required else default,
         "data_send_empty": (field.type in ("str", "path") and default != "") or None,
     }  # fmt: skip
@@ -94,7 +97,9 @@ def _build_field(field: ConfigField, given: Mapping[str, Any], implied: Mapping[
         box = tag("input", type="text", value=value, placeholder=default, inputmode=number, autocomplete="off",
                   spellcheck="false", **attributes)  # fmt: skip
     was = tag("span", f"changed, was {default or 'none'}", class_="was sub")
-    return tag("label", tag("span", label_field(field), class_="clip"), box, was, class_="field", data_key=field.name)
+    return tag(
+        "label", tag("span", label_field(field), class_="clip", id=label), box, was, class_="field", data_key=field.name
+    )
 
 
 def build_command(

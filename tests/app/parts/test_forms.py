@@ -81,6 +81,12 @@ def test_a_form_starts_with_the_given_values_and_remembers_what_leaving_them_out
     assert defaults == {"config.lr": "0.5", "config.flip": "true", "config.mode": "a", "config.seed": "1"}
 
 
+def test_a_value_of_none_is_written_out_where_an_empty_field_means_something_else() -> None:
+    field = ConfigField(name="limit", type="int", default=3, nullable=True)
+    assert read(build_fields([field], {"limit": None}, implied={})).fields() == {"config.limit": "none"}
+    assert read(build_fields([field], {"limit": None}, implied={"limit": None})).fields() == {"config.limit": ""}
+
+
 def test_a_required_field_is_always_sent_and_only_a_text_that_may_be_empty_is_sent_empty() -> None:
     fields = [
         ConfigField(name="data", type="path", required=True),
