@@ -67,12 +67,15 @@ def thin_out(values: npt.NDArray[np.float64], *, points: int) -> list[float]:
     return [float(value) for value in values[chosen]]
 
 
-def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
-    """Draw a small curve without axes. Values that are not finite leave gaps. `label` describes it in words."""
+def draw_sparkline(values: Sequence[float], *, label: str, ends: tuple[float, float] | None = None) -> Markup:
+    """Draw a small curve without axes. Values that are not finite leave gaps. `label` describes it in words.
+
+    `ends` are the lowest and the highest value that fit; without them, nearly all of the values do.
+    """
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return Markup("")
-    low, high = _spark_range(finite)
+    low, high = ends or _spark_range(finite)
     span = high / 2 - low / 2 or 1.0  # halves: the full distance may overflow a float
     step = (_SPARK_WIDTH - 2 * _SPARK_MARGIN) / (len(values) - 1)
     height = _SPARK_HEIGHT - 2 * _SPARK_MARGIN
@@ -98,7 +101,7 @@ def draw_sparkline(values: Sequence[float], *, label: str) -> Markup:
             stroke_linejoin="round", stroke_linecap="round", vector_effect="non-scaling-stroke",
         ),
         viewBox=f"0 0 {_SPARK_WIDTH:g} {_SPARK_HEIGHT:g}", width=f"{_SPARK_WIDTH:g}", height=f"{_SPARK_HEIGHT:g}",
-        role="img", aria_label=label,
+        role="img", aria_label=label, preserveAspectRatio="none",
     )  # fmt: skip
 
 
@@ -150,14 +153,17 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
     """Plan the charts of the resources that the run uses: CPU, memory, and two per GPU that it can see."""
     available = set(names)
     plans = []
-    if "system/cpu_percent" in available:
+    if "system/cpu_share_percent" in available:
         plans.append(
             _machine_chart(
                 "cpu", "CPU", "%",
-                _machine_series("cpu_percent", "this run", "chart1"),
+                _machine_series("cpu_share_percent", "this run", "chart1"),
                 _machine_series("machine_cpu_percent", "machine", "gray"),
             )
         )  # fmt: skip
+    elif "system/cpu_percent" in available:  # a run of an earlier version: 100 is one processor
+        plans.append(_machine_chart("cpu", "CPU (100 % is one processor)", "%",
+                                    _machine_series("cpu_percent", "this run", "chart1")))  # fmt: skip
     if "system/memory_bytes" in available:
         plans.append(
             _machine_chart(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from relight.machine.report import MachineReader, MachineReport
+from relight.machine.report import MachinePoint, MachineReader, MachineReport
 from relight_app.settings import runs_folder
 
 _lock = threading.Lock()
@@ -13,12 +13,21 @@ _reader: MachineReader | None = None
 
 def latest_machine_report() -> MachineReport:
     """Return the newest figures without waiting. The first call starts the reader."""
+    return _start().latest()
+
+
+def machine_history() -> list[MachinePoint]:
+    """Return the load of the last hours, since this dashboard was started."""
+    return _start().history()
+
+
+def _start() -> MachineReader:
     global _reader  # noqa: PLW0603
     with _lock:
         if _reader is None:
             _reader = MachineReader(runs_folder())
             _reader.start()
-        return _reader.latest()
+        return _reader
 
 
 def close_machine_reader() -> None:

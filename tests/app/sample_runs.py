@@ -202,6 +202,7 @@ def _write_metrics(
 
 def _system(second: int, sample: SampleRun, noise: random.Random) -> dict[str, float]:
     values = {
+        "cpu_share_percent": 77 + 9 * math.sin(second / 9) + noise.gauss(0, 3),
         "cpu_percent": 155 + 18 * math.sin(second / 9) + noise.gauss(0, 6),
         "memory_bytes": 0.62 * GIGABYTE + min(second, 30) * 4e6,
         "processes": 3.0,

@@ -50,7 +50,7 @@ def test_links_tabs_and_the_back_button_lead_where_they_say(page: Page, dashboar
     expect(page.get_by_role("table", name="Runs").get_by_role("link", name="opened", exact=True)).to_be_visible()
     page.go_forward()
     expect(page.get_by_role("heading", name="opened", exact=True)).to_be_visible()
-    assert page.evaluate("window.untouched"), "no page was loaded anew"
+    assert page.evaluate("window.untouched"), "no page was loaded again"
     page.reload()
     expect(page.get_by_role("tabpanel", name="Config")).to_be_visible()
 

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from relight.machine.gpu import ALARM_WORDS, GpuCard
 from relight.machine.host import HostSample
-from relight.machine.report import GpuProcessRow, MachineReport
-from relight.wording import count, describe_bytes
+from relight.machine.report import GpuProcessRow, MachinePoint, MachineReport
+from relight.overview.summary import RunSummary
+from relight.wording import count, describe_bytes, describe_duration
+from relight_app.charts import draw_sparkline, thin_out
 from relight_app.engine import Engine
-from relight_app.machine_reader import latest_machine_report
+from relight_app.machine_reader import latest_machine_report, machine_history
 from relight_app.markup import Markup, tag, wide_table
+from relight_app.navigation import address
 from relight_app.parts.part import Query
 
 _FULL_PERCENT, _CROWDED_PERCENT = 95.0, 85.0
+_FEWEST_POINTS = 6
+_LOAD_POINTS = 240
 
 
 def build_machine_part(engine: Engine, query: Query) -> Markup:
     """Build the page's only part from the newest figures."""
-    return tag("div", tag("h1", "Machine"), build_machine(latest_machine_report()), class_="stack wide",
-               data_title="Machine · Relight")  # fmt: skip
+    live = [run for run in engine.list_runs().runs if run.status.is_live]
+    return tag(
+        "div",
+        tag("h1", "Machine"),
+        build_machine(latest_machine_report(), history=machine_history(), live=live),
+        class_="stack wide",
+        data_title="Machine · Relight",
+    )
 
 
-def build_machine(report: MachineReport) -> Markup:
-    """Build the body of the page."""
-    return tag("div", _build_host(report.host), _build_gpus(report), class_="stack wide")
+def build_machine(
+    report: MachineReport, *, history: Sequence[MachinePoint] = (), live: Sequence[RunSummary] = ()
+) -> Markup:
+    """Build the body of the page. `history` is the load of the last hours, and `live` the runs that train."""
+    return tag(
+        "div",
+        _build_host(report.host, history),
+        _build_trainings(live),
+        _build_gpus(report, history, live),
+        class_="stack wide",
+    )
 
 
 def build_meter(label: str, percent: float | None, words: str, *, alarm: bool = False, watch: bool = True) -> Markup:
@@ -49,7 +71,42 @@ def build_meter(label: str, percent: float | None, words: str, *, alarm: bool = 
     )
 
 
-def _build_host(host: HostSample | None) -> Markup:
+def _build_trainings(live: Sequence[RunSummary]) -> Markup | None:
+    """Build the table of the runs that train here, with what each takes."""
+    if not live:
+        return None
+    rows = [
+        tag(
+            "tr",
+            tag("td", tag("a", run.name, class_="link", href=address("run", id=run.run))),
+            tag("td", str(run.pids.trainer or "–"), class_="right mono"),
+            tag("td", _percent(run.metrics.get("system/cpu_share_percent")), class_="right"),
+            tag("td", _bytes(run.metrics.get("system/memory_bytes")), class_="right"),
+            tag("td", _bytes(_gpu_bytes(run)), class_="right"),
+            data_key=run.run,
+        )
+        for run in live
+    ]
+    heads = ["Training", *(tag("th", head, scope="col", class_="right")
+                           for head in ("Process", "CPU", "Memory", "GPU memory"))]  # fmt: skip
+    return tag("div", tag("h2", "Trainings"), wide_table(heads, rows, label="Trainings"), class_="stack")
+
+
+def _build_load(history: Sequence[MachinePoint], read: Callable[[MachinePoint], float], label: str) -> Markup | None:
+    """Build the curve of a load over the last hours; it begins when the dashboard was started."""
+    if len(history) < _FEWEST_POINTS:
+        return None
+    values = thin_out(np.array([read(point) for point in history]), points=_LOAD_POINTS)
+    since = describe_duration(history[-1].time - history[0].time)
+    return tag(
+        "div",
+        draw_sparkline(values, label=f"{label}, the last {since}", ends=(0.0, 1.0)),
+        tag("div", f"the last {since}", class_="sub"),
+        class_="load",
+    )
+
+
+def _build_host(host: HostSample | None, history: Sequence[MachinePoint]) -> Markup:
     if host is None:
         return tag("div", "Reading the machine…", class_="notice plain", role="status")
     memory = _share(host.machine_memory_bytes, host.machine_memory_total_bytes)
@@ -63,6 +120,7 @@ def _build_host(host: HostSample | None) -> Markup:
             count(round(host.cpu_count), "core"),
             build_meter("In use", host.machine_cpu_percent, _percent(host.machine_cpu_percent), watch=False),
             tag("div", f"1 min load average: {host.load_1m:.2f}", class_="sub") if host.load_1m is not None else None,
+            _build_load(history, lambda point: point.cpu, "CPU in use"),
         ),
         _card(
             "Memory",
@@ -76,6 +134,7 @@ def _build_host(host: HostSample | None) -> Markup:
                 f"Free: {describe_bytes(host.machine_memory_total_bytes - host.machine_memory_bytes)}",
                 class_="sub",
             ),
+            _build_load(history, lambda point: point.memory, "Memory in use"),
         ),
         _card(
             "Disk (runs folder)",
@@ -90,7 +149,7 @@ def _build_host(host: HostSample | None) -> Markup:
     )  # fmt: skip
 
 
-def _build_gpus(report: MachineReport) -> Markup:
+def _build_gpus(report: MachineReport, history: Sequence[MachinePoint], live: Sequence[RunSummary]) -> Markup:
     if not report.gpu.cards:
         reason = report.gpu.absent_reason or "No GPU was found."
         return tag("div", tag("h2", "GPUs"), tag("div", reason, class_="notice plain", role="status"), class_="stack")
@@ -99,13 +158,20 @@ def _build_gpus(report: MachineReport) -> Markup:
     return tag(
         "div",
         tag("h2", "GPUs ", tag("span", ", ".join(versions), class_="sub")),
-        tag("div", [_build_card(card) for card in report.gpu.cards], class_="grid"),
-        _build_processes(report.gpu_processes, report.gpu.cards),
+        tag("div", [_build_card(card, _load_of(history, card)) for card in report.gpu.cards], class_="grid"),
+        _build_processes(report.gpu_processes, report.gpu.cards, {run.pids.trainer: run for run in live}),
         class_="stack",
     )
 
 
-def _build_card(card: GpuCard) -> Markup:
+def _load_of(history: Sequence[MachinePoint], card: GpuCard) -> Markup | None:
+    def read(point: MachinePoint) -> float:
+        return point.gpu[card.index] if card.index < len(point.gpu) else math.nan
+
+    return _build_load(history, read, f"Utilization of GPU {card.index}")
+
+
+def _build_card(card: GpuCard, load: Markup | None = None) -> Markup:
     title = f"GPU {card.index}"
     if card.error is not None:
         return _card(title, card.name, tag("div", card.error, class_="notice bad", role="alert"))
@@ -135,23 +201,27 @@ def _build_card(card: GpuCard) -> Markup:
             ],
             class_="row",
         ),
+        load,
     )  # fmt: skip
 
 
-def _build_processes(rows: Sequence[GpuProcessRow], cards: Sequence[GpuCard]) -> Markup:
+def _build_processes(
+    rows: Sequence[GpuProcessRow], cards: Sequence[GpuCard], trainers: Mapping[int | None, RunSummary]
+) -> Markup:
     if not rows:
         known = any(card.processes_known for card in cards)
         words = "No processes on the GPUs." if known else "The driver does not report the processes on the GPUs."
         return tag("p", words, class_="sub")
-    heads = ("GPU", "Process", "User", "Memory", "Command")
-    return wide_table(heads, [_process_row(row) for row in rows], label="Processes on the GPUs")
+    heads = ("GPU", "Process", "Run", "User", "Memory", "Command")
+    return wide_table(heads, [_process_row(row, trainers.get(row.pid)) for row in rows], label="Processes on the GPUs")
 
 
-def _process_row(row: GpuProcessRow) -> Markup:
+def _process_row(row: GpuProcessRow, run: RunSummary | None) -> Markup:
     return tag(
         "tr",
         tag("td", str(row.gpu_index)),
         tag("td", f"{row.name or 'unknown'} ", tag("span", str(row.pid), class_="sub mono"), class_="nowrap"),
+        tag("td", tag("a", run.name, class_="link", href=address("run", id=run.run)) if run is not None else "–"),
         tag("td", row.user or "–"),
         tag("td", "–" if row.memory_bytes is None else describe_bytes(row.memory_bytes), class_="nowrap"),
         tag("td", row.command or "–", class_="mono clip command"),
@@ -174,7 +244,16 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0f} %"
+    return "unknown" if value is None or math.isnan(value) else f"{value:.0f} %"
+
+
+def _bytes(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else describe_bytes(value)
+
+
+def _gpu_bytes(run: RunSummary) -> float | None:
+    found = [value for name, value in run.metrics.items() if name.endswith("_process_memory_bytes")]
+    return sum(found) if found else None
 
 
 def _of(part: float | None, whole: float | None) -> str:

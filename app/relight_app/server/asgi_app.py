@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from relight_app.engine import current_engine
-from relight_app.machine_reader import close_machine_reader
+from relight_app.machine_reader import close_machine_reader, latest_machine_report
 from relight_app.server.action_route import action_routes
 from relight_app.server.api_route import api_routes
 from relight_app.server.assets import asset_routes
@@ -55,6 +55,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     @asynccontextmanager
     async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
         hub.start()
+        latest_machine_report()  # begins to remember the load
         try:
             yield {}
         finally:

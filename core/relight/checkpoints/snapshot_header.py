@@ -14,6 +14,9 @@ from relight.errors import UnsupportedState
 
 Reason = Literal["periodic", "best", "stop", "signal", "exception", "manual", "final", "import"]
 
+BEFORE_ANY_ATTEMPT = 0
+"""The attempt of a checkpoint that was copied from another run."""
+
 
 @dataclass(frozen=True)
 class TensorRef:

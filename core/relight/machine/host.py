@@ -43,6 +43,11 @@ class HostSample:
     write_bytes: int | None
 
     @property
+    def cpu_share_percent(self) -> float | None:
+        """Processor time of the tree as a share of the machine's, 0 to 100, like `machine_cpu_percent`."""
+        return None if self.cpu_percent is None else min(100.0, self.cpu_percent / max(self.cpu_count, 0.01))
+
+    @property
     def processes(self) -> int:
         """Number of live processes in the tree."""
         return len(self.pids)

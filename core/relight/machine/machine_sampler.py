@@ -20,6 +20,7 @@ _CLOSING_S = 2.0
 
 HOST_COLUMNS = (
     "cpu_percent",
+    "cpu_share_percent",
     "memory_bytes",
     "processes",
     "machine_cpu_percent",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from relight.machine.host import HostReader, HostSample
 from relight.machine.pid_namespace import pids_are_the_hosts
 
 _COMMAND_CHARACTERS = 120
+_HISTORY_S, _HISTORY_EVERY_S = 6 * 3600.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,18 @@ class MachineReport:
     gpu_processes: tuple[GpuProcessRow, ...]
 
 
+@dataclass(frozen=True)
+class MachinePoint:
+    """The load of the machine at `time`: shares from 0 to 1, NaN where unknown. `gpu` has one for each card."""
+
+    time: float
+    cpu: float
+    memory: float
+    gpu: tuple[float, ...]
+
+
 class MachineReader:
-    """Keeps a `MachineReport` up to date in the background, for any number of callers."""
+    """Keeps a `MachineReport` up to date in the background, for any number of callers, and remembers the last hours."""
 
     def __init__(self, folder: Path, *, interval_s: float = 1.0, gpus: GpuWatch | None = None) -> None:
         self._folder = folder
@@ -48,6 +61,7 @@ class MachineReader:
         self._gpus = gpus or GpuWatch(interval_s=interval_s)
         self._host_reader = HostReader()
         self._host: tuple[float, HostSample] | None = None
+        self._history: deque[MachinePoint] = deque(maxlen=int(_HISTORY_S / _HISTORY_EVERY_S))
         self._described: dict[int, tuple[str | None, str | None, str | None]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relight-machine-report", daemon=True)
@@ -69,6 +83,10 @@ class MachineReader:
         )
         return MachineReport(time=at, host=host, gpu=gpu, gpu_processes=rows)
 
+    def history(self) -> list[MachinePoint]:
+        """Return the load of the last six hours, one point every five seconds."""
+        return list(self._history)
+
     def close(self) -> None:
         """Stop reading."""
         self._stop.set()
@@ -79,9 +97,17 @@ class MachineReader:
         while not self._stop.is_set():
             host = self._host_reader.read(self._folder)
             self._host = (time.time(), host)
+            if not self._history or time.time() - self._history[-1].time >= _HISTORY_EVERY_S:
+                self._history.append(_measure(time.time(), host, self._gpus.latest()))
             pids = {process.pid for card in self._gpus.latest().cards for process in card.processes}
             self._described = {pid: self._described.get(pid) or _describe(pid) for pid in pids}
             self._stop.wait(self._interval_s)
+
+
+def _measure(time_s: float, host: HostSample, gpu: GpuReport) -> MachinePoint:
+    percents = (host.machine_cpu_percent, *(card.utilization_percent for card in gpu.cards))
+    cpu, *cards = (math.nan if percent is None else percent / 100 for percent in percents)
+    return MachinePoint(time_s, cpu, host.machine_memory_bytes / max(host.machine_memory_total_bytes, 1), tuple(cards))
 
 
 def _describe(pid: int) -> tuple[str | None, str | None, str | None]:

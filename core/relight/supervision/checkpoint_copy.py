@@ -7,14 +7,13 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from relight.checkpoints.snapshot_header import BEFORE_ANY_ATTEMPT
 from relight.errors import DamagedCheckpoint, RelightError
 
 if TYPE_CHECKING:
     from relight.checkpoints.listing import CheckpointInfo
     from relight.checkpoints.manifest import Manifest
     from relight.checkpoints.store import CheckpointStore
-
-BEFORE_ANY_ATTEMPT = 0
 
 
 def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: CheckpointStore) -> CheckpointInfo:

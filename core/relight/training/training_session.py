@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 
 from relight.checkpoints.listing import CheckpointInfo
-from relight.checkpoints.snapshot_header import Reason, SnapshotHeader
+from relight.checkpoints.snapshot_header import BEFORE_ANY_ATTEMPT, Reason, SnapshotHeader
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
@@ -478,7 +478,8 @@ class TrainingSession:
             self._take_over(counters, info, branch=branch)
             self._open_position()
             self.state.restore_rng(tree, read)
-            return info, float(reader.environment.get("work_s", 0.0))
+            copied = info.attempt == BEFORE_ANY_ATTEMPT  # a branch does not count its parent's time
+            return info, 0.0 if copied else float(reader.environment.get("work_s", 0.0))
 
     def _take_over(self, counters: Mapping[str, Any], info: CheckpointInfo, *, branch: bool) -> None:
         """Continue the counters and the best value from the checkpoint `info`."""
