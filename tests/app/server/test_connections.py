@@ -23,7 +23,6 @@ from relight_app.server.guard import Guard
 from relight_app.server.token import cookie_value
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows, make_run
-from tests.app.server.page_socket import ask_for_the_page, connect, hear
 from tests.event_loop import run_async
 from tests.patience import stretch
 
@@ -209,14 +208,20 @@ def test_five_hundred_silent_connections_keep_nobody_out(tmp_path: Path, page: P
         while "event: hello" not in next(lines):
             pass
 
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+
         async def besiege() -> None:
-            async with connect(dashboard) as socket_of_page:
+            async with websockets.connect(
+                f"ws://127.0.0.1:{dashboard.port}/_stcore/stream",
+                origin=websockets.Origin(dashboard.site),
+                additional_headers={"Cookie": cookie},
+                subprotocols=[websockets.Subprotocol("streamlit")],
+            ) as socket_of_page:
                 for number in range(500):
                     stack.enter_context(_open(dashboard.port, b"" if number % 2 else b"GET / HTTP/1.1\r\nHos"))
                 with dashboard.client() as newcomer:
                     assert newcomer.get("/").status_code == 200
-                await ask_for_the_page(socket_of_page)
-                assert await hear(socket_of_page, "script_finished")
+                await asyncio.wait_for(await socket_of_page.ping(), 30)
 
         run_async(besiege())
         log_rows(layout, [(1, {"loss": 1.0})])
