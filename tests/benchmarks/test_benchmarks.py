@@ -45,6 +45,13 @@ def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_a_comparison_is_measured_over_http(tmp_path: Path) -> None:
+    printed = run("compare_runs.py", "--runs", "2", "--steps", "50", "--repeats", "1", "--dry", cwd=tmp_path)
+    assert all(f"| {what} |" in printed for what in ("first", "changed", "again"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_resuming_is_compared_with_an_uninterrupted_training(tmp_path: Path) -> None:
     printed = run("exactness.py", "--way", "relight", "--dry", cwd=tmp_path)

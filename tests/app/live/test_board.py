@@ -376,6 +376,22 @@ def test_metrics_with_odd_names_have_charts_that_work(runs: Path, open_page: Ope
 
 
 @pytest.mark.thorough
+def test_a_chart_of_a_hundred_streams_has_a_hundred_colors(
+    runs: Path, open_page: OpenPage, problems: list[str]
+) -> None:
+    layout = make_run(runs)
+    for part in range(100):
+        log_rows(layout, [(step, {"loss": float(part + step)}) for step in range(1, 11)], stream=f"part{part}")
+    page = open_page(layout.run_id)
+    colors = page.locator(f"{LOSS} .relight-chart-legend i").evaluate_all(
+        "all => all.map((one) => one.style.background)"
+    )
+    assert len(set(colors)) == 100
+    assert [len(_line(page, f"part{part}_47loss") or []) for part in range(100)] == [10] * 100
+    assert problems == []
+
+
+@pytest.mark.thorough
 def test_a_value_that_is_not_finite_is_what_the_legend_says(runs: Path, open_page: OpenPage) -> None:
     layout = make_run(runs)
     log_rows(layout, [(1, {"loss": 1.0}), (2, {"loss": math.nan})])

@@ -13,14 +13,23 @@ export class HistoryError extends Error {
   }
 }
 
-let gathering = new Map() // by query: the reads that wait to be sent together
+const gathering = new Map() // by query: the reads that wait to be sent together
 
 /**
  * Read metrics of one run. `smooth` are the names to smooth with the weight `smoothing`, `log` thins for a logarithmic
  * axis. Returns {positions, series: {name: the argument of Curve.fill}}. Reads that differ only in their names become
  * one request, whose rows the server reads from the disk once.
  */
-export function readHistory(run, { names, smooth, smoothing, axis, log, points, window: range, signal }) {
+export async function readHistory(run, options) {
+  const { names } = options
+  const parts = []
+  for (let i = 0; i < names.length; i += MOST_NAMES) parts.push(read(run, { ...options, names: names.slice(i, i + MOST_NAMES) }))
+  const histories = await Promise.all(parts)
+  // The first positions: rows that a later part has already are recognized when they come again.
+  return { positions: histories[0].positions, series: Object.assign({}, ...histories.map(({ series }) => series)) }
+}
+
+function read(run, { names, smooth, smoothing, axis, log, points, window: range, signal }) {
   const query = new URLSearchParams({ run, x: axis, points })
   if (smoothing) query.set('smoothing', smoothing)
   if (log) query.set('log', 1)
@@ -30,10 +39,10 @@ export function readHistory(run, { names, smooth, smoothing, axis, log, points, 
   }
   const key = String(query)
   return new Promise((resolve, reject) => {
-    const read = { names, smooth: smoothing ? smooth : [], signal, resolve, reject }
-    if (gathering.has(key)) gathering.get(key).push(read)
+    const wanted = { names, smooth: smoothing ? smooth.filter((name) => names.includes(name)) : [], signal, resolve, reject }
+    if (gathering.has(key)) gathering.get(key).push(wanted)
     else {
-      gathering.set(key, [read])
+      gathering.set(key, [wanted])
       setTimeout(() => send(key), GATHER_MS)
     }
   })
