@@ -191,7 +191,9 @@ class Comparison {
     this.slider = this.element.querySelector('input[type=range]')
     this.output = this.element.querySelector('output')
     this.flags = [...this.element.querySelectorAll('[data-flag]')]
-    this.metric.addEventListener('change', () => this.show([...this.data.metrics.map(({ name }) => name), this.metric.value]))
+    this.metric.addEventListener('change', () => {
+      if (this.metric.value) this.show([...this.data.metrics.map(({ name }) => name), this.metric.value])
+    })
     this.slider.addEventListener('input', () => this.settings.set({ smoothing: Number(this.slider.value) }))
     this.flags.forEach((button) =>
       button.addEventListener('click', () => this.settings.set({ [button.dataset.flag]: !this.settings.values[button.dataset.flag] })),
