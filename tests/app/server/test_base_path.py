@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
 PATIENCE_MS = 60_000
 
 
+@pytest.mark.thorough
 def test_the_dashboard_works_below_a_path(browser: Browser, tmp_path: Path) -> None:
     layout = make_run(tmp_path, "below")
     begin_attempt(layout, 1, time_s=time.time())

@@ -124,7 +124,7 @@ def test_the_body_of_a_refused_request_cannot_drip_either() -> None:
 
 def test_a_response_may_take_longer_than_a_head() -> None:
     limits = ConnectionLimits(most=50, most_strangers=50, head_s=0.2)
-    with _serve(limits, seconds=1.0) as port, _open(port, _KNOWN) as connection:
+    with _serve(limits, seconds=0.6) as port, _open(port, _KNOWN) as connection:
         assert b"200" in _answer(connection)
 
 
@@ -146,7 +146,7 @@ def test_a_web_socket_may_be_silent_for_as_long_as_it_likes() -> None:
         site = websockets.Origin(f"http://127.0.0.1:{port}")
         async with websockets.connect(f"ws://127.0.0.1:{port}/", origin=site, additional_headers=cookie) as connection:
             heard = [await connection.recv()]  # of the connection itself
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.6)
             await connection.send("still here")
             return [*heard, await connection.recv()]
 

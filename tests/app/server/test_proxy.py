@@ -14,6 +14,7 @@ import httpx
 import pytest
 import websockets
 
+from relight_app.__main__ import main
 from relight_app.settings import Settings, current_settings, use_settings
 from relight_app.urls import csv_url, download_url, log_url, module_url, plotly_url, site_path
 from tests.app.served_dashboard import ServedDashboard
@@ -213,11 +214,8 @@ def test_over_tls_the_cookie_is_for_tls_and_the_origin_has_its_port(served: Serv
 
 
 @pytest.mark.parametrize("path", ["relight", "/a//b", "/../x", "/a b", "/a?b", "//evil.example", "/ä"])
-def test_a_base_path_that_is_none_is_refused(tmp_path: Path, path: str) -> None:
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "relight_app", "--runs", str(tmp_path), "--base-path", path],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and "--base-path" in done.stderr and "/relight" in done.stderr
+def test_a_base_path_that_is_none_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--base-path", path])
+    assert ended.value.code == 2
+    assert "--base-path" in (said := capsys.readouterr().err) and "/relight" in said
