@@ -23,7 +23,7 @@ from relight_app.parts.figures import plan_figures
 from tests.app.sample_runs import SampleRun, make_run
 
 LOGGED = [
-    "system/cpu_percent", "system/gpu0_memory_bytes", "system/gpu0_process_memory_bytes",
+    "system/cpu_share_percent", "system/gpu0_memory_bytes", "system/gpu0_process_memory_bytes",
     "system/gpu0_utilization_percent", "system/machine_cpu_percent", "system/memory_bytes", "train/accuracy",
     "train/loss", "train/lr", "validation/accuracy", "validation/loss", "validation/perplexity",
 ]  # fmt: skip
