@@ -68,6 +68,14 @@ def test_the_main_line_counts_over_attempts_and_not_what_will_be_trained_again(t
     assert (found.value, found.since_step, found.last_finite_step) == ("-inf", 4, 3)
 
 
+def test_good_steps_that_will_be_trained_again_do_not_hide_a_bad_one(tmp_path: Path) -> None:
+    run = _train(tmp_path, [3, 2, 1, 1, 1, 1], checkpoints=[2])
+    run.start(from_step=2).log("train", {3: {"loss": NAN, "lr": 0.1}, 4: {"loss": NAN, "lr": 0.1}})
+    found = _trace(run)
+    assert found is not None
+    assert (found.since_step, found.last_finite_step) == (3, 2)
+
+
 def test_what_becomes_bad_first_is_named(tmp_path: Path) -> None:
     run = _train(tmp_path, [3, 2, NAN, NAN])
     run.log("validation", {2: {"accuracy": NAN}, 4: {"accuracy": NAN}})

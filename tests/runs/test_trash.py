@@ -17,13 +17,12 @@ from relight.errors import RelightError, RunBusy, RunNotFound
 from relight.overview.summary import list_runs, summarize_run
 from relight.runs import trash
 from relight.runs.about import change_about
-from relight.runs.catalog import find_run, list_layouts
+from relight.runs.catalog import TRASH, find_run, list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.process_identity import current_process
 from relight.runs.trash import (
     KEPT_S,
-    TRASH,
     delete_run,
     list_trash,
     plan_deletion,
@@ -72,7 +71,7 @@ def test_a_deleted_run_is_gone_from_lists_and_comes_back_as_it_was(weird_folder:
     entry = delete_run(layout)
     assert entry is not None
     assert [run.run_id for run in list_layouts(weird_folder)] == [other.run_id]
-    with pytest.raises(RunNotFound):
+    with pytest.raises(RunNotFound, match=f"relight restore {layout.run_id}"):
         find_run(weird_folder, layout.run_id)
     assert list_trash(weird_folder) == [entry]
     assert (entry.run, entry.name, entry.removed_s - entry.deleted_s) == (layout.run_id, "mine", KEPT_S)
@@ -214,12 +213,18 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     delete_run(layout, now=True)
     assert _files(elsewhere.folder) == before
     assert size < 1 << 20
+    (runs / TRASH / "linked@1").symlink_to(elsewhere.folder)
+    assert sweep_trash(runs, everything=True) == []
+    (runs / TRASH / "linked@1").unlink()
     (runs / TRASH).rmdir()
+    (tmp_path / "elsewhere" / "other@1").mkdir()
     (runs / TRASH).symlink_to(tmp_path / "elsewhere")
     more = RunBuilder.create(runs).finished().layout
     with pytest.raises(RelightError, match="trash"):
         delete_run(more)
     assert sweep_trash(runs, everything=True) == []
+    assert list_trash(runs) == []
+    assert (tmp_path / "elsewhere" / "other@1").exists()
     assert _files(elsewhere.folder) == before
 
 

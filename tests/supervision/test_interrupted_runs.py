@@ -13,6 +13,7 @@ from relight.runs.about import change_about
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptProcesses, RunRecord
+from relight.supervision import interrupted_runs
 from relight.supervision.interrupted_runs import (
     RECENT_S,
     find_interrupted_runs,
@@ -76,6 +77,20 @@ def test_a_run_of_another_machine_and_code_from_elsewhere_are_left_alone(lab: La
     run = _interrupted(lab.folder).processes(other, other)
     (found,) = find_interrupted_runs([msgspec.structs.replace(summarize_run(run.layout), cause="other_machine")])
     assert "another" in (found.obstacle or "")
+
+
+@pytest.mark.processes
+def test_a_press_that_arrives_twice_resumes_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = lab.launch("train", "10000").layout
+    lab.wait_for_step(layout, 1)
+    kill(lab.trainer(layout))
+    lab.wait_for_exit(layout)
+    seen_by_both = list_runs(lab.folder)
+    monkeypatch.setattr(interrupted_runs, "list_runs", lambda _: seen_by_both)
+    attempts = [[result.attempt for result in resume_interrupted_runs(lab.folder, token="press")] for _ in range(2)]
+    assert attempts == [[2], [2]]
+    (refused,) = resume_interrupted_runs(lab.folder)
+    assert (refused.attempt, "already training" in refused.sentence) == (None, True)
 
 
 @pytest.mark.processes

@@ -25,6 +25,8 @@ from relight.runs.records import Home, ImportedFrom, Parent, PreparedTask, RunRe
 from relight.version import __version__
 
 RUNS_VARIABLE = "RELIGHT_RUNS"
+TRASH = ".trash"
+"""Folder of the deleted runs in the runs folder, each named `<run>@<time>`; see `runs.trash`."""
 _UNFINISHED = ".creating-"
 _UNFINISHED_KEPT_S = 3600.0
 
@@ -236,8 +238,17 @@ def _names_of(layouts: list[RunLayout]) -> Iterator[tuple[str, str]]:
 def _not_found(folder: Path, wanted: str, names: Mapping[str, str]) -> str:
     import difflib
 
+    if _is_in_trash(folder, wanted):
+        return f"Run {wanted!r} is in the trash of {str(folder)!r}. Restore it with: relight restore {wanted}"
     if not names:
         return f"There is no run {wanted!r}: {str(folder)!r} has no runs. Choose another folder with --runs."
     near = difflib.get_close_matches(wanted, [*names, *names.values()], n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "To see all runs: relight list."
     return f"There is no run {wanted!r} in {str(folder)!r}. {hint}"
+
+
+def _is_in_trash(folder: Path, run_id: str) -> bool:
+    try:
+        return any(name.rpartition("@")[0] == run_id for name in os.listdir(folder / TRASH))  # noqa: PTH208
+    except OSError:
+        return False

@@ -22,7 +22,7 @@ import msgspec
 
 from relight.errors import RelightError, RunBusy, RunNotFound
 from relight.runs.about import read_about
-from relight.runs.catalog import list_layouts
+from relight.runs.catalog import TRASH, list_layouts
 from relight.runs.durable_file import sync_folder
 from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
@@ -31,7 +31,6 @@ from relight.runs.record_file import read_record_or_none
 from relight.runs.records import RunRecord
 from relight.runs.status import derive_status
 
-TRASH = ".trash"
 KEPT_S = 7 * 86_400.0
 _REMOVING = ".removing-"
 _ENDING_WAIT_S = 5.0
