@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import RunRecord
 from tests.app.sample_runs import SampleRun, make_run
-from tests.e2e.conftest import Dashboard, end_runs, wait_until
+from tests.e2e.conftest import Dashboard, end_runs, open_browser, serve_dashboard, wait_until
 from tests.e2e.trainings import START_S, count_attempts, launch_endless, wait_for_status, wait_for_step
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
@@ -62,6 +63,27 @@ def test_values_that_were_typed_just_before_the_press_are_launched(
         end_runs(dashboard.runs)
         shutil.rmtree(layout.folder)
         page.get_by_role("link", name="Launch", exact=True).click()
+
+
+def test_a_press_that_meets_a_dead_server_counts_once_the_next_one_serves(browser: Browser, tmp_path: Path) -> None:
+    with serve_dashboard(tmp_path, compiler=False) as first, open_browser(browser, may_fail=True) as context:
+        page = context.new_page()
+        page.goto(first.url)
+        page.goto(first.address("/launch?task=digits"))
+        page.get_by_label("Epochs", exact=True).fill("9999")
+        first.process.kill()
+        first.process.wait(10)
+        button = page.get_by_role("button", name="Launch", exact=True)
+        for _ in range(3):
+            button.evaluate("button => button.click()")
+        expect(page.locator("form[data-busy]")).to_be_visible()
+        with serve_dashboard(tmp_path, port=first.port, compiler=False) as second:
+            page.wait_for_url(re.compile(r"/run\?"))
+            layout = second.only_layout()
+            assert read_record(layout.record, RunRecord).config["epochs"] == 9999
+            wait_for_step(layout, 1)
+            assert second.only_layout() == layout
+            assert count_attempts(layout) == 1
 
 
 @pytest.mark.thorough

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
+from relight.checkpoints.file_names import StoreLayout
 from relight.errors import RelightError
 from relight.runs.layout import RunLayout
 from relight_app.engine import Engine
@@ -36,7 +37,8 @@ def read_topics(layout: RunLayout, state: LiveState) -> Topics:
     life = (state.status, state.reason, state.attempt, state.phase, state.durable_step, state.best_step,
             state.saving_failure)  # fmt: skip
     attempt = layout.attempt(state.attempt)
-    folders = (layout.folder, layout.checkpoints, layout.exports, layout.attempts, attempt.folder)
+    store = StoreLayout(layout.checkpoints)
+    folders = (layout.folder, store.manifests, store.labels, layout.exports, layout.attempts, attempt.folder)
     return {
         "life": _digest(repr(life)),
         "files": _digest(repr([_mark(path) for path in folders])),

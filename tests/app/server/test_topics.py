@@ -21,10 +21,16 @@ from relight_app.server.topics import Topics, read_topics
 from tests.app.sample_runs import SampleRun, make_run
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows
+from tests.patience import stretch
 
 
 def _read(layout: RunLayout) -> Topics:
     return read_topics(layout, read_live_state(layout))
+
+
+def _verify(layout: RunLayout) -> None:
+    store = CheckpointStore(layout.checkpoints)
+    store.mark_verified(store.find("latest"))
 
 
 def _pin(layout: RunLayout) -> None:
@@ -38,8 +44,20 @@ def _log(layout: RunLayout) -> None:
 
 
 def _step(layout: RunLayout) -> None:
+    best = read_live_state(layout).best_step
     progress = ProgressFile(layout.attempt(1).progress)
-    progress.write(Progress(step=601, steps_total=1_200, started_s=time.time(), time_s=time.time(), phase="training"))
+    now = time.time()
+    progress.write(
+        Progress(
+            step=601,
+            steps_total=1_200,
+            started_s=now,
+            time_s=now,
+            phase="training",
+            best_step=best or -1,
+            best_value=0.985,
+        )
+    )
     progress.close()
 
 
@@ -59,12 +77,13 @@ def _export(layout: RunLayout) -> None:
         (_step, set()),
         (_log, {"log"}),
         (_pin, {"files"}),
+        (_verify, {"files"}),
         (_export, {"files"}),
         (_end, {"life", "files"}),
         (lambda layout: log_rows(layout, [(1, {"new": 1.0})], stream="mine"), {"names"}),
         (lambda layout: log_rows(layout, [(601, {"loss": 1.0})], begin_s=time.time()), {"names"}),
     ],
-    ids=["nothing", "step", "log", "pin", "export", "end", "new stream", "new part of a stream"],
+    ids=["nothing", "step", "log", "pin", "verify", "export", "end", "new stream", "new part of a stream"],
 )
 def test_each_change_has_its_topics(tmp_path: Path, change: Callable[[RunLayout], None], topics: set[str]) -> None:
     layout = make_run(tmp_path, SampleRun("x", status="running", step=600))
@@ -83,8 +102,9 @@ class Changes:
 
     def until(self, run: str, topic: str) -> None:
         """Read until this topic has changed."""
-        before = self.known.get((run, topic))
+        before, deadline = self.known.get((run, topic)), time.monotonic() + stretch(60)
         for line in self._lines:
+            assert time.monotonic() < deadline, f"{topic} did not change"
             if line != "event: changed":
                 continue
             data = json.loads(next(self._lines).removeprefix("data: "))
