@@ -66,9 +66,7 @@ class Rounds:
                 page.wait_for_url("**/run?*")
                 layout = layout or self._find_new(second)
                 assert layout is not None, "a press on Launch started nothing"
-                wait_until(
-                    lambda: count_attempts(layout) == attempts, timeout_s=PATIENCE_MS / 1000, what="the press counted"
-                )
+                _wait_for_attempts(layout, attempts)
                 self._check_shown(page, second, layout)
                 wait_for_status(layout, "finished")
                 assert count_attempts(layout) == attempts
@@ -125,6 +123,10 @@ class Rounds:
                 f"{layout.run_id} is {word}, and the page does not say so"
             )
         self.shown_s.append(time.monotonic() - begun)
+
+
+def _wait_for_attempts(layout: RunLayout, attempts: int) -> None:
+    wait_until(lambda: count_attempts(layout) == attempts, timeout_s=PATIENCE_MS / 1000, what="the press counted")
 
 
 def main() -> None:
