@@ -4,8 +4,8 @@
 
 In each round, a browser presses Launch, or Resume after the trainer was killed. Up to five seconds before or after the
 press, the server is killed with -9. The page repeats a press that got no answer, so each press starts exactly one
-attempt, by this server or the next. The run continues without a server, the next server shows its status, and in the end its state and its curves
-equal those of an undisturbed run. `make soak` runs it.
+attempt, by this server or the next. The run continues without a server, the next server shows its status, and in the
+end its state and its curves equal those of an undisturbed run. `make soak` runs it.
 """
 
 from __future__ import annotations
