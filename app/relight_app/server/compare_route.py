@@ -1,9 +1,10 @@
 """The route for the comparison of runs: their facts, and their curves of some metrics, in one binary body.
 
-`GET /api/compare?ids=A,B,…&name=METRIC&…&smoothing=&log=` takes 1 to 50 runs and up to 8 metrics; without `name`, the
-two that say most. The body is a little-endian uint32 (the length of the header), the header as JSON (`Comparison`,
-padded with spaces until both are a multiple of 8 bytes long), and for each of its lines the x as float64 and the y as
-float32, padded to a multiple of 8 bytes. Ghosts are left out: only what counts is compared.
+`GET /api/compare?ids=A,B,…&name=METRIC&…&smoothing=&log=&from=&to=` takes 1 to 50 runs and up to 8 metrics; without
+`name`, the two that say most. Lines have most of their points between the steps `from` and `to`. The body is a
+little-endian uint32 (the length of the header), the header as JSON (`Comparison`, padded with spaces until both are a
+multiple of 8 bytes long), and for each of its lines the x as float64 and the y as float32, padded to a multiple of 8
+bytes. Ghosts are left out: only what counts is compared.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class _Asked(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     smoothing: float
     log_x: bool
+    window: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Drawn(msgspec.Struct, frozen=True):
 
 
 def compare_routes() -> list[Route]:
-    """Return the route `/api/compare?ids=&name=&smoothing=&log=`."""
+    """Return the route `/api/compare?ids=&name=&smoothing=&log=&from=&to=`."""
     limiter, reader = anyio.CapacityLimiter(_AT_ONCE), _Reader(ColumnCache(most_bytes=_CACHED_BYTES), Memo())
 
     async def send_comparison(request: Request) -> Response:
@@ -152,7 +154,7 @@ def compare(engine: Engine, asked: _Asked, reader: _Reader, go_on: Callable[[], 
     for run, _ in runs:
         go_on()
         drawn += reader.drawn.unchanged(
-            ("compare", run.run, tuple(metrics), asked.smoothing, asked.log_x),
+            (run.run, tuple(metrics), asked.smoothing, asked.log_x, asked.window),
             _sizes(Path(run.path) / "metrics"),
             functools.partial(
                 _draw_run, run, metrics, asked, functools.partial(reader.columns.read, names=names, go_on=go_on)
@@ -193,7 +195,7 @@ def _draw(run: str, metric: ComparedMetric, samples: Series, asked: _Asked) -> _
         values = main.values[finite]
         best = int(finite[np.argmax(values) if metric.higher_is_better else np.argmin(values)])
     smoothing = asked.smoothing if not metric.name.startswith("validation/") else 0.0
-    curve = make_curve(main, points=_POINTS, smoothing=smoothing, log_x=asked.log_x)
+    curve = make_curve(main, points=_POINTS, smoothing=smoothing, log_x=asked.log_x, window=asked.window)
     line = curve.smoothing.line if curve.smoothing is not None else curve.main
     last = float(main.values[-1])
     return _Drawn(
@@ -264,6 +266,7 @@ def _parse(request: Request) -> _Asked:
         raise HTTPException(400, f"Name at most {_MOST_METRICS} metrics with `name`.")
     try:
         smoothing = min(max(float(query.get("smoothing", "0")), 0.0), _MOST_SMOOTHING)
+        window = (float(query["from"]), float(query["to"])) if "from" in query and "to" in query else None
     except ValueError:
-        raise HTTPException(400, "`smoothing` must be a number.") from None
-    return _Asked(ids, names, 0.0 if math.isnan(smoothing) else smoothing, "log" in query)
+        raise HTTPException(400, "`smoothing`, `from` and `to` must be numbers.") from None
+    return _Asked(ids, names, 0.0 if math.isnan(smoothing) else smoothing, "log" in query, window)

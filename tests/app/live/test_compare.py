@@ -144,6 +144,30 @@ def test_fifty_runs_can_be_compared(runs: Path, open_compare: OpenCompare, probl
 
 
 @pytest.mark.thorough
+def test_a_zoomed_range_is_read_in_full(runs: Path, open_compare: OpenCompare, problems: list[str]) -> None:
+    layout = make_run(runs, "long")
+    log_rows(layout, [(step, {"loss": 1 / step}) for step in range(1, 20_001)])
+    page = open_compare([layout])
+    plot = page.locator("[data-role=charts] .relight-chart-plot .nsewdrag").bounding_box()
+    assert plot is not None
+    middle = plot["y"] + plot["height"] / 2
+    page.mouse.move(plot["x"] + plot["width"] * 0.5, middle)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + plot["width"] * 0.51, middle, steps=5)
+    page.mouse.move(plot["x"] + plot["width"] * 0.52, middle, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        """() => {
+          const plot = document.querySelector('[data-role=charts] .relight-chart-plot')
+          const [low, high] = plot._fullLayout.xaxis.range
+          const inside = Array.from(plot._fullData[0].x).filter((x) => x >= low && x <= high)
+          return high - low < 1000 && inside.length >= Math.floor(high - low) - 1
+        }"""
+    )
+    assert problems == []
+
+
+@pytest.mark.thorough
 def test_a_run_that_trains_grows_on_the_page(runs: Path, open_compare: OpenCompare) -> None:
     layouts = make_sweep(runs, 2, name="live")
     page = open_compare(layouts)

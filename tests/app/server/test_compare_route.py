@@ -104,6 +104,8 @@ def test_twenty_long_runs_stay_small_and_keep_their_spikes(runs: Path, dashboard
         log_rows(layout, rows)
         layouts.append(layout)
     header, lines, size = _compare(dashboard, *layouts, name=["train/loss", "train/accuracy"])
+    _, ((x, _), *_), _ = _compare(dashboard, layouts[0], name="train/loss", **{"from": 5_000, "to": 5_200})
+    assert {*range(5_000, 5_201)} <= {*x.tolist()}, "every step of a zoomed range"
     assert size <= 300_000 and len(header["lines"]) == 40
     assert all(
         y.max() == 99.0 for facts, (_, y) in zip(header["lines"], lines, strict=True) if "loss" in facts["metric"]

@@ -41,6 +41,7 @@ class Comparison {
     this.element = element
     this.settings = new Settings((changes) => this.apply(changes))
     this.plots = new Map()
+    this.zooms = new Map() // the visible steps by metric
     this.revision = 0
     this.unsubscribe = () => {}
     this.timer = 0
@@ -123,10 +124,33 @@ class Comparison {
       this.say(data.missing.length ? `Not there: ${data.missing.join(', ')}.` : '')
       this.follow()
       this.draw()
+      this.zooms.forEach((range, metric) => this.refine(metric, range))
     } catch (error) {
       if (error.name === 'AbortError' || this.removed) return
       this.say(error instanceof TypeError ? 'The dashboard cannot be reached. Retrying…' : error.message)
       if (error instanceof TypeError) this.load(REFRESH_MS)
+    }
+  }
+
+  /** Take note of a zoom, and read the visible steps in full. */
+  zoomed(metric, change, log) {
+    const range = change['xaxis.range'] ?? [change['xaxis.range[0]'], change['xaxis.range[1]']]
+    if (change['xaxis.autorange'] && this.zooms.delete(metric)) this.load()
+    if (range[0] === undefined) return
+    this.zooms.set(metric, log ? range.map((end) => 10 ** end) : range)
+    this.refine(metric, this.zooms.get(metric))
+  }
+
+  async refine(metric, range) {
+    const { smoothing, logX } = this.settings.values
+    const query = { ids: this.ids, names: [metric], smoothing, log: logX, window: range, signal: this.loading.signal }
+    try {
+      const { lines } = await readComparison(query)
+      if (this.removed || this.zooms.get(metric) !== range) return
+      this.data.lines = [...this.data.lines.filter((line) => line.metric !== metric), ...lines]
+      this.draw()
+    } catch {
+      // What is drawn stays, only coarser.
     }
   }
 
@@ -153,6 +177,7 @@ class Comparison {
 
   apply(changes) {
     this.drawToolbar()
+    if ('logX' in changes) this.zooms.clear()
     if ('smoothing' in changes || 'logX' in changes) this.load(SOON_MS)
     else this.draw()
   }
@@ -420,6 +445,8 @@ class Comparison {
         traces.forEach((trace) => (trace.hovertemplate = `%{x:,d}: ${trace.hovertemplate}`))
       }
       this.Plotly.react(plot, traces, layout, CONFIG)
+      if (!plot.followed) plot.on('plotly_relayout', (change) => this.zoomed(metric.name, change, plot._fullLayout.xaxis.type === 'log'))
+      plot.followed = true
       const smoothed = curves.some(({ main }) => main.smoothed)
       card.querySelector('.relight-chart-legend').textContent = smoothed ? 'smoothed' : ''
       plot.setAttribute('aria-label', `${metric.name} of ${curves.length} runs`)

@@ -3,11 +3,15 @@
 import { siteUrl } from './site.js'
 
 /** Read the comparison: its header, and a line {x, y} for each of `header.lines`. Throws the server's sentence. */
-export async function readComparison({ ids, names, smoothing, log, signal }) {
+export async function readComparison({ ids, names, smoothing, log, window: range, signal }) {
   const query = new URLSearchParams({ ids: ids.join(',') })
   names.forEach((name) => query.append('name', name))
   if (smoothing) query.set('smoothing', smoothing)
   if (log) query.set('log', 1)
+  if (range) {
+    query.set('from', range[0])
+    query.set('to', range[1])
+  }
   const response = await fetch(siteUrl(`/api/compare?${query}`), { signal })
   if (!response.ok) throw new Error(await response.text())
   const body = await response.arrayBuffer()
