@@ -318,7 +318,7 @@ def _describe(engine: Engine, request: Describe, _key: str, _work: Work) -> Answ
 
 ACTIONS: dict[str, Action[Any]] = {
     "launch": Action(Launch, _launch),
-    "resume": Action(Resume, _resume, lambda request: ("resume", request.run)),
+    "resume": Action(Resume, _resume, lambda request: ("resume", request.run, request.step)),
     "resume-interrupted": Action(
         ResumeInterrupted, _resume_interrupted, lambda request: ("resume-interrupted", request.crashed)
     ),

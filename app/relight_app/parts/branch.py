@@ -6,8 +6,6 @@ import json
 import shlex
 from typing import Any
 
-import msgspec
-
 from relight.errors import CheckpointNotFound, RelightError
 from relight.runs.records import RunRecord
 from relight.supervision.branch import name_branch
@@ -21,7 +19,7 @@ from relight_app.parts.controls import READ_ONLY
 from relight_app.parts.empty import build_empty
 from relight_app.parts.forms import build_branch_command, build_fields, build_text_field, name_task
 from relight_app.parts.notice import build_traceback
-from relight_app.parts.part import Query
+from relight_app.parts.part import Query, read_request
 from relight_app.problems import explain
 from relight_app.settings import current_settings
 
@@ -53,7 +51,7 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
 
 def build_branch_command_line(engine: Engine, query: Query) -> Markup:
     """Build the command that branches as the form says."""
-    request = msgspec.json.decode(query.get("request", "{}").encode(), type=Branch, strict=False)
+    request = read_request(query, Branch)
     arguments = request.arguments if isinstance(request.arguments, str) else None
     command = build_branch_command(
         request.run, request.step, request.config, name=request.name, weights_only=request.weights_only,

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from relight.errors import RelightError
 from relight.tasks.reference import TaskDescription
 from relight_app.actions import Drill, Launch, drill_subject
@@ -20,7 +18,7 @@ from relight_app.parts.controls import READ_ONLY, choice
 from relight_app.parts.drill import build_drill_card
 from relight_app.parts.forms import build_command, build_fields, build_text_field
 from relight_app.parts.notice import build_problem
-from relight_app.parts.part import Query
+from relight_app.parts.part import Query, read_request
 from relight_app.problems import explain
 from relight_app.settings import current_settings
 
@@ -60,7 +58,7 @@ def build_launch_form(engine: Engine, query: Query) -> Markup:
 
 def build_launch_command_line(engine: Engine, query: Query) -> Markup:
     """Build the command that launches what the form holds."""
-    request = msgspec.json.decode(query.get("request", "{}").encode(), type=Launch, strict=False)
+    request = read_request(query, Launch)
     arguments = request.arguments if isinstance(request.arguments, str) else ""
     command = build_command(
         request.task, request.config, name=request.name, max_restarts=request.max_restarts, arguments=arguments

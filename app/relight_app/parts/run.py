@@ -95,7 +95,7 @@ def build_notices_part(engine: Engine, query: Query) -> Markup:
     if run is None:
         return _NOTHING
     listing = engine.list_checkpoints(run.id)
-    job = engine.jobs.find(("resume", run.id))
+    job = engine.jobs.find_newest("resume", run.id)
     refused = None
     if job is not None and job.error is not None and not run.summary.status.is_live:
         refused = build_problem(explain(job.error), key="resume")
@@ -211,7 +211,7 @@ def _build_missing(title: str, text: str, sentence: str) -> Markup:
 
 def _life_buttons(engine: Engine, run: _Run) -> list[Markup]:
     summary = run.summary
-    if _is_running(engine.jobs.find(("resume", run.id))):
+    if _is_running(engine.jobs.find_newest("resume", run.id)):
         waiting = "Waiting for a process of the previous attempt to end."
         return [action_button("Resuming…", "resume", {"run": run.id}, busy=True, title=waiting)]
     if summary.status in (RunStatus.CRASHED, RunStatus.INTERRUPTED, RunStatus.STOPPED):

@@ -72,3 +72,8 @@ export function tell(root, { problem, traceback }) {
   close.onclick = () => toast.remove()
   box.append(toast)
 }
+
+/** Take away the problems that are shown: what the person did next has worked. */
+export function clear(root) {
+  root.querySelector('.toasts')?.remove()
+}

@@ -134,7 +134,7 @@ class Part {
 
   /** Ask again if a topic has changed since the last answer; at most four times a second, and only while in sight. */
   consider() {
-    if (this.removed || this.timer || this.tokens() === this.askedTopics) return
+    if (this.removed || this.timer || this.asking || this.tokens() === this.askedTopics) return
     if (!this.visible && this.askedTopics !== null && this.element.offsetHeight > 0) return
     const wait = Math.max(0, this.askedAt + EVERY_MS - performance.now())
     this.timer = setTimeout(() => {
@@ -159,6 +159,7 @@ class Part {
         this.again = false
         return this.ask()
       }
+      this.consider()
       return undefined
     })
     return this.asking

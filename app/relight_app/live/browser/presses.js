@@ -1,7 +1,7 @@
 // Presses of buttons and forms that act: the button is busy at once, and stays so until the page shows the result.
 
 import { act } from './actions.js'
-import { ask, tell } from './dialogs.js'
+import { ask, clear, tell } from './dialogs.js'
 import { open } from './navigate.js'
 
 const LEAVING_MS = 5_000
@@ -41,7 +41,8 @@ export async function press(button, root, page, further = {}, action = button.da
     }
     if (!answer.problem && then) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
     else await page.refresh()
-    if (answer.problem && !page.shows(answer.problem)) tell(root, answer)
+    if (!answer.problem) clear(root)
+    else if (!page.shows(answer.problem)) tell(root, answer)
     return answer
   })
 }
