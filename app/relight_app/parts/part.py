@@ -34,3 +34,5 @@ class Part:
 
     build: Callable[[Engine, Query], Markup]
     topics: tuple[Topic, ...] = ()
+    query: tuple[str, ...] = ()
+    """The names in the query that it reads; the address also has those of other parts and of charts."""

@@ -30,7 +30,7 @@ def part_routes() -> list[Route]:
         name = request.path_params["name"]
         if name not in PARTS:
             raise HTTPException(404, "There is no such part.")
-        query = dict(request.query_params)
+        query = {key: value for key, value in request.query_params.items() if key in PARTS[name].query}
         body, etag = await anyio.to_thread.run_sync(_build, name, query, limiter=limiter)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == etag:
