@@ -5,6 +5,7 @@ import { siteUrl } from './site.js'
 
 const GIVE_UP_MS = 120_000
 const LONGEST_PAUSE_MS = 2_000
+const MOST_KEPT_ALIVE = 20_000 // characters: browsers refuse requests that outlive their page and have more than 64 KiB
 
 /** Return a fresh idempotency key. */
 export function newKey() {
@@ -28,12 +29,13 @@ export async function act(name, payload, key = newKey()) {
 }
 
 async function ask(name, payload, key) {
+  const body = JSON.stringify(payload)
   try {
     return await fetch(siteUrl(`/actions/${name}`), {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
-      body: JSON.stringify(payload),
-      keepalive: true, // a press on a page that is being left still counts
+      body,
+      keepalive: body.length < MOST_KEPT_ALIVE, // a press on a page that is being left still counts
     })
   } catch {
     return null
