@@ -22,7 +22,8 @@ from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.lock import is_locked
 from relight.runs.status import RunStatus
-from tests.app.pages.page_test import open_page, view_texts
+from relight_app.engine import Engine
+from tests.app.parts.shown import show_run
 from tests.durability.disks import Disk, make_disk, need_disks
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks"), pytest.mark.timeout(300)]
@@ -111,7 +112,7 @@ def wait_for_summary(layout: RunLayout, condition: Any, why: str) -> RunSummary:
 
 
 def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_room_again(
-    full: FullDisk, undisturbed: RunLayout, monkeypatch: pytest.MonkeyPatch
+    full: FullDisk, undisturbed: RunLayout
 ) -> None:
     layout = full.launch({"nap_s": 0.03})  # slow enough to be running when the disk is full
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")
@@ -119,8 +120,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
     assert "the disk is full" in (failing.saving_failure or "")
     assert full.show(layout)["saving_failure"].startswith("The checkpoint at step ")
     assert "the disk is full" in full.relight("show", layout.run_id).stdout
-    monkeypatch.setenv("RELIGHT_RUNS", str(full.runs))
-    page = view_texts(open_page("run", id=layout.run_id))
+    page = show_run(Engine(full.runs), layout.run_id).text
     assert "Checkpoints cannot be saved." in page
     assert "the disk is full" in page
 

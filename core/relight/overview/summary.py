@@ -51,8 +51,6 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The shown name, which a person may have changed since the launch."""
     status: RunStatus
     reason: str
-    cause: DeathCause | None
-    """What ended it, as one word; None while it is live, and after it has finished."""
     attempt: int
     step: int
     epoch: int
@@ -97,6 +95,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of comparing the steps that the newest attempt trained again; None until then, and in lists."""
     notes: tuple[str, ...]
     """Sentences for the user: damaged files, checkpoints that a resume skipped, a resume that is not exact."""
+    cause: DeathCause | None
+    """What ended it, as one word; None while it is live, and after it has finished."""
     non_finite: NonFinite | None
     """A training loss, or the best metric, that is NaN or infinite now; in lists only which one."""
     best_missing: str | None

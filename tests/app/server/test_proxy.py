@@ -15,7 +15,7 @@ import pytest
 import websockets
 
 from relight_app.__main__ import main
-from relight_app.settings import Settings, current_settings, use_settings
+from relight_app.settings import Settings
 from relight_app.urls import csv_url, download_url, log_url, module_url, plotly_url, site_path
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import begin_attempt, log_rows, make_run
@@ -171,16 +171,12 @@ def test_an_action_needs_the_origin_that_the_browser_sees(client: httpx.Client, 
 # --- without a proxy -------------------------------------------------------------------------------------------------
 
 
-def test_every_address_begins_with_the_base_path(tmp_path: Path) -> None:
-    before = current_settings()
-    use_settings(Settings(tmp_path, base_path="/a/b"))
-    try:
-        addresses = [
-            site_path("/run"), download_url("r", "f"), log_url("r", attempt=1), csv_url("r"), plotly_url(),
-            module_url("site.js"),
-        ]  # fmt: skip
-    finally:
-        use_settings(before)
+def test_every_address_begins_with_the_base_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relight_app.settings._current", Settings(tmp_path, base_path="/a/b"))
+    addresses = [
+        site_path("/run"), download_url("r", "f"), log_url("r", attempt=1), csv_url("r"), plotly_url(),
+        module_url("site.js"),
+    ]  # fmt: skip
     assert [address.startswith("/a/b/") for address in addresses] == [True] * 6
 
 

@@ -132,19 +132,20 @@ class Part {
     if (visible) this.consider()
   }
 
-  /** Ask again if a topic has changed since the last answer; at most four times a second, and only while in sight. */
+  /** Ask again if a topic has changed since the last answer, at most four times a second. */
   consider() {
-    if (this.removed || this.timer || this.asking || this.tokens() === this.askedTopics) return
-    if (!this.visible && this.askedTopics !== null && this.element.offsetHeight > 0) return
+    if (this.removed || this.timer || this.asking || !this.isStale()) return
     const wait = Math.max(0, this.askedAt + EVERY_MS - performance.now())
     this.timer = setTimeout(() => {
       this.timer = 0
-      if (this.tokens() !== this.askedTopics) this.ask()
+      if (this.isStale()) this.ask()
     }, wait)
   }
 
-  tokens() {
-    return this.topics.map((topic) => this.board.topics.get(topic) ?? '').join(' ')
+  /** Whether a topic has changed since the last answer. A log that is out of sight may wait: it changes all the time. */
+  isStale() {
+    const changed = this.topics.filter((topic) => this.board.topics.get(topic) !== this.askedTopics?.get(topic))
+    return changed.length > 0 && (this.visible || changed.some((topic) => topic !== 'log'))
   }
 
   /** Ask for the markup now; while a question is on its way, ask once more after it. */
@@ -167,7 +168,7 @@ class Part {
 
   async fetch() {
     this.askedAt = performance.now()
-    const tokens = this.tokens()
+    const topics = new Map(this.board.topics)
     const query = readQuery()
     if (this.board.data.run) query.set('id', this.board.data.run)
     const address = siteUrl(`/parts/${this.name}?${query}`)
@@ -177,7 +178,7 @@ class Part {
       response = await fetch(address, { headers: this.etag ? { 'If-None-Match': this.etag } : {}, cache: 'no-store' })
       if (response.status === 200) this.show(await response.text(), response.headers.get('ETag'), address)
       else if (response.status !== 304) throw new Error(`status ${response.status}`)
-      this.askedTopics = tokens
+      this.askedTopics = topics
     } catch { // the server is gone or busy: what is on the screen stays, and the page says so
       if (!this.removed) setTimeout(() => this.ask(), RETRY_MS)
     }
