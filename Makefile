@@ -67,6 +67,7 @@ soak:
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@.venv/bin/python -m tests.processors
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
+	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.press_storm --presses 40
 	@$(MAKE) test MARKED=thorough ARGS=
 	@$(MAKE) test-frameworks ARGS=
 	@$(MAKE) gpu ARGS=--rehearse

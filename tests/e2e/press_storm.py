@@ -263,7 +263,12 @@ def main() -> None:
             storm.restarts_left = given.restarts
             for number in range(given.presses):
                 for kind in kinds:
-                    storm.press(kind, number)
+                    try:
+                        storm.press(kind, number)
+                    except Exception:
+                        print(f"{kind}, press {number}; the server: {storm.dashboard.process.poll()}")
+                        print(sorted(Path(folder).glob("dashboard-*.txt"))[-1].read_text(errors="replace")[-3000:])
+                        raise
                 if number % 10 == 9:
                     print(f"{number + 1} of {given.presses}", flush=True)
         end_runs(storm.runs)
