@@ -36,18 +36,15 @@ def component_key(key: str) -> str:
 class BrowserComponent:
     """A component made of HTML, a style sheet and JavaScript.
 
-    Without `script`, its JavaScript is the module at the address `data["module"]`, which exports `show(component)` and
-    `remove({parentElement})`. The browser loads such a module once per tab and caches it, instead of getting it with
-    each rerun, and all components of a tab share one event stream.
+    Its JavaScript is the module at the address `data["module"]`, which exports `show(component)` and
+    `remove({parentElement})`. The browser loads such a module once per tab and caches it, and all components of a tab
+    share one event stream.
     """
 
-    def __init__(
-        self, name: str, *, html: str, style: Path, script: Path | None = None, isolate_styles: bool = False
-    ) -> None:
+    def __init__(self, name: str, *, html: str, style: Path, isolate_styles: bool = False) -> None:
         self._name = name
         self._html = html
         self._style = style
-        self._script = script
         self._isolate_styles = isolate_styles
         self._mount: Callable[..., Any] | None = None
 
@@ -69,7 +66,7 @@ class BrowserComponent:
             self._name,
             html=self._html,
             css=self._style.read_text(encoding="utf-8"),
-            js=_IMPORT_MODULE if self._script is None else self._script.read_text(encoding="utf-8"),
+            js=_IMPORT_MODULE,
             isolate_styles=self._isolate_styles,
         )
         return mount

@@ -32,7 +32,6 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
         # A full garbage collection after each rerun makes it ten times as expensive: 99 ms of CPU instead of 10 ms.
         "runner.postScriptGC": False,
         # With fast reruns, an aborted rerun continues next to the new one and finally removes what that one has drawn.
-        # A fragment that reruns every second then stops forever (1 of 28 exports under load).
         "runner.fastReruns": False,
         "client.toolbarMode": "viewer",
         # The dashboard runs on the person's own machine, so show the complete traceback of a bug.
