@@ -34,6 +34,7 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
             layout = first.only_layout()
             chart = Chart(page, "Loss")
             before = wait_for_step(layout, 5)
+            expect(chart.element).to_be_visible()  # with its first value: without a server, no chart can appear
             first.process.send_signal(signal.SIGKILL)
             first.process.wait(10)
             chart.wait_for_connection("lost")
