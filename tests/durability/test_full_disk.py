@@ -149,6 +149,7 @@ def test_a_disk_that_fills_up_stops_nothing_and_saving_recovers_when_there_is_ro
         assert np.array_equal(one.values, other.values)
 
 
+@pytest.mark.thorough
 def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_room(
     full: FullDisk, undisturbed: RunLayout
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_training_that_ends_on_a_full_disk_keeps_its_result_until_there_is_roo
     assert verify_store(store).damaged == []
 
 
+@pytest.mark.thorough
 def test_a_training_that_crashes_on_a_full_disk_can_still_say_why(full: FullDisk) -> None:
     layout = full.launch({"fail_at": 120})
     wait_for_summary(layout, lambda run: run.durable_step, "a first checkpoint")

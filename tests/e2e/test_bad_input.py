@@ -121,6 +121,7 @@ def test_a_damaged_run_record_is_reported_as_on_the_command_line_and_hides_no_ot
     expect(page.get_by_text(sentence, exact=True)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_damaged_files_of_a_run_do_not_hide_its_page(page: Page, dashboard: Dashboard) -> None:
     """Damage all files that charts are made of at once; tests/app/parts damages each file alone."""
     layout = make_run(dashboard.runs, SampleRun("x", status="crashed", step=431, attempts=2, signal="SIGKILL"))

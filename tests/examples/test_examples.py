@@ -37,6 +37,7 @@ def test_the_spiral_is_a_task_of_about_thirty_lines() -> None:
     assert len([line for line in code if line.strip() and '"""' not in line]) <= 32
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_the_spiral_is_learned_by_a_real_run_from_any_folder(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "spiral.py", tmp_path / "my spiral.py")

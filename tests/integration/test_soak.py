@@ -17,7 +17,7 @@ from relight.runs.status import RunStatus
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("soak"), pytest.mark.timeout(600)]
 
 KILLS = 2
-OFTEN = ("trainer", "writer", "everything")
+OFTEN = ("trainer", "everything")
 CONFIG = {**soak.CONFIG, "epochs": 8}
 DEATHS = 5
 
@@ -44,6 +44,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_ends_in_the_same_state
     assert figures.kills == KILLS
 
 
+@pytest.mark.thorough
 def test_a_training_whose_writers_all_die_continues_reports_it_and_saves_its_end(
     tmp_path: Path, reference: soak.Reference
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_killed_run_shows_each_step_once_and_the_repeated_part_as_ghost(worksh
     assert ghost.steps.tolist() == list(range((dead.durable_step or 0) + 1, record.step + 1))
 
 
+@pytest.mark.thorough
 def test_an_exception_keeps_its_whole_traceback_and_the_last_finished_step(workshop: Workshop) -> None:
     layout = workshop.launch({**ENDLESS, "fail_at": 8, "checkpoint_every_s": 0}, max_restarts=3)
     soak.wait_for(layout.attempt(2).exit.exists, why="the second attempt's end")

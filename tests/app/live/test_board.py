@@ -154,6 +154,7 @@ def _check_set_up(page: Page, *, search: str) -> None:
     expect(page.locator(".relight-group").first).to_contain_text("Pinned")
 
 
+@pytest.mark.thorough
 def test_settings_are_in_the_address(crashed: RunLayout, open_page: OpenPage, problems: list[str]) -> None:
     page = open_page(crashed.run_id)
     _set_up(page)
