@@ -55,9 +55,7 @@ class Engine:
 
     def find_interrupted(self) -> list[InterruptedRun]:
         """Find the runs that died without having been stopped; the result is at most two seconds old."""
-        return self.memo.recent(
-            "interrupted", lambda: find_interrupted_runs(self.list_runs().runs), max_age_s=2.0, lasting=False
-        )
+        return self.memo.recent("interrupted", lambda: find_interrupted_runs(self.list_runs().runs), max_age_s=2.0)
 
     def find_layout(self, run: str) -> RunLayout:
         """Find a run by its exact id, or else by its name or the beginning of its id."""

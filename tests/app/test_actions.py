@@ -223,3 +223,9 @@ def test_a_description_has_the_options_of_the_task(engine: Engine, script: Path)
     assert answer.body["task"] == "digits"
     assert "epochs" in [option["name"] for option in answer.body["options"]]
     assert not ask(engine, "describe", file=str(script)).body["options"]
+
+
+def test_every_action_is_described_for_scripts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert {name for name in actions.ACTIONS if f"`{name}`" not in rows} == set()

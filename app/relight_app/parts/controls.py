@@ -24,7 +24,6 @@ def action_button(
     busy: bool = False,
     title: str | None = None,
     confirm: Confirmation | None = None,
-    then: str | None = None,
     **further: object,
 ) -> Markup:
     """Build a button that does an action. `refusal` says why it cannot be pressed, and `busy` that it is under way."""
@@ -36,12 +35,7 @@ def action_button(
         type="button",
         class_=class_,
         title=refusal or title,
-        data_act=action,
-        data_payload=json.dumps(payload),
-        data_then=then,
-        data_refused=refusal is not None or busy or None,
-        aria_disabled="true" if refusal is not None or busy else None,
-        **(confirm.attributes() if confirm is not None else {}),
+        **_act(action, payload, refused=refusal is not None or busy, confirm=confirm),
         **further,
     )
 
@@ -87,7 +81,6 @@ def menu_item(
     *,
     refusal: str | None = None,
     confirm: Confirmation | None = None,
-    then: str | None = None,
 ) -> Markup:
     """Build an item of a menu that does an action."""
     refusal = READ_ONLY if current_settings().read_only else refusal
@@ -98,12 +91,7 @@ def menu_item(
         type="button",
         role="menuitem",
         tabindex="-1",
-        data_act=action,
-        data_payload=json.dumps(payload),
-        data_then=then,
-        data_refused=True if refusal else None,
-        aria_disabled="true" if refusal else None,
-        **(confirm.attributes() if confirm is not None else {}),
+        **_act(action, payload, refused=refusal is not None, confirm=confirm),
     )
 
 
@@ -154,3 +142,14 @@ def tabs(label: str, name: str, options: Mapping[str, str], chosen: str) -> Mark
         ],
         class_="tabs", role="tablist", aria_label=label,
     )  # fmt: skip
+
+
+def _act(action: str, payload: Mapping[str, Any], *, refused: bool, confirm: Confirmation | None) -> dict[str, Any]:
+    """Return the attributes of what does an action."""
+    return {
+        "data_act": action,
+        "data_payload": json.dumps(payload),
+        "data_refused": refused or None,
+        "aria_disabled": "true" if refused else None,
+        **(confirm.attributes() if confirm is not None else {}),
+    }

@@ -14,6 +14,11 @@ from relight_app.parts.moments import build_moment
 from relight_app.parts.notice import build_problem
 from relight_app.problems import explain
 
+DRILL_HELP = (
+    "Trains it once undisturbed, and again with kill -9 at different places, each time resumed in a new process, and "
+    "compares every bit. The drill continues when you leave this page."
+)
+
 
 def build_proof_badge(judged: JudgedProof | None) -> Markup | None:
     """Build the badge "resume proven": gray when it is out of date, red after a difference; None without a drill."""

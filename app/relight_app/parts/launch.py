@@ -15,7 +15,7 @@ from relight_app.icons import icon
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY, choice
-from relight_app.parts.drill import build_drill_card
+from relight_app.parts.drill import DRILL_HELP, build_drill_card
 from relight_app.parts.forms import build_command, build_fields, build_text_field
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query, read_request
@@ -127,8 +127,7 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                 tag(
                     "button", icon("verified"), "Prove resume", type="submit", class_="button",
                     data_submit="drill", data_fields="config arguments",
-                    title="Trains a few steps, ends the training with kill -9, resumes it in a new process, and "
-                    "compares every bit with an uninterrupted run. The drill continues when you leave this page.",
+                    title=DRILL_HELP,
                 ),
                 class_="row",
             ),

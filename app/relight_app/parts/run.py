@@ -22,7 +22,7 @@ from relight_app.parts.checkpoints import build_checkpoints
 from relight_app.parts.config import build_config
 from relight_app.parts.controls import Confirmation, action_button, menu, tabs
 from relight_app.parts.death import build_death, build_non_finite
-from relight_app.parts.drill import build_proof_card
+from relight_app.parts.drill import DRILL_HELP, build_proof_card
 from relight_app.parts.empty import build_empty
 from relight_app.parts.exports import build_export_strip
 from relight_app.parts.figures import build_figures, plan_figures
@@ -39,10 +39,6 @@ _NOTHING = Markup("")
 _TABS = {"log": "Log", "config": "Config", "attempts": "Attempts"}
 _ATTEMPTS = 50
 """How many of the newest attempts are shown with their environment."""
-_DRILL_HELP = (
-    "Trains a few steps, ends the training with kill -9, resumes it in a new process, and compares every bit with an "
-    "uninterrupted run. The drill continues when you leave this page."
-)
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def build_checkpoints_part(engine: Engine, query: Query) -> Markup:
                 ) if checkpoints else None,
                 action_button(
                     "Prove resume", "drill", {"run": run.id}, icon_name="verified", busy=_is_running(drilled),
-                    title=_DRILL_HELP,
+                    title=DRILL_HELP,
                 ),
                 class_="row push",
             ),

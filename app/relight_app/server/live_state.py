@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from relight.errors import DamagedFile
@@ -78,9 +76,3 @@ def make_live_state(summary: RunSummary, *, now_s: float) -> LiveState:
         saving_failure=summary.saving_failure,
         metrics=summary.metrics,
     )
-
-
-def live_fields(state: LiveState) -> dict[str, Any]:
-    """Convert the figures to plain JSON values, as the stream sends them."""
-    fields: dict[str, Any] = msgspec.to_builtins(state)
-    return fields

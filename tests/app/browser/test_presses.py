@@ -206,3 +206,20 @@ def test_a_double_click_on_the_button_of_a_form_is_one_press(blank: Page, server
     _settle(blank)
     blank.wait_for_timeout(100)
     assert len(server.asked) == 1
+
+
+def test_another_button_of_a_form_does_its_own_action_with_the_fields_that_it_names(
+    blank: Page, server: Server
+) -> None:
+    drill = """<button type="submit" data-submit="drill" data-fields="config arguments">Prove resume</button>"""
+    _show(blank, FORM.replace("</form>", f"{drill}</form>"))
+    blank.get_by_label("Epochs").fill("7")
+    blank.get_by_label("Name").fill("my run")
+    blank.get_by_role("button", name="Prove resume").click()
+    _settle(blank)
+    blank.get_by_label("Name").press("Enter")
+    _settle(blank)
+    assert [(name, payload) for name, payload, _ in server.asked] == [
+        ("drill", {"task": "digits", "config": {"epochs": "7"}}),
+        ("launch", {"task": "digits", "config": {"epochs": "7"}, "name": "my run"}),
+    ]

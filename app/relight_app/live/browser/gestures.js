@@ -1,6 +1,8 @@
 // What a person can do with the markup of a part:
 //   <a href="/run?id=…">                     goes to that page without a reload
-//   data-act="stop" data-payload='{"run":…}' does an action (see presses.js); a <form data-act> sends its fields with it
+//   data-act="stop" data-payload='{"run":…}' does an action (see presses.js); a <form data-act> sends its fields with it.
+//                                            A button of the form with data-submit="drill" does that action instead, with
+//                                            the fields that it names: data-fields="config arguments"
 //   data-set='{"tab":"config"}'              changes the query of the page; <input data-query="q"> does while typing
 //   data-select="RUN"                        selects a run (see selection.js)
 //   data-menu="id"                           opens the popover with that id
@@ -102,8 +104,10 @@ async function onSubmit(event, root, page) {
   const form = event.target
   if (!form.dataset.act) return
   event.preventDefault()
-  const fields = readFields(form)
-  const answer = await press(form, root, page, fields)
+  const { submit, fields: only } = event.submitter?.dataset ?? {}
+  let fields = readFields(form)
+  if (only) fields = Object.fromEntries(Object.entries(fields).filter(([name]) => only.split(' ').includes(name)))
+  const answer = await press(form, root, page, fields, submit)
   if (answer && !answer.problem && form.dataset.set) set(JSON.parse(form.dataset.set.replaceAll('{file}', JSON.stringify(fields.file ?? '').slice(1, -1))), page)
 }
 
@@ -128,7 +132,7 @@ function onKey(event) {
   const group = event.target.closest('[role=tablist], [role=radiogroup]')
   if (group && ['ArrowLeft', 'ArrowRight'].includes(event.key)) return moveIn(group, event, '[role=tab], [role=radio]', event.key === 'ArrowRight')
   const menu = event.target.closest('[role=menu]')
-  if (menu && ['ArrowUp', 'ArrowDown'].includes(event.key)) moveIn(menu, event, '[role=menuitem]', event.key === 'ArrowDown')
+  if (menu && ['ArrowUp', 'ArrowDown'].includes(event.key)) moveIn(menu, event, '[role^=menuitem]', event.key === 'ArrowDown')
 }
 
 function moveIn(group, event, items, forward) {
@@ -150,7 +154,7 @@ function toggleMenu(root, button) {
   placeMenu(button, menu)
   button.setAttribute('aria-expanded', 'true')
   menu.ontoggle = ({ newState }) => button.setAttribute('aria-expanded', String(newState === 'open'))
-  menu.querySelector('[role=menuitem]:not([aria-disabled=true])')?.focus()
+  menu.querySelector('[role^=menuitem]:not([aria-disabled=true])')?.focus()
 }
 
 function placeMenu(button, menu) {
