@@ -31,12 +31,13 @@ def build_deletion(engine: Engine, query: Query) -> Markup:
     if len(going) > _SHOWN:
         rows.append(tag("li", f"and {count(len(going) - _SHOWN, 'more run')}", class_="sub"))
     freed = describe_bytes(sum(plan.bytes for plan in going))
-    words = (
-        f"{count(len(going), 'run')} will move to the trash. After seven days, {freed} become free; until then, "
-        "`relight restore RUN` brings a run back."
-        if going
-        else "None of these runs can be deleted now."
-    )
+    words: list[object] = ["None of these runs can be deleted now."]
+    if going:
+        words = [
+            f"{count(len(going), 'run')} will move to the trash, which frees {freed} after seven days. Until then you can "
+            "bring a run back in a terminal: ",
+            tag("span", "relight restore RUN", class_="mono"),
+        ]
     return tag(
         "div",
         tag("p", words),
