@@ -34,8 +34,8 @@ def build_deletion(engine: Engine, query: Query) -> Markup:
     words: list[object] = ["None of these runs can be deleted now."]
     if going:
         words = [
-            f"{count(len(going), 'run')} will move to the trash, which frees {freed} after seven days. Until then you can "
-            "bring a run back in a terminal: ",
+            f"{count(len(going), 'run')} will move to the trash, which frees {freed} after seven days. Until then you "
+            "can bring a run back in a terminal: ",
             tag("span", "relight restore RUN", class_="mono"),
         ]
     return tag(
