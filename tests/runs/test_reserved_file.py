@@ -44,7 +44,20 @@ def test_on_a_full_disk_the_reserve_becomes_the_new_version(tmp_path: Path, dura
     file.reserve()
     file.write(b"the disk is full", durable=durable)
     assert file.path.read_bytes() == b"the disk is full"
+    file.release()
     assert names(tmp_path) == ["saving.json"]
+
+
+@pytest.mark.usefixtures("full")
+def test_the_former_version_is_the_next_reserve_so_that_a_full_disk_is_told_again_and_again(tmp_path: Path) -> None:
+    file = ReservedFile(tmp_path / "saving.json")
+    file.path.write_bytes(b"while there was space")
+    file.reserve()
+    inodes = {file.path.stat().st_ino, *(path.stat().st_ino for path in tmp_path.iterdir())}
+    for version in (b"durable", b"the disk is full", b"durable again", b"and full again"):
+        file.write(version)
+        assert file.path.read_bytes() == version
+        assert {path.stat().st_ino for path in tmp_path.iterdir()} == inodes, "a new file was needed"
 
 
 @pytest.mark.usefixtures("full")

@@ -17,14 +17,17 @@ class ReservedFile:
     """Rewrites `path` atomically, even on a full disk: the record that says the disk is full must still be written.
 
     `reserve`, called while there is space, puts a hidden file of `room_bytes` next to `path`. When a write by any
-    process finds no space, that file is filled and becomes the new version in one rename. Reserve again after that. A
-    file system that copies on write may need space even for this; then the write fails like any other.
+    process finds no space, that file is filled and becomes the new version in one rename, and the former version
+    becomes the reserve: its space is never free, so nobody else can take it. Without hard links, or before there was a
+    version, reserve again after that. A file system that copies on write may need space even for this; then the write
+    fails like any other.
     """
 
     def __init__(self, path: Path, *, room_bytes: int = 4096) -> None:
         self.path = path
         # The next attempt removes leftovers with such a name.
         self._reserve = path.with_name(f".{path.name}.reserve.tmp")
+        self._former = path.with_name(f".{path.name}.former.tmp")
         self._room_bytes = room_bytes
 
     def reserve(self) -> None:
@@ -70,6 +73,10 @@ class ReservedFile:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        with contextlib.suppress(OSError):
+            self._former.hardlink_to(self.path)
         os.replace(self._reserve, self.path)  # noqa: PTH105
+        with contextlib.suppress(OSError):
+            os.replace(self._former, self._reserve)  # noqa: PTH105
         if durable:
             sync_folder(self.path.parent)
