@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from relight.checkpoints.listing import CheckpointInfo
@@ -64,18 +64,18 @@ class RetracedSteps:
         self.over = not self._known
         """Whether there is nothing left to compare."""
 
-    def compare(self, step: int, digests: Digests, values: Mapping[str, float]) -> None:
-        """Compare a step that has just been trained; `values` are the metrics that it logged."""
+    def compare(self, step: int, digests: Sequence[int]) -> None:
+        """Compare a step that has just been trained; `digests` in the order of `Digests`."""
         known = self._known.get(step)
         if known is not None:
             attempt, before = known
             for name, one, other in zip(_NAMES, before, digests, strict=True):
                 if one and other and one != other:
-                    self._report_difference(step, attempt, name, values)
+                    self._report_difference(step, attempt, name)
                     return
             self._equal += 1
             self._against = attempt
-            self._weightless |= not (before.weights and digests.weights)
+            self._weightless |= not (before.weights and digests[-1])
         if step >= self._last:
             self.close()
 
@@ -91,9 +91,9 @@ class RetracedSteps:
         _log.info("%s", sentence)
         self._write("exact", sentence, against=self._against)
 
-    def _report_difference(self, step: int, attempt: int, part: Part, values: Mapping[str, float]) -> None:
+    def _report_difference(self, step: int, attempt: int, part: Part) -> None:
         self.over = True
-        logged = self._word_metric(attempt, step, values)
+        logged = self._word_metric(attempt, step)
         differs = f"Step {step} is not what attempt {attempt} computed: {_NAMES[part]} differed first{logged}."
         if self._caveat:
             sentence = f"{differs} That may be because {self._caveat}."
@@ -103,18 +103,22 @@ class RetracedSteps:
             _log.warning("%s", sentence)
         self._write("changed" if self._caveat else "different", sentence, against=attempt, step=step, part=part)
 
-    def _word_metric(self, attempt: int, step: int, values: Mapping[str, float]) -> str:
+    def _word_metric(self, attempt: int, step: int) -> str:
         """Say by how much the loss differs, if it was logged both times: ", and loss was 0.41 and is 0.43"."""
-        name = next((name for name in values if "loss" in name.lower()), None)
-        if name is None:
+        before, now = (self._read_losses(number, step) for number in (attempt, self._start.attempt))
+        name = next((name for name in now if name in before), None)
+        if name is None or before[name] == now[name]:
             return ""
+        return f", and {name} was {before[name]:.9g} and is {now[name]:.9g}"
+
+    def _read_losses(self, attempt: int, step: int) -> dict[str, float]:
         try:
             records = read_records(self._layout.metrics / metric_file_name("train", attempt=attempt))
-            before = float(records.column(name)[records.steps == step][-1])
-        except (OSError, DamagedFile, ValueError, IndexError):
-            return ""
-        now = values[name]
-        return f", and {name} was {before:.9g} and is {now:.9g}" if before != now else ""
+        except (OSError, DamagedFile):
+            return {}
+        at = records.steps == step
+        names = [name for name in records.header.columns if "loss" in name.lower()] if at.any() else []
+        return {name: float(records.column(name)[at][-1]) for name in names}
 
     def _write(
         self,

@@ -63,6 +63,8 @@ class Stopping:
         self.interruptible = False
         self.building = True
         """No step edge can come yet, so a signal waits for none."""
+        self.urgent = False
+        """Whether the training is to stop, and cannot wait for the next look at the run's folder."""
         self._layout = layout
         self._attempt = attempt
         self._signal: str | None = None
@@ -83,7 +85,7 @@ class Stopping:
 
     def check(self, now: float) -> Stop | None:
         """Return the reason to stop, if there is one. Cheap at every step edge: it reads the folder every 0.2 s."""
-        if self._signal is not None or self._orphaned:
+        if self.urgent:
             return self._explain(self._signal)
         if 0.0 < self._look_at - now <= LOOK_EVERY_S:  # a clock that was set back must not delay a stop
             return None
@@ -136,13 +138,14 @@ class Stopping:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
+        self.urgent = True
         request = self._read_request()
         hurry = self.building or (request is not None and request.now)
         if not self._handled.is_set():
             self._set_alarm(0.001 if hurry else EDGE_WITHIN_S, _RETRY_S)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if self.interruptible and not self._handled.is_set() and (self._signal is not None or self._orphaned):
+        if self.interruptible and not self._handled.is_set() and self.urgent:
             self.interruptible = False
             raise TrainingStopped(self._explain(self._signal))
 
@@ -150,7 +153,7 @@ class Stopping:
         with contextlib.suppress(OSError):
             while os.read(descriptor, 1):
                 pass
-        self._orphaned = True
+        self._orphaned = self.urgent = True
         deadline = time.monotonic() + _ORPHAN_LIFE_S
         if not self._handled.wait(_ORPHAN_EDGE_WITHIN_S):
             signal.pthread_kill(_main_thread_id(), signal.SIGALRM)

@@ -28,6 +28,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.errors import RelightError
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
+from relight.runs.progress import Phase
 from relight.runs.records import AttemptStart
 from relight.training.metric_numbers import Values, to_numbers
 from relight.training.progress_meter import ProgressMeter, Totals
@@ -42,6 +43,9 @@ from relight.training.step_witness import StepWitness
 from relight.training.stopping import Stop, Stopping, TrainingStopped
 from relight.wording import name_some
 
+_SHORT_STEP_S = 0.001
+"""Shorter steps share what need not be done at each of them: progress, witnesses, a look for requests to stop."""
+_LOOK_EVERY_S = 0.01
 _POLL_EVERY_S = 0.05
 _DRAIN_S = 60.0
 _FINAL_POLL_S = 0.5
@@ -101,7 +105,9 @@ class TrainingSession:
         self._meter: ProgressMeter | None = None
         self._position = position
         self._edge_s = 0.0
-        self._poll_at = 0.0
+        self._look_at = self._poll_at = 0.0
+        self._short_s = 0.0 if parts.drill is not None else _SHORT_STEP_S  # a drill looks at every step
+        self._told_step = -1
         self._in_update = False
         self._recorded = False
         self._checked = False
@@ -156,27 +162,27 @@ class TrainingSession:
 
         Raises `TrainingStopped` when the training is to stop here.
         """
-        now = self._count_step(values)
+        is_long = self._count_step(values)
         self.state.accumulating = not self._in_update
-        batch = self._take_seen()
         self._keep_edge()
-        self._bear_witness(batch, now)
-        self._write_progress("training")
+        self._note_witness()
+        if is_long:
+            self._look_around()
         if not self._checked:
             self._check_savable()
         if self._cutter.is_due(self.steps_done):
             self._cut("periodic")
-        if self._drill is not None:
-            self._drill.pass_edge(self.steps_done)
-        self._poll(now)
-        self._check_stop(now)
+        if is_long:
+            if self._drill is not None:
+                self._drill.pass_edge(self.steps_done)
+            self._check_stop(self._edge_s)
         self._leave_edge()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Run a validation inside the block. If it is interrupted, a resume repeats it from the same step edge."""
         self._train.flush()
-        self._write_progress("validating")
+        self._look_around("validating")
         with self._stopping.allow_interruption():
             yield
         self._write_progress("training")
@@ -184,7 +190,7 @@ class TrainingSession:
     def check_stop(self) -> None:
         """Raise `TrainingStopped` if a stop is requested; for long stretches without a step edge."""
         now = time.time()
-        self._poll(now)
+        self._cutter.poll()
         if not self.state.bound_to_edge:
             self._check_stop(now)
 
@@ -268,11 +274,14 @@ class TrainingSession:
         except RuntimeError as error:  # a CUDA error: pending values can no longer be read
             _log.warning("The last steps' metrics could not be read back: %s", error)
         self._validation.close()
+        self._flush_witness()
         self._witness.close()
         if self._retraced is not None:
             self._retraced.close()
         self._cutter.close()
         if self._meter is not None:
+            if self._told_step != self.steps_done:
+                self._write_progress("training")
             self._meter.close()
         if end_loader and self._position is not None:
             self._position.close()
@@ -301,34 +310,53 @@ class TrainingSession:
         self._edge_s = now = time.time()
         return now
 
-    def _count_step(self, values: Values) -> float:
-        """Begin the edge of the next step, and log its metrics; return the time."""
-        self._stopping.interruptible = False
+    def _count_step(self, values: Values) -> bool:
+        """Begin the edge of the next step, and log its metrics; return whether it is time to look around.
+
+        Between steps of less than a millisecond even a look at a file is felt, so those look every ten milliseconds.
+        """
+        stopping, before = self._stopping, self._edge_s
+        stopping.interruptible = False
         self._edge_s = now = time.time()
         step = self.steps_done = self.steps_done + 1
         if self.evaluated_step != step:
             self._score = None
         self._train.log(step, values, time_s=now)
-        return now
+        # A clock that was set back must not delay anything.
+        return not before <= now < before + self._short_s or now >= self._look_at or stopping.urgent
+
+    def _look_around(self, phase: Phase = "training") -> None:
+        """Do what is not done at the edge of each short step, except for stopping."""
+        now = self._edge_s
+        self._look_at = now + _LOOK_EVERY_S
+        self._write_progress(phase)
+        self._flush_witness()
+        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
+            self._poll_at = now + _POLL_EVERY_S
+            self._cutter.poll()
 
     def _find_retraced(self, resumed: CheckpointInfo) -> None:
         """Find the steps after the checkpoint that an earlier attempt has trained: they must come out the same."""
         self._retraced = find_retraced_steps(self._layout, self._start, resumed, environment=self._environment)
 
-    def _take_seen(self) -> int:
-        return 0 if self._position is None else self._position.take_seen()
-
-    def _bear_witness(self, batch: int, now: float) -> None:
-        """Leave a witness of the step just taken, and compare it with that of an earlier attempt."""
-        state = self.state
+    def _note_witness(self) -> None:
+        """Leave a witness of the step just taken."""
+        state, position = self.state, self._position
+        batch = 0 if position is None else position.take_seen()
         self._witness.note(
             self.steps_done, batch=batch, generators=state.generators, optimizers=state.optimizers,
-            weights=state.weights_sample, now=now,
+            weights=state.weights_sample,
         )  # fmt: skip
+
+    def _flush_witness(self) -> None:
+        """Write the witnesses, and compare them with those of an earlier attempt."""
+        noted = self._witness.flush()
         if self._retraced is not None:
-            self._retraced.compare(self.steps_done, self._witness.take_latest(), self._train.latest)
-            if self._retraced.over:
-                self._retraced = None
+            for step, *digests in noted:
+                self._retraced.compare(step, digests)
+                if self._retraced.over:
+                    self._retraced = None
+                    break
 
     def _note_evaluation(self, values: Values, now: float, *, step: int) -> bool:
         """Log what a validation measured on the state of `step`; return whether that is the best so far."""
@@ -346,13 +374,6 @@ class TrainingSession:
             self._score = score
         return self.best.offer(score, step=step)
 
-    def _poll(self, now: float) -> None:
-        """Read the writer's messages from time to time. A clock that was set back delays nothing."""
-        if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
-            self._poll_at = now + _POLL_EVERY_S
-            self._cutter.poll()
-            self._witness.flush()
-
     def _is_last(self) -> bool:
         assert self._meter is not None
         return self.steps_done >= self._meter.totals.steps > 0
@@ -365,7 +386,8 @@ class TrainingSession:
     def _record_edge(self) -> None:
         """Keep this step edge. What has been yielded before it belongs to no later step."""
         self._keep_edge()
-        self._take_seen()
+        if self._position is not None:
+            self._position.take_seen()
 
     def _keep_edge(self) -> None:
         """Keep the small state of this step edge; the update that led to it is over."""
@@ -379,9 +401,10 @@ class TrainingSession:
         """End the update without an edge: no state can be saved until the next one."""
         self._recorded = self._in_update = False
 
-    def _write_progress(self, phase: Any) -> None:
+    def _write_progress(self, phase: Phase) -> None:
         assert self._meter is not None
         position, best = self._position, self.best
+        self._told_step = self.steps_done
         self._meter.write(
             step=self.steps_done,
             epoch=position.epoch if position is not None else 0,
@@ -418,7 +441,7 @@ class TrainingSession:
         if captured is None:
             return False
         self._train.flush()
-        self._witness.flush()
+        self._flush_witness()
         self._cutter.cut(self._describe(captured, reason), captured.tensors)
         return True
 

@@ -92,3 +92,28 @@ def test_the_words_of_pythons_generator_are_those_of_its_getstate() -> None:
         set_python_state(expected)
         assert [random.gauss(0, 1) for _ in range(3)] == following
         assert version == 3
+
+
+def test_a_recorder_notices_every_move_of_torchs_generator_and_nothing_else() -> None:
+    seed_everything(3)
+    recorder = RngRecorder()
+    last = recorder.capture()
+    assert recorder.capture() is last
+    early = last.torch
+    for move in (
+        lambda: torch.rand(()),
+        lambda: torch.randn(()),  # draws two numbers and keeps one for later
+        lambda: torch.randn(()),  # returns the kept number
+        lambda: torch.randn((), dtype=torch.float64),
+        lambda: torch.randn((), dtype=torch.float64),
+        lambda: torch.randperm(700),
+        lambda: torch.nn.functional.dropout(torch.ones(9)),
+        lambda: torch.manual_seed(3),
+        lambda: torch.rand(624),
+        lambda: torch.set_rng_state(early),
+    ):
+        before, last = last, (move(), recorder.capture())[1]
+        assert last is not before
+        assert torch.equal(last.torch, torch.get_rng_state())
+        assert not torch.equal(last.torch, before.torch)
+        assert recorder.capture() is last

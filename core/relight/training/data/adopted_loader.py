@@ -57,6 +57,10 @@ class ResumableLoader(Protocol):
     def batch(self) -> int:
         """Batches of this epoch that the loop has consumed."""
 
+    @property
+    def has_ended_epoch(self) -> bool:
+        """Whether the loop has consumed all of this epoch, as far as the data reveals it."""
+
     def __len__(self) -> int:
         """Return the batches of one epoch, as PyTorch's loaders do."""
 
@@ -77,6 +81,9 @@ class ResumableLoader(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
+
+    def edge_state(self) -> Any:
+        """Return the position as it can be kept at each step edge, for `open_copy`."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position."""

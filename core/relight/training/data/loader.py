@@ -20,6 +20,7 @@ from relight.training.data.loading_processes import (
     signals_blocked,
 )
 from relight.training.data.sampler import BatchKey, Order, Sampler, WeightedSampler
+from relight.training.state.edge_copy import BuiltLater, open_copy
 from relight.training.state.seeds import VALIDATION_EPOCH
 
 _log = logging.getLogger("relight")
@@ -121,9 +122,9 @@ class Loader:
         return -(-(self.sampler.samples_of(self.epoch) - self.consumed) // self.sampler.batch_size)
 
     @property
-    def epochs_done(self) -> int:
-        """Number of epochs that the loop has consumed completely."""
-        return self.epoch + (self.consumed > 0 and self.consumed >= self.sampler.samples_of(self.epoch))
+    def has_ended_epoch(self) -> bool:
+        """Whether the loop has consumed all of this epoch, and the next one has not begun."""
+        return 0 < self.consumed >= self.sampler.samples_of(self.epoch)
 
     def __len__(self) -> int:
         """Return the batches of one epoch, as PyTorch's loaders do."""
@@ -165,14 +166,24 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what the loop has consumed, no matter what the workers have loaded ahead."""
+        state: dict[str, Any] = open_copy(self.edge_state())
+        return state
+
+    def edge_state(self) -> BuiltLater:
+        """Return the position of now, whose state is built when it is needed."""
+        epoch = self.epoch
+        return BuiltLater(self._build_state, (self.sampler.state(epoch), epoch, self.consumed, self.has_ended_epoch))
+
+    def _build_state(self, order: dict[str, Any], epoch: int, consumed: int, ended: bool) -> dict[str, Any]:
+        sampler = self.sampler
         return {
-            **self.sampler.state(self.epoch),
-            "epoch": self.epoch,
-            "consumed": self.consumed,
-            "epochs_done": self.epochs_done,
-            "seed": self.sampler.seed,
-            "length": self.sampler.length,
-            "batch_size": self.sampler.batch_size,
+            **order,
+            "epoch": epoch,
+            "consumed": consumed,
+            "epochs_done": epoch + ended,
+            "seed": sampler.seed,
+            "length": sampler.length,
+            "batch_size": sampler.batch_size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

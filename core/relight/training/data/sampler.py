@@ -81,12 +81,8 @@ class _FixedOrder:
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
-        self._per_epoch = per_epoch
-
-    @property
-    def samples(self) -> int:
+        self.samples = per_epoch - per_epoch % batch_size if drop_last else per_epoch
         """Samples of one epoch: all, or as many as fill whole batches."""
-        return self._per_epoch - self._per_epoch % self.batch_size if self.drop_last else self._per_epoch
 
     @property
     def batches(self) -> int:

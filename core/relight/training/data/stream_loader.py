@@ -77,6 +77,11 @@ class StreamLoader:
         return length // size if self._drop_last else -(-length // size)
 
     @property
+    def has_ended_epoch(self) -> bool:
+        """Never: only the end of the data shows that a batch was the last one."""
+        return False
+
+    @property
     def batch(self) -> int:
         """Batches of this epoch that the loop has consumed."""
         return self.consumed
@@ -154,6 +159,8 @@ class StreamLoader:
                 for reader, one in sorted(positions.items())
             },
         }
+
+    edge_state = state_dict
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position. Raise `TaskError` when the number of workers, which split the data, has changed."""

@@ -129,7 +129,7 @@ class LoopDriver:
         placed = self.loops.take_step(self._judge)
         if not self._looked_ahead:
             self._look_ahead(sys._getframe(2))
-        if self._used_up and self.loops.innermost("batches") is None:
+        if self._used_up and self.loops.under_way is None:
             self._warn_of_repetition()
         assert session is not None
         if placed:
@@ -208,7 +208,7 @@ class LoopDriver:
     def end_pass(self, loop: Loop, *, broken: bool) -> None:
         """End a pass over a loader; `broken` means that the script left it early on purpose."""
         known = self.loops.leave(loop)
-        inner = self.loops.innermost("epochs", "steps")
+        inner = self.loops.inner
         self._used_up = known and not broken and loop.trained and inner is not None and inner.kind == "steps"
         if known and broken and loop.trained and self.session is not None and not self.loops.replaying:
             if self._attempt.note_leaving():
@@ -340,7 +340,7 @@ class LoopDriver:
         for level in left:
             if level.kind == "batches" and level.name in self.position.loaders:
                 self.position.loaders[level.name].next_epoch()
-        inner = self.loops.innermost("epochs")
+        inner = self.loops.epochs
         if inner is not None:
             inner.steps = int(position["epoch_steps"])
         self.position.open()

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from relight.errors import RelightError, UsageError
 from relight.training.script.loop_source import Consumer, Doubt
@@ -25,7 +27,7 @@ TRAINED, PASSED = "t", "e"
 _IN_WORDS = {"epochs": "run.epochs", "steps": "run.steps", "batches": "a loader"}
 
 
-class Level(NamedTuple):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """One running loop, as a checkpoint stores it."""
 
     kind: str
@@ -34,7 +36,7 @@ class Level(NamedTuple):
     number: int
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """A place between two iterations: the running loops, outermost first, and the loops that ended in the last body."""
 
     levels: tuple[Level, ...]
@@ -42,7 +44,7 @@ class Place(NamedTuple):
 
     def to_state(self) -> tuple[Any, ...]:
         """Return it as plain tuples."""
-        return (tuple(tuple(level) for level in self.levels), self.done)
+        return (tuple(map(msgspec.structs.astuple, self.levels)), self.done)
 
     @classmethod
     def from_state(cls, state: Any) -> Place:
@@ -92,6 +94,13 @@ class LoopStack:
         self.place = Place(())
         self.has_arrived = False
         """Whether a resume has reached its place in this process."""
+        self.inner: Loop | None = None
+        """The innermost loop of `run.epochs` or `run.steps`."""
+        self.epochs: Loop | None = None
+        """The innermost loop of `run.epochs`."""
+        self.under_way: Loop | None = None
+        """The innermost pass over a loader."""
+        self._passes: list[Loop] = []
         self._on_arrival = on_arrival
         self._active: list[Loop] = []
         self._done = [""]
@@ -107,13 +116,6 @@ class LoopStack:
     def depth(self) -> int:
         """The number of running loops."""
         return len(self._active)
-
-    def innermost(self, *kinds: Kind) -> Loop | None:
-        """Return the innermost running loop of one of these kinds."""
-        for loop in reversed(self._active):  # at every step, so no generator
-            if loop.kind in kinds:
-                return loop
-        return None
 
     def outermost(self) -> Loop | None:
         """Return the outermost running loop."""
@@ -169,6 +171,10 @@ class LoopStack:
 
     def advance(self, loop: Loop, index: int) -> None:
         """End an iteration of `loop`; `index` is the next one."""
+        if self._saved is None and self._active and self._active[-1] is loop:  # the usual case
+            loop.index, loop.steps, loop.passed = index, 0, False
+            self._done[-1] = ""
+            return
         if loop.outlived:
             return
         if loop not in self._active:
@@ -204,6 +210,7 @@ class LoopStack:
             inner.outlived = loop.kind != "batches"
         del self._active[at:]
         del self._done[at + 1 :]
+        self._find_inner()
         self._done[at] += TRAINED if loop.trained or loop.kind != "batches" else PASSED
         if self._saved is not None:
             if at < self._matched:  # it has fewer iterations than the saved place needs
@@ -223,7 +230,7 @@ class LoopStack:
                 "The script called run.step() before it reached the point where the checkpoint was saved, so its loops "
                 "have changed. Resume with the script that saved it, or start a new run."
             )
-        inner = self.innermost("epochs", "steps")
+        inner = self.inner
         if inner is None:
             raise UsageError(
                 "run.step() was called outside of `for epoch in run.epochs(n)` and `for step in run.steps(n)`, so a "
@@ -241,13 +248,11 @@ class LoopStack:
                 )
             inner.stepped = inner.index
             after = Level(inner.kind, inner.name, inner.before, inner.index + 1)
-            if inner is self._active[0]:
-                self.place = Place((after,))
-            else:
-                self.place = Place((*map(_describe, self._active[: self._active.index(inner)]), after))
+            around = () if inner is self._active[0] else map(_describe, self._active[: self._active.index(inner)])
+            self.place = Place((*around, after))
             return True
-        passes = self._active[self._active.index(inner) + 1 :]
-        if not passes or inner.strayed or not all(each.parallel for each in passes[1:]):
+        passes = self._passes
+        if not passes or inner.strayed or (len(passes) > 1 and not all(each.parallel for each in passes[1:])):
             return False
         if judge is not None and not passes[0].judged:
             passes[0].judged = True
@@ -270,6 +275,18 @@ class LoopStack:
     def _push(self, loop: Loop) -> None:
         self._active.append(loop)
         self._done.append("")
+        self._find_inner()
+
+    def _find_inner(self) -> None:
+        """Find, after a loop has begun or ended, what every step asks for."""
+        self.inner = self.epochs = self.under_way = None
+        for place, loop in enumerate(self._active):
+            if loop.kind == "batches":
+                self.under_way = loop
+                continue
+            self.inner, self._passes = loop, self._active[place + 1 :]
+            if loop.kind == "epochs":
+                self.epochs = loop
 
     def _arrive_if_there(self) -> None:
         saved = self._saved

@@ -28,7 +28,7 @@ class ScriptPlan:
         if not self._waits:
             return
         self._waits = False
-        loop, under_way = self._loop, self._loops.innermost("batches")
+        loop, under_way = self._loop, self._loops.under_way
         assert loop is not None
         if loop.kind == "epochs" and loop.steps == 1 and under_way is not None and not self._position.steps_per_epoch:
             loader = self._position.loaders[under_way.name]

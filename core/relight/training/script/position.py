@@ -6,7 +6,7 @@ from typing import Any
 
 from relight.training.data.adopted_loader import ResumableLoader
 from relight.training.script.loops import LoopStack, Place
-from relight.training.state.edge_copy import BuiltLater
+from relight.training.state.edge_copy import BuiltLater, open_copy
 
 
 class ScriptPosition:
@@ -14,13 +14,15 @@ class ScriptPosition:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.batch = 0
         self.steps_per_epoch = 0
         """0 while unknown."""
         self.loaders: dict[str, ResumableLoader] = {}
         """By name, in the order of their creation."""
+        self.at_pass_end = False
+        """Whether the place is right after the last batch of a pass, as far as the data reveals it."""
         self._place = Place(())
         self._epoch_steps = 0
+        self._under_way: ResumableLoader | None = None
         self._saved: dict[str, Any] = {}
         self._there: set[str] = set()
 
@@ -33,35 +35,33 @@ class ScriptPosition:
     def refresh(self, loops: LoopStack) -> None:
         """Copy the place of the loops: at a step edge, and at the end of a body or a loop."""
         self._place = loops.place
-        inner = loops.innermost("epochs")
+        inner = loops.epochs
         if inner is not None:
             self.epoch, self._epoch_steps = inner.index, inner.steps
-        under_way = loops.innermost("batches") if self.loaders else None
-        self.batch = self.loaders[under_way.name].batch if under_way is not None else 0
+        under_way = loops.under_way
+        self._under_way = None if under_way is None else self.loaders[under_way.name]
+        levels = self._place.levels
+        self.at_pass_end = (
+            bool(levels) and levels[-1].kind == "batches" and self.loaders[levels[-1].name].has_ended_epoch
+        )
 
     @property
-    def at_pass_end(self) -> bool:
-        """Whether the place is right after the last batch of a pass, as far as the data reveals it."""
-        levels = self._place.levels
-        if not levels or levels[-1].kind != "batches":
-            return False
-        inner = self.loaders[levels[-1].name]
-        return bool(getattr(inner, "epochs_done", inner.epoch) > inner.epoch)
+    def batch(self) -> int:
+        """Batches of the pass under way that have been yielded."""
+        return 0 if self._under_way is None else self._under_way.batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as a new object, so that nothing changes it later."""
-        return _build_state(**self.edge_state().kept)
+        built: dict[str, Any] = open_copy(self.edge_state())
+        return built
 
     def edge_state(self) -> BuiltLater:
         """Return the state of now, to be built when it is needed."""
-        loaders = {name: loader.state_dict() for name, loader in self.loaders.items()} if self.loaders else {}
+        loaders = {name: loader.edge_state() for name, loader in self.loaders.items()} if self.loaders else {}
         return BuiltLater(
             _build_state,
-            {
-                "place": self._place, "epoch": self.epoch, "epoch_steps": self._epoch_steps,
-                "steps_per_epoch": self.steps_per_epoch, "at_pass_end": self.at_pass_end, "loaders": loaders,
-            },
-        )  # fmt: skip
+            (self._place, self.epoch, self._epoch_steps, self.steps_per_epoch, self.at_pass_end, loaders),
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Send every loader to its saved position. Raise `TaskError` if the length of the data has changed."""
@@ -97,7 +97,7 @@ class ScriptPosition:
 
 
 def _build_state(
-    *, place: Place, epoch: int, epoch_steps: int, steps_per_epoch: int, at_pass_end: bool, loaders: dict[str, Any]
+    place: Place, epoch: int, epoch_steps: int, steps_per_epoch: int, at_pass_end: bool, loaders: dict[str, Any]
 ) -> dict[str, Any]:
     """Build a saved state. An epoch counts as done when its body is finished, or all its batches are consumed."""
     running = next((level.number for level in place.levels if level.kind == "epochs"), 0)

@@ -102,16 +102,15 @@ class ScriptSession(TrainingSession):
 
     def step_without_place(self, values: Values) -> None:
         """Count and log a step whose place in the data is unknown; it is not an edge that can be saved."""
-        now = self._count_step(values)
-        batch = self._take_seen()
+        is_long = self._count_step(values)
         self._keep_edge()
-        self._bear_witness(batch, now)
+        self._note_witness()
         self._forget_edge()
         self._best_owed = False
-        self._write_progress("training")
-        if self._drill is not None:
-            self._drill.pass_edge(self.steps_done)
-        self._poll(now)
+        if is_long:
+            self._look_around()
+            if self._drill is not None:
+                self._drill.pass_edge(self.steps_done)
         self._leave_edge()
 
     def defer_edge(self) -> None:

@@ -124,7 +124,7 @@ class ScriptState(TrainingState):
         assert record is not None
         if self.accumulating:
             self._watch_strangers()
-        else:
+        elif self._versions:
             self._versions = []
         options = self._options = {name: copy_options(part.optimizer) for name, part in self._optimizers.items()}
         if begins:

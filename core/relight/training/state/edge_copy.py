@@ -25,7 +25,7 @@ class BuiltLater(msgspec.Struct, frozen=True):
     """A state of a step edge that is built from what was kept there: few edges are ever saved."""
 
     build: Callable[..., Any]
-    kept: dict[str, Any]
+    kept: tuple[Any, ...]
 
 
 class _Watched:
@@ -47,7 +47,7 @@ def open_copy(copied: Any) -> Any:
     """Return the state that `copied` is a copy of. Raise `MovedSince` when a large tensor was written to since."""
     kind = type(copied)
     if kind is BuiltLater:
-        return copied.build(**copied.kept)
+        return copied.build(*map(open_copy, copied.kept))
     if kind is _Watched:
         if copied.tensor._version != copied.version:
             raise MovedSince

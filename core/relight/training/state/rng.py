@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _MT19937_BYTES = 625 * 4  # key of 624 words and the position in it, as the C structs of Python and NumPy have them
+_TORCH_HEAD_BYTES, _TORCH_KEPT_BYTES = 20, 24  # before and after the words of torch's engine
 _MAY_HAVE_MPS = sys.platform == "darwin"
 _PYTHON_VERSION = 3  # of the tuple that `random.getstate` returns
 
@@ -40,27 +41,38 @@ class RngState(msgspec.Struct, frozen=True, gc=False):
 
 
 class RngRecorder:
-    """Captures the generators repeatedly: about 2 microseconds each time, unless NumPy's has moved."""
+    """Captures the generators repeatedly: about one microsecond each time, unless one has moved."""
 
     def __init__(self) -> None:
         self._numpy = NumpyGenerator()
         self._python = get_python_state()
+        self._torch = torch.default_generator.get_state()
+        self._torch_seen = b""
+        self._last: RngState | None = None
 
     def capture(self) -> RngState:
-        """Return the state of all generators now. The state of Python's is the same object until it changes."""
+        """Return the state of all generators now: the same object until one moves, and of each generator as well."""
         if _PYTHON_WORDS is None:
-            self._python = get_python_state()
+            python = get_python_state()
         else:
-            raw, gauss, last = _PYTHON_WORDS.copy(), random._inst.gauss_next, self._python  # type: ignore[attr-defined]
-            if raw is not last.raw or gauss != last.gauss:
-                self._python = PythonState(raw, gauss)
-        return RngState(
-            self._python,
-            self._numpy.state(),
-            torch.default_generator.get_state(),
-            _capture_cuda() if torch.cuda.default_generators else (),  # none before CUDA is initialized
-            _capture_mps() if _MAY_HAVE_MPS else None,
-        )
+            python = self._python
+            raw, gauss = _PYTHON_WORDS.copy(), random._inst.gauss_next  # type: ignore[attr-defined]
+            if raw is not python.raw or gauss != python.gauss:
+                python = self._python = PythonState(raw, gauss)
+        numpy = self._numpy.state()
+        seen = b"" if _TORCH_PLACES is None else b"".join(_TORCH_PLACES)
+        if not seen or seen != self._torch_seen:
+            self._torch, self._torch_seen = torch.default_generator.get_state(), seen
+        last = self._last
+        cuda = torch.cuda.default_generators  # none before CUDA is initialized
+        if (
+            last is None or python is not last.python or numpy is not last.numpy or self._torch is not last.torch
+            or cuda or _MAY_HAVE_MPS
+        ):  # fmt: skip
+            last = self._last = RngState(
+                python, numpy, self._torch, _capture_cuda() if cuda else (), _capture_mps() if _MAY_HAVE_MPS else None
+            )
+        return last
 
 
 def get_python_state() -> PythonState:
@@ -122,6 +134,36 @@ def _find_python_words() -> _Words | None:
                 return None
             probe.random()
     return _Words(id(random._inst) + object.__basicsize__, position=0, words=4)
+
+
+def _find_torch_places() -> tuple[memoryview, memoryview] | None:
+    """Find the bytes of torch's CPU generator that every draw and every setting changes; None if that is not certain.
+
+    They are seed, position and first words of its engine, and the Gaussians that it keeps for later. PyTorch does not
+    promise where they are (`CPUGeneratorImpl.h`), so every kind of draw is tried with another generator first.
+    """
+    probe = torch.Generator().manual_seed(5)
+    words = probe.get_state().numpy()[24 : 24 + 8 * 624].reshape(624, 8)[:, :4].tobytes()
+    start = ctypes.string_at(probe._cdata, 256).find(words[:16]) if hasattr(probe, "_cdata") else -1
+    if start < _TORCH_HEAD_BYTES or ctypes.string_at(probe._cdata + start, len(words)) != words:
+        return None
+
+    def look_at(generator: Any) -> tuple[memoryview, memoryview]:
+        head = (ctypes.c_ubyte * (_TORCH_HEAD_BYTES + 16)).from_address(generator._cdata + start - _TORCH_HEAD_BYTES)
+        kept = (ctypes.c_ubyte * _TORCH_KEPT_BYTES).from_address(generator._cdata + start + len(words))
+        return memoryview(head).cast("B"), memoryview(kept).cast("B")
+
+    places = look_at(probe)
+    seen = [b"".join(places)]
+    for dtype in (torch.float32, torch.float64):
+        for shape in ((), (), (700,)):  # two Gaussians at a time, of which one is kept
+            torch.randn(shape, generator=probe, dtype=dtype)
+            seen.append(b"".join(places))
+            torch.rand(shape, generator=probe, dtype=dtype)
+            seen.append(b"".join(places))
+    probe.manual_seed(6)
+    seen.append(b"".join(places))
+    return look_at(torch.default_generator) if len(set(seen)) == len(seen) else None
 
 
 class NumpyGenerator:
@@ -246,3 +288,4 @@ def _plain(value: Any) -> Any:
 
 _NUMPY: Any = np.random.mtrand._rand
 _PYTHON_WORDS = _find_python_words()
+_TORCH_PLACES = _find_torch_places()

@@ -65,6 +65,10 @@ class TrainingState:
         self._record: _EdgeRecord | None = None
         self._watch: WeightsWatch | None = None
         self._watch_anew = False
+        self.optimizers: list[torch.optim.Optimizer] = []
+        """The tracked optimizers."""
+        self.generators: RngState
+        """The state of the global generators at the last edge."""
         self.weights_sample = b""
         """A sample of the weights at the last edge; empty if they cannot be read, as on a GPU."""
         self._warned: set[str] = set()
@@ -80,6 +84,7 @@ class TrainingState:
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
             self._optimizers[name] = OptimizerPart(name, tracked)
+            self.optimizers.append(tracked)
         elif hasattr(tracked, "state_dict") and hasattr(tracked, "load_state_dict"):
             self._objects[name] = tracked
             if not isinstance(tracked, _MOVE_IN_UPDATE):
@@ -104,20 +109,10 @@ class TrainingState:
         for part in self._modules.values():
             part.record_edge(frozen=frozen)
         self.watch_weights()
+        self.generators = self._rng.capture()
         self._record = _EdgeRecord(
-            self._rng.capture(), counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
+            self.generators, counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
         )
-
-    @property
-    def generators(self) -> RngState:
-        """The state of the global generators at the last edge."""
-        assert self._record is not None, "no step edge was recorded"
-        return self._record.rng
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The tracked optimizers."""
-        return [part.optimizer for part in self._optimizers.values()]
 
     def watch_weights(self) -> None:
         """Remember the weights as those of the last edge."""
