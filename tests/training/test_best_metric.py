@@ -29,7 +29,7 @@ def test_the_best_is_the_first_of_the_extreme_finite_values(higher: bool, values
     assert [step for step, yes in enumerate(improved, 1) if yes][-1:] == ([best[1]] if best[1] else [])
 
     again = BestMetric(Objective("validation/x", higher_is_better=higher))
-    again.restore(metric.state())
+    again.restore(metric.state)
     assert (again.value, again.step) == best
 
 
@@ -37,5 +37,5 @@ def test_the_best_of_another_metric_is_forgotten() -> None:
     metric = BestMetric(Objective("validation/x", higher_is_better=True))
     metric.offer(3.0, step=1)
     other = BestMetric(Objective("validation/y", higher_is_better=True))
-    other.restore(metric.state())
+    other.restore(metric.state)
     assert other.value is None

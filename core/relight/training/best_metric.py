@@ -25,7 +25,8 @@ class BestMetric:
         self.value: float | None = None
         self.step: int | None = None
         self._higher_is_better = objective.higher_is_better
-        self._state: dict[str, Any] = {"metric": self.name, "value": None, "step": None}
+        self.state: dict[str, Any] = {"metric": self.name, "value": None, "step": None}
+        """What checkpoints keep. The dictionary never changes: a new best value makes a new one."""
 
     def offer(self, value: float | None, *, step: int) -> bool:
         """Take a new value; return whether it is the best so far."""
@@ -36,10 +37,6 @@ class BestMetric:
         self._set(value, step)
         return True
 
-    def state(self) -> dict[str, Any]:
-        """Return the state that checkpoints keep. The dictionary never changes: a new best value makes a new one."""
-        return self._state
-
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state, unless that is the state of another metric."""
         if state["metric"] == self.name:
@@ -47,4 +44,4 @@ class BestMetric:
 
     def _set(self, value: float | None, step: int | None) -> None:
         self.value, self.step = value, step
-        self._state = {"metric": self.name, "value": value, "step": step}
+        self.state = {"metric": self.name, "value": value, "step": step}

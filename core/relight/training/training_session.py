@@ -392,7 +392,7 @@ class TrainingSession:
     def _keep_edge(self) -> None:
         """Keep the small state of this step edge; the update that led to it is over."""
         self.state.record_edge(
-            {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state()}
+            {"step": self.steps_done, "evaluated_step": self.evaluated_step, "best": self.best.state}
         )
         self._recorded = True
         self._in_update = False

@@ -96,7 +96,7 @@ class ScriptPosition:
             loader.close()
 
 
-def _build_state(
+def _build_state(  # noqa: PLR0917  positions, because they are kept at each step edge
     place: Place, epoch: int, epoch_steps: int, steps_per_epoch: int, at_pass_end: bool, loaders: dict[str, Any]
 ) -> dict[str, Any]:
     """Build a saved state. An epoch counts as done when its body is finished, or all its batches are consumed."""

@@ -62,8 +62,8 @@ class ScriptSession(TrainingSession):
         self.holding = False
         """Whether the current step is the last of its loop over batches: saving and stopping wait for the body."""
         self._more = StepMetrics(MetricWriter(layout.metrics, stream="train", attempt=start.attempt))
-        self._best_owed = self._warned_of_best = self._deferred = False
-        self._cut_at_edge = -1
+        self._best_owed = self._warned_of_best = False
+        self._cut_at_edge = self._deferred_edge = -1
         self._finishing = self._looked = False
         self._loop_ended_s = -_LOOP_END_EVERY_S
 
@@ -118,12 +118,12 @@ class ScriptSession(TrainingSession):
 
         A resume does not repeat the code behind `run.step`, so it would train the rest of a pass that was left.
         """
-        self._deferred = True
+        self._deferred_edge = self.state.edges
         self._recorded = False
 
     def settle_edge(self) -> None:
         """Take the edge that was deferred, if one was: the loop goes on."""
-        if not self._deferred:
+        if self._deferred_edge != self.state.edges:
             return
         now = self._open_edge()
         self._record_edge()
@@ -146,7 +146,7 @@ class ScriptSession(TrainingSession):
 
     def end_pass(self) -> None:
         """Note that a loop over a loader was left early: an edge of its own, so that a resume adds no batches."""
-        if not self._at_edge and not self._deferred:
+        if not self._at_edge and self._deferred_edge != self.state.edges:
             return
         saved = self._cut_at_edge == self.state.edges
         self._record_edge()
@@ -191,8 +191,8 @@ class ScriptSession(TrainingSession):
         The script leaves its loop because it was told to, and not as it would have without that. So an edge that was
         deferred counts.
         """
-        if self._deferred:
-            self._deferred, self._recorded = False, True
+        if self._deferred_edge == self.state.edges:
+            self._deferred_edge, self._recorded = -1, True
         if self._cut_at_edge != self.state.edges:
             self._rescue(reason)
 
@@ -235,10 +235,6 @@ class ScriptSession(TrainingSession):
     def _must_wait(self) -> bool:
         """Tell whether a stop has to wait for the next edge, since weights have moved and this one is lost."""
         return self.in_loop and self._at_edge and bool(self.state.find_moved_weights())
-
-    def _keep_edge(self) -> None:
-        self._deferred = False
-        super()._keep_edge()
 
     def _check_savable(self) -> None:
         if not self.state.names:

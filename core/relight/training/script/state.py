@@ -126,7 +126,9 @@ class ScriptState(TrainingState):
             self._watch_strangers()
         elif self._versions:
             self._versions = []
-        options = self._options = {name: copy_options(part.optimizer) for name, part in self._optimizers.items()}
+        options = self._options = {}
+        for name, part in self._optimizers.items():
+            options[name] = copy_options(part.optimizer)
         if begins:
             self.note_loops(None)
             epoch_start.note_options(options)

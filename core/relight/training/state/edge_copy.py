@@ -26,6 +26,7 @@ class BuiltLater(msgspec.Struct, frozen=True):
 
     build: Callable[..., Any]
     kept: tuple[Any, ...]
+    """The arguments, which may be built later themselves."""
 
 
 class _Watched:

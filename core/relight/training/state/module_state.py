@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from relight.training.state.module_names import ModuleNames
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 from relight.training.state.tensor_marks import TensorMarks
+from relight.training.state.tensor_memory import TensorMemory, is_readable
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -26,14 +27,23 @@ _NAMED_AT_MOST = 8
 class ModuleRecord:
     """The parts of a module that a forward pass may change, as they were at the last step edge."""
 
+    memory: bytes = b""
+    """The contents of the small buffers whose memory can be read."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    """By live name; copies of the small buffers."""
+    """By live name; copies of the other small buffers."""
     large: dict[str, Tensor] = field(default_factory=dict)
     """Copies of large buffers (masks, tables). They are not copied at every edge, but compared when it matters."""
     evaluating: tuple[bool, ...] = ()
     """For each submodule, whether it was in eval mode."""
     frozen: list[str] | None = None
     """The frozen parameters, by canonical name; None if `record_edge` was not asked for them."""
+
+
+class _Form(NamedTuple):
+    shape: torch.Size
+    dtype: torch.dtype
+    nbytes: int
+    readable: bool
 
 
 class ModulePart:
@@ -68,7 +78,7 @@ class ModulePart:
                 parameter.requires_grad_(not frozen)
 
     def record_edge(self, *, frozen: bool = False) -> None:
-        """Copy what the next forward pass may change, with one fused copy for all small buffers.
+        """Copy what the next forward pass may change, in one piece for all small buffers of a kind.
 
         `frozen` also keeps which parameters are frozen. That takes longer, and is worth it where a script may freeze
         or unfreeze before its next step: between two epochs.
@@ -76,13 +86,18 @@ class ModulePart:
         record = self._record
         if record is None:
             record = self._record = self._start_record()
-        elif self._copies:
+        elif self._small:
             live = [owner[leaf] for owner, leaf in self._small]
-            try:
-                self._check_replaced(live)
-                torch._foreach_copy_(self._copies, live)
-            except (RuntimeError, TypeError):  # a buffer was replaced by one of another form
+            if not (all(map(operator.is_, live, self._live)) or self._take_replaced(live)):
                 record = self._record = self._start_record()
+            elif not self._copied:
+                record.memory = self._memory.read(live)
+            else:
+                record.memory = self._memory.read(live[self._copied :])
+                try:
+                    torch._foreach_copy_(self._copies, live[: self._copied])
+                except RuntimeError:  # one has another shape now
+                    record = self._record = self._start_record()
         record.evaluating = tuple([not module.training for module in self._modules])
         record.frozen = self.list_frozen() if frozen else None
 
@@ -96,16 +111,16 @@ class ModulePart:
         assert record is not None, "no step edge was recorded"
         self._check_parameters()
         shapes = dict(self._shape_buffers())
+        kept = self._read_small(record)
+        overrides = {live: tensor for live, tensor in kept.items() if shapes.get(live) == list(tensor.shape)}
         if any(
-            shape is not None and live not in record.buffers and live not in record.large
-            for live, shape in shapes.items()
+            shape is not None and live not in overrides and live not in record.large for live, shape in shapes.items()
         ):
-            self._record = None  # a buffer was added later: the next edge starts a new record that includes it
+            self._record = None  # a buffer was added or has another shape: the next edge starts a new record
             if not at_edge:
                 return None
         if not at_edge and not self._large_unmoved(record):
             return None
-        overrides = record.buffers
         tensors: dict[str, Any] = {}
         state = self.module.state_dict()
         for live, value in state.items():
@@ -267,13 +282,32 @@ class ModulePart:
                     record.large[live] = buffer.detach().clone()
                 else:
                     small.append((live, module._buffers, leaf))
-        # Sorted by kind, because a fused copy is only fused for tensors of the same device and type.
-        small.sort(key=lambda entry: (str(entry[1][entry[2]].device), str(entry[1][entry[2]].dtype)))  # type: ignore[union-attr]
-        record.buffers = {live: owner[leaf].detach().clone() for live, owner, leaf in small}  # type: ignore[union-attr]
-        self._small: list[tuple[Any, str]] = [(owner, leaf) for _, owner, leaf in small]
-        self._copies = list(record.buffers.values())
+
+        def kind(entry: tuple[str, dict[str, Any], str]) -> tuple[bool, str, str]:
+            """Sort by kind, because a fused copy is only fused for tensors of the same device and type."""
+            buffer = entry[1][entry[2]]
+            return is_readable(buffer), str(buffer.device), str(buffer.dtype)
+
+        small.sort(key=kind)
+        self._small = [(owner, leaf) for _, owner, leaf in small]
+        self._small_names = [live for live, _, _ in small]
         self._live = [owner[leaf] for owner, leaf in self._small]
+        self._forms = list(map(_form_of, self._live))
+        self._copied = sum(not form.readable for form in self._forms)
+        self._copies = [buffer.detach().clone() for buffer in self._live[: self._copied]]
+        record.buffers = dict(zip(self._small_names, self._copies, strict=False))
+        self._memory = TensorMemory([form.nbytes for form in self._forms[self._copied :]])
+        record.memory = self._memory.read(self._live[self._copied :])
         return record
+
+    def _read_small(self, record: ModuleRecord) -> dict[str, Tensor]:
+        """Return the small buffers as they were at the edge, by live name."""
+        found, end = dict(record.buffers), 0
+        for live, form in list(zip(self._small_names, self._forms, strict=True))[self._copied :]:
+            start, end = end, end + form.nbytes
+            words = torch.frombuffer(bytearray(record.memory[start:end]), dtype=torch.uint8)
+            found[live] = words.view(form.dtype).reshape(form.shape)
+        return found
 
     def _shape_buffers(self) -> Iterator[tuple[str, list[int] | None]]:
         """Yield each buffer's live name and shape; None for a buffer that has no data yet."""
@@ -291,17 +325,12 @@ class ModulePart:
                 "not rebuild it. Create all of them before you track the module."
             )
 
-    def _check_replaced(self, live: list[Any]) -> None:
-        """Raise `TypeError` if a buffer was replaced by one of another form.
-
-        A copy would not always fail: one number fills a tensor of any shape, and another type is converted.
-        """
-        if all(map(operator.is_, live, self._live)):
-            return
-        for now, kept in zip(live, self._copies, strict=True):
-            if now is None or now.shape != kept.shape or now.dtype != kept.dtype:
-                raise TypeError
+    def _take_replaced(self, live: list[Any]) -> bool:
+        """Take over buffers that replace others; return False if one has another form."""
+        if list(map(_form_of, live)) != self._forms:
+            return False
         self._live = live
+        return True
 
     def _large_unmoved(self, record: ModuleRecord) -> bool:
         live = dict(self.module.named_buffers(remove_duplicate=False))
@@ -324,6 +353,10 @@ def _loads_by_copying(module: nn.Module) -> bool:
     return type(module).load_state_dict is nn.Module.load_state_dict and all(
         each._load_from_state_dict.__module__.startswith("torch.") for each in module.modules()
     )
+
+
+def _form_of(buffer: Tensor | None) -> _Form | None:
+    return None if buffer is None else _Form(buffer.shape, buffer.dtype, buffer.nbytes, is_readable(buffer))
 
 
 def _shape_of(buffer: Tensor | None) -> list[int] | None:

@@ -110,9 +110,10 @@ class TrainingState:
             part.record_edge(frozen=frozen)
         self.watch_weights()
         self.generators = self._rng.capture()
-        self._record = _EdgeRecord(
-            self.generators, counters, {name: copy_state(tracked.state_dict()) for name, tracked in self._moving}
-        )
+        objects: dict[str, Any] = {}
+        for name, tracked in self._moving:
+            objects[name] = copy_state(tracked.state_dict())
+        self._record = _EdgeRecord(self.generators, counters, objects)
 
     def watch_weights(self) -> None:
         """Remember the weights as those of the last edge."""

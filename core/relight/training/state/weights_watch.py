@@ -8,7 +8,6 @@ counter and leaves all four places alone.
 
 from __future__ import annotations
 
-import ctypes
 import operator
 from collections.abc import Collection, Mapping
 
@@ -16,6 +15,8 @@ import torch
 import xxhash
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+
+from relight.training.state.tensor_memory import TensorMemory, is_readable
 
 _PLACES = 4
 _BYTES = 64
@@ -39,22 +40,22 @@ class WeightsWatch:
         self._sampled = [name for name, _ in chosen]
         self._places = [tensor for _, tensor in chosen]
         self._sizes = [min(_BYTES, tensor.nbytes) for tensor in self._places]
-        self._pointers: list[int] = []
-        self._views: list[memoryview] = []
+        self._memory = TensorMemory(self._sizes)
         self._versions: list[int] = []
         self._sample = b""
 
     def record(self) -> bytes:
         """Remember the weights as they are at this step edge; return the sample, empty if none can be read."""
-        self._versions = list(map(_version, self._tensors))
-        self._sample = self._read()
+        if self._tensors:
+            self._versions = list(map(_version, self._tensors))
+            self._sample = self._memory.read(self._places)
         return self._sample
 
     def find_moved(self) -> list[str]:
         """Return the names of the tensors that have changed since `record`, as far as that can be seen."""
         now = map(_version, self._tensors)
         moved = {name for name, before, after in zip(self._names, self._versions, now, strict=True) if before != after}
-        before, after = self._sample, self._read()
+        before, after = self._sample, self._memory.read(self._places)
         end = 0
         for name, size in zip(self._sampled, self._sizes, strict=True):
             start, end = end, end + size
@@ -67,14 +68,6 @@ class WeightsWatch:
         return [
             name for name, tensor in zip(self._names, self._tensors, strict=True) if weights.get(name) is not tensor
         ]
-
-    def _read(self) -> bytes:
-        """Return the bytes at all places. A parameter may have got other memory since the last look."""
-        pointers = list(map(Tensor.data_ptr, self._places))
-        if pointers != self._pointers:
-            self._pointers = pointers
-            self._views = list(map(_view, self._places, self._sizes))
-        return b"".join(self._views)
 
     def has_all(self, weights: Mapping[str, Tensor]) -> bool:
         """Tell whether all of these tensors are watched that can be."""
@@ -90,32 +83,14 @@ def digest_tensor(tensor: Tensor) -> int:
     return int(plain.view(word).sum(dtype=torch.int64).item())
 
 
-def _view(tensor: Tensor, size: int) -> memoryview:
-    """Return `size` bytes in the middle of a tensor's memory; zeros while it does not have as many."""
-    pointer, nbytes = tensor.data_ptr(), tensor.nbytes
-    if not pointer or nbytes < size or not _is_readable(tensor):  # for instance, its memory was given back for a while
-        return memoryview(bytes(size))
-    return memoryview((ctypes.c_ubyte * size).from_address(pointer + (nbytes - size) // 2)).cast("B")
-
-
 def _is_watched(tensor: Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_inference()
 
 
 def _choose(weights: Mapping[str, Tensor], late: Collection[str]) -> list[tuple[str, Tensor]]:
     """Choose tensors spread over the model, trained ones first: an update changes nearly every one of them."""
-    readable = [(name, tensor) for name, tensor in weights.items() if _is_readable(tensor)]
+    readable = [(name, tensor) for name, tensor in weights.items() if is_readable(tensor)]
     chosen = [(name, tensor) for name, tensor in readable if name not in late] or readable
     if len(chosen) <= _PLACES:
         return chosen
     return [chosen[place * (len(chosen) - 1) // (_PLACES - 1)] for place in range(_PLACES)]
-
-
-def _is_readable(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and tensor.layout is torch.strided
-        and tensor.nbytes > 0
-        and tensor.is_contiguous()
-    )

@@ -85,7 +85,7 @@ def import_checkpoint(source: Path, folder: Path, prepared: PreparedTask, *, par
     fit = load_into(model, found.tensors, file=opened.path.name, task=prepared.reference.name)
     imported = _describe_source(opened, found)
     best = BestMetric(prepared.objective)
-    start.state.record_edge({"step": 0, "evaluated_step": None, "best": best.state()})
+    start.state.record_edge({"step": 0, "evaluated_step": None, "best": best.state})
     captured = start.state.capture(at_edge=True)
     assert captured is not None
     path = prepared.reference.path
