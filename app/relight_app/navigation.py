@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.navigation.page import Page
 
+from relight_app.live.component import Mount
 from relight_app.urls import site_path
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -18,7 +20,7 @@ _STYLE = Path(__file__).parent / "theme" / "page.css"
 
 @dataclass(frozen=True)
 class PageInfo:
-    """One page. `relight_app.pages.NAME_page` renders it, and `path` is its address."""
+    """One page. `relight_app.pages.NAME_page` says what is on it, and `path` is its address."""
 
     name: str
     path: str
@@ -27,7 +29,7 @@ class PageInfo:
     hidden: bool = False
 
 
-_ALIASES = (PageInfo("runs", "runs", "Runs", ":material/stacks:", hidden=True),)
+ALIASES = (PageInfo("runs", "runs", "Runs", ":material/stacks:", hidden=True),)
 """Other addresses that people type for a page."""
 PAGES: dict[str, PageInfo] = {
     page.name: page
@@ -51,7 +53,13 @@ def set_up_page() -> None:
 
 def build_pages() -> list[Page]:
     """Return Streamlit's description of every page, the start page first."""
-    return [_build(page) for page in (*PAGES.values(), *_ALIASES)]
+    return [_build(page) for page in (*PAGES.values(), *ALIASES)]
+
+
+def list_mounts(page: PageInfo, query: Mapping[str, str]) -> list[Mount]:
+    """Return what is on the page with this query, from the top down."""
+    mounts: list[Mount] = importlib.import_module(f"relight_app.pages.{page.name}_page").list_mounts(query)
+    return mounts
 
 
 def address(page: str, **query: str) -> str:
@@ -62,7 +70,8 @@ def address(page: str, **query: str) -> str:
 
 def _build(page: PageInfo) -> Page:
     def render() -> None:
-        importlib.import_module(f"relight_app.pages.{page.name}_page").render()
+        for mount in list_mounts(page, st.query_params.to_dict()):
+            mount.show()
 
     return Page(
         render,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Collection
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,9 @@ from relight_app.settings import current_settings
 
 MODULES = Path(__file__).parent / "live" / "browser"
 """The folder of the browser modules."""
+PLOTLY = Path(__file__).parent / "live" / "plotly" / "plotly-scatter.min.js"
+"""Plotly.js without the traces that the dashboard does not draw; `scripts/build-plotly` makes it."""
+_IMPORTED = re.compile(r"from '\./([a-z_]+\.js)'")
 
 
 def site_path(path: str) -> str:
@@ -35,13 +39,34 @@ def csv_url(run: str) -> str:
 
 
 def plotly_url() -> str:
-    """Return the address of the Plotly.js in the installed `plotly` package."""
-    return site_path(f"/assets/plotly/{version('plotly')}/plotly.min.js")
+    """Return the address of Plotly.js; it changes when the file does."""
+    return site_path(f"/assets/plotly/{_digest_plotly()}/{PLOTLY.name}")
 
 
 def module_url(name: str) -> str:
     """Return the address of a browser module of `relight_app.live`; it changes when any of these modules changes."""
     return site_path(f"/assets/live/{_digest_modules()}/{name}")
+
+
+def list_modules(names: Collection[str]) -> list[str]:
+    """Return these browser modules and all that they import."""
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= _read_imports(name) - found
+    return sorted(found)
+
+
+@cache
+def _read_imports(name: str) -> frozenset[str]:
+    return frozenset(_IMPORTED.findall((MODULES / name).read_text(encoding="utf-8")))
+
+
+@cache
+def _digest_plotly() -> str:
+    return hashlib.sha256(PLOTLY.read_bytes()).hexdigest()[:16]
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ from streamlit.errors import StreamlitAPIException
 _IMPORT_MODULE = """
 export default function (component) {
   const { parentElement } = component
-  const module = import(new URL(component.data.module, window.location.origin))
-  module.then(({ show }) => show(component))
+  const address = new URL(component.data.module, window.location.origin)
+  const module = Promise.all([import(address), import(new URL('first_paint.js', address))]).then(
+    async ([module, { takeOver }]) => {
+      await takeOver(component)
+      module.show(component)
+      return module
+    },
+  )
   return () => {
     // Streamlit (1.67) also calls this when new data arrived before the component was first drawn. Then it must stay.
     if (!parentElement.isConnected) module.then(({ remove }) => remove({ parentElement }))
@@ -41,11 +48,12 @@ class BrowserComponent:
     share one event stream.
     """
 
-    def __init__(self, name: str, *, html: str, style: Path, isolate_styles: bool = False) -> None:
+    def __init__(self, name: str, *, element: str, style: Path, isolate_styles: bool = False) -> None:
+        """`element` is the class of the one element that the module fills."""
         self._name = name
-        self._html = html
-        self._style = style
-        self._isolate_styles = isolate_styles
+        self.element = element
+        self.style = style
+        self.isolate_styles = isolate_styles
         self._mount: Callable[..., Any] | None = None
 
     def mount(self, **arguments: Any) -> Any:
@@ -64,9 +72,22 @@ class BrowserComponent:
     def _register(self) -> Callable[..., Any]:
         mount: Callable[..., Any] = st.components.v2.component(
             self._name,
-            html=self._html,
-            css=self._style.read_text(encoding="utf-8"),
+            html=f'\n<div class="{self.element}"></div>\n',
+            css=self.style.read_text(encoding="utf-8"),
             js=_IMPORT_MODULE,
-            isolate_styles=self._isolate_styles,
+            isolate_styles=self.isolate_styles,
         )
         return mount
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A component on a page: Streamlit mounts it, and the browser shows it before Streamlit has started."""
+
+    component: BrowserComponent
+    key: str
+    data: dict[str, Any]
+
+    def show(self) -> None:
+        """Put it on the page that Streamlit draws."""
+        self.component.mount(key=component_key(self.key), data=self.data)

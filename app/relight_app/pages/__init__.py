@@ -1,1 +1,1 @@
-"""The pages: one module each, with one `render()`, which mounts the page's parts. They hold no logic."""
+"""The pages: one module each, with one `list_mounts()`, which names what is on the page. They hold no logic."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import streamlit as st
+from collections.abc import Mapping
 
+from relight_app.live.component import Mount
 from relight_app.pages.shown_parts import show_parts
 
 
-def render() -> None:
-    """Mount the form for the run and step that the address names."""
-    show_parts("branch-form", key="branch", query=st.query_params.to_dict())
+def list_mounts(query: Mapping[str, str]) -> list[Mount]:
+    """Return the form for the run and step that the address names."""
+    return [show_parts("branch-form", key="branch", query=query)]

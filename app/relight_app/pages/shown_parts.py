@@ -1,32 +1,34 @@
-"""Mounts the live areas of a page: once, for as long as the page is open."""
+"""The live areas of a page: mounted once, for as long as the page is open."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from relight_app.live.component import BrowserComponent, component_key
+from relight_app.live.component import BrowserComponent, Mount
 from relight_app.parts.registry import PARTS
 from relight_app.urls import module_url
 
 _COMPONENT = BrowserComponent(
     "relight_parts",
-    html="<div class='view'>\n</div>",
+    element="view",
     style=Path(__file__).parents[1] / "live" / "parts.css",
     isolate_styles=True,
 )
 
 
-def show_parts(*names: str, key: str, run: str = "", query: dict[str, str] | None = None) -> None:
+def show_parts(*names: str, key: str, run: str = "", query: Mapping[str, str] | None = None) -> Mount:
     """Show these parts below each other, of `run` if they belong to one.
 
     The browser asks for them with the query of its address; `query` only tells it that the page has changed.
     """
-    _COMPONENT.mount(
-        key=component_key(key),
-        data={
+    return Mount(
+        _COMPONENT,
+        key,
+        {
             "module": module_url("parts.js"),
             "parts": [{"name": name, "topics": PARTS[name].topics} for name in names],
             "run": run,
-            "query": query or {},
+            "query": dict(query or {}),
         },
     )

@@ -33,6 +33,7 @@ from relight_app.server.files import file_routes
 from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
 from relight_app.server.hub import Hub
+from relight_app.server.page_route import page_routes
 from relight_app.server.part_route import part_routes
 from relight_app.server.stream import stream_routes
 from relight_app.settings import Settings, use_settings
@@ -67,6 +68,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
         lifespan=lifespan,
         routes=_below(
             settings.base_path,
+            *(page_routes() if script == SCRIPT else ()),
             *part_routes(),
             *action_routes(),
             *api_routes(),

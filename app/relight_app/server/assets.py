@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -10,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from relight_app.urls import MODULES
+from relight_app.urls import MODULES, PLOTLY
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = {"fonts": _PACKAGE / "theme" / "fonts", "images": _PACKAGE / "assets"}
@@ -22,7 +21,7 @@ _A_DAY = "private, max-age=86400"
 def asset_routes() -> list[Route]:
     """Return the routes under /assets. Addresses with a version or digest are cached for a year."""
     return [
-        Route("/assets/plotly/{version}/plotly.min.js", _send_plotly, methods=["GET", "HEAD"]),
+        Route("/assets/plotly/{digest}/{name}", _send_plotly, methods=["GET", "HEAD"]),
         Route("/assets/live/{digest}/{name}", _send_module, methods=["GET", "HEAD"]),
         Route("/assets/{folder}/{name}", _send_from_folder, methods=["GET", "HEAD"]),
         Route("/assets/{name}", _send_image, methods=["GET", "HEAD"]),
@@ -30,8 +29,7 @@ def asset_routes() -> list[Route]:
 
 
 async def _send_plotly(request: Request) -> Response:
-    path = Path(str(files("plotly") / "package_data" / "plotly.min.js"))
-    return _send(path, cache_control=_FOREVER)
+    return _send(_named(PLOTLY.parent, request.path_params["name"]), cache_control=_FOREVER)
 
 
 async def _send_module(request: Request) -> Response:

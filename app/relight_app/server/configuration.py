@@ -43,9 +43,14 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
     }
     if THEME.is_file():
         options["theme.base"] = str(THEME)
-        faces = tomllib.loads(THEME.read_text(encoding="utf-8"))["theme"]["fontFaces"]
-        options["theme.fontFaces"] = [face | {"url": settings.base_path + face["url"]} for face in faces]
+        options["theme.fontFaces"] = read_font_faces(settings.base_path)
     return options
+
+
+def read_font_faces(base_path: str) -> list[dict[str, str]]:
+    """Return the theme's fonts, with the addresses that they have below `base_path`."""
+    faces = tomllib.loads(THEME.read_text(encoding="utf-8"))["theme"]["fontFaces"]
+    return [face | {"url": base_path + face["url"]} for face in faces]
 
 
 def apply_streamlit_options(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -30,8 +31,7 @@ def part_routes() -> list[Route]:
         name = request.path_params["name"]
         if name not in PARTS:
             raise HTTPException(404, "There is no such part.")
-        query = {key: value for key, value in request.query_params.items() if key in PARTS[name].query}
-        body, etag = await anyio.to_thread.run_sync(_build, name, query, limiter=limiter)
+        body, etag = await anyio.to_thread.run_sync(build_part, name, request.query_params, limiter=limiter)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
@@ -40,7 +40,9 @@ def part_routes() -> list[Route]:
     return [Route("/parts/{name}", send_part, methods=["GET"])]
 
 
-def _build(name: str, query: dict[str, str]) -> tuple[bytes, str]:
+def build_part(name: str, query: Mapping[str, str]) -> tuple[bytes, str]:
+    """Build the markup of a part for the query of a page's address; return it with its ETag."""
+    query = {key: value for key, value in query.items() if key in PARTS[name].query}
     engine = current_engine()
 
     def build() -> tuple[bytes, str]:

@@ -9,12 +9,21 @@ const COLORS = { crashed: '#ef4444', running: '#3b82f6' }
 let base = null
 let shown = null
 let known = null
+let latest = {}
 
 /** Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. */
-export function attend({ title, state, ended }) {
+export function attend(told) {
+  const { title, state, ended } = told
+  latest = { ...latest, ...told }
   if (title && document.title !== title) document.title = title
   if (state !== undefined) showIcon(state)
   if (ended !== undefined) notify(JSON.parse(ended))
+}
+
+/** Say it again, after Streamlit has set the title and the icon. */
+export function attendAgain() {
+  shown = null
+  attend({ title: latest.title, state: latest.state })
 }
 
 /** Ask the browser for notifications, or stop them; returns whether they are on. */

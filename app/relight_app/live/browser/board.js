@@ -20,23 +20,27 @@ const HEIGHT = 185
 const LEADING_HEIGHT = 285
 const MARGIN = '300px'
 
-const boards = new WeakMap()
+const boards = new Map() // by the element that they fill
+const filled = new WeakMap()
 
 /** Draw or update the board of this component. Streamlit calls this again when its data or the theme changes. */
 export function show({ data, parentElement }) {
-  let board = boards.get(parentElement)
+  const element = parentElement.querySelector('.relight-board')
+  filled.set(parentElement, element)
+  let board = boards.get(element)
   if (board && board.run !== data.run) {
     board.remove()
     board = null
   }
-  if (!board) boards.set(parentElement, (board = new Board(parentElement.querySelector('.relight-board'), data)))
+  if (!board) boards.set(element, (board = new Board(element, data)))
   board.refreshTheme()
 }
 
 /** Remove the board. */
 export function remove({ parentElement }) {
-  boards.get(parentElement)?.remove()
-  boards.delete(parentElement)
+  const element = filled.get(parentElement)
+  boards.get(element)?.remove()
+  boards.delete(element)
 }
 
 class Board {

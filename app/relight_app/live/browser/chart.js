@@ -356,6 +356,7 @@ export class Chart {
     }
     this.drawLegend(this.drawing)
     this.say(this.sentence())
+    if (this.revision === 1) this.element.dispatchEvent(new CustomEvent('relight-drawn', { bubbles: true }))
     this.drawnAt = performance.now()
     this.drawMs = this.drawnAt - began
     this.element.dataset.points = this.curves.reduce((sum, curve) => sum + curve.main.x.length, 0)

@@ -21,19 +21,23 @@ const SOON_MS = 150
 const UNIFIED = 10 // more runs than this in one hover label would cover the chart
 const PLAIN_AXIS = { stepsPerEpoch: null, times: {}, byTime: false }
 
-const pages = new WeakMap()
+const pages = new Map() // by the element that they fill
+const filled = new WeakMap()
 
 /** Draw or update the page. */
 export function show({ data, parentElement }) {
-  let page = pages.get(parentElement)
-  if (!page) pages.set(parentElement, (page = new Comparison(parentElement.querySelector('.relight-compare'), data)))
+  const element = parentElement.querySelector('.relight-compare')
+  filled.set(parentElement, element)
+  let page = pages.get(element)
+  if (!page) pages.set(element, (page = new Comparison(element, data)))
   page.update()
 }
 
 /** Remove the page. */
 export function remove({ parentElement }) {
-  pages.get(parentElement)?.remove()
-  pages.delete(parentElement)
+  const element = filled.get(parentElement)
+  pages.get(element)?.remove()
+  pages.delete(element)
 }
 
 class Comparison {
@@ -447,6 +451,7 @@ class Comparison {
       this.Plotly.react(plot, traces, layout, CONFIG)
       if (!plot.followed) plot.on('plotly_relayout', (change) => this.zoomed(metric.name, change, plot._fullLayout.xaxis.type === 'log'))
       plot.followed = true
+      this.element.dispatchEvent(new CustomEvent('relight-drawn', { bubbles: true }))
       const smoothed = curves.some(({ main }) => main.smoothed)
       card.querySelector('.relight-chart-legend').textContent = smoothed ? 'smoothed' : ''
       plot.setAttribute('aria-label', `${metric.name} of ${curves.length} runs`)

@@ -2,6 +2,7 @@
 
 /** Go to a page of this site without a reload: Streamlit follows the address as it does for the Back button. */
 export function open(href) {
+  if (document.getElementById('relight-first')) return location.assign(href) // Streamlit does not follow yet
   history.pushState(null, '', href)
   window.dispatchEvent(new PopStateEvent('popstate'))
 }

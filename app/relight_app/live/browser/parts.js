@@ -14,19 +14,22 @@ import { subscribe } from './stream.js'
 const EVERY_MS = 250
 const RETRY_MS = 1000
 
-const boards = new Map()
+const boards = new Map() // by the element that they fill
+const filled = new WeakMap()
 
 /** Show the parts of this component, or follow the page to another run. */
 export function show({ data, parentElement }) {
-  let board = boards.get(parentElement)
-  if (!board) boards.set(parentElement, (board = new Board(parentElement.querySelector('.view'))))
-  board.update(data)
+  const root = parentElement.querySelector('.view')
+  filled.set(parentElement, root)
+  if (!boards.has(root)) boards.set(root, new Board(root))
+  boards.get(root).update(data)
 }
 
 /** Remove the parts of a component. */
 export function remove({ parentElement }) {
-  boards.get(parentElement)?.remove()
-  boards.delete(parentElement)
+  const root = filled.get(parentElement)
+  boards.get(root)?.remove()
+  boards.delete(root)
 }
 
 /** Ask for every part of the page again; resolves when all have arrived. */
@@ -63,8 +66,11 @@ class Board {
       this.state = null
       this.topics.clear()
       this.visible.disconnect()
-      this.parts = data.parts.map((one) => new Part(this, one))
-      this.root.replaceChildren(...this.parts.map((part) => part.element))
+      const sent = (name) => this.root.querySelector(`:scope > [data-part="${name}"][data-etag]`)
+      this.parts = data.parts.map((one) => new Part(this, one, sent(one.name)))
+      const elements = this.parts.map((part) => part.element)
+      for (const child of [...this.root.children]) if (!elements.includes(child)) child.remove()
+      elements.forEach((element, place) => this.root.children[place] === element || this.root.insertBefore(element, this.root.children[place] ?? null))
       for (const part of this.parts) this.visible.observe(part.element)
       this.unsubscribe()
       this.unsubscribe = subscribe({
@@ -78,7 +84,7 @@ class Board {
         onConnection: (connection) => this.setConnection(connection),
       })
     }
-    for (const part of this.parts) part.ask()
+    for (const part of this.parts) if (!part.takeSent()) part.ask()
   }
 
   take(state) {
@@ -109,11 +115,12 @@ class Board {
 }
 
 class Part {
-  constructor(board, { name, topics }) {
+  /** `sent` is the element of a part that came with the page. */
+  constructor(board, { name, topics }, sent) {
     this.board = board
     this.name = name
     this.topics = topics
-    this.element = document.createElement('div')
+    this.element = sent ?? document.createElement('div')
     this.element.className = 'part'
     this.element.dataset.part = name
     this.etag = ''
@@ -169,9 +176,7 @@ class Part {
   async fetch() {
     this.askedAt = performance.now()
     const topics = new Map(this.board.topics)
-    const query = readQuery()
-    if (this.board.data.run) query.set('id', this.board.data.run)
-    const address = siteUrl(`/parts/${this.name}?${query}`)
+    const address = this.findAddress()
     if (address !== this.address) this.etag = ''
     let response
     try {
@@ -182,6 +187,23 @@ class Part {
     } catch { // the server is gone or busy: what is on the screen stays, and the page says so
       if (!this.removed) setTimeout(() => this.ask(), RETRY_MS)
     }
+  }
+
+  findAddress() {
+    const query = readQuery()
+    if (this.board.data.run) query.set('id', this.board.data.run)
+    return siteUrl(`/parts/${this.name}?${query}`)
+  }
+
+  /** Take what came with the page for an answer; returns whether there was something. */
+  takeSent() {
+    const { etag } = this.element.dataset
+    if (!etag) return false
+    delete this.element.dataset.etag
+    this.etag = etag
+    this.address = this.findAddress()
+    this.finish(new Set())
+    return true
   }
 
   show(html, etag, address) {
@@ -195,6 +217,11 @@ class Part {
     patchChildren(this.element, wanted.content)
     this.etag = etag ?? ''
     this.address = address
+    this.finish(held)
+  }
+
+  /** Make new markup live. `held` are the logs that stay where they are. */
+  finish(held) {
     for (const node of this.element.querySelectorAll('[data-follow]')) {
       if (!held.has(node)) node.scrollTop = node.scrollHeight
     }
