@@ -1,8 +1,15 @@
-"""What the dashboard costs, and how soon it shows something.
+"""How soon the dashboard shows something, and what it costs.
 
-Relight's own writers make the folders; a real Chromium opens the pages, each time in a fresh profile. "First" is the
-first page of a server that has just started, "again" a page of the same server. The yardstick is a Streamlit page with
-nothing but a title, served and opened in the same way: no page of the dashboard can be shown sooner. All take turns.
+Relight's own writers make the folders; a real Chromium opens the pages. "Shown" is the first run of the list, or the
+first drawn chart of a run. Streamlit starts behind what is shown; "Streamlit" is when it has taken the page over, which
+changes nothing that can be seen or pressed. The yardstick is a Streamlit page with nothing but a title.
+
+"Cold" is the first page of a server that has just started, in a browser that has never seen the dashboard. "New
+browser" is another such browser, at the same server. "Warm" is a browser that has seen the page before, so its caches
+have the scripts, at a server that has just been asked for another page or the same one.
+
+From log call to pixels: a thread logs a row at random moments and notes the time of the call; the page notes the time
+of the frame after the one in which the chart has drawn that step. Both read the clock of this machine.
 
 The browsers on one live run are connections that ask as the page's JavaScript does: one event stream each, and the
 parts in sight whenever the stream says that one of their topics has changed. The run logs 10 rows a second and makes a
@@ -16,29 +23,34 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import BrowserType, Page, sync_playwright
 
 from list_runs import make_run
-from measuring.numbers import Spread, pair, spread
+from measuring.numbers import spread
 from measuring.report import Report, add_report_options, results_folder
 
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\?token=\S+")
+_TOKEN = "of-a-benchmark"
 _ROW = "[data-part=runs] a[href*='run?id=']"
 _CHART = ".relight-chart[data-points]"
 _TITLE = "h1"
+_PARTS = ("pages", "latency", "browsers")
 _IN_SIGHT = {
     "run-header": {"life", "files", "jobs"},
     "run-notices": {"life", "files", "jobs"},
@@ -46,9 +58,13 @@ _IN_SIGHT = {
     "run-figures": {"life"},
 }
 """The parts at the top of a run's page and their topics, as in `relight_app.parts.registry`."""
-_SETTLE_S = 5.0
+_SETTLE_S = 4.0
+_CACHED_S = 1.5
+"""The browser stores compiled scripts a moment after a page was opened."""
 _CHECKPOINT_S = 15.0
 _ROWS_PER_S = 10
+_TEMPLATES = 20
+"""Runs that Relight's writers make; the others are copies of these."""
 
 _ONLY_A_TITLE = """
 import sys
@@ -58,6 +74,14 @@ application.serve.__kwdefaults__["script"] = Path(sys.argv.pop(1))
 from relight_app.__main__ import main
 sys.exit(main())
 """
+_WATCH_STEPS = """() => {
+  const chart = document.querySelector('.relight-chart[data-last]')
+  window.seen = []
+  new MutationObserver(() => {
+    const step = Number(chart.dataset.last.split(' ')[0])
+    requestAnimationFrame(() => setTimeout(() => window.seen.push([step, Date.now() / 1000])))
+  }).observe(chart, { attributes: true, attributeFilter: ['data-last'] })
+}"""
 
 
 @dataclass(frozen=True)
@@ -70,22 +94,22 @@ class _Server:
     """`time.perf_counter()` when its process was started."""
 
 
+@dataclass
+class _Figure:
+    """One figure that was asked for, and what was measured."""
+
+    name: str
+    asked: float
+    unit: str
+    values: list[float] = field(default_factory=list)
+
+
 @contextlib.contextmanager
-def _serve(runs: Path, *, script: Path | None = None) -> Iterator[_Server]:
+def _serve(runs: Path, *, script: Path | None = None, port: int = 0) -> Iterator[_Server]:
     program = ["-m", "relight_app"] if script is None else ["-c", _ONLY_A_TITLE, str(script)]
-    command = [
-        sys.executable,
-        *program,
-        "--port",
-        "0",
-        "--no-browser",
-        "--runs",
-        str(runs),
-        "--token",
-        "of-a-benchmark",
-    ]
+    options = ["--port", str(port), "--no-browser", "--runs", str(runs), "--token", _TOKEN]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *program, *options], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         found = _ADDRESS.search(process.stdout.readline())
@@ -100,67 +124,126 @@ def main() -> None:
     """Measure and report."""
     options = _read_arguments()
     report = Report("dashboard", "What the dashboard costs", (__doc__ or "").partition("\n\n")[2].rstrip())
-    with tempfile.TemporaryDirectory(prefix="relight-dashboard-") as name:
-        folder = Path(name)
-        _measure_browsers(folder / "live", options, report)
-        _measure_pages(folder, options, report)
+    figures: list[_Figure] = []
+    with tempfile.TemporaryDirectory(prefix="relight-dashboard-") as name, sync_playwright() as playwright:
+        folder, chromium = Path(name), playwright.chromium
+        if "pages" in options.parts:
+            figures += _measure_pages(folder, options, report, chromium)
+        if "latency" in options.parts:
+            figures += _measure_latency(folder / "logged", options, report, chromium)
+        if "browsers" in options.parts:
+            figures += _measure_browsers(folder / "live", options, report)
+    rows = [
+        [figure.name, f"{figure.asked:g} {figure.unit}", f"{spread(figure.values).show(2)} {figure.unit}"]
+        for figure in figures
+    ]
+    report.add_table("Asked and measured", ["what", "at most", "measured"], rows)
     report.finish(results_folder(options))
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
-def _measure_pages(folder: Path, options: argparse.Namespace, report: Report) -> None:
-    many, long, title = folder / "many", folder / "long", folder / "title.py"
-    for number in range(options.runs):
-        make_run(many, number, checkpoints=1)
-    run = _make_long_run(long, options.steps)
+@dataclass(frozen=True)
+class _Way:
+    """One page that is opened."""
+
+    name: str
+    runs: Path
+    page: str
+    shown: str
+    port: int
+    profile: Path
+    script: Path | None = None
+
+
+def _measure_pages(folder: Path, options: argparse.Namespace, report: Report, chromium: BrowserType) -> list[_Figure]:
+    many, long, wide, title = folder / "many", folder / "long", folder / "wide", folder / "title.py"
+    _make_many_runs(many, options.runs)
     title.write_text("import streamlit as st\nst.title('A title')\n")
-    ways = {
-        "a title": (long, title, "", _TITLE),
-        f"the list of {options.runs:,} runs": (many, None, "", _ROW),
-        f"a run of {options.steps:,} steps": (long, None, f"run?id={run}&", _CHART),
+    ways = [
+        _Way(name, runs, page, shown, _find_port(), folder / f"profile-{place}", script)
+        for place, (name, runs, page, shown, script) in enumerate(
+            (
+                ("a title", many, "", _TITLE, title),
+                (f"the list of {options.runs:,} runs", many, "", _ROW, None),
+                (
+                    f"a run of {options.steps:,} steps",
+                    long,
+                    f"run?id={_make_long_run(long, options.steps)}",
+                    _CHART,
+                    None,
+                ),
+                (
+                    f"a run with {options.metrics:,} metrics",
+                    wide,
+                    f"run?id={_make_wide_run(wide, options.metrics)}",
+                    _CHART,
+                    None,
+                ),
+            )
+        )
+    ]
+    times: dict[str, dict[str, list[float]]] = {
+        way.name: {what: [] for what in ("start", "cold", "new", "warm", "streamlit")} for way in ways
     }
-    shown: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_find_chromium(), args=["--no-sandbox"])
-        for _ in range(options.repeats):
-            for way, (runs, script, page, selector) in ways.items():
-                with _serve(runs, script=script) as server:
-                    address = server.link.replace("/?", f"/{page or '?'}".replace("??", "?"), 1)
-                    first = _open(browser, address, selector)
-                    since_start = time.perf_counter() - server.started_s
-                    again = min(_open(browser, address, selector) for _ in range(2))
-                    shown[way].append((since_start, first, again))
-        browser.close()
-    rows = []
-    for way, times in shown.items():
-        columns = list(zip(*times, strict=True))
-        yardsticks = list(zip(*shown["a title"], strict=True))
-        rows.append([way, *(spread(column).show(2) for column in columns),
-                     *(pair(columns[place], yardsticks[place]).show(2) for place in (1, 2))])  # fmt: skip
-    report.add_table(
-        "Until it is shown, seconds",
-        ["page", "from the start of the process", "first", "again", "first / a title", "again / a title"],
-        rows,
-    )
-    report.add_text(
-        "Goals: the list of 1,000 runs in 2.5 s after the server's start and 0.7 s again; "
-        "a run of 1,000,000 steps in 3 s and 0.7 s again."
-    )
-    report.data["pages_s"] = shown
+    for _ in range(options.repeats):
+        for way in ways:
+            found = times[way.name]
+            with _serve(way.runs, script=way.script, port=way.port) as server:
+                for what in ("cold", "new"):
+                    with tempfile.TemporaryDirectory(dir=folder) as fresh, _browse_with(chromium, Path(fresh)) as page:
+                        found[what].append(_open(page, way, with_token=True))
+                        if what == "cold":
+                            found["start"].append(time.perf_counter() - server.started_s)
+                with _browse_with(chromium, way.profile) as page:
+                    _open(page, way, with_token=True)
+                    time.sleep(_CACHED_S)
+                    for _ in range(options.opened):
+                        found["warm"].append(_open(page, way))
+                        if way.script is None:
+                            page.locator("#relight-first").wait_for(state="detached", timeout=60_000)
+                            found["streamlit"].append(page.evaluate("performance.now()") / 1000)
+                        time.sleep(_CACHED_S)
+    rows = [
+        [name, *(spread(values).show(2) if values else "" for values in found.values())]
+        for name, found in times.items()
+    ]
+    columns = ["page", "cold, from the server's start", "cold", "new browser", "warm", "Streamlit, warm"]
+    report.add_table("Until it is shown, seconds", columns, rows)
+    report.data["pages_s"] = times
+    _, runs, run, metrics = times.values()
+    return [
+        _Figure(f"list of {options.runs:,} runs, from the server's start", 2.5, "s", runs["start"]),
+        _Figure(f"list of {options.runs:,} runs, warm", 0.7, "s", runs["warm"]),
+        _Figure(f"run of {options.steps:,} steps, cold", 3.0, "s", run["cold"]),
+        _Figure(f"run of {options.steps:,} steps, warm", 0.7, "s", run["warm"]),
+        _Figure(f"run with {options.metrics:,} metrics, warm", 2.0, "s", metrics["warm"]),
+    ]
 
 
-def _open(browser: Browser, address: str, selector: str) -> float:
-    """Return the seconds until `selector` is visible at this address."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
+@contextlib.contextmanager
+def _browse_with(chromium: BrowserType, profile: Path) -> Iterator[Page]:
+    """Start a browser that keeps what it learns in `profile`."""
+    context = chromium.launch_persistent_context(
+        profile, executable_path=_find_chromium(), args=["--no-sandbox"], viewport={"width": 1440, "height": 900}
+    )
+    try:
+        yield context.pages[0]
+    finally:
+        context.close()
+
+
+def _open(page: Page, way: _Way, *, with_token: bool = False) -> float:
+    """Return the seconds until the page is shown."""
+    address = f"http://127.0.0.1:{way.port}/{way.page}"
+    if with_token:
+        address += f"{'&' if '?' in address else '?'}token={_TOKEN}"
+    page.goto("about:blank")
     began = time.perf_counter()
     page.goto(address, wait_until="commit")
-    page.locator(selector).first.wait_for(timeout=120_000)
-    took = time.perf_counter() - began
-    context.close()
-    return took
+    page.locator(way.shown).first.wait_for(timeout=60_000)
+    return time.perf_counter() - began
 
 
 def _find_chromium() -> str:
@@ -171,8 +254,25 @@ def _find_chromium() -> str:
     return found
 
 
-def _make_long_run(folder: Path, steps: int) -> str:
-    """Make a run with one long stream of five metrics; return its id."""
+def _find_port() -> int:
+    """Return a free port: the caches of a browser belong to an address with its port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _make_many_runs(folder: Path, count: int) -> None:
+    """Make this many runs: a few with Relight's writers, the others as copies of these."""
+    for number in range(min(_TEMPLATES, count)):
+        make_run(folder, number, checkpoints=1)
+    templates = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for number in range(len(templates), count):
+        shutil.copytree(templates[number % len(templates)], folder / f"copy-{number:05d}")
+
+
+def _make_run(folder: Path, stream: str, columns: tuple[str, ...], records: Any) -> str:
+    """Make a run with one metric file: float64 records without their first two columns, the step and the time."""
     import numpy as np
 
     from relight.metrics.file_format import MetricHeader, encode_header, metric_file_name
@@ -180,21 +280,69 @@ def _make_long_run(folder: Path, steps: int) -> str:
     from relight.tasks.reference import resolve_task, validate_config
 
     layout = create_run(folder, validate_config(resolve_task("digits"), [])).layout
-    header = MetricHeader("train", 1, ("loss", "lr", "accuracy", "grad_norm", "samples_per_s"))
-    records = np.random.default_rng(1).normal(size=(steps, 2 + len(header.columns))).cumsum(axis=0)
+    steps = len(records)
     records.view(np.int64)[:, 0] = np.arange(1, steps + 1)
     records[:, 1] = time.time() - steps + np.arange(steps)
     layout.metrics.mkdir(exist_ok=True)
-    path = layout.metrics / metric_file_name("train", attempt=1)
-    path.write_bytes(encode_header(header) + records.tobytes())
+    path = layout.metrics / metric_file_name(stream, attempt=1)
+    path.write_bytes(encode_header(MetricHeader(stream, 1, columns)) + records.tobytes())
     return layout.run_id
+
+
+def _make_long_run(folder: Path, steps: int) -> str:
+    import numpy as np
+
+    columns = ("loss", "lr", "accuracy", "grad_norm", "samples_per_s")
+    records = np.random.default_rng(1).normal(size=(steps, 2 + len(columns))).cumsum(axis=0)
+    return _make_run(folder, "train", columns, records)
+
+
+def _make_wide_run(folder: Path, metrics: int) -> str:
+    import numpy as np
+
+    columns = tuple(f"layer{number // 20}/norm{number % 20}" for number in range(metrics))
+    records = np.random.default_rng(2).normal(size=(1000, 2 + metrics))
+    return _make_run(folder, "train", columns, records)
+
+
+# --- from log call to pixels -----------------------------------------------------------------------------------------
+
+
+def _measure_latency(folder: Path, options: argparse.Namespace, report: Report, chromium: BrowserType) -> list[_Figure]:
+    logged: dict[int, float] = {}
+    with (
+        _train(folder, logged=logged) as run,
+        _serve(folder) as server,
+        tempfile.TemporaryDirectory() as profile,
+        _browse_with(chromium, Path(profile)) as page,
+    ):
+        page.goto(server.link.replace("/?", f"/run?id={run}&"))
+        page.locator(f"{_CHART}[data-last]").first.wait_for(timeout=60_000)
+        page.locator("#relight-first").wait_for(state="detached", timeout=60_000)
+        time.sleep(_SETTLE_S)
+        page.evaluate(_WATCH_STEPS)
+        time.sleep(options.seconds)
+        seen: list[tuple[int, float]] = page.evaluate("window.seen")
+    # A frame that shows step n also shows the steps before it that no earlier frame has shown.
+    waits, shown = [], seen[0][0]
+    for step, painted_s in seen:
+        waits += [painted_s - logged[number] for number in range(shown + 1, step + 1)]
+        shown = max(shown, step)
+    worst = sorted(waits)[int(0.95 * len(waits))]
+    report.add_table(
+        "From log call to pixels, ms",
+        ["steps", "median", "95 %"],
+        [[len(waits), spread(waits).scaled(1000).show(0), f"{1000 * worst:.0f}"]],
+    )
+    report.data["latency_s"] = waits
+    return [_Figure("from log call to pixels, median", 0.15, "s", waits)]
 
 
 # --- browsers on one live run ----------------------------------------------------------------------------------------
 
 
-def _measure_browsers(folder: Path, options: argparse.Namespace, report: Report) -> None:
-    counts = (0, 1, options.browsers)
+def _measure_browsers(folder: Path, options: argparse.Namespace, report: Report) -> list[_Figure]:
+    counts = (1, options.browsers)
     shares: dict[int, list[float]] = {count: [] for count in counts}
     answers = 0
     with _train(folder) as run, _serve(folder) as server:
@@ -202,21 +350,24 @@ def _measure_browsers(folder: Path, options: argparse.Namespace, report: Report)
         for _ in range(options.repeats):
             for count in counts:
                 share, asked = asyncio.run(_watch(server, process, run, count, seconds=options.seconds))
-                shares[count].append(share)
+                shares[count].append(100 * share)
                 answers = max(answers, asked)
-    rows = [[count, _percent(spread(shares[count]))] for count in counts]
-    report.add_table("Browsers on one live run", ["browsers", "% of one core"], rows)
-    report.add_text(f"Goal: at most 3 % of a core for 50 browsers. They asked for up to {answers} parts in a turn.")
-    report.data["browsers"] = {"share_of_core": shares, "parts_asked": answers}
-
-
-def _percent(share: Spread) -> str:
-    return share.scaled(100).show(2)
+    report.add_table(
+        "Browsers on one live run",
+        ["browsers", "% of one core"],
+        [[count, spread(shares[count]).show(2)] for count in counts],
+    )
+    report.add_text(f"They asked for up to {answers} parts in a turn.")
+    report.data["browsers"] = {"percent_of_core": shares, "parts_asked": answers}
+    return [_Figure(f"{options.browsers} browsers on one live run", 3.0, "% of a core", shares[options.browsers])]
 
 
 @contextlib.contextmanager
-def _train(folder: Path) -> Iterator[str]:
-    """Write what a training writes, from a thread; yield the run's id."""
+def _train(folder: Path, *, logged: dict[int, float] | None = None) -> Iterator[str]:
+    """Write what a training writes, from a thread; yield the run's id.
+
+    With `logged`, log at random moments instead, and note the time of each step's log call there.
+    """
     from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
     from relight.checkpoints.store import CheckpointStore
     from relight.metrics.writer import MetricWriter
@@ -237,8 +388,10 @@ def _train(folder: Path) -> Iterator[str]:
     def train() -> None:
         store, progress = CheckpointStore(layout.checkpoints), ProgressFile(attempt.progress)
         writer, step, saved_s = MetricWriter(layout.metrics, stream="train", attempt=1), 0, 0.0
-        while not ended.wait(1 / _ROWS_PER_S):
+        while not ended.wait(1 / _ROWS_PER_S if logged is None else random.uniform(0.25, 0.55)):
             step += 1
+            if logged is not None:
+                logged[step] = time.time()
             writer.log(step, {"loss": 1 / step, "lr": 0.1, "samples_per_s": 1000.0})
             progress.write(Progress(step=step, steps_total=100_000, phase="training", time_s=time.time()))
             if step % _ROWS_PER_S == 0:
@@ -312,13 +465,20 @@ async def _browse(client: httpx.AsyncClient, run: str, asked: list[int]) -> None
 
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", default=_PARTS, help=f"what to measure: {', '.join(_PARTS)} (all)")
     parser.add_argument("--runs", type=int, default=1000, help="runs in the list (%(default)s)")
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of the long run (%(default)s)")
+    parser.add_argument("--metrics", type=int, default=2_000, help="metrics of the wide run (%(default)s)")
     parser.add_argument("--browsers", type=int, default=50, help="browsers on the live run (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of a turn with browsers (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of a turn with a live run (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=2, help="servers of each page, turns of browsers (%(default)s)")
+    parser.add_argument("--opened", type=int, default=4, help="how often a warm page is opened (%(default)s)")
     add_report_options(parser)
-    return parser.parse_args()
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(_PARTS)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(_PARTS)}")
+    return options
 
 
 if __name__ == "__main__":

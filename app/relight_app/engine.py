@@ -18,7 +18,7 @@ from relight.metrics.series import read_series
 from relight.overview.attempts import AttemptSummary, summarize_attempts
 from relight.overview.death import Death, explain_death
 from relight.overview.exports import ExportFile, list_exports
-from relight.overview.summary import RunListing, RunSummary, list_runs, summarize_run
+from relight.overview.summary import RunListing, RunSummary, summarize_run
 from relight.runs.catalog import find_run
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
@@ -33,6 +33,7 @@ from relight.tasks.retention_options import plan_run_retention
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs
 from relight_app.memo import Memo
+from relight_app.run_listing import KnownRuns
 from relight_app.settings import runs_folder
 
 _LOG_BYTES = 64 << 10
@@ -46,12 +47,13 @@ class Engine:
         self.folder = folder
         self.jobs = Jobs()
         self.memo = Memo()
+        self._known_runs = KnownRuns(folder)
         self._stores: dict[str, CheckpointStore] = {}
         self._descriptions: dict[str, tuple[str | None, TaskDescription]] = {}
 
     def list_runs(self) -> RunListing:
         """List all runs; the result is at most half a second old."""
-        return self.memo.recent("runs", lambda: list_runs(self.folder), max_age_s=0.5)
+        return self.memo.recent("runs", self._known_runs.list, max_age_s=0.5)
 
     def find_interrupted(self) -> list[InterruptedRun]:
         """Find the runs that died without having been stopped; the result is at most two seconds old."""

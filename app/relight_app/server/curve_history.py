@@ -85,7 +85,7 @@ def make_curve(
     else:
         main = split.main
         x, ghosts = _as_floats(main.steps), [Line(_as_floats(ghost.steps), ghost.values) for ghost in split.ghosts]
-    y = np.where(np.isfinite(main.values), main.values, np.nan)
+    y = _without_infinity(main.values)
     smoothed = None
     if smoothing > 0 and len(y):
         decay = max(smoothing, smoothing ** (_SMOOTHED_ROWS / len(y)))
@@ -102,6 +102,12 @@ def make_curve(
         total=len(line.x),
         thinned=len(thinned.x) < len(line.x),
     )
+
+
+def _without_infinity(values: Floats) -> Floats:
+    """Replace infinite values by NaN."""
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.nan)
 
 
 def _as_floats(steps: NDArray[np.int64]) -> Floats:
@@ -146,24 +152,28 @@ def _thin(line: Line, points: int) -> Line:
     """Thin the finite values with MinMaxLTTB, and keep the breaks of the line."""
     if len(line.x) <= max(points, _FEWEST):
         return line
-    from tsdownsample import MinMaxLTTBDownsampler
-
-    finite = np.flatnonzero(np.isfinite(line.y))
+    known = np.isfinite(line.y)
+    if known.all():
+        chosen = _choose(line.x, line.y, points)
+        return Line(line.x[chosen], line.y[chosen])
+    finite = np.flatnonzero(known)
     if len(finite) <= 2:
         return Line(line.x[finite], line.y[finite])
-    x, y = np.ascontiguousarray(line.x[finite]), np.ascontiguousarray(line.y[finite])
-    if len(finite) > points:
-        sampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
-        chosen = sampler.downsample(x, y, n_out=max(points, _FEWEST)).astype(np.int64)
-    else:
-        chosen = np.arange(len(finite))
-    places = finite[chosen]
+    places = finite[_choose(line.x[finite], line.y[finite], points)] if len(finite) > points else finite
     # The line breaks between two chosen points when a row between them is not finite.
-    broken = np.cumsum(~np.isfinite(line.y))
+    broken = np.cumsum(~known)
     breaks = np.flatnonzero(np.diff(broken[places]) > 0)
     after = breaks + 1
     middle = (line.x[places[breaks]] + line.x[places[after]]) / 2
     return Line(np.insert(line.x[places], after, middle), np.insert(line.y[places], after, np.nan))
+
+
+def _choose(x: Floats, y: Floats, points: int) -> NDArray[np.int64]:
+    from tsdownsample import MinMaxLTTBDownsampler
+
+    sampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    return np.asarray(sampler.downsample(x, y, n_out=max(points, _FEWEST)), dtype=np.int64)
 
 
 def smooth_values(values: Floats, *, decay: float) -> tuple[Floats, float, float]:
@@ -175,9 +185,19 @@ def smooth_values(values: Floats, *, decay: float) -> tuple[Floats, float, float
     smoothed = np.empty_like(values)
     block = max(1, min(4096, int(400 / -math.log(decay)))) if decay < 1 else 4096
     total = weight = 0.0
+    ages = np.arange(1, block + 1)
+    all_falling, all_rising = decay**ages, decay ** -ages.astype(np.float64)
+    all_risen = np.cumsum(all_rising)
     for begin in range(0, len(values), block):
         part = values[begin : begin + block]
         finite = np.isfinite(part)
+        if finite.all():
+            falling, count = all_falling[: len(part)], len(part)
+            totals = falling * (total + np.cumsum(part * all_rising[:count]))
+            weights = falling * (weight + all_risen[:count])
+            smoothed[begin : begin + block] = totals / weights
+            total, weight = float(totals[-1]), float(weights[-1])
+            continue
         # How many finite values of the block precede each value, itself included.
         age = np.cumsum(finite)
         falling = decay**age

@@ -13,7 +13,7 @@ import typer
 from relight.cli.options import MORE, RunsOption, examples
 from relight.errors import RelightError
 
-_NEEDED = ("relight_app", "plotly", "starlette", "streamlit", "tsdownsample", "uvicorn")
+_NEEDED = ("relight_app", "starlette", "streamlit", "tsdownsample", "uvicorn")
 
 
 def register(app: typer.Typer) -> None:

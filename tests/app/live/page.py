@@ -8,7 +8,7 @@ from relight_app.pages import compare_page
 st.session_state["reruns"] = st.session_state.get("reruns", 0) + 1
 st.markdown(f"reruns: {st.session_state['reruns']}")
 st.button("Rerun")
-if "ids" in st.query_params:
-    compare_page.render()
-else:
-    chart_board(run=st.query_params["run"])
+run = st.query_params.get("run", "")
+mounts = compare_page.list_mounts({}) if "ids" in st.query_params else [chart_board(run=run)]
+for mount in mounts:
+    mount.show()

@@ -187,7 +187,7 @@ def test_no_request_leaves_the_machine(
     page.goto(f"{dashboard.link}&run={layout.run_id}")
     page.wait_for_selector(f"{LOSS}[data-points]", timeout=60_000)
     context.close()
-    assert any("plotly.min.js" in url for url in asked) and any(url.startswith("ws:") for url in asked)
+    assert any("plotly-scatter.min.js" in url for url in asked) and any(url.startswith("ws:") for url in asked)
     elsewhere = [url for url in asked if urlsplit(url.removeprefix("blob:")).hostname not in {"127.0.0.1", None}]
     assert elsewhere == []
     assert not [url for url in asked if urlsplit(url).scheme not in {"http", "ws", "blob", "data"}]

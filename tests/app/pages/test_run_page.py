@@ -25,7 +25,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _open(name: str, **query: str) -> AppTest:
     page = AppTest.from_string(
-        f"from relight_app.pages import {name}_page\n{name}_page.render()\n", default_timeout=60.0
+        "import streamlit as st\nfrom relight_app.navigation import PAGES, list_mounts\n"
+        f"for mount in list_mounts(PAGES[{name!r}], st.query_params.to_dict()):\n    mount.show()\n",
+        default_timeout=60.0,
     )
     for key, value in query.items():
         page.query_params[key] = value
