@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the options and serve. Return the exit code: 0 ended by a signal, 1 an error, 2 wrong usage."""
     options = _parse(arguments)
     try:
-        folder = _prepare_runs_folder(runs_folder(options.runs))
+        folder = _prepare_runs_folder(runs_folder(options.runs), writable=not options.read_only)
         token = read_token_file(options.token_file) if options.token_file else choose_token(options.token)
         listener = _listen(options.host, options.port)
     except RelightError as error:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base_path=options.base_path,
         read_only=options.read_only,
     )
-    sweep_in_background(folder)
+    if not options.read_only:
+        sweep_in_background(folder)
     if options.resume_interrupted:
         threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
     from relight_app.server.asgi_app import serve
@@ -103,12 +104,13 @@ def _base_path(text: str) -> str:
     return path
 
 
-def _prepare_runs_folder(folder: Path) -> Path:
-    """Create the runs folder if it is missing; raise `RelightError` if it is not writable."""
+def _prepare_runs_folder(folder: Path, *, writable: bool) -> Path:
+    """Create the runs folder if it is missing; raise `RelightError` if it has to be `writable` and is not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".relight-"):
-            pass
+        if writable:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".relight-"):
+                pass
     except OSError as error:
         raise RelightError(
             f"The runs folder {str(folder)!r} is not writable: {error.strerror or error}. "

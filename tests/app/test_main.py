@@ -60,6 +60,15 @@ def test_a_runs_folder_that_cannot_be_written_is_one_sentence_and_exit_code_1(tm
     assert folder in done.stderr and "--runs" in done.stderr
 
 
+def test_a_read_only_dashboard_shows_a_folder_that_cannot_be_written(page: Path) -> None:
+    runs = Path("/proc/tty")  # nobody can write there, not even root
+    if not runs.is_dir():
+        pytest.skip("no /proc on this system")
+    with ServedDashboard(runs, script=page, arguments=["--read-only"]) as dashboard, dashboard.client() as client:
+        answer = client.get("/api/runs")
+        assert (answer.status_code, answer.json()) == (200, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
