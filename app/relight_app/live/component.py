@@ -12,10 +12,25 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 _IMPORT_MODULE = """
+const RETRY_MS = 1000
+
+// A server that dies while a page loads leaves the page without its modules: fetch them once it is back.
+async function load(address, parentElement) {
+  for (;;) {
+    try {
+      return await import(address)
+    } catch (error) {
+      if (!(error instanceof TypeError) || !parentElement.isConnected) throw error
+      await new Promise((done) => setTimeout(done, RETRY_MS))
+    }
+  }
+}
+
 export default function (component) {
   const { parentElement } = component
   const address = new URL(component.data.module, window.location.origin)
-  const module = Promise.all([import(address), import(new URL('first_paint.js', address))]).then(
+  const addresses = [address, new URL('first_paint.js', address)]
+  const module = Promise.all(addresses.map((address) => load(address, parentElement))).then(
     async ([module, { takeOver }]) => {
       await takeOver(component)
       module.show(component)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from relight.metrics.writer import MetricWriter
 from relight.runs.layout import RunLayout
@@ -191,6 +191,30 @@ def test_no_request_leaves_the_machine(
     elsewhere = [url for url in asked if urlsplit(url.removeprefix("blob:")).hostname not in {"127.0.0.1", None}]
     assert elsewhere == []
     assert not [url for url in asked if urlsplit(url).scheme not in {"http", "ws", "blob", "data"}]
+
+
+def test_files_that_a_dying_server_did_not_send_are_fetched_once_it_is_back(
+    runs: Path, browser: Browser, dashboard: ServedDashboard
+) -> None:
+    layout = _made(runs)
+    context = new_context(browser)
+    page = context.new_page()
+    missing = {"board.js", "stream.js", "plotly.min.js"}  # what is mounted, what that imports, and what it loads itself
+    refused = []
+
+    def refuse_once(route: Route) -> None:
+        name = urlsplit(route.request.url).path.rpartition("/")[2]
+        if name in missing - set(refused):
+            refused.append(name)
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/assets/**", refuse_once)
+    page.goto(f"{dashboard.link}&run={layout.run_id}")
+    page.wait_for_selector(f"{LOSS}[data-points]", timeout=60_000)
+    context.close()
+    assert sorted(refused) == sorted(missing)
 
 
 def test_all_charts_and_values_of_a_tab_share_one_stream(runs: Path, browser: Any, dashboard: ServedDashboard) -> None:

@@ -48,7 +48,6 @@ class Board {
     this.element = element
     this.run = data.run
     this.plotly = loadPlotly(data.plotly)
-    this.plotly.catch(() => {}) // each chart says so
     this.settings = new Settings((changes) => this.apply(changes))
     this.story = { run: data.run, name: data.run, groups: [], edges: [], checkpoints: [], origin: null }
     this.charts = new Map()

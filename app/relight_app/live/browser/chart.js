@@ -85,13 +85,10 @@ export class Chart {
     this.awake = true
     this.resizes.observe(this.plot)
     this.follow()
-    this.board.plotly.then(
-      (Plotly) => {
-        this.Plotly = Plotly
-        this.changed()
-      },
-      () => this.say('The chart could not be loaded. Reload the page.'),
-    )
+    this.board.plotly.then((Plotly) => {
+      this.Plotly = Plotly
+      this.changed()
+    })
   }
 
   /** Give everything back but the card. */

@@ -54,13 +54,10 @@ class Comparison {
     this.build()
     this.resizes.observe(this.charts)
     this.load()
-    loadPlotly(data.plotly).then(
-      (Plotly) => {
-        this.Plotly = Plotly
-        this.draw()
-      },
-      () => this.say('The charts could not be loaded. Reload the page.'),
-    )
+    loadPlotly(data.plotly).then((Plotly) => {
+      this.Plotly = Plotly
+      this.draw()
+    })
   }
 
   update() {
@@ -117,7 +114,8 @@ class Comparison {
     this.loading?.abort()
     const loading = (this.loading = new AbortController())
     if (!this.ids.length) {
-      this.say('No runs are chosen. Select some in the list of runs.')
+      this.say('No runs are chosen. ')
+      this.note.append(pageLink('/', {}, 'Select some in the list of runs'), '.')
       return
     }
     const { smoothing, logX } = this.settings.values
@@ -369,13 +367,8 @@ class Comparison {
   }
 
   runLink({ run, name, index }) {
-    const link = make('a', { href: siteUrl(`/run?${new URLSearchParams({ id: run })}`), title: run }, make('i'), name)
+    const link = pageLink(`/run?${new URLSearchParams({ id: run })}`, { title: run }, make('i'), name)
     link.firstChild.style.background = this.color(index)
-    link.addEventListener('click', (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return
-      event.preventDefault()
-      open(link.getAttribute('href'))
-    })
     return link
   }
 
@@ -579,6 +572,17 @@ function place(parent, nodes) {
     if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null)
   })
   while (parent.children.length > nodes.length) parent.lastChild.remove()
+}
+
+/** Make a link to a page of this site, which a plain click opens without a reload. */
+function pageLink(path, facts, ...children) {
+  const link = make('a', { href: siteUrl(path), ...facts }, ...children)
+  link.addEventListener('click', (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return
+    event.preventDefault()
+    open(link.getAttribute('href'))
+  })
+  return link
 }
 
 function choices(select, values, chosen) {

@@ -1,19 +1,23 @@
 // Loads Plotly.js once per tab, from the dashboard itself.
 
+const RETRY_MS = 1000
+
 let loading = null
 
-/** Load Plotly.js from this address; a failed load can be tried again. */
+/** Load Plotly.js from this address; while the dashboard cannot be reached, try again. */
 export function loadPlotly(address) {
-  loading ??= new Promise((resolve, reject) => {
-    const script = document.createElement('script')
-    script.src = address
-    script.onload = () => resolve(window.Plotly)
-    script.onerror = () => {
-      loading = null
-      script.remove()
-      reject(new Error('Plotly.js could not be loaded'))
+  loading ??= new Promise((resolve) => {
+    const load = () => {
+      const script = document.createElement('script')
+      script.src = address
+      script.onload = () => resolve(window.Plotly)
+      script.onerror = () => {
+        script.remove()
+        setTimeout(load, RETRY_MS)
+      }
+      document.head.appendChild(script)
     }
-    document.head.appendChild(script)
+    load()
   })
   return loading
 }
