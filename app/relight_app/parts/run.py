@@ -31,7 +31,7 @@ from relight_app.parts.log import build_log
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query
 from relight_app.parts.run_header import build_family, build_identity, build_run_notices
-from relight_app.parts.run_list import build_run_menu
+from relight_app.parts.run_list import build_run_menu, describe_ended
 from relight_app.problems import explain
 from relight_app.urls import csv_url, log_url
 
@@ -82,6 +82,7 @@ def build_header(engine: Engine, query: Query) -> Markup:
         ),
         class_="page-header",
         data_title=f"{summary.name} ({summary.status}) · Relight",
+        data_ended=describe_ended([summary]),
     )
 
 

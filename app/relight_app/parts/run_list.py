@@ -58,7 +58,7 @@ def build_runs(engine: Engine, query: Query) -> Markup:
         class_="stack",
         data_title=_title(listing.runs),
         data_state=_state(listing.runs),
-        data_ended=_ended(listing.runs),
+        data_ended=describe_ended(listing.runs),
     )
 
 
@@ -127,6 +127,17 @@ def describe_progress(run: RunSummary) -> tuple[float | None, str]:
     elif run.epochs:
         words.insert(0, f"epoch {min(run.epoch + 1, run.epochs)} of {run.epochs}")
     return (min(1.0, run.step / run.steps_total) if run.steps_total else None), " · ".join(words)
+
+
+def describe_ended(runs: Sequence[RunSummary]) -> str:
+    """Return which of these runs have ended, the newest, as JSON for the browser's notifications."""
+    newest = sorted((run for run in runs if not run.status.is_live), key=lambda run: -run.updated_s)[:20]
+    return json.dumps(
+        [
+            {"key": f"{run.run}-{run.attempt}", "name": run.name, "status": run.status, "reason": run.reason}
+            for run in newest
+        ]
+    )
 
 
 def _build_body(engine: Engine, listing: RunListing, query: Query, *, status: str) -> Markup:
@@ -218,7 +229,7 @@ def _read_rows(query: Query, there: int) -> int:
 def _build_search(text: str) -> Markup:
     return tag(
         "label", icon("search"), tag("span", "Search runs", class_="unseen"),
-        tag("input", type="search", value=text, placeholder="Search, or lr<0.01 status:crashed", data_query="q",
+        tag("input", type="search", value=text, placeholder="Search, or lr<0.01", data_query="q",
             data_key="search", autocomplete="off", spellcheck="false", maxlength="1000"),
         class_="search",
     )  # fmt: skip
@@ -357,17 +368,6 @@ def _state(runs: Sequence[RunSummary]) -> str:
     if any(run.status in (RunStatus.CRASHED, RunStatus.INTERRUPTED) for run in runs if not run.archived):
         return "crashed"
     return "running" if any(run.status.is_live for run in runs) else "idle"
-
-
-def _ended(runs: Sequence[RunSummary]) -> str:
-    """Return the runs that ended last, for notifications."""
-    newest = sorted((run for run in runs if not run.status.is_live), key=lambda run: -run.updated_s)[:20]
-    return json.dumps(
-        [
-            {"key": f"{run.run}-{run.attempt}", "name": run.name, "status": run.status, "reason": run.reason}
-            for run in newest
-        ]
-    )
 
 
 def _build_first_step(engine: Engine) -> Markup:

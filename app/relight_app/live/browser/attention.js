@@ -1,5 +1,5 @@
 // What a tab in the background says: its title, its icon, and, when the person has asked for it, a notification for each
-// run that dies or finishes.
+// run that dies or finishes. parts.js asks for what is needed while the tab is hidden.
 
 import { siteUrl } from './site.js'
 
@@ -8,16 +8,22 @@ const COLORS = { crashed: '#ef4444', running: '#3b82f6' }
 
 let base = null
 let shown = null
-let known = null
 let latest = {}
+const known = new Set() // the ends that this tab has shown or told
 
-/** Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. */
-export function attend(told) {
+/**
+ * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. When it is shown for the
+ * `first` time, the person sees what has ended, so there is no notification.
+ */
+export function attend(told, first) {
   const { title, state, ended } = told
   latest = { ...latest, ...told }
   if (title && document.title !== title) document.title = title
   if (state !== undefined) showIcon(state)
-  if (ended !== undefined) notify(JSON.parse(ended))
+  for (const run of JSON.parse(ended ?? '[]')) {
+    if (!first && !known.has(run.key)) notify(run)
+    known.add(run.key)
+  }
 }
 
 /** Say it again, after Streamlit has set the title and the icon. */
@@ -42,15 +48,10 @@ export function areOn() {
   return 'Notification' in window && Notification.permission === 'granted' && localStorage.getItem(KEY) === '1'
 }
 
-function notify(ended) {
-  const before = known
-  known = new Map(ended.map((run) => [run.key, run]))
-  if (!before || !areOn()) return
-  for (const [key, run] of known) {
-    if (before.has(key)) continue
-    const notification = new Notification(`${run.name} ${run.status}`, { body: run.reason, tag: key })
-    notification.onclick = () => window.focus()
-  }
+function notify({ key, name, status, reason }) {
+  if (!areOn()) return
+  const notification = new Notification(`${name} ${status}`, { body: reason, tag: key })
+  notification.onclick = () => window.focus()
 }
 
 async function showIcon(state) {

@@ -1,8 +1,9 @@
 // Keys of the whole page, none of them while a person types: / searches, j and k walk through the list, Enter opens,
-// r resumes, s stops, c compares, x selects, and ? shows all of them.
+// r resumes, s stops, c compares, x selects, and ? shows all of them. In a list, r and s need a row with the focus.
 
 import { show as showHelp } from './key_help.js'
 
+const LINKS = 'tr[data-key] a.open' // of the runs in a list
 const BUTTONS = { r: '[data-key-r]', s: '[data-key-s]', c: '[data-key-c]' }
 
 /** Handle a key that was pressed anywhere on the page. */
@@ -26,7 +27,8 @@ export function onPageKey(event, root) {
     event.helped = true
     showHelp(root)
   } else if (key in BUTTONS) {
-    const button = (rowOf(root) ?? root).querySelector(BUTTONS[key])
+    const place = key === 'c' ? root : (rowOf(root) ?? (root.querySelector(LINKS) ? null : root))
+    const button = place?.querySelector(BUTTONS[key])
     if (!button || button.closest('[hidden]')) return
     button.click()
   } else {
@@ -41,11 +43,11 @@ function isTyping(event) {
   return node.isContentEditable || node.nodeName === 'TEXTAREA' || node.nodeName === 'SELECT' || (node.nodeName === 'INPUT' && node.type !== 'checkbox')
 }
 
-const rowOf = (root) => root.getRootNode().activeElement?.closest('tr[data-key]')
+const rowOf = (root) => root.getRootNode().activeElement?.closest('tr[data-key]:has(a.open)')
 
 /** Move the focus to the link of the next row; returns whether there is a list. */
 function walk(root, by) {
-  const links = [...root.querySelectorAll('tr[data-key] a.open')]
+  const links = [...root.querySelectorAll(LINKS)]
   if (!links.length) return false
   const at = links.findIndex((link) => link.closest('tr') === rowOf(root))
   links[Math.min(Math.max(at + by, 0), links.length - 1)].focus()

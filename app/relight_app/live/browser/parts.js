@@ -13,6 +13,7 @@ import { subscribe } from './stream.js'
 
 const EVERY_MS = 250
 const RETRY_MS = 1000
+const HIDDEN_MS = 10_000 // browsers wake hidden tabs once a minute at the latest
 
 const boards = new Map() // by the element that they fill
 const filled = new WeakMap()
@@ -53,6 +54,7 @@ class Board {
       }
     }, { rootMargin: '200px' })
     this.timer = setInterval(() => tick(root), 1000)
+    this.glances = setInterval(() => document.hidden && this.glance(), HIDDEN_MS)
   }
 
   update(data) {
@@ -104,11 +106,17 @@ class Board {
     if (connection === 'open' && was === 'lost') for (const part of this.parts) part.ask()
   }
 
+  /** A hidden tab has no event stream: ask for what its title, its icon and its notifications say. */
+  glance() {
+    for (const part of this.parts) if (part.attended) part.ask()
+  }
+
   remove() {
     this.unsubscribe()
     this.unlisten()
     this.visible.disconnect()
     clearInterval(this.timer)
+    clearInterval(this.glances)
     for (const part of this.parts) part.remove()
     this.parts = []
   }
@@ -131,6 +139,7 @@ class Part {
     this.again = false
     this.askedAt = 0
     this.askedTopics = null
+    this.attended = false // whether it says how things stand
     this.timer = 0
   }
 
@@ -226,7 +235,8 @@ class Part {
       if (!held.has(node)) node.scrollTop = node.scrollHeight
     }
     const titled = this.element.querySelector('[data-title]')
-    if (titled) attend(titled.dataset)
+    if (titled) attend(titled.dataset, !this.attended)
+    this.attended ||= Boolean(titled)
     for (const node of this.element.querySelectorAll('[data-notify]')) node.setAttribute('aria-pressed', String(areOn()))
     if (this.board.state) fillIn(this.element, this.board.state)
     showPresses(this.board.root)

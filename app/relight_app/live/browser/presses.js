@@ -26,8 +26,9 @@ export function showPresses(root) {
 
 /**
  * Do what a button or form asks for. `data-confirm`, `data-confirm-part` and `data-field` ask first (see dialogs.js), and
- * `data-then` is the address to go to afterwards, with {run} filled in. `page.refresh` shows the result, and
- * `page.shows(text)` says whether the page already tells it. Returns the answer, null when nothing was done.
+ * `data-then` is the address to go to afterwards, with {run} filled in, unless the person has left the page already.
+ * `page.refresh` shows the result, and `page.shows(text)` says whether the page already tells it. Returns the answer,
+ * null when nothing was done.
  */
 export async function press(button, root, page, further = {}, action = button.dataset.act) {
   const payload = { ...JSON.parse(button.dataset.payload ?? '{}'), ...further }
@@ -39,7 +40,7 @@ export async function press(button, root, page, further = {}, action = button.da
       if (!(await ask(root, question))) return answer
       answer = await act(action, { ...payload, ...typed, trust: true })
     }
-    if (!answer.problem && then) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
+    if (!answer.problem && then && root.isConnected) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
     else await page.refresh()
     if (!answer.problem) clear(root)
     else if (!page.shows(answer.problem)) tell(root, answer)

@@ -1,0 +1,102 @@
+"""A tab in the background says how things stand, and a notification comes for each run that ends, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptExit
+from tests.app.browser.conftest import SITE
+from tests.app.sample_runs import SampleRun, make_run
+from tests.app.served_dashboard import ServedDashboard
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+_RECORD = """() => {
+  window.told = []
+  window.Notification = class extends Notification {
+    constructor(title, { body, tag }) {
+      super(title, { body, tag })
+      window.told.push([title, body])
+    }
+  }
+}"""
+_SHOW = """async (address) => {
+  const { show } = await import(address)
+  const root = document.querySelector('#root')
+  root.innerHTML = '<div class="view"></div>'
+  show({ data: { parts: [{ name: 'runs', topics: ['runs'] }], run: '' }, parentElement: root })
+}"""
+_HIDE = """(hidden) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
+  document.dispatchEvent(new Event('visibilitychange'))
+}"""
+
+
+def _end(run: str, number: int) -> dict[str, str]:
+    return {"key": f"{run}-{number}", "name": run, "status": "crashed", "reason": f"Attempt {number} is gone."}
+
+
+def test_a_hidden_tab_still_changes_its_title_and_tells_what_ended(blank: Page) -> None:
+    shown = {"title": "● 10 % a", "ended": [_end("old", 1)]}
+
+    def answer(route: Route) -> None:
+        ended = json.dumps(shown["ended"]).replace('"', "&quot;")
+        route.fulfill(body=f'<div data-title="{shown["title"]}" data-ended="{ended}">{shown["title"]}</div>')
+
+    blank.context.grant_permissions(["notifications"], origin=SITE)
+    blank.clock.install()
+    blank.evaluate(_RECORD)
+    blank.route(f"{SITE}/parts/**", answer)
+    blank.evaluate("localStorage.setItem('relight-notify', '1')")
+    blank.evaluate(_SHOW, f"{SITE}/parts.js")
+    expect(blank).to_have_title("● 10 % a")
+    blank.evaluate(_HIDE, True)
+    shown.update(title="✕ 1 crashed", ended=[_end("a", 1), _end("old", 1)])
+    blank.clock.run_for(12_000)
+    expect(blank).to_have_title("✕ 1 crashed")
+    assert blank.evaluate("told") == [["a crashed", "Attempt 1 is gone."]], "and nothing that the page began with"
+    blank.clock.run_for(30_000)
+    assert len(blank.evaluate("told")) == 1
+
+
+def test_a_run_that_dies_is_told_on_its_page_and_in_the_list_while_the_bell_is_on(
+    page: Page, dashboard: ServedDashboard, runs: Path, problems: list[str]
+) -> None:
+    page.context.grant_permissions(["notifications"], origin=dashboard.site)
+    page.add_init_script(f"({_RECORD})()")
+    page.goto(dashboard.link)
+    bell = page.get_by_role("button", name="Notify me when a run ends")
+
+    def die(name: str, path: str) -> None:
+        layout = make_run(runs, SampleRun(name, status="running", step=40))
+        page.goto(f"{dashboard.site}{path}{layout.run_id if 'id=' in path else ''}")
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+        ended = AttemptExit(attempt=1, time_s=1.0, outcome="crashed", exit_code=3, reason=f"{name} has no memory.")
+        write_record(layout.attempt(1).exit, ended)
+
+    die("untold", "/")
+    expect(page.get_by_title("untold has no memory.")).to_be_visible()
+    assert page.evaluate("told") == [], "nobody has asked for it"
+    expect(bell).to_have_attribute("aria-pressed", "false")
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    die("listed", "/")
+    page.wait_for_function("told.length")
+    assert page.evaluate("told") == [["listed crashed", "listed has no memory."]]
+    die("opened", "/run?id=")
+    page.wait_for_function("told.length")
+    assert page.evaluate("told") == [["opened crashed", "opened has no memory."]]
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    assert len(page.evaluate("told")) == 1, "the list shows it from the start"
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "false")
+    die("after", "/")
+    expect(page.get_by_title("after has no memory.")).to_be_visible()
+    assert page.evaluate("told") == []
+    assert problems == []
