@@ -18,9 +18,20 @@ _LISTEN = """async ([address, html]) => {
   const root = document.querySelector('#root')
   root.innerHTML = html
   window.refreshed = 0
-  listen(root, { refresh: async () => { window.refreshed += 1 }, shows: (text) => text === 'already shown' })
+  listen(root, {
+    refresh: async () => { window.refreshed += 1 },
+    shows: (text) => text === 'already shown',
+    findRoot: () => document.body,
+  })
 }"""
 STOP = """<button data-act="stop" data-payload='{"run": "x"}'>Stop</button>"""
+FORM = """<form data-act="launch" data-payload='{"task": "digits"}'>
+  <label>Epochs<input name="config.epochs" value="12" data-default="12" data-mark></label>
+  <label>Name<input name="name"></label>
+  <label>Note<input name="config.note" value="x" data-default="x" data-send-empty></label>
+  <label>Mode<select name="config.mode" data-default="a"><option>a</option><option>b</option></select></label>
+  <button type="submit">Launch</button>
+</form>"""
 
 
 class Server:
@@ -121,6 +132,22 @@ def test_a_refusal_is_an_alert_with_its_traceback_until_it_is_closed(blank: Page
     expect(alert).to_have_count(0)
 
 
+def test_a_person_who_has_left_the_page_stays_there_and_is_told_what_failed(blank: Page, server: Server) -> None:
+    held: list[Route] = []
+    form = FORM.replace("<form", '<form data-then="/run?id={run}"')
+    for status, answer in ((200, {"run": "x"}), (409, {"problem": "The disk is full."})):
+        server.answers = [lambda route: held.append(route)]  # noqa: PLW0108  playwright marks it
+        blank.evaluate("() => { document.querySelector('#root') ?? document.body.append(window.root) }")
+        _show(blank, form)
+        blank.get_by_role("button", name="Launch").click()
+        expect(blank.locator("form[data-busy]")).to_be_visible()
+        blank.evaluate("() => { window.root = document.querySelector('#root'); window.root.remove() }")
+        reply(status, answer)(held.pop())
+        blank.wait_for_function("() => window.refreshed")
+    expect(blank.get_by_role("alert")).to_contain_text("The disk is full.")
+    assert blank.evaluate("location.pathname") == "/"
+
+
 def test_a_problem_that_the_page_shows_already_is_not_told_twice(blank: Page, server: Server) -> None:
     server.answers = [reply(409, {"problem": "already shown"})]
     _show(blank, STOP)
@@ -169,15 +196,6 @@ def test_a_refused_button_cannot_be_pressed(blank: Page, server: Server) -> None
     blank.get_by_role("button", name="Stop").press("Enter")
     blank.wait_for_timeout(100)
     assert server.asked == []
-
-
-FORM = """<form data-act="launch" data-payload='{"task": "digits"}'>
-  <label>Epochs<input name="config.epochs" value="12" data-default="12" data-mark></label>
-  <label>Name<input name="name"></label>
-  <label>Note<input name="config.note" value="x" data-default="x" data-send-empty></label>
-  <label>Mode<select name="config.mode" data-default="a"><option>a</option><option>b</option></select></label>
-  <button type="submit">Launch</button>
-</form>"""
 
 
 def test_a_form_sends_what_differs_from_what_leaving_it_out_means(blank: Page, server: Server) -> None:

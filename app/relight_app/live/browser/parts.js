@@ -46,7 +46,11 @@ class Board {
     this.topics = new Map()
     this.seen = ''
     this.unsubscribe = () => {}
-    this.unlisten = listen(root, { refresh, shows: (text) => [...boards.values()].some((board) => board.root.textContent.includes(text)) })
+    this.unlisten = listen(root, {
+      refresh,
+      shows: (text) => [...boards.values()].some((board) => board.root.textContent.includes(text)),
+      findRoot: () => [...boards.values()].map((board) => board.root).find((one) => one.isConnected),
+    })
     this.visible = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         const part = this.parts.find((one) => one.element === target)

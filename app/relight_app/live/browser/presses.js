@@ -27,15 +27,15 @@ export function showPresses(root) {
 /**
  * Do what a button or form asks for. `data-confirm`, `data-confirm-part` and `data-field` ask first (see dialogs.js), and
  * `data-then` is the address to go to afterwards, with {run} filled in, unless the person has left the page already.
- * `page.refresh` shows the result, and `page.shows(text)` says whether the page already tells it. Returns the answer,
- * null when nothing was done.
+ * `page.refresh` shows the result, `page.shows(text)` says whether the page already tells it, and `page.findRoot` finds
+ * where the page that is open now can tell it. Returns the answer, null when nothing was done.
  */
 export async function press(button, root, page, further = {}, action = button.dataset.act) {
   const payload = { ...JSON.parse(button.dataset.payload ?? '{}'), ...further }
   const then = action === button.dataset.act ? button.dataset.then : null
   return once(nameOf(button, action), button, root, async (typed) => {
     let answer = await act(action, { ...payload, ...typed })
-    if (answer.ask === 'trust') {
+    if (answer.ask === 'trust' && root.isConnected) {
       const question = { confirm: answer.problem, confirmTitle: 'Run code from elsewhere?', confirmYes: 'Trust and continue' }
       if (!(await ask(root, question))) return answer
       answer = await act(action, { ...payload, ...typed, trust: true })
@@ -43,7 +43,7 @@ export async function press(button, root, page, further = {}, action = button.da
     if (!answer.problem && then && root.isConnected) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
     else await page.refresh()
     if (!answer.problem) clear(root)
-    else if (!page.shows(answer.problem)) tell(root, answer)
+    else if (!page.shows(answer.problem)) tell(root.isConnected ? root : page.findRoot() ?? root, answer)
     return answer
   })
 }
