@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relight.overview.work_at_risk import WorkAtRisk, measure_work_at_risk
+from relight.overview.work_at_risk import UNPACED_LIMIT_S, WorkAtRisk, limit_risk, measure_work_at_risk
 from relight.runs.evidence import Evidence
 from relight.runs.layout import RunLayout
 from relight.runs.progress import Progress
-from relight.runs.records import AttemptStart, SavingState
+from relight.runs.records import AttemptStart, Pace, SavingState
 
 NOW = 1000.0
 
@@ -110,3 +110,22 @@ def test_seconds_need_no_rate() -> None:
     progress = Progress(step=90, time_s=990.0, started_s=0.0)
     assert _measure(progress, newest=80).seconds == 0.0
     assert _measure(_progress(90), newest=80).seconds == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(
+    ("pace", "limit_s"),
+    [
+        (Pace(reason="loss", interval_s=290.0, at_risk_s=300.0), 300.0),
+        (Pace(reason="balance", interval_s=30.0, at_risk_s=31.0), 300.0),
+        (Pace(reason="balance", interval_s=30.0, at_risk_s=31.0, max_loss_s=60.0), 60.0),
+        (Pace(reason="loss", interval_s=400.0, at_risk_s=830.0), 830.0),
+        (Pace(reason="first", interval_s=20.0, at_risk_s=20.0), 300.0),
+        (Pace(reason="fixed", interval_s=30.0, at_risk_s=33.0), 66.0),
+        (Pace(reason="fixed", every_steps=50), 300.0),
+        (Pace(reason="off"), 300.0),
+        (None, UNPACED_LIMIT_S),
+    ],
+)
+def test_work_at_risk_deserves_a_warning_beyond_what_was_promised_or_planned(pace: Pace | None, limit_s: float) -> None:
+    assert limit_risk(SavingState(time_s=0.0, pace=pace)) == limit_s
+    assert limit_risk(None) == UNPACED_LIMIT_S

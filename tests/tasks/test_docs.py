@@ -14,6 +14,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text()
 
 
 def show_default(field: ConfigField) -> str:
+    if field.default is None:
+        return ""
     if isinstance(field.default, bool):
         return str(field.default).lower()
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
@@ -21,7 +23,7 @@ def show_default(field: ConfigField) -> str:
 
 @pytest.mark.parametrize("field", describe_config(TaskConfig), ids=lambda field: field.name)
 def test_every_common_key_is_in_the_table(field: ConfigField) -> None:
-    default = f"`{show_default(field)}`" if field.default != "" else ""
+    default = f"`{show_default(field)}`" if field.default not in ("", None) else ""
     assert f"| `{field.name}` | {default} | {field.help}" in PAGE
 
 

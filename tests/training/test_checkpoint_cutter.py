@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ import pytest
 import torch
 
 from relight.checkpoints.snapshot_header import SnapshotHeader
-from relight.checkpoints.writer_channel import Durable, SaveFailed, WriterDied, WriterEvent, WriterStarted
+from relight.checkpoints.writer_channel import Durable, SaveFailed, Verified, WriterDied, WriterEvent, WriterStarted
 from relight.errors import SaveError, UnsupportedState
+from relight.runs.failures import FailureHistory
 from relight.runs.layout import AttemptLayout
 from relight.runs.process_identity import current_process
 from relight.runs.record_file import read_record
-from relight.runs.records import ProcessIdentity, SavingState
+from relight.runs.records import Pace, ProcessIdentity, SavingState
 from relight.training import checkpoint_cutter as module
-from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, Experience
+from relight.training.pacing import Budget
 from relight.training.state.snapshot import describe_tensors
 
 TENSORS = {"w": torch.arange(3.0)}
@@ -205,3 +209,149 @@ def test_a_writer_that_died_and_was_replaced_is_on_record(layout: AttemptLayout,
     cutter.poll()
     assert read_record(layout.writer, ProcessIdentity).pid == writer.identity.pid
     assert cutter.failure is not None, "until a checkpoint is durable, nothing is known to work"
+
+
+KNOWN = Pace(reason="balance", interval_s=100.0, cost_s=0.5, durable_s=2.0, step_s=0.1, checkpoint_bytes=12)
+
+
+class Loop:
+    """A training on the test's clock: steps of `step_s`, which take half as long again while a save is in flight."""
+
+    def __init__(
+        self, cutter: CheckpointCutter, writer: Writer, clock: type[Clock], *, step_s: float, durable_s: float = 4.0
+    ) -> None:
+        self.cutter, self.writer, self.clock = cutter, writer, clock
+        self.step_s, self.durable_s = step_s, durable_s
+        self.begun_s = clock.now
+        self.step = 0
+        self.cuts: list[float] = []
+        self.lost_s = 0.0
+        self.worst_s = 0.0
+        self._waiting: list[tuple[float, float, WriterEvent]] = []
+        self._durable_edge_s = clock.now
+
+    def train(self, seconds: float) -> None:
+        end_s = self.clock.now + seconds
+        while self.clock.now < end_s:
+            slower_s = self.step_s / 2 if self._waiting else 0.0
+            self.lost_s += slower_s
+            self.clock.now += self.step_s + slower_s
+            self.step += 1
+            self._deliver()
+            self._pass_edge()
+
+    def validate(self, seconds: float) -> None:
+        if self.cutter.is_due_before_pause(self.step):
+            self._cut()
+        self.clock.now += seconds
+        self._deliver()
+        self._pass_edge()
+
+    def _pass_edge(self) -> None:
+        self.worst_s = max(self.worst_s, self.clock.now - self._durable_edge_s)
+        if self.cutter.is_due(self.step):
+            self._cut()
+        self.cutter.poll()
+
+    def _cut(self) -> None:
+        now = self.clock.now
+        self.cuts.append(now - self.begun_s)
+        self.cutter.cut(describe(self.step), TENSORS)
+        self._waiting += [
+            (now + self.durable_s, now, durable(self.step)), (now + self.durable_s + 2.0, 0.0, Verified(self.step, 1)),
+        ]  # fmt: skip
+
+    def _deliver(self) -> None:
+        for due_s, edge_s, event in self._waiting:
+            if due_s <= self.clock.now:
+                self.worst_s = max(self.worst_s, due_s - self._durable_edge_s)
+                self._durable_edge_s = max(self._durable_edge_s, edge_s)
+                self.writer.events.append(event)
+        self._waiting = [one for one in self._waiting if one[0] > self.clock.now]
+
+
+def _pace(layout: AttemptLayout) -> Pace:
+    pace = read_record(layout.saving, SavingState).pace
+    assert pace is not None
+    return pace
+
+
+def test_the_first_checkpoint_comes_early_and_its_cost_decides_when_the_next_is_due(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock]
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    assert (_pace(layout).reason, _pace(layout).interval_s) == ("first", 20.0)
+    loop = Loop(cutter, writer, clock, step_s=0.1)
+    loop.train(1200)
+    assert loop.cuts[0] == pytest.approx(20, abs=0.2)
+    pace = _pace(layout)
+    assert pace.cost_s == pytest.approx(2.0, abs=0.2), "6 s at two thirds of the speed"
+    assert pace.durable_s == pytest.approx(4.0, abs=0.2)
+    assert pace.interval_s == pytest.approx(300 - 4 - 2 - 0.1, abs=0.5), "sqrt(2 * 2.0 * 86 400) would be 588"
+    assert pace.reason == "loss"
+    assert [later - earlier for earlier, later in pairwise(loop.cuts)] == pytest.approx([294, 294, 294, 294], abs=1)
+
+
+def test_a_resume_starts_from_what_was_measured_before(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock]
+) -> None:
+    experience = Experience(KNOWN, FailureHistory(9_000.0, failures=8))
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer, experience=experience)  # type: ignore[arg-type]
+    assert (_pace(layout).reason, _pace(layout).interval_s, _pace(layout).cost_s) == ("first", 45.0, 0.5)
+    loop = Loop(cutter, writer, clock, step_s=0.1)
+    loop.train(50)
+    assert loop.cuts == pytest.approx([45], abs=0.2)
+    pace = _pace(layout)
+    assert pace.failure_every_s == pytest.approx((86_400 + 9_000 + 50) / 9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("policy", "cuts", "reason"),
+    [
+        (CutPolicy(every_s=50.0), [50, 100, 150, 200, 250], "fixed"),
+        (CutPolicy(every_steps=1000), [100, 200], "fixed"),
+        (CutPolicy(every_s=70.0, every_steps=1000), [70, 100, 170, 200, 270], "fixed"),
+        (CutPolicy(every_s=0.0), [], "off"),
+    ],
+)
+def test_what_a_person_fixes_counts_whatever_the_budget_says(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock], policy: CutPolicy, cuts: list[float], reason: str
+) -> None:
+    policy = replace(policy, budget=Budget(max_loss_s=5.0))
+    experience = Experience(KNOWN)
+    cutter = CheckpointCutter(layout, policy=policy, writer=writer, experience=experience)  # type: ignore[arg-type]
+    loop = Loop(cutter, writer, clock, step_s=0.1, durable_s=0.0)
+    loop.train(290)
+    assert loop.cuts == pytest.approx(cuts, abs=10)
+    assert _pace(layout).reason == reason
+
+
+@pytest.mark.parametrize("validation_s", [0.5, 40.0, 200.0])
+@pytest.mark.parametrize("step_s", [0.1, 2.0, 25.0])
+def test_a_day_within_the_budget(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock], step_s: float, validation_s: float
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer)  # type: ignore[arg-type]
+    loop = Loop(cutter, writer, clock, step_s=step_s)
+    hours = 2 if step_s < 1 else 24
+    for _ in range(2 * hours):
+        loop.train(1_800)
+        loop.validate(validation_s)
+    assert loop.cuts[0] <= max(25, step_s)
+    assert loop.worst_s <= 300.0
+    trained_s = clock.now - loop.begun_s
+    spent_s = read_record(layout.saving, SavingState).spent_s
+    assert loop.lost_s / trained_s <= 0.01 if step_s < 10 else 0.05, "a step of 25 s is slow as a whole"
+    assert spent_s == pytest.approx(loop.lost_s, rel=0.2)
+
+
+def test_a_promise_that_the_disk_cannot_keep_saves_without_a_break_and_says_so(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock]
+) -> None:
+    policy = CutPolicy(budget=Budget(max_loss_s=30.0))
+    cutter = CheckpointCutter(layout, policy=policy, writer=writer)  # type: ignore[arg-type]
+    loop = Loop(cutter, writer, clock, step_s=0.5, durable_s=60.0)
+    loop.train(1_000)
+    assert _pace(layout).reason == "loss"
+    assert _pace(layout).interval_s == pytest.approx(60, abs=1)
+    assert loop.worst_s <= (_pace(layout).at_risk_s or 0.0) < 190

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relight.overview.summary import RunSummary
+from relight.overview.work_at_risk import UNPACED_LIMIT_S
 from relight_app.formats import is_share, title_metric
 from relight_app.markup import Markup, tag
 
-_MUCH_AT_RISK_S = 120.0
 FigureFormat = Literal["auto", "integer", "percent", "duration", "rate"]
 
 
@@ -67,7 +67,7 @@ def plan_figures(run: RunSummary) -> list[Figure]:
         figures.append(
             Figure(
                 "work_at_risk_s", "At risk now", "duration", detail="{work_at_risk_steps} steps",
-                warn_above=_MUCH_AT_RISK_S,
+                warn_above=run.pacing.at_risk_limit_s if run.pacing is not None else UNPACED_LIMIT_S,
             )
         )  # fmt: skip
     else:

@@ -15,7 +15,11 @@ from relight_app.markup import Markup, tag
 GROUPS: tuple[str, ...] = get_args(Group)
 _OPEN_GROUPS = GROUPS[:2]
 """The groups of the task and its optimization; the others are folded."""
-_LABELS = {"lr": "Learning rate", "cache_mb": "Cache (MB)", "checkpoint_every_s": "Checkpoint interval (s)"}
+_LABELS = {
+    "lr": "Learning rate", "cache_mb": "Cache (MB)", "max_loss_s": "Max. loss (s)",
+    "max_overhead": "Max. overhead (share)", "checkpoint_every_s": "Fixed interval (s)",
+    "checkpoint_every_steps": "Fixed interval (steps)",
+}  # fmt: skip
 
 
 def group_fields(fields: Iterable[ConfigField]) -> dict[str, list[ConfigField]]:

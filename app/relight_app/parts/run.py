@@ -140,7 +140,7 @@ def build_checkpoints_part(engine: Engine, query: Query) -> Markup:
     else:
         content = build_empty(
             "No checkpoint yet" if summary.status.is_live else "No checkpoint",
-            "The first checkpoint follows within seconds of training. Until then, all work is at risk."
+            "The first checkpoint follows within a minute of training. Until then, all work is at risk."
             if summary.status.is_live
             else "The run ended before its first checkpoint was durable. A resume starts from step 0.",
         )
@@ -163,6 +163,7 @@ def build_checkpoints_part(engine: Engine, query: Query) -> Markup:
             ),
             class_="row",
         ),
+        tag("p", summary.pacing.sentence, class_="sub") if summary.pacing and summary.status.is_live else None,
         _build_verification(verified),
         build_proof_card(engine.read_proof(summary, record), drilled, key="drill-problem"),
         content,

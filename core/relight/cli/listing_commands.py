@@ -380,6 +380,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("best", word_best(summary)),
         ("saved", "nothing yet" if summary.durable_step is None else f"up to step {summary.durable_step}"),
         ("at risk" if summary.status.is_live else "to train again", word_risk(summary)),
+        ("checkpoints", summary.pacing.sentence if summary.pacing else None),
         ("saving fails", summary.saving_failure),
         ("disk", word_disk(summary)),
         ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),

@@ -100,7 +100,8 @@ def _safety(summary: RunSummary) -> Text:
     best = word_best(summary)
     if summary.saving_failure:
         return Text(f"not saved: {summary.saving_failure}", style="bold red", no_wrap=True, overflow="ellipsis")
+    every = summary.pacing.sentence if summary.pacing is not None else ""
     safe = "nothing saved yet" if summary.durable_step is None else f"saved up to step {summary.durable_step}"
     risk = word_risk(summary)
-    parts = [f"best {best}" if best else "", safe, f"at risk {risk}" if risk else ""]
+    parts = [f"best {best}" if best else "", safe, f"at risk {risk}" if risk else "", every]
     return Text("  ".join(filter(None, parts)), style="dim", no_wrap=True, overflow="ellipsis")

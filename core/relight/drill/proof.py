@@ -28,8 +28,8 @@ from relight.wording import count, name_some
 _FOLDER = ".drills"
 _IRRELEVANT_OPTIONS = {
     "epochs", "max_steps", "batch_size", "lr", "momentum", "weight_decay", "warmup_steps", "clip_norm", "seed",
-    "device", "threads", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best",
-    "keep_best_by", "keep_every_steps", "keep_every_hours",
+    "device", "threads", "max_loss_s", "max_overhead", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest",
+    "keep_best", "keep_best_by", "keep_every_steps", "keep_every_hours",
 }  # fmt: skip
 """Options that change numbers but not what a checkpoint must hold. The device and the number of threads that were
 really used are in the fingerprint, and compared there."""

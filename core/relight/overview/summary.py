@@ -16,6 +16,7 @@ from relight.metrics.recent import read_recent
 from relight.overview.death_cause import DeathCause, find_cause
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.non_finite import NonFinite, notice_non_finite, trace_non_finite
+from relight.overview.pacing_report import PacingReport, report_pacing
 from relight.overview.work_at_risk import measure_work_at_risk
 from relight.runs.catalog import list_layouts
 from relight.runs.evidence import Evidence, gather_evidence
@@ -87,6 +88,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     imported_from: ImportedFrom | None
     saving_failure: str | None
     """Why checkpoints cannot be saved at the moment, while training continues."""
+    pacing: PacingReport | None
+    """How often the newest attempt saves, and why; None before it has begun."""
     disk: DiskForecast | None
     """How the run's disk fills up, while it trains; None in lists."""
     environment_changes: tuple[FingerprintChange, ...] | None
@@ -211,6 +214,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         parent=record.parent,
         imported_from=record.imported_from,
         saving_failure=saving.failure if saving is not None and live else None,
+        pacing=report_pacing(saving),
         disk=_forecast_disk(evidence) if traceback and live else None,
         environment_changes=changes,
         resume_check=check,

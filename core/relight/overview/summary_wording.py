@@ -21,7 +21,11 @@ def word_risk(summary: RunSummary) -> str:
     """Say how much work is at risk, or, for a dead run, was lost; "" for none."""
     if not summary.work_at_risk_steps:
         return ""
-    return f"{count(summary.work_at_risk_steps, 'step')}, {describe_duration(summary.work_at_risk_s)}"
+    words = f"{count(summary.work_at_risk_steps, 'step')}, {describe_duration(summary.work_at_risk_s)}"
+    pacing = summary.pacing
+    if pacing is None or not summary.status.is_live or summary.work_at_risk_s <= pacing.at_risk_limit_s:
+        return words
+    return f"{words}: more than the {describe_duration(pacing.at_risk_limit_s)} that was planned"
 
 
 def word_disk(summary: RunSummary) -> str:

@@ -8,6 +8,9 @@ from relight.runs.evidence import Evidence
 from relight.runs.progress import Progress
 from relight.runs.records import SavingState
 
+UNPACED_LIMIT_S = 120.0
+"""What a run of an older version may have at risk without a warning."""
+
 
 @dataclass(frozen=True)
 class WorkAtRisk:
@@ -51,6 +54,20 @@ def measure_work_at_risk(evidence: Evidence, *, newest_step: int | None, live: b
         return WorkAtRisk(step, durable, steps, 0.0)
     end_s = evidence.now_s if live else progress.time_s
     return WorkAtRisk(step, durable, steps, max(0.0, end_s - edge_s))
+
+
+def limit_risk(saving: SavingState | None) -> float:
+    """Return how many seconds may be at risk before that deserves a warning.
+
+    That is the promised `max_loss_s`, or what a pace that cannot keep it was planned for; with a fixed interval, twice
+    what that leaves at risk.
+    """
+    pace = saving.pace if saving is not None else None
+    if pace is None:
+        return UNPACED_LIMIT_S
+    if pace.at_risk_s is None:
+        return pace.max_loss_s
+    return 2 * pace.at_risk_s if pace.reason == "fixed" else max(pace.max_loss_s, pace.at_risk_s)
 
 
 def _from_step(evidence: Evidence) -> int:

@@ -263,6 +263,37 @@ class StopRequest(Record, frozen=True, kw_only=True):
     grace_s: float = 60.0
 
 
+PaceReason = Literal["first", "balance", "overhead", "bytes", "loss", "fixed", "off"]
+"""What decides how often to save: "first" until there is a checkpoint, "balance" for the least time lost, a limit of
+the budget, or the person."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often checkpoints are cut at present, and everything that this is based on. Null for what is not known."""
+
+    reason: PaceReason
+    interval_s: float | None = None
+    every_s: float | None = None
+    """Fixed by the person; null for not at all, 0 for never."""
+    every_steps: int = 0
+    """Fixed by the person; 0 for not at all."""
+    at_risk_s: float | None = None
+    """The most work that is ever at risk at this pace, as far as it was measured."""
+    cost_s: float | None = None
+    """Seconds of training that a checkpoint costs: all steps that are slower while it is saved. Null until measured."""
+    durable_s: float | None = None
+    """Seconds from the step edge until its checkpoint is durable: the longest of the last five."""
+    step_s: float | None = None
+    checkpoint_bytes: int | None = None
+    """Bytes that the last checkpoint wrote."""
+    failure_every_s: float | None = None
+    """Expected seconds of training per failure of this machine."""
+    max_loss_s: float = 300.0
+    max_overhead: float = 0.01
+    bytes_a_day: float | None = None
+    """The most that checkpoints may write per day; null for no limit."""
+
+
 class SavingState(Record, frozen=True, kw_only=True):
     """How saving goes in this attempt. While `failure` is set, training continues and every view of the run says so."""
 
@@ -278,3 +309,7 @@ class SavingState(Record, frozen=True, kw_only=True):
     """How long the training loop waited for the last save."""
     last_write_s: float | None = None
     """Time from the last saved step edge until its checkpoint was durable."""
+    spent_s: float = 0.0
+    """Training time that the checkpoints of this attempt have cost, as far as it was measured."""
+    pace: Pace | None = None
+    """How often checkpoints are cut; null in a record of an older version. The next attempt starts from its costs."""

@@ -68,11 +68,33 @@ class TaskConfig(BaseModel):
     )
     threads: int = option(0, "CPU threads for PyTorch; 0 keeps PyTorch's default.", group="Hardware", ge=0, le=1024)
 
-    checkpoint_every_s: float = option(
-        30.0, "Save a checkpoint after this many seconds without one; 0 turns this off.", group="Checkpoints", ge=0
+    max_loss_s: float = option(
+        300.0,
+        "Seconds of training that a failure may cost: checkpoints are made at least this often.",
+        group="Checkpoints",
+        gt=0,
+        le=10**9,
+    )
+    max_overhead: float = option(
+        0.01,
+        "Share of the training time that checkpoints may cost, 0.01 for 1 %; max_loss_s comes first.",
+        group="Checkpoints",
+        gt=0,
+        le=1,
+    )
+    checkpoint_every_s: float | None = option(
+        None,
+        "Save a checkpoint after this many seconds without one, whatever max_loss_s and max_overhead say; "
+        "0 saves none by the clock.",
+        group="Checkpoints",
+        ge=0,
     )
     checkpoint_every_steps: int = option(
-        0, "Save a checkpoint every this many steps; 0 turns this off.", group="Checkpoints", ge=0, le=10**12
+        0,
+        "Save a checkpoint every this many steps, whatever max_loss_s and max_overhead say; 0 for no fixed number.",
+        group="Checkpoints",
+        ge=0,
+        le=10**12,
     )
     keep_latest: int = option(2, "Number of newest verified checkpoints to keep.", group="Checkpoints", ge=2, le=10_000)
     keep_best: int = option(1, "Number of best checkpoints to keep.", group="Checkpoints", ge=1, le=10_000)

@@ -13,8 +13,8 @@ from relight.errors import ConfigError, UsageError
 from relight.tasks.parsing import nearest_name
 
 SETTINGS = (
-    "seed", "max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest", "keep_best", "keep_best_by",
-    "keep_every_steps", "keep_every_hours",
+    "seed", "max_steps", "max_loss_s", "max_overhead", "checkpoint_every_s", "checkpoint_every_steps", "keep_latest",
+    "keep_best", "keep_best_by", "keep_every_steps", "keep_every_hours",
 )  # fmt: skip
 """Options of `relight.init` that a launch can also set."""
 PREFIX = "relight."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +13,22 @@ from typing import Any
 import torch
 
 from relight.checkpoints.writer_client import WriterClient
+from relight.errors import RelightError
+from relight.runs.failures import FailureHistory, read_failures
 from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart, Objective, TaskReference
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import AttemptStart, Objective, Pace, SavingState, TaskReference
 from relight.tasks.config import TaskConfig
 from relight.tasks.retention_options import read_retention
 from relight.training.best_metric import BestMetric
-from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy
+from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, Experience
 from relight.training.drilled_steps import DrilledSteps, read_drill_order
 from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
+from relight.training.pacing import Budget
 
+_SHARE_A_DAY = 1 / 3
+"""Of its capacity, what an ordinary drive may be written per day: 600 TB per TB of capacity in five years."""
 _log = logging.getLogger("relight")
 
 
@@ -67,7 +76,32 @@ def make_session_parts(
         every_s=options.checkpoint_every_s,
         every_steps=0 if order is not None and order.kill_step else options.checkpoint_every_steps,
         at_step=0 if order is None else order.checkpoint_step,
+        budget=Budget(options.max_loss_s, options.max_overhead, _limit_bytes_a_day(layout)),
     )
-    cutter = CheckpointCutter(attempt, policy=policy, writer=writer)
+    experience = Experience(_read_last_pace(layout, start), _read_failures(layout))
+    cutter = CheckpointCutter(attempt, policy=policy, writer=writer, experience=experience)
     drill = None if order is None else DrilledSteps(order, cutter)
     return SessionParts(cutter, BestMetric(objective), shorten_environment(environment), drill)
+
+
+def _limit_bytes_a_day(layout: RunLayout) -> float:
+    try:
+        return shutil.disk_usage(layout.folder).total * _SHARE_A_DAY
+    except OSError:
+        return math.inf
+
+
+def _read_last_pace(layout: RunLayout, start: AttemptStart) -> Pace | None:
+    """Return the pace of the newest earlier attempt that knows what a checkpoint costs."""
+    for number in reversed([number for number in layout.list_attempts() if number < start.attempt]):
+        saving = read_record_or_none(layout.attempt(number).saving, SavingState)
+        if saving is not None and saving.pace is not None and saving.pace.durable_s is not None:
+            return saving.pace
+    return None
+
+
+def _read_failures(layout: RunLayout) -> FailureHistory:
+    try:
+        return read_failures(layout.folder.parent, now_s=time.time())
+    except RelightError:
+        return FailureHistory()

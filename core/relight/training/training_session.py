@@ -182,6 +182,8 @@ class TrainingSession:
     def evaluating(self) -> Iterator[None]:
         """Run a validation inside the block. If it is interrupted, a resume repeats it from the same step edge."""
         self._train.flush()
+        if self._at_edge and self._cutter.is_due_before_pause(self.steps_done):
+            self._cut("periodic", at_edge=False)
         self._look_around("validating")
         with self._stopping.allow_interruption():
             yield
