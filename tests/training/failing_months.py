@@ -92,12 +92,12 @@ def lose_by_pacing(lengths_s: list[float], costs: SaveCosts, budget: Budget) -> 
 
 
 def list_intervals(costs: SaveCosts, budget: Budget) -> list[float]:
-    """List fixed intervals within the budget, 5 % apart; those with the least loss if none is."""
+    """List fixed intervals within the budget, 10 % apart, and its limits."""
     delay_s = costs.cost_s + costs.durable_s + costs.step_s
     most_s = budget.max_loss_s - delay_s
     least_s = min(costs.cost_s / budget.max_overhead, most_s)
-    grid = [5 * 1.05**power for power in range(210)]
-    return [interval_s for interval_s in grid if least_s <= interval_s <= most_s] or [most_s]
+    grid = [least_s, *(5 * 1.1**power for power in range(105)), min(most_s, MONTH_S)]
+    return [interval_s for interval_s in grid if interval_s >= 1 and least_s <= interval_s <= most_s]
 
 
 def _decide(
