@@ -257,6 +257,8 @@ class Loop:
         now = self.clock.now
         self.cuts.append(now - self.begun_s)
         self.cutter.cut(describe(self.step), TENSORS)
+        if self.writer.refuse is not None:
+            return
         self._waiting += [
             (now + self.durable_s, now, durable(self.step)), (now + self.durable_s + 2.0, 0.0, Verified(self.step, 1)),
         ]  # fmt: skip
@@ -355,3 +357,16 @@ def test_a_promise_that_the_disk_cannot_keep_saves_without_a_break_and_says_so(
     assert _pace(layout).reason == "loss"
     assert _pace(layout).interval_s == pytest.approx(60, abs=1)
     assert loop.worst_s <= (_pace(layout).at_risk_s or 0.0) < 190
+
+
+def test_while_nothing_can_be_saved_the_snapshot_that_waits_is_not_an_old_one(
+    layout: AttemptLayout, writer: Writer, clock: type[Clock]
+) -> None:
+    cutter = CheckpointCutter(layout, policy=CutPolicy(), writer=writer, experience=Experience(KNOWN))  # type: ignore[arg-type]
+    loop = Loop(cutter, writer, clock, step_s=0.1)
+    loop.train(60)
+    writer.refuse = SaveError("There is no memory.")
+    loop.train(900)
+    cuts = [later - earlier for earlier, later in pairwise(loop.cuts[1:])]
+    assert len(cuts) > 15
+    assert cuts == pytest.approx([30.0] * len(cuts), abs=0.3)

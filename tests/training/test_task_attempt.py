@@ -14,6 +14,7 @@ from relight.overview.summary import summarize_run
 from relight.runs.record_file import read_record
 from relight.runs.records import ProcessIdentity, SavingState
 from relight.runs.stop_request import clear_stop_request, request_stop
+from tests.training.conftest import TrainedRun
 
 pytestmark = pytest.mark.processes
 
@@ -224,7 +225,7 @@ def test_saving_and_the_writer_are_on_record(make_run: Callable) -> None:
     run = make_run(checkpoint_every_s=0.0, checkpoint_every_steps=4, step_s=0.05)
     run.start()
     saving = run.layout.attempt(1).saving
-    run.wait_until(saving.exists)
+    run.wait_until(lambda: saving.exists() and read_record(saving, SavingState).durable_step is not None)
     state = read_record(saving, SavingState)
     assert state.durable_step is not None
     assert state.durable_step % 4 == 0
@@ -234,3 +235,42 @@ def test_saving_and_the_writer_are_on_record(make_run: Callable) -> None:
     assert state.last_cost_s is not None
     assert read_record(run.layout.attempt(1).writer, ProcessIdentity).pid > 0
     run.kill()
+
+
+def _read_saving(run: TrainedRun) -> SavingState:
+    return read_record(run.layout.attempt(run.attempt).saving, SavingState)
+
+
+def test_a_run_that_is_over_in_a_moment_has_its_best_and_its_final_checkpoint_by_default(make_run: Callable) -> None:
+    run = make_run(checkpoint_every_s=None, epochs=2)
+    assert run.run() == 0
+    reasons = {one.reason for one in run.store.list().checkpoints}
+    assert reasons >= {"final"} and reasons <= {"best", "final"}
+    pace = _read_saving(run).pace
+    assert pace is not None
+    assert (pace.max_loss_s, pace.max_overhead, pace.reason == "fixed") == (300.0, 0.01, False)
+
+
+def test_the_promise_about_loss_sets_the_pace_and_a_resume_starts_from_what_was_measured(make_run: Callable) -> None:
+    run = make_run(checkpoint_every_s=None, max_loss_s=1.0, step_s=0.02, epochs=10_000)
+    run.start()
+    run.wait_until(lambda: run.step > 0 and _read_saving(run).saves >= 4)
+    saving = _read_saving(run)
+    assert saving.pace is not None
+    assert saving.pace.interval_s is not None and saving.pace.interval_s < 1.0
+    run.wait_until(lambda: (pace := _read_saving(run).pace) is not None and pace.cost_s is not None)
+    run.kill()
+    run.start(reason="resume")
+    run.wait_until(run.layout.attempt(2).saving.exists)
+    resumed = _read_saving(run).pace
+    assert resumed is not None
+    assert resumed.cost_s is not None and resumed.durable_s is not None
+    run.kill()
+
+
+def test_a_config_that_has_an_interval_keeps_it(make_run: Callable) -> None:
+    run = make_run(checkpoint_every_s=30.0, checkpoint_every_steps=0, epochs=1)
+    assert run.run() == 0
+    pace = _read_saving(run).pace
+    assert pace is not None
+    assert (pace.reason, pace.every_s, pace.interval_s) == ("fixed", 30.0, 30.0)

@@ -80,7 +80,7 @@ def _word_assignment(option: ConfigField) -> str:
     if option.required:
         return f"{option.name}=…"
     default = option.default
-    return f"{option.name}={str(default).lower() if isinstance(default, bool) else default}"
+    return f"{option.name}={str(default).lower() if default is None or isinstance(default, bool) else default}"
 
 
 def _word_help(option: ConfigField) -> str:

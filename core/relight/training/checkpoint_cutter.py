@@ -36,6 +36,8 @@ from relight.training.state.snapshot import copy_tensors
 
 _SLOTS = 2
 _REMEMBERED = 5
+_FAILING_EVERY_S = 30.0
+"""While nothing can be saved, a snapshot waits in memory for better times. It should not be an old one."""
 _log = logging.getLogger("relight")
 
 
@@ -218,7 +220,8 @@ class CheckpointCutter:
             else:
                 choice = choose_interval(costs, budget, failure_every_s=failure_every_s)
                 reason, interval_s, at_risk_s = choice.reason, choice.interval_s, choice.at_risk_s
-            self._due_s = self._last_cut_s + interval_s
+            failing = self._saving.failure is not None
+            self._due_s = self._last_cut_s + (min(interval_s, _FAILING_EVERY_S) if failing else interval_s)
         pace = Pace(
             reason=reason, interval_s=interval_s, every_s=policy.every_s, every_steps=policy.every_steps,
             at_risk_s=at_risk_s, cost_s=meter.cost_s, durable_s=durable_s, step_s=meter.step_s,
@@ -250,7 +253,6 @@ class CheckpointCutter:
                 bytes_written=self._saving.bytes_written + event.bytes,
                 last_write_s=max(0.0, now - event.edge_time_s),
             )
-            self._set_pace(time.monotonic())
         elif isinstance(event, SaveFailed):
             self._note_failure(event.sentence)
             return
@@ -277,6 +279,7 @@ class CheckpointCutter:
             if event.step == self.last_cut_step:
                 self._meter.settle()
             return
+        self._set_pace(time.monotonic())
         self._write_saving()
 
     def _note_failure(self, sentence: str) -> None:
@@ -287,6 +290,7 @@ class CheckpointCutter:
         self._saving = msgspec.structs.replace(
             self._saving, time_s=now, failure=sentence, failing_since_s=self._saving.failing_since_s or now
         )
+        self._set_pace(time.monotonic())
         self._write_saving()
 
     def _write_saving(self) -> None:

@@ -17,8 +17,8 @@ from relight.drill.proof import DrillProof, FirstDifference, write_proof
 from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import write_record
-from relight.runs.records import Parent, PreparedTask, ResumeCheck, TaskReference
+from relight.runs.record_file import read_record, write_record
+from relight.runs.records import Pace, Parent, PreparedTask, ResumeCheck, SavingState, TaskReference
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
 from relight.supervision.attempt_start import Launched
@@ -105,6 +105,17 @@ def test_a_failure_to_save_is_loud_and_stop_asks_before_work_is_lost(engine: Eng
     assert "The disk is full." in str(stop.attributes["data-confirm"])
     assert "40 steps" in str(stop.attributes["data-confirm"])
     assert (stop.attributes["data-confirm-yes"], stop.attributes["data-confirm-no"]) == ("Stop now", "Keep training")
+
+
+def test_how_often_it_saves_is_said_and_more_at_risk_than_promised_is_a_warning(engine: Engine, runs: Path) -> None:
+    layout = make_run(runs, SampleRun("x", status="running", step=600))
+    saving = read_record(layout.attempt(1).saving, SavingState)
+    pace = Pace(reason="balance", interval_s=130.0, cost_s=0.092, at_risk_s=131.0, max_loss_s=240.0)
+    write_record(layout.attempt(1).saving, msgspec.structs.replace(saving, pace=pace))
+    part = show_run(engine, layout.run_id)
+    assert "Every 2 min 10 s: a checkpoint costs 92 ms of training, 0.071 % of your time." in part.text
+    (risk,) = [one for one in part.walk() if one.attributes.get("data-warn") == "work_at_risk_s"]
+    assert risk.attributes["data-warn-above"] == "240.0"
 
 
 def test_stop_without_anything_to_lose_does_not_ask(engine: Engine, runs: Path) -> None:

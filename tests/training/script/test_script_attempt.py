@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relight.runs.record_file import read_record
-from relight.runs.records import ScriptRecord
+from relight.runs.records import SavingState, ScriptRecord
 from tests.training.conftest import TrainedRun
 
 pytestmark = pytest.mark.processes
@@ -267,3 +267,23 @@ def test_a_model_that_has_changed_is_refused_with_the_names_of_its_tensors(make_
     path.write_text(SCRIPT.replace("run.track(model=model, ", "run.track(net=model, "))
     assert run.resume() == 1
     assert run.outcome.reason.startswith("The checkpoint has no 'net', only 'model', 'optimizer'")
+
+
+PACED = """
+import relight
+
+run = relight.init(seed=1, max_loss_s=60, max_overhead=0.5)
+for step in run.steps(3):
+    run.step(loss=1.0)
+"""
+
+
+def test_a_script_is_paced_by_its_budget_and_a_launch_can_change_it(make_script: Make) -> None:
+    run = make_script(PACED, max_overhead="0.25")
+    assert run.run() == 0
+    attempt = run.layout.attempt(1)
+    settings = read_record(attempt.script, ScriptRecord).settings
+    assert (settings["max_loss_s"], settings["max_overhead"], settings["checkpoint_every_s"]) == (60.0, 0.25, None)
+    pace = read_record(attempt.saving, SavingState).pace
+    assert pace is not None
+    assert (pace.max_loss_s, pace.max_overhead) == (60.0, 0.25)
