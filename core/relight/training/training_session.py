@@ -59,7 +59,10 @@ class DataPosition(Protocol):
     """A training's position in its data: a task's loader, or all loaders of a script."""
 
     epoch: int
-    batch: int
+
+    @property
+    def batch(self) -> int:
+        """Batches of the pass under way that have been yielded."""
 
     def take_seen(self) -> int:
         """Return a digest of the batches that have been yielded since the last call; 0 for none."""

@@ -87,7 +87,7 @@ class ModulePart:
         if record is None:
             record = self._record = self._start_record()
         elif self._small:
-            live = [owner[leaf] for owner, leaf in self._small]
+            live: list[Any] = [owner[leaf] for owner, leaf in self._small]
             if not (all(map(operator.is_, live, self._live)) or self._take_replaced(live)):
                 record = self._record = self._start_record()
             elif not self._copied:
@@ -289,10 +289,10 @@ class ModulePart:
             return is_readable(buffer), str(buffer.device), str(buffer.dtype)
 
         small.sort(key=kind)
-        self._small = [(owner, leaf) for _, owner, leaf in small]
+        self._small: list[tuple[dict[str, Any], str]] = [(owner, leaf) for _, owner, leaf in small]
         self._small_names = [live for live, _, _ in small]
-        self._live = [owner[leaf] for owner, leaf in self._small]
-        self._forms = list(map(_form_of, self._live))
+        self._live: list[Any] = [owner[leaf] for owner, leaf in self._small]
+        self._forms: list[Any] = list(map(_form_of, self._live))
         self._copied = sum(not form.readable for form in self._forms)
         self._copies = [buffer.detach().clone() for buffer in self._live[: self._copied]]
         record.buffers = dict(zip(self._small_names, self._copies, strict=False))

@@ -142,7 +142,7 @@ def _find_torch_places() -> tuple[memoryview, memoryview] | None:
     They are seed, position and first words of its engine, and the Gaussians that it keeps for later. PyTorch does not
     promise where they are (`CPUGeneratorImpl.h`), so every kind of draw is tried with another generator first.
     """
-    probe = torch.Generator().manual_seed(5)
+    probe: Any = torch.Generator().manual_seed(5)
     words = probe.get_state().numpy()[24 : 24 + 8 * 624].reshape(624, 8)[:, :4].tobytes()
     start = ctypes.string_at(probe._cdata, 256).find(words[:16]) if hasattr(probe, "_cdata") else -1
     if start < _TORCH_HEAD_BYTES or ctypes.string_at(probe._cdata + start, len(words)) != words:
