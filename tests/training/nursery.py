@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 def main() -> None:
     """Serve until "quit" arrives on stdin or stdin is closed."""
 
+    import torch._dynamo  # noqa: F401  every optimizer imports it, for a second
+
     import relight.training.assembly
     import relight.training.data.loader
     import relight.training.script.start  # noqa: F401
