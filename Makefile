@@ -65,6 +65,8 @@ soak:
 	@.venv/bin/python -m tests.durability.power_cuts --if-possible
 	@.venv/bin/python -m tests.durability.nfs --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
+	@for seed in 0 1 2; do .venv/bin/python -m tests.exactness.loop_matrix --seed $$seed || exit 1; done
+	@.venv/bin/python -m tests.exactness.loop_matrix --leaky
 	@.venv/bin/python -m tests.processors
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.server_kills
 	@RELIGHT_CHROMIUM="$$(scripts/install-chromium)" .venv/bin/python -m tests.e2e.press_storm --presses 40

@@ -32,7 +32,7 @@ from pathlib import Path
 from relight.metrics.series import read_series
 from relight.runs.records import TaskReference
 from tests.training.conftest import Nursery, TrainedRun
-from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, PIECES
+from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, PIECES, WARNING
 
 PATIENCE_S = 200.0
 PLACES = ("before the update", "after the update", "after the edge", "in the validation", "in the last batch")
@@ -107,6 +107,8 @@ class Matrix:
             reason = "resume"
         if code:
             raise Wrong(f"attempt {run.attempt} ended with {code}: {run.log[-2000:]}")
+        if cell.shape in EXACT and WARNING in run.layout.attempt(1).log.read_text():
+            raise Wrong("a warning says that a resume cannot enter this loop")
         verdicts = [check.verdict for check in run.resume_checks()]
         tally.verdicts.update(verdicts, **{"nothing to compare": tally.resumes - len(verdicts)})
         if self._leaky:

@@ -218,6 +218,7 @@ for epoch in run.epochs(3):
 """,
 }
 
+WARNING = "a resume cannot continue in the middle of this loop, so checkpoints are made only between epochs"
 # What it says of a loop that can be resumed only between its epochs.
 COARSE = {
     "islice": (

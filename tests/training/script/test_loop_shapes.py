@@ -1,4 +1,7 @@
-"""Loops as people write them end as if they had not been killed, or the log says what a resume cannot enter."""
+"""Loops as people write them end as if they had not been killed, or the log says what a resume cannot enter.
+
+Here each shape is killed at one kind of place; `tests/exactness/loop_matrix.py` kills each at all of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from relight.metrics.series import read_series
 from relight.runs.stop_request import request_stop
 from tests.training.conftest import TrainedRun
-from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, PIECES
+from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, PIECES, WARNING
 
 pytestmark = pytest.mark.processes
 
@@ -39,9 +42,6 @@ def test_batches_that_itertools_repeats_are_noticed_when_the_first_pass_ends(mak
     run = make_script(BEGIN + source, "", "0")
     assert run.run() == 0, run.log
     assert run.log.count("Use a generator with `while True: yield from loader`") == 1
-
-
-WARNING = "a resume cannot continue in the middle of this loop, so checkpoints are made only between epochs"
 
 
 def assert_ends_as_undisturbed(make_script: Make, source: str, *options: str, deaths: tuple[str, ...]) -> TrainedRun:
@@ -75,27 +75,6 @@ def test_a_loop_killed_twice_in_one_epoch_ends_as_if_it_had_not_been(
 ) -> None:
     run = assert_ends_as_undisturbed(make_script, BEGIN + EXACT[shape], place, workers, deaths=("7", "8"))
     assert WARNING not in run.layout.attempt(1).log.read_text() + run.log
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("place", ["before the update", "after the update", "after the edge", "in the validation"])
-@pytest.mark.parametrize("shape", EXACT)
-def test_a_loop_killed_anywhere_ends_as_if_it_had_not_been(
-    make_script: Make, shape: str, place: str, workers: str
-) -> None:
-    if place == "in the validation" and "validate()" not in EXACT[shape]:
-        pytest.skip("this loop validates otherwise or not at all")
-    deaths = ("8", "8") if place == "in the validation" and "epochs" not in EXACT[shape] else ("7", "8")
-    if place == "in the validation":
-        deaths = next(pair for key, pair in _VALIDATED.items() if key in EXACT[shape])
-    run = assert_ends_as_undisturbed(make_script, BEGIN + EXACT[shape], place, workers, deaths=deaths)
-    assert WARNING not in run.layout.attempt(1).log.read_text() + run.log
-
-
-_VALIDATED = {"if i == 3": ("4", "8"), "move(loss)": ("3", "6"), "part in range": ("10",), "epoch == 1": ("5", "8"),
-              "step % 4": ("3", "7"), "if i % 2": ("6", "8"), "tuner": ("10", "15"), "": ("5", "10")}  # fmt: skip
-"""Steps after which a shape validates."""
 
 
 @pytest.mark.parametrize("shape", COARSE)
