@@ -1,7 +1,8 @@
 """The last step edge of an attempt: one fixed-size record that the trainer overwrites in place.
 
 It is written after every step of a millisecond or more, and for shorter steps every 10 ms, so it must cost next to
-nothing: one `pwrite` of 128 bytes, no fsync, no rename. A reader may find it half written, notices that by the checksum, and reads again.
+nothing: one `pwrite` of 128 bytes, no fsync, no rename. A reader may find it half written, notices that by the
+checksum, and reads again.
 
     offset  bytes  content
          0      4  magic "RLPG"

@@ -1,4 +1,4 @@
-"""Loops as people write them, each with the lines that make a script of it. The script kills itself where it is told.
+"""Loops as people write them, each with the lines that make a script of it. A script kills itself, for a test.
 
 Its arguments: the place where it dies, the number of data workers, and for each attempt the step after which that is.
 """
