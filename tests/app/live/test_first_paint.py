@@ -77,7 +77,7 @@ def test_what_is_typed_and_opened_early_survives(browser: Browser, served: Serve
     context = new_context(browser)
     page = context.new_page()
     held: list[Any] = []
-    page.route(STREAMLIT, lambda route: held.append(route))
+    page.route(STREAMLIT, lambda route: held.append(route))  # noqa: PLW0108  Playwright cannot call a built-in function
     page.goto(served.link)
     search = page.locator("[type=search]").first
     search.press_sequentially("earl")
