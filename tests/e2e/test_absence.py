@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,8 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
             first.process.send_signal(signal.SIGKILL)
             first.process.wait(10)
             chart.wait_for_connection("lost")
+            bar = page.get_by_text(re.compile(r"No connection since \d+ s; what you see is from \d\d:\d\d:\d\d"))
+            expect(bar).to_be_visible()
             alive = wait_for_step(layout, before.step + 20)
             assert (alive.attempt, alive.pids) == (1, before.pids), "the same processes continue"
 
@@ -45,6 +48,7 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
                 assert second.url == first.url, "the same link opens it again"
                 # The open page reconnects on its own.
                 chart.wait_for_connection("open")
+                expect(bar).to_have_count(0)
                 chart.wait_for_step(summarize_run(layout).step)
                 expect(page.get_by_text("Running", exact=True).first).to_be_visible()
                 page.get_by_role("button", name="Stop", exact=True).click()

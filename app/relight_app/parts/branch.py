@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from relight.errors import CheckpointNotFound, RelightError
+from relight.errors import CheckpointNotFound, RelightError, UsageError
 from relight.runs.records import RunRecord
 from relight.supervision.branch import name_branch
 from relight.tasks.reference import TaskDescription
@@ -30,7 +30,9 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
     if current_settings().read_only:
         return tag("div", title, tag("p", READ_ONLY), class_="stack")
     try:
-        run = engine.find_layout(query.get("id", "")).run_id
+        if not query.get("id"):
+            raise UsageError("Open a run, and choose “Branch from here” in the menu of a checkpoint.")
+        run = engine.find_layout(query["id"]).run_id
         record = engine.read_record(run)
         step = _find_step(engine, run, query.get("step", ""))
         task = engine.find_description(name_task(record.task))

@@ -91,7 +91,7 @@ def _build_file_form(file: str, *, known: bool) -> Markup:
             "launch a training script with its own arguments.",
             class_="sub whole",
         ),
-        class_="row",
+        class_="row fielded",
         data_act="describe",
         data_set='{"task": "file", "file": "{file}"}',
     )

@@ -229,7 +229,7 @@ def _read_rows(query: Query, there: int) -> int:
 def _build_search(text: str) -> Markup:
     return tag(
         "label", icon("search"), tag("span", "Search runs", class_="unseen"),
-        tag("input", type="search", value=text, placeholder="Search, or lr<0.01", data_query="q",
+        tag("input", type="search", value=text, placeholder="Search, lr<0.01", data_query="q",
             data_key="search", autocomplete="off", spellcheck="false", maxlength="1000"),
         class_="search",
     )  # fmt: skip

@@ -97,3 +97,4 @@ def test_a_missing_step_or_run_leads_back_to_the_list(engine: Engine, parent: Ru
     assert part.links() == ["/"]
     for query in ({"id": "nowhere", "step": "1"}, {}, {"id": parent.run_id, "step": "4" * 5_000}):
         assert "Cannot branch from here" in show(engine, "branch-form", **query).text
+    assert "Open a run, and choose “Branch from here”" in show(engine, "branch-form").text
