@@ -39,7 +39,13 @@ _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`|\]\([^)\n]*\)|https?://\S+")
 _SCRIPT_PROSE = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"|'[^'\n]*'|`[^`]*`", re.DOTALL)
 _ADVICE = list(PATTERNS.values())
-_SKIPPED = ("benchmarks/results/", "tests/e2e/vendor/", "scripts/check_prose.py", "tests/repository/test_prose.py")
+_SKIPPED = (
+    "benchmarks/results/",
+    "app/relight_app/live/plotly/",
+    "tests/e2e/vendor/",
+    "scripts/check_prose.py",
+    "tests/repository/test_prose.py",
+)
 
 
 def find_stumbles(path: Path) -> list[tuple[int, str, str]]:
