@@ -89,7 +89,8 @@ class CheckpointCutter:
         self._cut_s: dict[int, float] = {}
         self._begun_s = self._last_cut_s = time.monotonic()
         self._due_s = math.inf
-        self._asked_s: float | None = None
+        self._asked: tuple[int, float] | None = None
+        """The step and the time of the last answer that a checkpoint is due."""
         self._owed = False
         self._measured = 0
         self._saving = SavingState(time_s=time.time())
@@ -111,7 +112,7 @@ class CheckpointCutter:
         if now >= self._due_s and not self._owed:
             self._set_pace(now)  # more may be known than when it was planned
             self._owed = now >= self._due_s
-        return self._owed and self._ask(now)
+        return self._owed and self._ask(step, now)
 
     def is_due_before_pause(self, step: int) -> bool:
         """Tell whether to cut before a validation, since afterwards more than the budget would have been at risk."""
@@ -123,7 +124,7 @@ class CheckpointCutter:
         pause_s = self._meter.pause_s
         until_durable_s = now - self._last_cut_s + (most_s / 2 if pause_s is None else pause_s)
         until_durable_s += (pace.durable_s or 0.0) + (pace.cost_s or 0.0)
-        return until_durable_s > most_s and now - self._last_cut_s > (pause_s or 0.0) / 10 and self._ask(now)
+        return until_durable_s > most_s and now - self._last_cut_s > (pause_s or 0.0) / 10 and self._ask(step, now)
 
     def check(self, header: SnapshotHeader) -> None:
         """Raise `UnsupportedState` if this snapshot cannot be saved. Called after the first step, not after an hour."""
@@ -133,11 +134,11 @@ class CheckpointCutter:
         """Copy the snapshot into staging memory. After that the writer makes it durable, even if this process dies."""
         begun = time.monotonic()
         self._meter.pass_edge(header.step, begun)
-        asked_s, self._asked_s = self._asked_s, None
+        asked, self._asked = self._asked, None
         self._owed = False
         self._last_cut_s = begun
         self._set_pace(begun)
-        self._meter.begin_save(begun if asked_s is None else asked_s)
+        self._meter.begin_save(asked[1] if asked is not None and asked[0] == header.step else begun)
         try:
             memory = self._writer.stage(header)
         except SaveError as error:
@@ -185,11 +186,11 @@ class CheckpointCutter:
         self._writer.close()
         self._saving_file.release()
 
-    def _ask(self, now: float) -> bool:
+    def _ask(self, step: int, now: float) -> bool:
         """Tell whether the writer can take a snapshot that is due."""
         self.poll()
-        self._asked_s = now if self._writer.pending < _SLOTS else None
-        return self._asked_s is not None
+        self._asked = (step, now) if self._writer.pending < _SLOTS else None
+        return self._asked is not None
 
     def _set_pace(self, now: float) -> None:
         """Decide when the next checkpoint is due, with everything that is known now."""
