@@ -95,6 +95,10 @@ class Durable(Message, frozen=True):
     """From the beginning of the write until durable."""
     bytes: int
     """Bytes written; shared tensors are not written."""
+    processor_s: float = 0.0
+    """Processor time of the writer since the snapshot before this one was durable, on all its threads.
+
+    It includes what came after that: the read-back, and the deletion of old checkpoints."""
 
 
 class Verified(Message, frozen=True):
