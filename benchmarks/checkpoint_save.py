@@ -27,16 +27,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
+from measuring.saving import RelightWriter, save_safetensors_safely, save_torch_safely, sync_path
 from measuring.states import State, flat_buffers, make_header, make_state
 
 _CHUNK_BYTES = 16 << 20
-_SILENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def main() -> None:
 def _measure(
     state: State, folder: Path, *, names: Sequence[str], rounds: int, limit_s: float
 ) -> dict[str, list[Taken]]:
-    writer = _Writer(folder / "writer") if "writer" in names else None
+    writer = RelightWriter(folder / "writer") if "writer" in names else None
     ways = {way.name: way for way in WAYS}
     times: dict[str, list[Taken]] = {name: [] for name in names}
     order = random.Random(0)
@@ -119,7 +118,7 @@ def _measure(
                     taken = _write_raw(folder / "raw", sum(tensor.nbytes for tensor in state.values()))
                 elif name == "writer":
                     assert writer is not None
-                    taken = writer.save(state)
+                    taken = _save_with_writer(writer, state)
                 else:
                     taken = _save(ways[name], state, folder / "way")
                 times[name].append(taken)
@@ -139,57 +138,20 @@ def _save(way: Way, state: State, folder: Path) -> Taken:
     returned = time.perf_counter()
     if not way.syncs:
         for path in sorted(folder.rglob("*")):
-            _sync(path)
-        _sync(folder)
+            sync_path(path)
+        sync_path(folder)
     durable = time.perf_counter()
     shutil.rmtree(folder)
     return Taken(returned - begun, durable - begun)
 
 
-class _Writer:
-    """Relight as a training uses it: the loop copies into shared memory, and another process makes that durable."""
-
-    def __init__(self, folder: Path) -> None:
-        from relight.checkpoints.writer_client import WriterClient
-
-        self._client = WriterClient(folder)
-        self._step = 0
-
-    def save(self, state: State) -> Taken:
-        """Save, and wait until the writer reports that the checkpoint is durable."""
-        from relight.checkpoints.writer_channel import Durable, Verified
-        from relight.training.state.snapshot import copy_tensors
-
-        _settle()
-        self._step += 1
-        begun = time.perf_counter()
-        memory = self._client.stage(make_header(state, self._step))
-        copy_tensors(state, memory, on_copied=self._client.note_copied)
-        self._client.submit()
-        returned = time.perf_counter()
-        self._wait_for(Durable)
-        durable = time.perf_counter()
-        self._wait_for(Verified)  # the writer reads everything back, which must not slow down the next way
-        return Taken(returned - begun, durable - begun)
-
-    def _wait_for(self, kind: type[Any]) -> None:
-        from relight.checkpoints.writer_channel import SaveFailed
-
-        deadline = time.monotonic() + _SILENCE_S
-        while True:
-            events = self._client.poll()
-            if any(isinstance(event, kind) for event in events):
-                return
-            for event in events:
-                if isinstance(event, SaveFailed):
-                    raise SystemExit(event.sentence)
-            if time.monotonic() > deadline:
-                raise SystemExit(f"The checkpoint writer has not reported anything for {_SILENCE_S:.0f} s.")
-            time.sleep(0.001)
-
-    def close(self) -> None:
-        """End the writer."""
-        self._client.close(timeout_s=30)
+def _save_with_writer(writer: RelightWriter, state: State) -> Taken:
+    """Save, and wait for the read-back too, which must not slow down the next way."""
+    _settle()
+    begun = time.perf_counter()
+    writer.begin(state)
+    returned = time.perf_counter()
+    return Taken(returned - begun, writer.wait() - begun)
 
 
 def _save_store(state: State, folder: Path) -> None:
@@ -202,22 +164,10 @@ def _save_torch(state: State, folder: Path) -> None:
     torch.save(state, folder / "state.pt")
 
 
-def _save_torch_safely(state: State, folder: Path) -> None:
-    torch.save(state, folder / "state.tmp")
-    _commit(folder / "state.tmp", folder / "state.pt")
-
-
 def _save_safetensors(state: State, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(state, folder / "state.safetensors")
-
-
-def _save_safetensors_safely(state: State, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(state, folder / "state.tmp")
-    _commit(folder / "state.tmp", folder / "state.safetensors")
 
 
 def _save_dcp(state: State, folder: Path) -> None:
@@ -231,9 +181,9 @@ def _save_dcp(state: State, folder: Path) -> None:
 WAYS = (
     Way("store", _save_store, syncs=True),
     Way("torch.save", _save_torch, syncs=False),
-    Way("torch.save-safely", _save_torch_safely, syncs=True),
+    Way("torch.save-safely", save_torch_safely, syncs=True),
     Way("safetensors", _save_safetensors, syncs=False),
-    Way("safetensors-safely", _save_safetensors_safely, syncs=True),
+    Way("safetensors-safely", save_safetensors_safely, syncs=True),
     Way("dcp", _save_dcp, syncs=False),
 )
 NAMES = {
@@ -253,20 +203,6 @@ def _settle() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     os.sync()
-
-
-def _commit(temporary: Path, final: Path) -> None:
-    _sync(temporary)
-    temporary.replace(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_raw(path: Path, nbytes: int) -> Taken:

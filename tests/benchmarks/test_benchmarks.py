@@ -45,6 +45,16 @@ def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_the_cost_of_a_checkpoint_is_measured_in_both_loops_beside_every_peer(tmp_path: Path) -> None:
+    options = ["--size", "tiny", "--rounds", "1", "--steps", "2", "--warm-up", "1", "--dry"]
+    printed = run("checkpoint_cost.py", *options, cwd=tmp_path)
+    assert "## busy," in printed and "## half-idle," in printed
+    for way in ("**Relight**", "nothing", "torch.save", "safetensors.save_file", "DCP async_save", "Lightning"):
+        assert printed.count(f"| {way}") == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
 def test_a_comparison_is_measured_over_http(tmp_path: Path) -> None:
     printed = run("compare_runs.py", "--runs", "2", "--steps", "50", "--repeats", "1", "--dry", cwd=tmp_path)
     assert all(f"| {what} |" in printed for what in ("first", "changed", "again"))

@@ -13,7 +13,7 @@ CHANGING = (
 )
 READING = (
     *("list_folder", "file_sizes", "exists", "is_folder", "identify", "free_bytes", "open", "size", "read_into"),
-    "read_file",
+    *("read_file", "set_direct"),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from relight.checkpoints import checkpoint_reader
 from relight.checkpoints.deletion import sweep
-from relight.checkpoints.file_operations import FileOperations
+from relight.checkpoints.file_operations import SYSTEM, FileOperations
+from relight.checkpoints.file_stream import address_of
 from relight.checkpoints.quarantine import quarantine_checkpoint
 from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.store import CheckpointStore
@@ -266,3 +270,86 @@ def test_an_empty_or_missing_store_is_not_damaged(tmp_path: Path) -> None:
     assert find_newest_good(store) == (None, [])
     assert verify_store(store).damaged == []
     assert store.list().checkpoints == []
+
+
+class Direct(FileOperations):
+    """A disk that gives direct reads in pieces, with an interruption now and then, or refuses them after a while."""
+
+    def __init__(self, seed: int = 0, *, refuse_after: int | None = None) -> None:
+        self.reads = 0
+        self._chance = random.Random(seed)
+        self._refuse_after = refuse_after
+        self._on: set[int] = set()
+
+    def set_direct(self, file: int, on: bool) -> bool:
+        (self._on.add if on else self._on.discard)(file)
+        return True
+
+    def close(self, file: int) -> None:
+        assert file not in self._on, "a file was left in the direct mode"
+        super().close(file)
+
+    def read_into(self, file: int, buffer: memoryview, offset: int) -> int:
+        if file not in self._on:
+            return super().read_into(file, buffer, offset)
+        self.reads += 1
+        if self._refuse_after is not None and self.reads > self._refuse_after:
+            raise OSError(errno.EINVAL, "no direct reads here")
+        address = address_of(buffer)
+        assert address is not None
+        assert address % 4096 == len(buffer) % 4096 == offset % 4096 == 0
+        if self._chance.random() < 0.2:
+            raise InterruptedError
+        pages = self._chance.randint(1, len(buffer) // 4096)
+        return super().read_into(file, buffer[: pages * 4096], offset)
+
+
+@pytest.mark.parametrize("refuse_after", [None, 0, 3])
+def test_direct_reads_find_damage_in_every_tensor(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, refuse_after: int | None
+) -> None:
+    monkeypatch.setattr(checkpoint_reader, "_CHUNK_BYTES", 2 << 12)
+    info = store.find(4)
+    for tensor in [None, *(entry for entry in store.read_manifest(info).tensors if entry.bytes)]:
+        disk = Direct(refuse_after=refuse_after)
+        direct = CheckpointStore(store.layout.folder, operations=disk)
+        if tensor is None:
+            assert direct.check(info, from_disk=True) == []
+        else:
+            path = store.layout.packs / store.read_manifest(info).packs[tensor.pack].file
+            pristine = path.read_bytes()
+            data = bytearray(pristine)
+            data[tensor.offset + tensor.bytes - 1] ^= 1
+            path.write_bytes(data)
+            damaged = direct.check(info, from_disk=True)
+            assert [(entry.path, f"'{tensor.name}'" in entry.reason) for entry in damaged] == [(path, True)]
+            path.write_bytes(pristine)
+        assert disk.reads > 0
+
+
+def test_the_read_back_passes_the_page_cache_by(store: CheckpointStore) -> None:
+    info = store.find(4)
+    file = SYSTEM.open(store.layout.packs / info.packs[0])
+    try:
+        if not SYSTEM.set_direct(file, True):
+            pytest.skip("this file system has no direct reads")
+    finally:
+        SYSTEM.close(file)
+    disk = Direct()
+    assert CheckpointStore(store.layout.folder, operations=disk).check(info) == []
+    assert disk.reads == 0
+    for system in (CheckpointStore(store.layout.folder), store):
+        assert system.check(info, from_disk=True) == []
+
+
+def test_a_pack_that_shrinks_while_it_is_read_back_is_damaged(store: CheckpointStore) -> None:
+    info = store.find(4)
+
+    class Shrinking(FileOperations):
+        def size(self, file: int) -> int:
+            return super().size(file) + 1
+
+    for path in (store.layout.packs / name for name in info.packs):
+        os.truncate(path, path.stat().st_size - 1)
+    damaged = CheckpointStore(store.layout.folder, operations=Shrinking()).check(info, from_disk=True)
+    assert damaged and all("ends in the middle of" in entry.reason for entry in damaged)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import mmap
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +15,7 @@ import msgspec
 import xxhash
 
 from relight.checkpoints.file_names import StoreLayout
-from relight.checkpoints.file_operations import UNREADABLE, FileOperations
+from relight.checkpoints.file_operations import DIRECT_ALIGNMENT, UNREADABLE, FileOperations
 from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
 from relight.checkpoints.snapshot_header import TensorSpec
 from relight.checkpoints.typed_json import decode_state
@@ -37,6 +40,8 @@ class CheckpointReader:
         self._operations = operations
         self._entries = {entry.name: entry for entry in manifest.tensors}
         self._files: list[int] = []
+        self._direct: set[int] = set()
+        """Those of the files whose reads pass the page cache by."""
         try:
             for pack in manifest.packs:
                 self._files.append(self._open(pack))
@@ -118,56 +123,59 @@ class CheckpointReader:
         if hasher.hexdigest() != entry.digest:
             raise self._mismatch(entry)
 
-    def check(self, *, on_read: OnRead | None = None) -> list[tuple[Path, str]]:
-        """Read everything, compare it with its digests, and return (pack, sentence) for all damage. Changes nothing."""
+    def check(self, *, from_disk: bool = False, on_read: OnRead | None = None) -> list[tuple[Path, str]]:
+        """Read everything, compare it with its digests, and return (pack, sentence) for all damage. Changes nothing.
+
+        With `from_disk` the page cache is passed by, or emptied of these packs before and after.
+        """
+        if from_disk:
+            for file in self._files:
+                self._operations.forget_cached(file)
+            self._direct = {file for file in self._files if self._set_direct(file, True)}
+        try:
+            return self._check(on_read)
+        finally:
+            for file in self._files if from_disk else ():
+                if file in self._direct:
+                    self._leave_direct(file)
+                else:
+                    self._operations.forget_cached(file)
+
+    def _check(self, on_read: OnRead | None) -> list[tuple[Path, str]]:
         damaged: list[tuple[Path, str]] = []
-        largest = max((pack.bytes for pack in self.manifest.packs), default=0)
-        scratch = memoryview(bytearray(min(largest, _CHUNK_BYTES)))
         for index, pack in enumerate(self.manifest.packs):
             try:
-                self._check_header(index, pack, scratch)
+                if self._hash(index, 0, pack.header_bytes, "the header", None) != pack.header_digest:
+                    raise DamagedCheckpoint(f"The header of pack {pack.file} does not match its digest.")
             except DamagedCheckpoint as error:
                 damaged.append((self._path(index), str(error)))
         for run in self._runs():
             try:
-                many = len(run) > 1
-                broken = self._check_many(run, scratch) if many else self._check_one(run[0], scratch, on_read)
+                broken = self._check_many(run, on_read) if len(run) > 1 else self._check_one(run[0], on_read)
             except DamagedCheckpoint as error:
                 damaged.append((self._path(run[0].pack), str(error)))
                 continue
-            if on_read is not None and many:
-                on_read(sum(entry.bytes for entry in run))
             damaged.extend((self._path(entry.pack), str(self._mismatch(entry))) for entry in broken)
         return damaged
 
-    def forget_cached(self) -> None:
-        """Ask the kernel to drop its copies of the packs."""
-        for file in self._files:
-            self._operations.forget_cached(file)
+    def _check_one(self, entry: TensorEntry, on_read: OnRead | None) -> list[TensorEntry]:
+        return [] if self._hash(entry.pack, entry.offset, entry.bytes, entry.name, on_read) == entry.digest else [entry]
 
-    def _check_header(self, index: int, pack: PackEntry, scratch: memoryview) -> None:
+    def _hash(self, index: int, offset: int, nbytes: int, what: str, on_read: OnRead | None) -> str:
+        """Return the digest of bytes of a pack."""
         hasher = xxhash.xxh3_128()
-        for begin in range(0, pack.header_bytes, len(scratch)):
-            part = scratch[: min(len(scratch), pack.header_bytes - begin)]
-            self._read(index, part, begin, "the header")
-            hasher.update(part)
-        if hasher.hexdigest() != pack.header_digest:
-            raise DamagedCheckpoint(f"The header of pack {pack.file} does not match its digest.")
-
-    def _check_one(self, entry: TensorEntry, scratch: memoryview, on_read: OnRead | None) -> list[TensorEntry]:
-        hasher = xxhash.xxh3_128()
-        for begin in range(0, entry.bytes, len(scratch)):
-            part = scratch[: min(len(scratch), entry.bytes - begin)]
-            self._read(entry.pack, part, entry.offset + begin, entry.name)
+        for begin in range(0, nbytes, _CHUNK_BYTES):
+            part = self._read_scratch(index, min(_CHUNK_BYTES, nbytes - begin), offset + begin, what)
             hasher.update(part)
             if on_read is not None:
                 on_read(len(part))
-        return [] if hasher.hexdigest() == entry.digest else [entry]
+        return hasher.hexdigest()
 
-    def _check_many(self, run: list[TensorEntry], scratch: memoryview) -> list[TensorEntry]:
+    def _check_many(self, run: list[TensorEntry], on_read: OnRead | None) -> list[TensorEntry]:
         begin = run[0].offset
-        part = scratch[: run[-1].offset + run[-1].bytes - begin]
-        self._read(run[0].pack, part, begin, run[0].name)
+        part = self._read_scratch(run[0].pack, run[-1].offset + run[-1].bytes - begin, begin, run[0].name)
+        if on_read is not None:
+            on_read(sum(entry.bytes for entry in run))
         return [
             entry
             for entry in run
@@ -217,18 +225,67 @@ class CheckpointReader:
         return file
 
     def _read(self, index: int, buffer: memoryview, offset: int, what: str) -> None:
-        file = self.manifest.packs[index].file
         while len(buffer):
             try:
                 read = self._operations.read_into(self._files[index], buffer, offset)
             except InterruptedError:
                 continue
             except OSError as error:
-                raise _explain(error, f"Pack {file} cannot be read at '{what}'") from error
+                raise self._explain_read(error, index, what) from error
             if read == 0:
-                raise DamagedCheckpoint(f"Pack {file} ends in the middle of '{what}'.")
+                raise self._ends_within(index, what)
             buffer = buffer[read:]
             offset += read
+
+    def _read_scratch(self, index: int, nbytes: int, offset: int, what: str) -> memoryview:
+        """Return up to `_CHUNK_BYTES` of a pack, valid until the next call.
+
+        Direct reads need aligned addresses, offsets and lengths, so up to two pages more are read then.
+        """
+        file = self._files[index]
+        lead = offset % DIRECT_ALIGNMENT if file in self._direct else 0
+        begin, got, needed = offset - lead, 0, lead + nbytes
+        while got < needed:
+            whole = needed + -needed % DIRECT_ALIGNMENT if file in self._direct else needed
+            try:
+                read = self._operations.read_into(file, self._scratch[got:whole], begin + got)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                if error.errno == errno.EINVAL and file in self._direct:
+                    self._leave_direct(file)
+                    continue
+                raise self._explain_read(error, index, what) from error
+            if read == 0:
+                raise self._ends_within(index, what)
+            got += read
+            if got % DIRECT_ALIGNMENT and got < needed and file in self._direct:
+                self._leave_direct(file)
+        return self._scratch[lead:needed]
+
+    @cached_property
+    def _scratch(self) -> memoryview:
+        memory = mmap.mmap(-1, _CHUNK_BYTES + 2 * DIRECT_ALIGNMENT)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(memory)
+
+    def _set_direct(self, file: int, on: bool) -> bool:
+        try:
+            return self._operations.set_direct(file, on)
+        except OSError:
+            return False
+
+    def _leave_direct(self, file: int) -> None:
+        self._direct.discard(file)
+        self._set_direct(file, False)
+
+    def _explain_read(self, error: OSError, index: int, what: str) -> Exception:
+        return _explain(error, f"Pack {self.manifest.packs[index].file} cannot be read at '{what}'")
+
+    def _ends_within(self, index: int, what: str) -> DamagedCheckpoint:
+        return DamagedCheckpoint(f"Pack {self.manifest.packs[index].file} ends in the middle of '{what}'.")
 
     def _mismatch(self, entry: TensorEntry) -> DamagedCheckpoint:
         file = self.manifest.packs[entry.pack].file

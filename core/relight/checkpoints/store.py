@@ -41,6 +41,7 @@ from relight.checkpoints.manifest import (
     decode_manifest,
 )
 from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
+from relight.checkpoints.pauses import Pauses
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader, facts_of
 from relight.checkpoints.store_format import make_folders, refuse_later_format
@@ -134,14 +135,15 @@ class CheckpointStore:
         *,
         expected_digests: Mapping[str, str] | None = None,
         arrival: Arrival | None = None,
+        pauses: Pauses | None = None,
     ) -> CheckpointInfo:
         """Make a snapshot durable and return its checkpoint. `buffers` are the bytes of each of its tensors.
 
         If the snapshot (by its token) is a checkpoint already, that one is returned. Tensors that the newest checkpoint
-        has too are shared, not written. `arrival` tells when the buffers are filled, if they are not yet. Raises
-        `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match `expected_digests`,
-        `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier checkpoints are
-        unchanged then.
+        has too are shared, not written. `arrival` tells when the buffers are filled, if they are not yet. `pauses`
+        follow the writes. Raises `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match
+        `expected_digests`, `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier
+        checkpoints are unchanged then.
         """
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
@@ -155,7 +157,9 @@ class CheckpointStore:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
             target = Target(name, self.layout, self.operations, self._read_parent(names))
-            receipt = write_pack(snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival)
+            receipt = write_pack(
+                snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival, pauses=pauses
+            )
             try:
                 manifest, manifest_bytes = commit_manifest(snapshot, [receipt], target=target)
             except OSError:
@@ -190,16 +194,12 @@ class CheckpointStore:
     ) -> Sequence[DamagedEntry]:
         """Read every byte of a checkpoint, compare it with its digest, and return what is damaged. Changes nothing.
 
-        With `from_disk` the kernel is asked to drop its own copies before and after, so that the bytes come from the
-        disk itself. `on_read` is called with the number of bytes just read.
+        With `from_disk` the bytes come from the disk itself: past the page cache, or, if the file system cannot do
+        that, after asking the kernel to drop its own copies. `on_read` is called with the number of bytes just read.
         """
         try:
             with self.open(info) as reader:
-                if from_disk:
-                    reader.forget_cached()
-                found = reader.check(on_read=on_read)
-                if from_disk:
-                    reader.forget_cached()
+                found = reader.check(from_disk=from_disk, on_read=on_read)
         except DamagedCheckpoint as error:
             return [DamagedEntry(info.path, str(error), isinstance(error, LaterVersion))]
         return [DamagedEntry(path, reason) for path, reason in found]

@@ -45,6 +45,19 @@ def test_misaligned_memory_is_filled_too() -> None:
     assert bytes(memory[1:]) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_tensor_is_copied_to_its_last_byte_by_any_number_of_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tensors = {str(size): torch.randint(256, (size,), dtype=torch.uint8) for size in (4 << 20, (4 << 20) + 4097)}
+        memory = {name: bytearray(tensor.nbytes) for name, tensor in tensors.items()}
+        copy_tensors(tensors, [memoryview(piece) for piece in memory.values()])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(torch.frombuffer(memory[name], dtype=torch.uint8), tensors[name]) for name in tensors)
+
+
 def _staged(tensor: torch.Tensor) -> bytes:
     specs = describe_tensors({"t": tensor})
     check_tensors(specs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from relight.checkpoints.snapshot_header import TensorSpec
 from relight.training.state.state_tree import DTYPE_NAMES
 
 _TOLD_BYTES = 16 << 20
+_SHARED_BYTES = 4 << 20
+"""Tensors of this size or more are copied by two threads."""
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
@@ -31,11 +35,12 @@ def copy_tensors(
     """
     pairs = list(zip(tensors.values(), memory, strict=True))
     untold_bytes = 0
-    with torch.no_grad():
+    with torch.no_grad(), ThreadPoolExecutor(1, thread_name_prefix="relight-copy") as pool:
+        helper = pool if _has_idle_core() else None
         for count, index in enumerate(order_for_pack(describe_tensors(tensors)), 1):
             tensor, piece = pairs[index]
             if tensor.nbytes:
-                _copy(tensor, piece)
+                _copy(tensor, piece, helper)
             untold_bytes += tensor.nbytes
             if on_copied is not None and untold_bytes >= _TOLD_BYTES:
                 on_copied(count)
@@ -44,12 +49,25 @@ def copy_tensors(
         torch.cuda.synchronize()
 
 
-def _copy(tensor: Tensor, piece: memoryview) -> None:
+def _copy(tensor: Tensor, piece: memoryview, helper: ThreadPoolExecutor | None) -> None:
     target = torch.frombuffer(piece, dtype=torch.uint8, count=tensor.nbytes)
     plain = tensor.resolve_conj().resolve_neg()
     if plain.is_contiguous():
-        target.copy_(plain.reshape(-1).view(torch.uint8))
+        source = plain.reshape(-1).view(torch.uint8)
+        if helper is None or tensor.nbytes < _SHARED_BYTES or tensor.device.type != "cpu":
+            target.copy_(source)
+            return
+        half = tensor.nbytes // 2
+        other_half = helper.submit(target[half:].copy_, source[half:])
+        target[:half].copy_(source[:half])
+        other_half.result()
     elif target.data_ptr() % plain.element_size() == 0:
         target.view(plain.dtype).view(plain.shape).copy_(plain)  # rearranged on the way, without an extra copy
     else:
         target.copy_(plain.contiguous().reshape(-1).view(torch.uint8))
+
+
+def _has_idle_core() -> bool:
+    """Tell whether PyTorch leaves a core alone that could help. One thread does not use up the memory's bandwidth."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.get_num_threads() == 1 < cores
