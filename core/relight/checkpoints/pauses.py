@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+_LONGEST_S = 1.0
+
 
 class Pauses:
-    """After each write a pause, `share` times as long as the write was; 0 for none. `hurry` ends them all."""
+    """After each write a pause, `share` times as long as the write was, up to a second. `hurry` ends them all."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -15,7 +17,7 @@ class Pauses:
     def rest(self, worked_s: float) -> None:
         """Pause after a write that took `worked_s` seconds. The pause ends at once when the work is hurried."""
         if self._share:
-            self._hurried.wait(self._share * worked_s)
+            self._hurried.wait(min(self._share * worked_s, _LONGEST_S))
 
     def hurry(self) -> None:
         """End the pause, and make no more. Any thread may call it."""
