@@ -64,6 +64,8 @@ soak:
 	@.venv/bin/python -m tests.durability.kills
 	@.venv/bin/python -m tests.durability.power_cuts --if-possible
 	@.venv/bin/python -m tests.durability.nfs --if-possible
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-soak.txt || true
+	@.venv/bin/python -m tests.mirror.server_kills --if-possible
 	@.venv/bin/python tests/exactness/matrix.py --jobs 2
 	@for seed in 0 1 2; do .venv/bin/python -m tests.exactness.loop_matrix --seed $$seed || exit 1; done
 	@.venv/bin/python -m tests.exactness.loop_matrix --leaky

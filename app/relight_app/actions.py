@@ -19,6 +19,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.drill.proof import choose_relevant
 from relight.drill.rehearsal import run_drill
 from relight.errors import UsageError
+from relight.mirror.address import choose_mirror
 from relight.overview.verification import check_run
 from relight.runs.about import change_about
 from relight.runs.records import PreparedTask, TaskReference
@@ -43,12 +44,16 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Launch(Request, frozen=True):
-    """Start a new run. `config` has values by option, as text or typed; `arguments` are those of a script."""
+    """Start a new run. `config` has values by option, as text or typed; `arguments` are those of a script.
+
+    `mirror` is where to copy it; None means RELIGHT_MIRROR, and "" nowhere.
+    """
 
     task: str
     config: dict[str, Any] = {}
     name: str = ""
     max_restarts: int = 0
+    mirror: str | None = None
     arguments: str | list[str] = ""
 
 
@@ -205,9 +210,10 @@ def drill_subject(request: Drill) -> Hashable:
 
 
 def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
+    mirror = choose_mirror(request.mirror)
     prepared = _prepare(request.task, request.config, split_arguments(request.arguments))
     launched = launch_run(
-        engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts
+        engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts, mirror=mirror
     )
     return {"run": launched.layout.run_id}
 

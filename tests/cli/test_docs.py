@@ -94,6 +94,7 @@ def test_every_command_that_ends_has_an_example() -> None:
 @pytest.mark.usefixtures("end_runs")
 def test_every_example_runs_as_written(relight: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "copies").mkdir()  # as the page does
     for example in _list_examples():
         answer = relight(*example, timeout_s=300)
         assert (answer.exit_code, answer.stderr) == (0, ""), (example, answer)

@@ -120,10 +120,10 @@ class Reference:
         assert summarize_run(layout).best == self.best
 
 
-def launch(folder: Path, config: dict[str, Any], *, name: str) -> RunLayout:
+def launch(folder: Path, config: dict[str, Any], *, name: str, **more: Any) -> RunLayout:
     """Start a run of the tiny task."""
     prepared = validate_config(resolve_task(TASK), config)
-    return launch_run(folder, prepared, name=name).layout
+    return launch_run(folder, prepared, name=name, **more).layout
 
 
 def soak(

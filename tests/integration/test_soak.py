@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from integration import soak
+from relight.mirror.address import parse_mirror
 from relight.overview.summary import summarize_run
+from relight.runs.layout import RunLayout
+from relight.runs.record_file import read_record
+from relight.runs.records import MirrorState
 from relight.runs.status import RunStatus
+from tests.mirror.s3_stand_in import StandIn
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("soak"), pytest.mark.timeout(600)]
 
@@ -71,3 +79,39 @@ def test_a_training_whose_writers_all_die_continues_reports_it_and_saves_its_end
         assert summarize_run(layout).saving_failure is None
     finally:
         soak.end_everything(tmp_path)
+
+
+def test_a_run_whose_machine_is_lost_is_fetched_and_ends_in_the_same_state(
+    tmp_path: Path, reference: soak.Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = StandIn()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    lost, fresh = tmp_path / "lost", tmp_path / "fresh"
+    try:
+        layout = soak.launch(lost, CONFIG, name="mirrored", mirror=parse_mirror("s3://bucket/runs"))
+        url = f"s3://bucket/runs/{layout.run_id}"
+        soak.wait_for(lambda: _copied_step(layout) > 40, why="a copy of the second epoch")
+        mirror = read_record(layout.mirror_state, MirrorState).process
+        soak.end_everything(lost)
+        assert mirror is not None
+        os.kill(mirror.pid, signal.SIGKILL)
+        shutil.rmtree(lost)
+        resume = [sys.executable, "-P", "-m", "relight.cli", "resume", url, "--runs", str(fresh), "--trust", "--detach"]
+        told = subprocess.run(resume, check=True, capture_output=True, text=True, timeout=120).stdout
+        assert "every byte verified" in told
+        fetched = RunLayout(fresh / layout.run_id)
+        soak.wait_for(lambda: not summarize_run(fetched).status.is_live, why="the run to end")
+        reference.compare(fetched)
+        soak.wait_for(lambda: _copied_step(fetched) == reference.steps, why="the copy of the last checkpoint")
+        soak.wait_for(lambda: f"runs/{layout.run_id}/attempts/0002/exit.json" in server.bucket.objects, why="its end")
+    finally:
+        soak.end_everything(lost)
+        soak.end_everything(fresh)
+        server.stop()
+
+
+def _copied_step(layout: RunLayout) -> int:
+    mirror = summarize_run(layout).mirror
+    return mirror.copied_step or 0 if mirror is not None else 0

@@ -29,7 +29,8 @@ FRAMEWORKS = "requirements-frameworks.txt"
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-dev.txt", FRAMEWORKS, "benchmarks/requirements.txt"]
+    "name",
+    ["requirements.txt", "requirements-dev.txt", "requirements-soak.txt", FRAMEWORKS, "benchmarks/requirements.txt"],
 )
 def test_every_requirement_is_pinned_with_its_reason(name: str) -> None:
     assert _read_pins(name)

@@ -107,7 +107,13 @@ def _build_field(field: ConfigField, given: Mapping[str, Any], implied: Mapping[
 
 
 def build_command(
-    task: str, changed: Mapping[str, Any], *, name: str = "", max_restarts: int = 0, arguments: str = ""
+    task: str,
+    changed: Mapping[str, Any],
+    *,
+    name: str = "",
+    max_restarts: int = 0,
+    mirror: str | None = None,
+    arguments: str = "",
 ) -> str:
     """Return the equivalent command; `arguments` are those of a script, as the person typed them."""
     parts = ["relight", "run", task]
@@ -116,6 +122,8 @@ def build_command(
         parts += ["--name", name]
     if max_restarts:
         parts += ["--restarts", str(max_restarts)]
+    if mirror is not None:
+        parts += ["--mirror", mirror]
     command = " ".join(shlex.quote(part) for part in parts)
     return f"{command} -- {arguments.strip()}" if arguments.strip() else command
 

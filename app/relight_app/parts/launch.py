@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relight.errors import RelightError
+from relight.mirror.address import choose_mirror
 from relight.tasks.reference import TaskDescription
 from relight_app.actions import Drill, Launch, drill_subject
 from relight_app.engine import Engine
@@ -61,8 +62,9 @@ def build_launch_command_line(engine: Engine, query: Query) -> Markup:
     request = read_request(query, Launch)
     arguments = request.arguments if isinstance(request.arguments, str) else ""
     command = build_command(
-        request.task, request.config, name=request.name, max_restarts=request.max_restarts, arguments=arguments
-    )
+        request.task, request.config, name=request.name, max_restarts=request.max_restarts, mirror=request.mirror,
+        arguments=arguments,
+    )  # fmt: skip
     return Markup(tag("span", command))
 
 
@@ -115,6 +117,7 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                     "Automatic restarts", "max_restarts", value="0", inputmode="numeric", data_default="0",
                     hint="How many times a crashed run resumes from its last checkpoint without you.",
                 ),
+                _build_mirror_field(),
                 build_text_field(
                     "Arguments", "arguments", placeholder="--lr 3e-4",
                     hint="What you would type after the script's name.",
@@ -145,6 +148,19 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
         data_payload=json.dumps({"task": task.name}),
         data_then=address("run") + "?id={run}",
         data_key=f"launch-{task.name}",
+    )  # fmt: skip
+
+
+def _build_mirror_field() -> Markup:
+    try:
+        address = choose_mirror(None)
+    except RelightError:
+        address = None  # the launch says what is wrong with RELIGHT_MIRROR, which may hold a password
+    usual = address.url if address is not None else ""
+    return build_text_field(
+        "Copy to", "mirror", value=usual, placeholder="s3://bucket/prefix", data_default=usual,
+        data_send_empty=bool(usual) or None,
+        hint="Where the checkpoints are copied while the run trains: S3, or a folder on another disk. May be empty.",
     )  # fmt: skip
 
 

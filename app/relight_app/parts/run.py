@@ -28,6 +28,7 @@ from relight_app.parts.exports import build_export_strip
 from relight_app.parts.figures import build_figures, plan_figures
 from relight_app.parts.forms import name_task
 from relight_app.parts.log import build_log
+from relight_app.parts.mirror import build_mirror
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query
 from relight_app.parts.run_header import build_family, build_identity, build_run_notices
@@ -166,6 +167,7 @@ def build_checkpoints_part(engine: Engine, query: Query) -> Markup:
         tag("p", summary.pacing.sentence, class_="sub") if summary.pacing and summary.status.is_live else None,
         _build_verification(verified),
         build_proof_card(engine.read_proof(summary, record), drilled, key="drill-problem"),
+        build_mirror(summary.mirror) if summary.mirror is not None else None,
         content,
         class_="stack",
         aria_label="Checkpoints",

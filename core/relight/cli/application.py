@@ -17,6 +17,7 @@ from relight.cli import (
     drill_command,
     import_command,
     listing_commands,
+    mirror_commands,
     organizing_commands,
     task_commands,
     training_commands,
@@ -92,6 +93,7 @@ checkpoint_commands.register(app)
 organizing_commands.register(app)
 deletion_commands.register(app)
 import_command.register(app)
+mirror_commands.register(app)
 drill_command.register(app)
 dashboard_command.register(app)
 

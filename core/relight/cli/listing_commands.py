@@ -12,6 +12,7 @@ import typer
 from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption, examples, repeat_runs_option
 from relight.cli.output import say, say_error, say_json, say_table
 from relight.errors import UsageError
+from relight.mirror.report import word_mirror
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
 from relight.wording import count, describe_age, describe_bytes, describe_value
 
@@ -383,6 +384,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("checkpoints", summary.pacing.sentence if summary.pacing else None),
         ("saving fails", summary.saving_failure),
         ("disk", word_disk(summary)),
+        ("mirror", word_mirror(summary.mirror, now_s=now_s) if summary.mirror is not None else None),
         ("parent", f"{summary.parent.run} at step {summary.parent.step}" if summary.parent else None),
         ("imported from", summary.imported_from.name if summary.imported_from else None),
         ("created", describe_age(summary.created_s, now_s=now_s)),

@@ -55,6 +55,17 @@ DetachOption = Annotated[
     bool, typer.Option("--detach", help="Return at once. The run continues in the background either way.")
 ]
 
+MirrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        metavar="URL",
+        help="Copy the checkpoints to s3://bucket/prefix or to a folder on another disk while the run trains. Default: "
+        "$RELIGHT_MIRROR, else nowhere.",
+        show_default=False,
+    ),
+]
+
 TRAINING = "Train"
 INSPECTING = "Inspect"
 CHECKPOINTS = "Checkpoints"

@@ -13,6 +13,7 @@ from relight.cli.options import (
     ArgumentsArgument,
     DetachOption,
     JsonOption,
+    MirrorOption,
     ModuleOption,
     NameOption,
     PythonOption,
@@ -61,6 +62,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits",
             "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
             "relight run spiral.py:Spiral --restarts 3",
+            "relight run digits --mirror s3://bucket/runs",
             "relight run train.py --name trial -- --lr 3e-4",
         ),
     )(run)
@@ -74,6 +76,7 @@ def register(app: typer.Typer) -> None:
             "relight resume digits-k3f9",
             "relight resume digits-k3f9 --from best --detach",
             "relight resume --all-interrupted",
+            "relight resume s3://bucket/runs/digits-k3f9",
         ),
     )(resume)
     app.command(
@@ -94,6 +97,7 @@ def run(
     assignments: SetOption = None,
     name: NameOption = None,
     restarts: RestartsOption = 0,
+    mirror: MirrorOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
     detach: DetachOption = False,
@@ -106,13 +110,15 @@ def run(
     """
     from relight.cli.interruptions import Interruptions
     from relight.cli.task_argument import prepare_task
+    from relight.mirror.address import choose_mirror
     from relight.runs.catalog import runs_folder
     from relight.supervision.launch import launch_run
 
+    address = choose_mirror(mirror)
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
-        launched = launch_run(runs_folder(runs), prepared, name=name, max_restarts=restarts)
+        launched = launch_run(runs_folder(runs), prepared, name=name, max_restarts=restarts, mirror=address)
         _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
@@ -151,7 +157,10 @@ def stop(
 
 def resume(
     run_name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="ID, name or unique prefix of a run.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="RUN|URL", help="ID, name or unique prefix of a run; or the URL of its copy.", show_default=False
+        ),
     ] = None,
     *,
     all_interrupted: Annotated[
@@ -189,10 +198,12 @@ def resume(
 ) -> None:
     """Resume a run from its newest good checkpoint.
 
-    Restores the exact state of that checkpoint in a new process and watches the run until it ends.
+    Restores the exact state of that checkpoint in a new process and watches the run until it ends. With the URL of a
+    copy, fetches the run first unless it is here.
 
     Says which checkpoint it is, which damaged ones were skipped and why, and how many steps will be trained again.
     """
+    from relight.mirror.address import is_run_url
     from relight.runs.catalog import find_run, runs_folder
     from relight.supervision.resume import resume_run
 
@@ -205,7 +216,12 @@ def resume(
         return
     if run_name is None or crashed:
         raise UsageError("Name a run, or use --all-interrupted (with --crashed, if you like).")
-    layout = find_run(runs_folder(runs), run_name)
+    if is_run_url(run_name):
+        from relight.cli.mirror_commands import fetch_unless_here
+
+        layout = fetch_unless_here(run_name, runs, json=json)
+    else:
+        layout = find_run(runs_folder(runs), run_name)
     before = layout.latest_attempt()
     try:
         launched = resume_run(layout, from_=from_, max_restarts=restarts, trust=trust)

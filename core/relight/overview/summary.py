@@ -13,6 +13,7 @@ from relight.errors import DamagedFile
 from relight.metrics.latest import latest_values
 from relight.metrics.metric_direction import word_guess
 from relight.metrics.recent import read_recent
+from relight.mirror.report import MirrorReport, find_mirror
 from relight.overview.death_cause import DeathCause, find_cause
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.non_finite import NonFinite, notice_non_finite, trace_non_finite
@@ -92,6 +93,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """How often the newest attempt saves, and why; None before it has begun."""
     disk: DiskForecast | None
     """How the run's disk fills up, while it trains; None in lists."""
+    mirror: MirrorReport | None
+    """The copy of the run elsewhere; None without one, and in lists."""
     environment_changes: tuple[FingerprintChange, ...] | None
     """What has changed since the checkpoint that the newest attempt started from; None in lists."""
     resume_check: ResumeCheck | None
@@ -171,6 +174,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     progress, saving = evidence.progress, evidence.saving
     known = progress or _earlier_progress(evidence) or Progress()
     live = report.status.is_live
+    mirror, mirror_damage = find_mirror(layout) if traceback else (None, None)
     changes = check = None
     if traceback and evidence.attempt:
         newest = layout.attempt(evidence.attempt)
@@ -216,6 +220,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         saving_failure=saving.failure if saving is not None and live else None,
         pacing=report_pacing(saving),
         disk=_forecast_disk(evidence) if traceback and live else None,
+        mirror=mirror,
         environment_changes=changes,
         resume_check=check,
         notes=(),
@@ -231,7 +236,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     began = evidence.start.notes if evidence.start is not None else ()
     guess = _explain_guess(record, metrics)
     bad = summary.non_finite.sentence if traceback and summary.non_finite is not None else None
-    said = (bad, summary.environment_caveat, summary.resume_difference, best_missing, guess)
+    said = (bad, summary.environment_caveat, summary.resume_difference, best_missing, guess, mirror_damage)
     notes = (*began, *filter(None, said), *evidence.damage.values())
     return msgspec.structs.replace(summary, notes=notes) if notes else summary
 

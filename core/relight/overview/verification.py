@@ -20,6 +20,8 @@ from relight.runs.records import (
     AttemptProcesses,
     AttemptStart,
     Home,
+    MirrorState,
+    MirrorTarget,
     ProcessIdentity,
     Record,
     ResumeCheck,
@@ -81,6 +83,8 @@ def _list_records(layout: RunLayout, attempts: list[int]) -> list[tuple[Path, ty
         (layout.about, About),
         (layout.stop_request, StopRequest),
         (layout.trust, Home),
+        (layout.mirror, MirrorTarget),
+        (layout.mirror_state, MirrorState),
     ]
     for number in attempts:
         attempt = layout.attempt(number)

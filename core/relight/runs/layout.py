@@ -129,6 +129,21 @@ class RunLayout:
         return self.folder / "trust.json"
 
     @property
+    def mirror(self) -> Path:
+        """Exists if the run is copied elsewhere while it trains (`MirrorTarget`)."""
+        return self.folder / "mirror.json"
+
+    @property
+    def mirror_state(self) -> Path:
+        """How far the copy elsewhere is (`MirrorState`); written by the process that copies."""
+        return self.folder / "mirror_state.json"
+
+    @property
+    def mirror_lock(self) -> Path:
+        """Locked (flock) by the process that copies the run elsewhere."""
+        return self.folder / "mirror.lock"
+
+    @property
     def drill(self) -> Path:
         """Where the trainer of a drill saves, dies or ends (`DrillOrder`); written by `relight drill`."""
         return self.folder / "drill.json"

@@ -313,3 +313,33 @@ class SavingState(Record, frozen=True, kw_only=True):
     """Training time that the checkpoints of this attempt have cost, as far as it was measured."""
     pace: Pace | None = None
     """How often checkpoints are cut; null in a record of an older version. The next attempt starts from its costs."""
+
+
+class MirrorTarget(Record, frozen=True, kw_only=True):
+    """Where the run is copied to while it trains."""
+
+    url: str
+    """Never with a password."""
+
+
+class MirrorState(Record, frozen=True, kw_only=True):
+    """How far the copy of the run elsewhere is; written by the process that copies."""
+
+    url: str
+    time_s: float
+    process: ProcessIdentity | None = None
+    """The process that copies; None once it has ended in order."""
+    copied_sequence: int | None = None
+    """The newest checkpoint there; None without any."""
+    copied_step: int | None = None
+    copied_s: float | None = None
+    """When it was complete there."""
+    checkpoints: int = 0
+    """How many are there."""
+    waiting_checkpoints: int = 0
+    waiting_bytes: int = 0
+    failure: str | None = None
+    """Why nothing can be copied at the moment."""
+    failing_since_s: float | None = None
+    refused: bool = False
+    """The failure will not pass: nothing more is copied until a person has set the mirror again."""

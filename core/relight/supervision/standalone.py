@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relight.mirror.address import check_place, choose_mirror
+from relight.mirror.report import set_mirror
 from relight.runs.catalog import create_run, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
@@ -37,12 +39,16 @@ def begin_standalone(
 ) -> Standalone:
     """Create a run for this process and start a supervisor that watches it.
 
-    A resume starts the same script with the same arguments, folder and interpreter. Raises `RelightError` when the runs
-    folder cannot be written or no supervisor can be started.
+    A resume starts the same script with the same arguments, folder and interpreter. RELIGHT_MIRROR says where to copy
+    the run. Raises `RelightError` when the runs folder cannot be written or no supervisor can be started.
     """
     script = Path(START_FOLDER or "", script)
+    folder = runs_folder(runs, start=START_FOLDER)
+    mirror = choose_mirror(None)
+    if mirror is not None:
+        check_place(mirror, folder)
     layout, _ = create_run(
-        runs_folder(runs, start=START_FOLDER),
+        folder,
         PreparedTask(
             TaskReference(
                 kind="script",
@@ -57,6 +63,8 @@ def begin_standalone(
         ),
         name=name or script.stem,
     )
+    if mirror is not None:
+        set_mirror(layout, mirror)
     lock = RunLock.acquire(layout)
     reading, writing = os.pipe()
     try:

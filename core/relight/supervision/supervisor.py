@@ -35,6 +35,7 @@ from relight.supervision.exit_record import StopAsked, describe_exit
 from relight.supervision.inbox import SignalInbox
 from relight.supervision.launcher import Launcher, Trainer
 from relight.supervision.memory_pressure import OutOfMemoryWatch
+from relight.supervision.mirror_keeper import MirrorKeeper
 from relight.supervision.orphans import find_lock_holders
 from relight.supervision.removal import RemovalWatch
 from relight.supervision.restart_policy import RestartDecision, decide_restart
@@ -71,6 +72,7 @@ class Supervisor:
         self._identity = current_process()
         self._escalation = StopEscalation()
         self._removal = RemovalWatch(layout)
+        self._mirror = MirrorKeeper(layout)
         self._removed = False
         self._is_script = False
         self._sentence = ""
@@ -137,6 +139,7 @@ class Supervisor:
         while (end := trainer.poll()) is None:
             self._listen(POLL_S)
             now = time.monotonic()
+            self._mirror.look(at=now)
             due = self._escalation.next_signal(at=now)
             if due is not None:
                 trainer.send(due)
