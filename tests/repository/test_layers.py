@@ -71,7 +71,7 @@ def test_the_dashboard_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_loads_neither_numpy_nor_pydantic(tmp_path: Path) -> None:
-    assert _load(["relight.supervision"], banned="numpy,pydantic,torch,rich,typer", cwd=tmp_path) > 1
+    assert _load(["relight.supervision"], banned="numpy,pydantic,torch,rich,typer,obstore", cwd=tmp_path) > 1
 
 
 def test_every_torch_free_package_is_under_the_contract() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -9,4 +10,5 @@ from relight.mirror.mirroring import serve
 from relight.runs.layout import RunLayout
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)  # to the supervisor's log
     sys.exit(serve(RunLayout(Path(sys.argv[1]))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relight.mirror.address import MirrorAddress
-from relight.mirror.remote import Remote
+from relight.mirror.remote import MirrorRefused, Remote
 
 
 def connect(address: MirrorAddress, run_id: str | None = None) -> Remote:
@@ -13,6 +13,9 @@ def connect(address: MirrorAddress, run_id: str | None = None) -> Remote:
 
         return FolderRemote(address, run_id)
     # obstore takes some megabytes: only a process that uses S3 loads it.
-    from relight.mirror.s3_remote import S3Remote
+    try:
+        from relight.mirror.s3_remote import S3Remote
+    except ModuleNotFoundError as error:
+        raise MirrorRefused("The package obstore, which S3 needs, is missing: pip install 'relight[s3]'") from error
 
     return S3Remote(address, run_id)

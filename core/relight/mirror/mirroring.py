@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import time
@@ -46,6 +47,8 @@ REFUSED = 4
 BUSY = 5
 """Exit code: another process copies this run."""
 _LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+_log = logging.getLogger(__name__)
 
 OnState = Callable[[MirrorState], None]
 
@@ -100,6 +103,7 @@ class Mirroring:
                 try:
                     self._copy(ended=not busy)
                 except MirrorRefused as error:
+                    _log.warning("The run is not copied: %s", error)
                     self._tell(failure=str(error), refused=True)
                     return REFUSED
                 except MirrorError as error:

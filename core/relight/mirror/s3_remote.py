@@ -128,6 +128,7 @@ class S3Remote:
             ("dns error", "The server's name cannot be found. Check AWS_ENDPOINT_URL and the network."),
             ("kind: Connect", "The server cannot be reached."),
             ("certificate", "The server's certificate is not trusted."),
+            ("incorrectly configured region", "The bucket is in another region. Set AWS_REGION."),
         ):
             if words in text:
                 return MirrorError(sentence)

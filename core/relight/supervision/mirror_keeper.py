@@ -10,8 +10,6 @@ from relight.runs.layout import RunLayout
 
 _LOOK_EVERY_S = 3.0
 _LONGEST_WAIT_S = 60.0
-_REFUSED = 4
-"""Exit code of a process that must not be started again; see `relight.mirror.mirroring`."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +41,10 @@ class MirrorKeeper:
         except OSError:
             return
         mark = (status.st_ino, status.st_mtime_ns)
-        if code == _REFUSED:
-            self._refused = mark
+        if code is not None:
+            from relight.mirror.mirroring import REFUSED  # loaded only after an end that should not happen
+
+            self._refused = mark if code == REFUSED else None
         if mark == self._refused:
             return  # until the mirror is set again
         if code is not None:
