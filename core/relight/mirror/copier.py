@@ -26,7 +26,7 @@ from relight.checkpoints.manifest import Manifest, ManifestHead, PackEntry, deco
 from relight.checkpoints.retention import KEEPING_LABELS, BestRule, RetentionPolicy, plan_retention
 from relight.checkpoints.snapshot_header import facts_of
 from relight.checkpoints.store import CheckpointStore
-from relight.errors import CheckpointNotFound, DamagedCheckpoint, DamagedFile
+from relight.errors import DamagedCheckpoint, DamagedFile
 from relight.mirror.local_files import FileMark, LocalFile, OnSent, SourceGone, mark_file
 from relight.mirror.mirrored_files import (
     LABELS,
@@ -171,19 +171,21 @@ class Copier:
         """Copy a checkpoint, unless it is damaged or no longer here. Raises `MirrorError` and `MirrorRefused`."""
         known = self._require_known()
         try:
-            manifest = self._store.read_manifest(info)
+            with LocalFile(info.path) as file:
+                data = b"".join(file.read(self._on_sent))
+            manifest = decode_manifest(data, file_name=info.path.name)
             for pack in manifest.packs:
                 if known.packs.get(pack.file) != pack.bytes:
                     self._put_pack(manifest, pack)
                     known.packs[pack.file] = pack.bytes
-        except (DamagedCheckpoint, CheckpointNotFound, SourceGone, OSError) as error:
+        except (DamagedCheckpoint, SourceGone) as error:
             # The retention deletes the manifest first: if that is still here, the rest should be.
             if self._store.operations.exists(info.path):
                 self._damaged[info.name] = f"The checkpoint at step {info.step} was not copied: {error}"
             return
         self.copy_files()
         self._refuse_another_line(info)
-        self._put_manifest(info)
+        self._put_manifest(info, data)
         known.manifests[info.name] = replace(info, verified=True)
         known.copied_s[info.name] = time.time()
 
@@ -275,11 +277,8 @@ class Copier:
             yield chunk
         check.finish()
 
-    def _put_manifest(self, info: CheckpointInfo) -> None:
-        with LocalFile(info.path) as file:
-            data = b"".join(file.read(self._on_sent))
+    def _put_manifest(self, info: CheckpointInfo, data: bytes) -> None:
         path = f"{MANIFESTS}/{info.name.manifest}"
-        decode_manifest(data, file_name=info.name.manifest)
         try:
             self._remote.create(path, data)
         except AlreadyThere:

@@ -287,7 +287,13 @@ def serve(layout: RunLayout) -> int:
         return 0
     try:
         with MirrorLock(layout):
-            mirroring = Mirroring(layout, address)
+            try:
+                mirroring = Mirroring(layout, address)
+            except MirrorRefused as error:  # a package is missing
+                _log.warning("The run is not copied: %s", error)
+                state = MirrorState(url=address.url, time_s=time.time(), failure=str(error), refused=True)
+                write_record(layout.mirror_state, state, durable=False)
+                return REFUSED
             # A shutdown or a preemption asks every process to end, and leaves some seconds: they may save the last
             # checkpoint. The second signal ends it.
             for number in (signal.SIGTERM, signal.SIGINT):

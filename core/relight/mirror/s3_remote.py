@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -33,21 +34,24 @@ class S3Remote:
     def __init__(self, address: MirrorAddress, run_id: str | None) -> None:
         assert address.bucket is not None
         self._bucket = address.bucket
+        self._prefix = "/".join(filter(None, (address.path, run_id)))
+
+    @cached_property
+    def _store(self) -> S3Store:
         endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
-        with self._explained():
-            self._store = S3Store(
-                address.bucket,
-                prefix="/".join(filter(None, (address.path, run_id))) or None,
-                disable_bulk_delete=True,  # not every server has it
-                client_options={
-                    "allow_http": endpoint.startswith("http://"),
-                    "connect_timeout": "10s",
-                    # Of one request, so of one part: enough for 8 MB at 0.2 Mbit/s.
-                    "timeout": "300s",
-                },
-                # Later attempts are the caller's: it says why it waits.
-                retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
-            )
+        return S3Store(
+            self._bucket,
+            prefix=self._prefix or None,
+            disable_bulk_delete=True,  # not every server has it
+            client_options={
+                "allow_http": endpoint.startswith("http://"),
+                "connect_timeout": "10s",
+                # Of one request, so of one part: enough for 8 MB at 0.2 Mbit/s.
+                "timeout": "300s",
+            },
+            # Later attempts are the caller's: it says why it waits.
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
+        )
 
     def list_files(self, folder: str = "") -> dict[str, RemoteFile]:
         """Return all files below `folder`, by their whole path."""
