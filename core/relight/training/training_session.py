@@ -195,7 +195,7 @@ class TrainingSession:
     def check_stop(self) -> None:
         """Raise `TrainingStopped` if a stop is requested; for long stretches without a step edge."""
         now = time.time()
-        self._cutter.poll()
+        self._poll(now)
         if not self.state.bound_to_edge:
             self._check_stop(now)
 
@@ -336,6 +336,10 @@ class TrainingSession:
         self._look_at = now + _LOOK_EVERY_S
         self._write_progress(phase)
         self._flush_witness()
+        self._poll(now)
+
+    def _poll(self, now: float) -> None:
+        """Read the writer's messages from time to time. A clock that was set back delays nothing."""
         if not 0.0 < self._poll_at - now <= _POLL_EVERY_S:
             self._poll_at = now + _POLL_EVERY_S
             self._cutter.poll()

@@ -114,3 +114,49 @@ def test_damage_is_found_while_the_live_tensors_are_filled(tmp_path: Path) -> No
     pack.write_bytes(data)
     with CheckpointStore(tmp_path).open(info) as reader, pytest.raises(DamagedCheckpoint):
         ModulePart("model", _network(2)).restore(reader.state["parts"]["model"], StoredTensors(reader))
+
+
+def test_every_kind_of_buffer_is_that_of_the_edge() -> None:
+    buffers = {
+        "mean": torch.tensor([1.5, 2.5]), "count": torch.tensor(3), "mask": torch.tensor([True, False, True]),
+        "brief": torch.tensor([0.5], dtype=torch.bfloat16), "phase": torch.tensor([1 + 2j]), "none": torch.empty(0),
+        "turned": torch.arange(6.0).reshape(2, 3).T, "conjugate": torch.tensor([1 + 2j]).conj(),
+    }  # fmt: skip
+    module = nn.Module()
+    for name, buffer in buffers.items():
+        module.register_buffer(name, buffer.clone())
+    part = ModulePart("model", module)
+    part.record_edge()
+    for number in (1, 2, 3):
+        if number == 2:  # other memory behind the same buffer, and another buffer of the same form
+            module.mean.data = torch.zeros(2)
+            module.count = torch.tensor(9)
+        part.record_edge()
+        expected = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        for buffer in module.buffers():
+            buffer.copy_(buffer + 1 if buffer.dtype != torch.bool else ~buffer)
+        collector = StateCollector()
+        assert part.capture(collector, at_edge=False) is not None
+        for name, tensor in expected.items():
+            kept = collector.tensors[f"model.{name}"]
+            assert (kept.dtype, kept.shape) == (tensor.dtype, tensor.shape)
+            assert torch.equal(kept, tensor), name
+
+
+def test_a_buffer_that_got_another_form_in_place_is_inexact_in_the_middle_of_a_step_only() -> None:
+    module = nn.Module()
+    module.register_buffer("grows", torch.zeros(2))
+    part = ModulePart("model", module)
+    part.record_edge()
+    for change in (
+        lambda: module.grows.resize_(5).fill_(1),
+        lambda: setattr(module.grows, "data", torch.ones(5).half()),
+    ):
+        change()
+        part.record_edge()
+        assert part.capture(StateCollector(), at_edge=False) is None
+        part.record_edge()
+        module.grows.fill_(7)
+        collector = StateCollector()
+        assert part.capture(collector, at_edge=False) is not None
+        assert torch.equal(collector.tensors["model.grows"], torch.ones(5, dtype=module.grows.dtype))

@@ -111,12 +111,11 @@ class ModulePart:
         assert record is not None, "no step edge was recorded"
         self._check_parameters()
         shapes = dict(self._shape_buffers())
-        kept = self._read_small(record)
-        overrides = {live: tensor for live, tensor in kept.items() if shapes.get(live) == list(tensor.shape)}
+        overrides = self._read_small(record)
         if any(
             shape is not None and live not in overrides and live not in record.large for live, shape in shapes.items()
         ):
-            self._record = None  # a buffer was added or has another shape: the next edge starts a new record
+            self._record = None  # a buffer was added or has another form: the next edge starts a new record
             if not at_edge:
                 return None
         if not at_edge and not self._large_unmoved(record):
@@ -301,12 +300,22 @@ class ModulePart:
         return record
 
     def _read_small(self, record: ModuleRecord) -> dict[str, Tensor]:
-        """Return the small buffers as they were at the edge, by live name."""
-        found, end = dict(record.buffers), 0
-        for live, form in list(zip(self._small_names, self._forms, strict=True))[self._copied :]:
-            start, end = end, end + form.nbytes
-            words = torch.frombuffer(bytearray(record.memory[start:end]), dtype=torch.uint8)
-            found[live] = words.view(form.dtype).reshape(form.shape)
+        """Return the small buffers as they were at the edge, by live name.
+
+        One that got another form in place is left out: that may have been before the edge, which does not notice it.
+        """
+        found: dict[str, Tensor] = {}
+        end = 0
+        for place, (live, form) in enumerate(zip(self._small_names, self._forms, strict=True)):
+            owner, leaf = self._small[place]
+            if place < self._copied:
+                found[live] = record.buffers[live]
+            else:
+                start, end = end, end + form.nbytes
+                words = torch.frombuffer(bytearray(record.memory[start:end]), dtype=torch.uint8)
+                found[live] = words.view(form.dtype).reshape(form.shape)
+            if owner.get(leaf) is self._live[place] and _form_of(self._live[place]) != form:
+                del found[live]
         return found
 
     def _shape_buffers(self) -> Iterator[tuple[str, list[int] | None]]:
