@@ -25,7 +25,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from measuring.numbers import spread
+from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
 from measuring.turns import Racer, Turns, race
 
@@ -66,9 +66,12 @@ def main() -> None:
         figures = [
             [getattr(block, field) * 1e6 / steps[kind] for block in times[case]] for kind, field in KINDS.items()
         ]
-        rows.append([title, *(spread(each).show(1) for each in figures)])
+        typical, by_hand = ([block.typical_s for block in times[name]] for name in (case, "json"))
+        rows.append([title, *(spread(each).show(1) for each in figures), pair(typical, by_hand).show(1)])
         report.data[case] = [astuple(block) for block in times[case]]
-    report.add_table(f"{options.rounds} blocks of {BLOCK} steps each", ["what", *KINDS], rows)
+    report.add_table(
+        f"{options.rounds} blocks of {BLOCK} steps each", ["what", *KINDS, "typical: times the line of JSON"], rows
+    )
     report.finish(results_folder(options))
 
 
