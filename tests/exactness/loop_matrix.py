@@ -71,6 +71,10 @@ class Tally:
     verdicts: Counter[str] = field(default_factory=Counter)
     resumes: int = 0
 
+    def __str__(self) -> str:
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(self.verdicts.items()) if number)
+        return f"{self.resumes} resumes: {verdicts}"
+
 
 class Matrix:
     """Runs cells in one folder, several at a time."""
@@ -213,13 +217,13 @@ def main(arguments: list[str] | None = None) -> int:
                 total.resumes += tally.resumes
                 total.verdicts += tally.verdicts
                 failures += bool(wrong)
-                print(f"{'WRONG' if wrong else 'right'}  {cell}{f': {wrong}' if wrong else ''}", flush=True)
+                said = f"{'WRONG' if wrong else 'right'}  {cell} ({tally})"
+                print(f"{said}: {wrong}" if wrong else said, flush=True)
         finally:
             matrix.close()
-    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(total.verdicts.items()))
     print(
-        f"{len(cells) - failures} of {len(cells)} cells right, {failures} wrong; {total.resumes} resumes ({verdicts}), "
-        f"in {time.monotonic() - begun:.0f} s."
+        f"{len(cells) - failures} of {len(cells)} cells right, {failures} wrong; {total}; in "
+        f"{time.monotonic() - begun:.0f} s."
     )
     return 1 if failures or not cells else 0
 
