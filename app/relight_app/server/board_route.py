@@ -92,7 +92,7 @@ def board_routes() -> list[Route]:
 
     async def send_board(request: Request) -> Response:
         layout = find_layout(request.query_params.get("run", ""))
-        body, etag = await anyio.to_thread.run_sync(_build, layout, limiter=limiter)
+        body, etag = await anyio.to_thread.run_sync(build_board, layout, limiter=limiter)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
@@ -126,7 +126,8 @@ def read_board(engine: Engine, layout: RunLayout) -> Board:
     )
 
 
-def _build(layout: RunLayout) -> tuple[bytes, str]:
+def build_board(layout: RunLayout) -> tuple[bytes, str]:
+    """Return the JSON of the run's board with its ETag. Raises `HTTPException` for a run that cannot be read."""
     engine = current_engine()
 
     def build() -> tuple[bytes, str]:

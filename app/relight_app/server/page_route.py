@@ -7,6 +7,7 @@ them. Streamlit needs about a second for that; the page is there after a fifth o
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -23,7 +25,9 @@ from starlette.routing import Route
 from relight_app.live.component import Mount
 from relight_app.markup import Markup, join, tag
 from relight_app.navigation import ALIASES, PAGES, PageInfo, list_mounts
+from relight_app.server.board_route import build_board
 from relight_app.server.configuration import read_font_faces
+from relight_app.server.files import find_layout
 from relight_app.server.part_route import build_part
 from relight_app.settings import current_settings
 from relight_app.urls import list_modules, module_url, site_path
@@ -72,6 +76,8 @@ async def _write_page(mounts: list[Mount], query: dict[str, str]) -> AsyncIterat
         data = html.escape(json.dumps(mount.data))
         yield f'<div data-mount="{data}">{begin}{style}<div class="{component.element}">'.encode()
         run = mount.data.get("run")
+        if run and "plotly" in mount.data:
+            yield await _build_plan(run)
         for part in mount.data.get("parts", ()):
             yield await _build_part(part["name"], query | {"id": run} if run else query)
         yield f"</div>{end}</div>".encode()
@@ -83,6 +89,15 @@ async def _build_part(name: str, query: dict[str, str]) -> bytes:
     with anyio.move_on_after(_PATIENCE_S):
         body, etag = await anyio.to_thread.run_sync(build_part, name, query, abandon_on_cancel=True)
         return str(tag("div", Markup(body.decode()), class_="part", data_part=name, data_etag=etag)).encode()
+    return b""
+
+
+async def _build_plan(run: str) -> bytes:
+    """Build what `board.js` would ask for first."""
+    with anyio.move_on_after(_PATIENCE_S), contextlib.suppress(HTTPException):
+        body, etag = await anyio.to_thread.run_sync(build_board, find_layout(run), abandon_on_cancel=True)
+        plan = Markup(body.decode().replace("<", "\\u003c"))
+        return str(tag("script", plan, type="application/json", data_etag=etag)).encode()
     return b""
 
 

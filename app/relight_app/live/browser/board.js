@@ -62,9 +62,15 @@ class Board {
     this.enlarged = null
     this.unsubscribe = () => {}
     this.sights = new IntersectionObserver((entries) => this.look(entries), { rootMargin: MARGIN, scrollMargin: MARGIN })
+    const sent = element.querySelector('script[data-etag]') // the plan that came with the page
     this.build()
-    this.follow([])
-    this.ask()
+    if (sent) {
+      this.etag = sent.dataset.etag
+      this.take(JSON.parse(sent.textContent))
+    } else {
+      this.follow([])
+      this.ask()
+    }
   }
 
   remove() {

@@ -24,6 +24,7 @@ const RELOAD_AFTER_FAILURE_MS = 2000
 const draws = {
   waiting: new Set(),
   frame: 0,
+  drew: false,
   add(chart) {
     this.waiting.add(chart)
     this.frame ||= requestAnimationFrame(() => this.draw())
@@ -36,6 +37,7 @@ const draws = {
       if (performance.now() > end) break
     }
     this.frame = this.waiting.size ? requestAnimationFrame(() => this.draw()) : 0
+    if (!this.frame && this.drew) document.dispatchEvent(new CustomEvent('relight-drawn'))
   },
 }
 
@@ -353,7 +355,7 @@ export class Chart {
     }
     this.drawLegend(this.drawing)
     this.say(this.sentence())
-    if (this.revision === 1) this.element.dispatchEvent(new CustomEvent('relight-drawn', { bubbles: true }))
+    draws.drew = true
     this.drawnAt = performance.now()
     this.drawMs = this.drawnAt - began
     this.element.dataset.points = this.curves.reduce((sum, curve) => sum + curve.main.x.length, 0)

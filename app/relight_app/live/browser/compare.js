@@ -412,6 +412,7 @@ class Comparison {
     if (!this.Plotly) return
     this.drawCurves()
     this.drawScatter()
+    document.dispatchEvent(new CustomEvent('relight-drawn'))
   }
 
   drawCurves() {
@@ -444,7 +445,6 @@ class Comparison {
       this.Plotly.react(plot, traces, layout, CONFIG)
       if (!plot.followed) plot.on('plotly_relayout', (change) => this.zoomed(metric.name, change, plot._fullLayout.xaxis.type === 'log'))
       plot.followed = true
-      this.element.dispatchEvent(new CustomEvent('relight-drawn', { bubbles: true }))
       const smoothed = curves.some(({ main }) => main.smoothed)
       card.querySelector('.relight-chart-legend').textContent = smoothed ? 'smoothed' : ''
       plot.setAttribute('aria-label', `${metric.name} of ${curves.length} runs`)
