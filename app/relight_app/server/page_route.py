@@ -37,6 +37,13 @@ _PATIENCE_S = 1.0
 _STYLE = Path(__file__).parents[1] / "theme" / "first_paint.css"
 _STARTS = re.compile(r'\s*<(?:script type="module"|link rel="(?:modulepreload|stylesheet)")[^>]*>(?:</script>)?')
 """What in Streamlit's page makes the browser load and run Streamlit."""
+_LOAD = """
+const load = () => import(%s).catch((error) => {
+  if (!(error instanceof TypeError)) throw error
+  setTimeout(load, 1000) // the server has died meanwhile: it will be back
+})
+load()
+"""
 _CHOOSE_THEME = """
 {
   let theme = ''
@@ -81,7 +88,7 @@ async def _write_page(mounts: list[Mount], query: dict[str, str]) -> AsyncIterat
         for part in mount.data.get("parts", ()):
             yield await _build_part(part["name"], query | {"id": run} if run else query)
         yield f"</div>{end}</div>".encode()
-    script = tag("script", type="module", src=module_url("first_paint.js"))
+    script = tag("script", Markup(_LOAD % json.dumps(module_url("first_paint.js"))), type="module")
     yield f'</main></div><template id="relight-streamlit">{starts}</template>{script}\n  </body>\n</html>\n'.encode()
 
 

@@ -91,6 +91,7 @@ def test_a_run_that_dies_is_told_on_its_page_and_in_the_list_while_the_bell_is_o
     die("opened", "/run?id=")
     page.wait_for_function("told.length")
     assert page.evaluate("told") == [["opened crashed", "opened has no memory."]]
+    expect(page.locator("#relight-first")).to_have_count(0)  # a link before Streamlit loads another page
     page.get_by_role("link", name="Runs", exact=True).click()
     expect(bell).to_have_attribute("aria-pressed", "true")
     assert len(page.evaluate("told")) == 1, "the list shows it from the start"

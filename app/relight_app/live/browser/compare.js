@@ -49,7 +49,7 @@ class Comparison {
     this.revision = 0
     this.unsubscribe = () => {}
     this.timer = 0
-    this.resizes = new ResizeObserver(() => this.drawn && this.drawPictures())
+    this.resizes = new ResizeObserver(() => this.drawn && this.resize())
     this.readView()
     this.build()
     this.resizes.observe(this.charts)
@@ -449,6 +449,14 @@ class Comparison {
       card.querySelector('.relight-chart-legend').textContent = smoothed ? 'smoothed' : ''
       plot.setAttribute('aria-label', `${metric.name} of ${curves.length} runs`)
     }
+  }
+
+  /** Fit the charts to the width that the page has now. */
+  resize() {
+    for (const { plot } of this.plots.values()) {
+      if (plot.clientWidth && plot.classList.contains('js-plotly-plot')) this.Plotly.Plots.resize(plot).catch(() => {}) // the page was left
+    }
+    this.drawPictures()
   }
 
   plot(name, close, removable) {

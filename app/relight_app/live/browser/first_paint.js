@@ -6,6 +6,7 @@ import { attendAgain } from './attention.js'
 
 const CHARTS_MS = 1000 // Streamlit starts by then, even if no chart could be drawn
 const ALL_MS = 1000 // components of a page come together
+const RETRY_MS = 1000
 const FILLED = '.view, .relight-board'
 
 const first = document.getElementById('relight-first')
@@ -58,7 +59,17 @@ function findFocus() {
 }
 
 function startStreamlit() {
-  document.head.append(document.getElementById('relight-streamlit').content)
+  for (const node of document.getElementById('relight-streamlit').content.children) append(node)
+}
+
+/** Load a script or a style sheet of Streamlit; while the server is gone, try again. */
+function append(node) {
+  const loading = node.cloneNode()
+  loading.onerror = () => {
+    loading.remove()
+    setTimeout(append, RETRY_MS, node)
+  }
+  document.head.append(loading)
 }
 
 async function begin() {
@@ -69,10 +80,13 @@ async function begin() {
     setTimeout(resolve, charts ? CHARTS_MS : 0)
   })
   for (const host of hosts) {
-    import(new URL(host.data.module, location.origin)).then((module) => {
-      host.module = module
-      if (first.isConnected) module.show({ data: host.data, parentElement: inner(host.element) })
-    })
+    import(new URL(host.data.module, location.origin)).then(
+      (module) => {
+        host.module = module
+        if (first.isConnected) module.show({ data: host.data, parentElement: inner(host.element) })
+      },
+      () => {}, // the component that Streamlit mounts tries again
+    )
   }
   await drawn
   requestAnimationFrame(() => setTimeout(startStreamlit))
