@@ -437,6 +437,7 @@ def main() -> None:
         page.add_init_script(_NOTE_PRESSES)
         page.goto(dashboard.url)
         page.wait_for_selector(".view")
+        expect(page.locator("#relight-first")).to_have_count(0)  # Streamlit has taken over: links load no page from now
         storm = Storm(folder, page, dashboard, seed=given.seed)
         storm.restart = lambda: stack.enter_context(serve_dashboard(folder, port=dashboard.port, compiler=False))
         begun_s = time.monotonic()

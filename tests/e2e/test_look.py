@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.app.sample_runs import SampleRun, make_gallery, make_run
 from tests.e2e.conftest import Dashboard
@@ -51,5 +51,6 @@ def look_at(page: Page, dashboard: Dashboard, pages: dict[str, str]) -> None:
     for name, path in pages.items():
         page.goto(dashboard.address(path))
         page.wait_for_selector(".view h1, .relight-compare > *")
+        expect(page.locator("#relight-first")).to_have_count(0)  # Streamlit has taken over
         wide += take_every_look(page, FOLDER, name)
     assert wide == []
