@@ -74,6 +74,10 @@ function append(node) {
 
 async function begin() {
   document.getElementById('root').inert = true
+  for (const template of first.querySelectorAll('template[shadowrootmode]')) { // a browser that does not know them
+    template.parentElement.attachShadow({ mode: 'open' }).append(template.content)
+    template.remove()
+  }
   const charts = hosts.some(({ data }) => data.plotly)
   const drawn = new Promise((resolve) => {
     document.addEventListener('relight-drawn', resolve, { once: true })
