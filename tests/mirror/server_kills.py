@@ -31,7 +31,7 @@ from relight.mirror.address import MirrorAddress, parse_mirror
 from relight.mirror.connection import connect
 from relight.mirror.fetching import fetch_run
 from relight.mirror.pack_check import PackCheck
-from relight.mirror.remote import NotThere, Remote
+from relight.mirror.remote import MirrorError, NotThere, Remote
 from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_or_none
@@ -156,7 +156,7 @@ def kill_server(folder: Path, *, kills: int, seed: int) -> None:
             soak.wait_for(lambda: _state(layout).failure, why="the failure to be told")
             inside += before.waiting_checkpoints > 0
             server.start()
-            checked += check_copy(remote)
+            checked += soak.wait_for(partial(_check_if_up, remote), why="the server to answer for its files")
             soak.wait_for(partial(_copied_since, layout, copied), why="the next copy")
             summary = summarize_run(layout)
             assert summary.status.is_live, summary.reason
@@ -179,6 +179,16 @@ def kill_server(folder: Path, *, kills: int, seed: int) -> None:
         for runs in ("twin", "lost", "fresh"):
             soak.end_everything(folder / runs)
         server.kill()
+
+
+def _check_if_up(remote: Remote) -> int:
+    """Check the copy; return 0 while the server, which has just started, cannot read its own files yet."""
+    try:
+        return check_copy(remote)
+    except NotThere:
+        raise
+    except MirrorError:
+        return 0
 
 
 def _launch(folder: Path, config: dict[str, object], *, pace_s: str, mirror: MirrorAddress | None = None) -> RunLayout:
