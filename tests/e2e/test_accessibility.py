@@ -189,7 +189,7 @@ def expect_no_violation(page: Page) -> None:
 def choose_scheme(page: Page, scheme: Literal["light", "dark"]) -> None:
     """Request a color scheme, and wait until the page uses it."""
     page.emulate_media(color_scheme=scheme)
-    page.wait_for_selector(".stApp")
+    page.wait_for_selector("#relight-first", state="detached")  # Streamlit has started, and follows the scheme
     page.wait_for_function(
         "dark => (getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark') === dark",
         arg=scheme == "dark",

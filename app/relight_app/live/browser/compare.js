@@ -168,7 +168,9 @@ class Comparison {
       onState: ({ run, step, status, metrics }) => {
         const before = seen.get(run)
         seen.set(run, JSON.stringify([step, status, metrics]))
-        if (before === undefined || before === seen.get(run) || this.refreshing) return
+        const shown = this.data.runs.find((one) => one.run === run)
+        const same = before === undefined ? shown?.status === status : before === seen.get(run)
+        if (same || this.refreshing) return
         this.refreshing = setTimeout(() => {
           this.refreshing = 0
           this.read()
