@@ -6,7 +6,6 @@ import fcntl
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,28 +19,20 @@ import pytest
 
 from relight.checkpoints import writer_client
 from relight.checkpoints.deletion import sweep
-from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from relight.checkpoints.pack import order_for_pack
 from relight.checkpoints.recovery import find_newest_good, verify_store
 from relight.checkpoints.retention import BestRule, RetentionPolicy
-from relight.checkpoints.snapshot_header import SnapshotHeader, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_channel import (
-    Announce,
-    Channel,
     Durable,
-    Finish,
     SaveFailed,
-    Submit,
     Verified,
     Warned,
-    Withdraw,
     WriterDied,
     WriterEvent,
     WriterStarted,
 )
 from relight.checkpoints.writer_client import WriterClient
-from relight.checkpoints.writer_process import Writer
 from relight.errors import SaveError, UnsupportedState
 from tests.checkpoints.snapshots import make_snapshot, make_tensor, stage_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED
@@ -650,54 +641,3 @@ def test_random_kills_never_lose_what_was_acknowledged(folder: Path, victims: st
         with store.open(good) as reader:
             assert [reader.read(spec.name) for spec in header.tensors] == buffers
         first = good.step + 1
-
-
-def large_snapshot(reason: str = "periodic", nbytes: int = 64 << 20) -> EncodedSnapshot:
-    tensor = TensorSpec("model.weight", "U8", (nbytes,), nbytes)
-    return encode_snapshot(SnapshotHeader(step=1, epoch=0, reason=reason, time_s=1.0, tensors=[tensor]))
-
-
-@pytest.fixture
-def in_process() -> Iterator[tuple[Writer, Channel]]:
-    """A writer without a process of its own, and the trainer's end of its channel."""
-    ours, theirs = socket.socketpair()
-    yield Writer(Channel(theirs), trainer_pid=os.getppid()), Channel(ours)
-    ours.close()
-    theirs.close()
-
-
-@pytest.mark.parametrize("message", ["announce", "submit", "withdraw", "finish"])
-def test_pauses_end_when_somebody_waits_for_the_writer(in_process: tuple[Writer, Channel], message: str) -> None:
-    writer, trainer = in_process
-    pauses = writer._choose_pauses(large_snapshot())
-    assert not pauses.is_hurried
-    submit = Submit(0, 2, 0, 0, precious=False)
-    if message == "finish":
-        trainer.send(Finish())
-        assert writer.serve() == 0
-    else:
-        writer._handle({"announce": Announce(submit), "submit": submit, "withdraw": Withdraw(False)}[message])
-    assert pauses.is_hurried
-    assert writer._choose_pauses(large_snapshot()).is_hurried == (message in ("announce", "submit", "finish"))
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "in_use", "paused"),
-    [
-        (large_snapshot(), 1.0, True),
-        (large_snapshot("best"), 1.0, True),
-        (large_snapshot(), 0.5, False),
-        (large_snapshot(nbytes=(64 << 20) - 1), 1.0, False),
-        *[(large_snapshot(reason), 1.0, False) for reason in ("stop", "signal", "exception", "manual", "final", "new")],
-    ],
-)
-def test_only_large_writes_pause_on_a_busy_machine_and_none_that_you_wait_for(
-    in_process: tuple[Writer, Channel],
-    monkeypatch: pytest.MonkeyPatch,
-    snapshot: EncodedSnapshot,
-    in_use: float,
-    paused: bool,
-) -> None:
-    writer, _ = in_process
-    monkeypatch.setattr(writer._load, "read_share", lambda: in_use)
-    assert (writer._choose_pauses(snapshot)._share > 0) == paused

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 
 from relight.checkpoints.file_operations import DIRECT_ALIGNMENT, FileOperations
@@ -23,19 +22,11 @@ class FileStream:
 
     Direct writes need aligned addresses, offsets and lengths. A buffer whose address and offset in the file are equal
     modulo `DIRECT_ALIGNMENT` is written from where it is; a staged snapshot has the layout of its pack for that reason.
-    All other bytes go through one small aligned buffer. `rest` is called after each write, with the seconds it took.
+    All other bytes go through one small aligned buffer.
     """
 
-    def __init__(
-        self,
-        operations: FileOperations,
-        file: int,
-        *,
-        direct: bool = True,
-        rest: Callable[[float], None] | None = None,
-    ) -> None:
+    def __init__(self, operations: FileOperations, file: int, *, direct: bool = True) -> None:
         self._operations = operations
-        self._rest = rest
         self._file = file
         self._direct = direct and operations.set_direct(file, True)
         self._filled = 0
@@ -95,7 +86,6 @@ class FileStream:
 
     def _write(self, data: memoryview) -> None:
         while len(data):
-            begun = time.monotonic()
             try:
                 written = self._operations.write(self._file, data[:_WRITE_BYTES], self._position)
             except InterruptedError:
@@ -109,8 +99,6 @@ class FileStream:
                 raise OSError(errno.EIO, "a write wrote nothing")
             self._position += written
             data = data[written:]
-            if self._rest is not None:
-                self._rest(time.monotonic() - begun)
             if self._direct and self._position % DIRECT_ALIGNMENT:
                 self._leave_direct()
 

@@ -23,7 +23,6 @@ from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.file_stream import FileStream, merge_adjacent
 from relight.checkpoints.manifest import Manifest, PackEntry
 from relight.checkpoints.pack import plan_pack
-from relight.checkpoints.pauses import Pauses
 from relight.checkpoints.receipt import Receipt
 from relight.checkpoints.sharing import guess_written, make_receipt, place_tensors
 from relight.checkpoints.snapshot_header import TensorSpec
@@ -58,12 +57,10 @@ def write_pack(
     target: Target,
     expected_digests: Mapping[str, str] | None = None,
     arrival: Arrival | None = None,
-    pauses: Pauses | None = None,
 ) -> Receipt:
     """Write the tensors that the parent does not have, durably, and return where all of them are.
 
     `buffers` are flat views of bytes, one for each tensor of `snapshot`. With `arrival` they need not be filled yet.
-    `pauses` follow the writes.
     Raises `OSError`, `DamagedCheckpoint` if a tensor does not match `expected_digests`, or `Abandoned` if the rest of
     the snapshot never arrives; nothing is left behind then.
     """
@@ -71,7 +68,7 @@ def write_pack(
     for tensor, buffer in zip(snapshot.tensors, buffers, strict=True):
         assert len(buffer) == tensor.nbytes, tensor
     assert arrival is None or expected_digests is None
-    early = None if arrival is None else _write_early(snapshot, buffers, arrival, target, pauses)
+    early = None if arrival is None else _write_early(snapshot, buffers, arrival, target)
     if early is not None:
         pack, digests = early
         placement = place_tensors(snapshot.tensors, digests, parent=target.parent)
@@ -82,7 +79,7 @@ def write_pack(
     if not placement.written:
         return make_receipt(snapshot.tensors, digests, placement, new_pack=None, offsets=())
     runs = merge_adjacent(buffers[i] for i in placement.written)
-    pack = _write([snapshot.tensors[i] for i in placement.written], runs, target, pauses)
+    pack = _write([snapshot.tensors[i] for i in placement.written], runs, target)
     return make_receipt(snapshot.tensors, digests, placement, new_pack=pack.entry, offsets=pack.offsets)
 
 
@@ -96,11 +93,7 @@ def discard_pack(receipt: Receipt, target: Target) -> None:
 
 
 def _write_early(
-    snapshot: EncodedSnapshot,
-    buffers: Sequence[memoryview],
-    arrival: Arrival,
-    target: Target,
-    pauses: Pauses | None,
+    snapshot: EncodedSnapshot, buffers: Sequence[memoryview], arrival: Arrival, target: Target
 ) -> tuple[_WrittenPack, list[str]] | None:
     """Write the pack while its snapshot arrives, and return it with all digests; None if that did not work out.
 
@@ -110,7 +103,7 @@ def _write_early(
     if target.parent is not None and guess:
         data = ArrivingPack(snapshot.tensors, buffers, written=guess, parent=target.parent, arrival=arrival)
         try:
-            return _write([snapshot.tensors[i] for i in guess], data, target, pauses), data.digests
+            return _write([snapshot.tensors[i] for i in guess], data, target), data.digests
         except WrongGuess:
             pass
         except OSError as error:
@@ -121,16 +114,14 @@ def _write_early(
     return None
 
 
-def _write(
-    tensors: Sequence[TensorSpec], data: Iterable[memoryview], target: Target, pauses: Pauses | None
-) -> _WrittenPack:
+def _write(tensors: Sequence[TensorSpec], data: Iterable[memoryview], target: Target) -> _WrittenPack:
     """Write a pack of `tensors`, whose bytes are `data`, in the same order."""
     name, operations = target.name, target.operations
     plan = plan_pack(tensors, metadata={"format": "pt", "relight_checkpoint": name.stem})
     path = target.layout.packs / name.pack
     with atomic_file(path, layout=target.layout, operations=operations, forget_cached=True) as file:
         operations.reserve(file, plan.bytes)
-        stream = FileStream(operations, file, rest=None if pauses is None else pauses.rest)
+        stream = FileStream(operations, file)
         stream.write(memoryview(plan.header))
         for run in data:
             stream.write(run)

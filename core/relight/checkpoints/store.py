@@ -41,7 +41,6 @@ from relight.checkpoints.manifest import (
     decode_manifest,
 )
 from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
-from relight.checkpoints.pauses import Pauses
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader, facts_of
 from relight.checkpoints.store_format import make_folders, refuse_later_format
@@ -135,15 +134,14 @@ class CheckpointStore:
         *,
         expected_digests: Mapping[str, str] | None = None,
         arrival: Arrival | None = None,
-        pauses: Pauses | None = None,
     ) -> CheckpointInfo:
         """Make a snapshot durable and return its checkpoint. `buffers` are the bytes of each of its tensors.
 
         If the snapshot (by its token) is a checkpoint already, that one is returned. Tensors that the newest checkpoint
-        has too are shared, not written. `arrival` tells when the buffers are filled, if they are not yet. `pauses`
-        follow the writes. Raises `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match
-        `expected_digests`, `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier
-        checkpoints are unchanged then.
+        has too are shared, not written. `arrival` tells when the buffers are filled, if they are not yet. Raises
+        `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match `expected_digests`,
+        `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier checkpoints are
+        unchanged then.
         """
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
@@ -157,9 +155,7 @@ class CheckpointStore:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
             target = Target(name, self.layout, self.operations, self._read_parent(names))
-            receipt = write_pack(
-                snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival, pauses=pauses
-            )
+            receipt = write_pack(snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival)
             try:
                 manifest, manifest_bytes = commit_manifest(snapshot, [receipt], target=target)
             except OSError:

@@ -26,7 +26,6 @@ from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.pack import lay_out
-from relight.checkpoints.pauses import Pauses
 from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.staging import StagingMemory
@@ -51,7 +50,7 @@ from relight.checkpoints.writer_channel import (
     Withdrawn,
 )
 from relight.errors import RelightError
-from relight.machine.priority import ProcessorLoad, lower_priority
+from relight.machine.priority import lower_priority
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +58,6 @@ _PARENT_CHECK_S = 0.2
 _RETRY_S = 5.0
 _ORPHAN_RETRIES = 5
 _ORPHAN_RETRY_S = 1.0
-_PAUSED_BYTES = 64 << 20
-"""The writes of snapshots of this size or more pause while the processors are busy."""
-_BUSY_SHARE = 0.8
-"""They are busy if at least this share of their time was in use since the last snapshot."""
-_PAUSE_SHARE = 1.0
-_UNHURRIED = ("periodic", "best")
-"""Reasons of the checkpoints for which neither the trainer nor you wait."""
 _NICENESS = 10
 
 
@@ -94,9 +86,6 @@ class Writer:
         self._orphaned = False
         self._finishing = False
         self._configure: Configure | None = None
-        self._load = ProcessorLoad()
-        self._pauses = Pauses(0.0)
-        """Of the snapshot that is being written, or was written last."""
         self._reported_s = 0.0
         """Processor time that has been reported."""
 
@@ -119,7 +108,6 @@ class Writer:
         self._abandon()
         with self._changed:
             self._finishing = True
-            self._pauses.hurry()
             self._changed.notify_all()
         while worker.is_alive():
             worker.join(_PARENT_CHECK_S)
@@ -141,7 +129,6 @@ class Writer:
             self._abandon()
             with self._changed:
                 self._announced = self._make_job(message.submit, Arrival())
-                self._pauses.hurry()
                 self._changed.notify_all()
         elif isinstance(message, Copied):
             if self._announced is not None and self._announced.arrival is not None:
@@ -163,7 +150,6 @@ class Writer:
                 announced.arrival.complete()
                 return
             self._waiting.append(self._make_job(submit))
-            self._pauses.hurry()
             for job in self._waiting:
                 job.not_before = 0.0
             self._changed.notify_all()
@@ -180,7 +166,6 @@ class Writer:
 
     def _withdraw(self, *, force: bool) -> int | None:
         with self._changed:
-            self._pauses.hurry()
             for job in self._waiting:
                 if force or job.failures or not job.submit.precious:
                     self._waiting.remove(job)
@@ -229,7 +214,7 @@ class Writer:
         started = time.monotonic()
         try:
             snapshot, buffers = self._read_slot(submit)
-            info = store.commit(snapshot, buffers, arrival=job.arrival, pauses=self._choose_pauses(snapshot))
+            info = store.commit(snapshot, buffers, arrival=job.arrival)
         except Abandoned:
             return None
         except RelightError as error:
@@ -256,16 +241,6 @@ class Writer:
             # It failed, and this newer one did not. If it were saved now, it would count as the newest.
             self._say(Released(other.submit.slot))
         return info
-
-    def _choose_pauses(self, snapshot: EncodedSnapshot) -> Pauses:
-        """Return the pauses between the writes of a snapshot. There are none if someone waits for the writer."""
-        is_large = sum(tensor.nbytes for tensor in snapshot.tensors) >= _PAUSED_BYTES
-        is_busy = self._load.read_share() >= _BUSY_SHARE
-        with self._changed:
-            self._pauses = Pauses(_PAUSE_SHARE if is_large and is_busy and snapshot.reason in _UNHURRIED else 0.0)
-            if self._finishing or self._waiting or (self._announced is not None and not self._announced.begun):
-                self._pauses.hurry()
-            return self._pauses
 
     def _read_slot(self, submit: Submit) -> tuple[EncodedSnapshot, list[memoryview]]:
         memory = self._memory[submit.slot].view

@@ -1,4 +1,4 @@
-"""What processes and threads need that must not take the processors and disks from a training: priority, and load."""
+"""The low priority of a process that must not take the processors and disks from a training."""
 
 from __future__ import annotations
 
@@ -24,24 +24,3 @@ def lower_priority(niceness: int) -> None:
     number = _IOPRIO_SET.get(platform.machine()) if sys.platform == "linux" else None
     if number is not None:
         ctypes.CDLL(None).syscall(number, 1, 0, _BEST_EFFORT_LOWEST)
-
-
-class ProcessorLoad:
-    """How busy the machine's processors are between two questions."""
-
-    def __init__(self) -> None:
-        self._before = _read_times()
-
-    def read_share(self) -> float:
-        """Return the share of the processors' time that was in use since the last call, or since the beginning."""
-        before, self._before = self._before, _read_times()
-        idle_s, all_s = (now - then for now, then in zip(self._before, before, strict=True))
-        return 1.0 - idle_s / all_s if all_s > 0 else 0.0
-
-
-def _read_times() -> tuple[float, float]:
-    """Return the seconds that processors were idle, and all seconds. Time that waits for a disk is idle."""
-    import psutil
-
-    times = psutil.cpu_times()
-    return times.idle + getattr(times, "iowait", 0.0), sum(times) - getattr(times, "guest", 0.0)
