@@ -78,7 +78,7 @@ _NOTE_WHEN_SHOWN = """([selector]) => {
   // Between two frames: what is found then has been painted, or is in the next frame.
   const find = () =>
     document.querySelector(selector) ??
-    [...document.querySelectorAll('[data-mount] > div')].find((host) => host.shadowRoot?.querySelector(selector))
+    [...document.querySelectorAll('[data-mount] > div, [data-testid="stBidiComponentIsolated"] *')].find((host) => host.shadowRoot?.querySelector(selector))
   const look = () => {
     if (document.body && find()) window.shownMs = performance.now()
     else setTimeout(look, 5)

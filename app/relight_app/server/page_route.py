@@ -32,7 +32,7 @@ from relight_app.server.part_route import build_part
 from relight_app.settings import current_settings
 from relight_app.urls import list_modules, module_url, site_path
 
-_PATIENCE_S = 1.0
+_PATIENCE_S = 3.0
 """A part that takes longer is left for the browser to ask for."""
 _STYLE = Path(__file__).parents[1] / "theme" / "first_paint.css"
 _STARTS = re.compile(r'\s*<(?:script type="module"|link rel="(?:modulepreload|stylesheet)")[^>]*>(?:</script>)?')
