@@ -76,9 +76,10 @@ sys.exit(main())
 """
 _NOTE_WHEN_SHOWN = """([selector]) => {
   // Between two frames: what is found then has been painted, or is in the next frame.
+  const hosts = '[data-mount] > div, [data-testid="stBidiComponentIsolated"] *'
   const find = () =>
     document.querySelector(selector) ??
-    [...document.querySelectorAll('[data-mount] > div, [data-testid="stBidiComponentIsolated"] *')].find((host) => host.shadowRoot?.querySelector(selector))
+    [...document.querySelectorAll(hosts)].find((host) => host.shadowRoot?.querySelector(selector))
   const look = () => {
     if (document.body && find()) window.shownMs = performance.now()
     else setTimeout(look, 5)

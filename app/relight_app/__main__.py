@@ -18,6 +18,7 @@ from relight.errors import RelightError, UsageError
 from relight.runs.catalog import RUNS_VARIABLE, runs_folder
 from relight.runs.trash import sweep_in_background
 from relight.supervision.interrupted_runs import resume_interrupted_runs
+from relight_app.decoders import prepare_decoders
 from relight_app.server.token import choose_token, read_token_file
 from relight_app.settings import Settings
 
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read_only=options.read_only,
     )
     if not options.read_only:
-        sweep_in_background(folder)
+        prepare_decoders()
+    sweep_in_background(folder)
     if options.resume_interrupted:
         threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
     from relight_app.server.asgi_app import serve

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from relight_app.decoders import prepare_decoders
 from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader, latest_machine_report
 from relight_app.server.action_route import action_routes
@@ -49,6 +50,7 @@ _PATIENCE_S = 0.4
 
 def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     """Build the app. Only one per process: it sets the process-wide `settings` and Streamlit's configuration."""
+    prepare_decoders()
     use_settings(settings)
     apply_streamlit_options(settings)
     import streamlit
