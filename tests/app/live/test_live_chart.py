@@ -199,7 +199,11 @@ def test_files_that_a_dying_server_did_not_send_are_fetched_once_it_is_back(
     layout = _made(runs)
     context = new_context(browser)
     page = context.new_page()
-    missing = {"board.js", "stream.js", "plotly-scatter.min.js"}  # what is mounted, what that imports, and what it loads itself
+    missing = {
+        "board.js",
+        "stream.js",
+        "plotly-scatter.min.js",
+    }  # what is mounted, what that imports, and what it loads itself
     refused = []
 
     def refuse_once(route: Route) -> None:
