@@ -106,19 +106,6 @@ def test_a_large_aligned_buffer_is_written_without_a_copy(tmp_path: Path, monkey
     assert addresses[1:] == [base, base + (1 << 20)]
 
 
-def test_the_stream_rests_after_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_stream, "_WRITE_BYTES", 1 << 20)
-    rests: list[float] = []
-    file = SYSTEM.create(tmp_path / "file")
-    try:
-        stream = FileStream(SYSTEM, file, direct=False, rest=rests.append)
-        stream.write(memoryview(bytes(3 << 20)))
-        assert stream.finish() == 3 << 20
-    finally:
-        SYSTEM.close(file)
-    assert len(rests) >= 3 and all(rest >= 0 for rest in rests)
-
-
 def test_a_write_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     class Stuck(FileOperations):
         def write(self, file: int, data: memoryview, offset: int) -> int:

@@ -22,7 +22,7 @@ RELIGHT = str(Path(sys.executable).parent / "relight")
 
 def test_the_commands_are_those_of_the_contract() -> None:
     contract = "run list show checkpoints metrics logs stop resume branch export verify digest pin drill up"
-    added = "import tasks prune rename note tag star archive delete trash restore"
+    added = "import tasks prune rename note tag star archive delete trash restore mirror fetch"
     assert sorted(f"{contract} {added}".split()) == COMMANDS
 
 

@@ -343,7 +343,7 @@ def test_a_day_within_the_budget(
     assert loop.worst_s <= 300.0
     trained_s = clock.now - loop.begun_s
     spent_s = read_record(layout.saving, SavingState).spent_s
-    assert loop.lost_s / trained_s <= (0.01 if step_s < 10 else 0.05), "a step of 25 s is slow as a whole"
+    assert loop.lost_s / trained_s <= (0.01 if step_s < 10 else 0.06), "a step of 25 s is slow as a whole"
     assert spent_s == pytest.approx(loop.lost_s, rel=0.2)
 
 

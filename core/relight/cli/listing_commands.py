@@ -12,7 +12,6 @@ import typer
 from relight.cli.options import INSPECTING, JsonOption, RunArgument, RunsOption, examples, repeat_runs_option
 from relight.cli.output import say, say_error, say_json, say_table
 from relight.errors import UsageError
-from relight.mirror.report import word_mirror
 from relight.overview.summary_wording import word_best, word_disk, word_pace, word_progress, word_risk
 from relight.wording import count, describe_age, describe_bytes, describe_value
 
@@ -368,6 +367,8 @@ def _list_death_facts(death: Death, run: str, *, suffix: str) -> list[tuple[str,
 def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
     """Return the lines of `show` as name and text, without those that have nothing to say."""
     pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer, "writer": summary.pids.writer}
+    from relight.mirror.report import word_mirror
+
     check = summary.resume_check
     facts: list[tuple[str, str | None]] = [
         ("run", summary.run if summary.name == summary.run else f"{summary.run} ({summary.name})"),

@@ -30,7 +30,7 @@ class OptimizerPart:
         self.unnamed: dict[str, Tensor] = {}
         """Tensors that the optimizer trains and that belong to nothing tracked."""
         self._built = [list(group["params"]) for group in optimizer.param_groups]
-        self._first = next((parameter for parameter in self.built if not parameter.is_inference()), None)
+        self._first = next(iter(self.built), None)
         self._names: list[str] = []
         self._known: Sequence[tuple[str, Tensor]] = ()
         self._names_by_id: dict[int, str] = {}
@@ -52,7 +52,7 @@ class OptimizerPart:
     @property
     def version(self) -> int:
         """The version counter of one of the tensors: it moves with each update."""
-        return 0 if self._first is None else self._first._version
+        return 0 if self._first is None or self._first.is_inference() else self._first._version
 
     @property
     def built(self) -> list[Tensor]:
