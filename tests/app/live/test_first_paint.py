@@ -79,7 +79,7 @@ def test_what_is_typed_and_opened_early_survives(browser: Browser, served: Serve
     page = context.new_page()
     held: list[Any] = []
     page.route(STREAMLIT, lambda route: held.append(route))  # noqa: PLW0108  Playwright cannot call a built-in function
-    page.goto(served.link)
+    page.goto(served.link, wait_until="commit")
     search = page.locator("[type=search]").first
     search.press_sequentially("earl")
     expect(page).to_have_url(re.compile(r"q=earl$"))
