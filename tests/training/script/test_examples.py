@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relight.checkpoints.export import export_weights
+from relight.drill.comparison import compare_runs
 from tests.training.conftest import TrainedRun
 
 pytestmark = pytest.mark.processes
@@ -44,7 +45,7 @@ def test_an_example_killed_in_mid_epoch_ends_like_the_one_that_was_not(
     start = run.checkpoints()[-1].step
     assert run.resume() == 0, run.log
     assert f"Resumed from step {start}." in run.log
-    assert run.final_digest() == twin.final_digest()
+    assert run.final_digest() == twin.final_digest(), compare_runs(run.layout, twin.layout)
     out = export_weights(run.store, run.checkpoints()[-1], tmp_path / "weights.safetensors")
     card = json.loads(out.card.read_text())
     assert card["tensors"] == out.tensors > 0
