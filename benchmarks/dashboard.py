@@ -203,15 +203,16 @@ def _measure_pages(folder: Path, options: argparse.Namespace, report: Report, ch
     for _ in range(options.repeats):
         for way in ways:
             found = times[way.name]
-            with _serve(way.runs, script=way.script, port=way.port) as server:
-                for what in ("cold", "new"):
-                    with (
-                        tempfile.TemporaryDirectory(dir=folder) as fresh,
-                        _browse_with(chromium, Path(fresh), shown=way.shown) as page,
-                    ):
-                        found[what].append(_open(page, way, with_token=True))
-                        if what == "cold":
-                            found["start"].append(time.perf_counter() - server.started_s)
+            with contextlib.ExitStack() as stack:
+                fresh = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
+                cold = stack.enter_context(_browse_with(chromium, Path(fresh, "cold"), shown=way.shown))
+                server = stack.enter_context(_serve(way.runs, script=way.script, port=way.port))
+                asked_s = time.perf_counter() - server.started_s
+                found["cold"].append(_open(cold, way, with_token=True))
+                found["start"].append(asked_s + found["cold"][-1])
+                cold.close()
+                with _browse_with(chromium, Path(fresh, "new"), shown=way.shown) as page:
+                    found["new"].append(_open(page, way, with_token=True))
                 with _browse_with(chromium, way.profile, shown=way.shown) as page:
                     _open(page, way, with_token=True)
                     time.sleep(_CACHED_S)

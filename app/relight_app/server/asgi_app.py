@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from relight.errors import RelightError
 from relight_app.decoders import prepare_decoders
 from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader, latest_machine_report
@@ -59,6 +60,7 @@ def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
     async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
         hub.start()
         latest_machine_report()  # begins to remember the load
+        threading.Thread(target=_list_runs, name="relight-list", daemon=True).start()
         try:
             yield {}
         finally:
@@ -122,6 +124,12 @@ def serve(
     )
     _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
     _leave()  # skip the interpreter's shutdown: it takes half a second with everything that is imported
+
+
+def _list_runs() -> None:
+    """Read the list of runs before the first browser asks for it."""
+    with suppress(RelightError):
+        current_engine().list_runs()
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ from relight_app.urls import list_modules, module_url, site_path
 
 _PATIENCE_S = 3.0
 """A part that takes longer is left for the browser to ask for."""
+_AT_FIRST = {"runs": {"rows": "30"}}
+"""More than a screen, by part; the browser asks for the rest a moment later."""
 _STYLE = Path(__file__).parents[1] / "theme" / "first_paint.css"
 _STARTS = re.compile(r'\s*<(?:script type="module"|link rel="(?:modulepreload|stylesheet)")[^>]*>(?:</script>)?')
 """What in Streamlit's page makes the browser load and run Streamlit."""
@@ -93,6 +95,7 @@ async def _write_page(mounts: list[Mount], query: dict[str, str]) -> AsyncIterat
 
 
 async def _build_part(name: str, query: dict[str, str]) -> bytes:
+    query = _AT_FIRST.get(name, {}) | query
     with anyio.move_on_after(_PATIENCE_S):
         body, etag = await anyio.to_thread.run_sync(build_part, name, query, abandon_on_cancel=True)
         return str(tag("div", Markup(body.decode()), class_="part", data_part=name, data_etag=etag)).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import hashlib
 from collections.abc import Mapping
 
@@ -31,13 +33,26 @@ def part_routes() -> list[Route]:
         name = request.path_params["name"]
         if name not in PARTS:
             raise HTTPException(404, "There is no such part.")
-        body, etag = await anyio.to_thread.run_sync(build_part, name, request.query_params, limiter=limiter)
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return Response(body, media_type="text/html; charset=utf-8", headers=headers)
+        known, zipped = request.headers.get("if-none-match"), "gzip" in request.headers.get("accept-encoding", "")
+
+        def answer() -> Response:
+            body, etag = build_part(name, request.query_params)
+            headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
+            if known == etag:
+                return Response(status_code=304, headers=headers)
+            if zipped:
+                body, headers["Content-Encoding"] = _compress(body), "gzip"
+            return Response(body, media_type="text/html; charset=utf-8", headers=headers)
+
+        return await anyio.to_thread.run_sync(answer, limiter=limiter)
 
     return [Route("/parts/{name}", send_part, methods=["GET"])]
+
+
+@functools.lru_cache(maxsize=32)
+def _compress(body: bytes) -> bytes:
+    """Compress the markup once for all browsers that get it."""
+    return gzip.compress(body, compresslevel=4)
 
 
 def build_part(name: str, query: Mapping[str, str]) -> tuple[bytes, str]:

@@ -38,6 +38,15 @@ def test_every_page_arrives_with_its_parts(tmp_path: Path) -> None:
     assert 'type="module" crossorigin' not in run.text.partition('<template id="relight-streamlit">')[0]
 
 
+def test_a_long_list_begins_with_what_is_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELIGHT_RUNS", str(tmp_path))
+    monkeypatch.setitem(page_route._AT_FIRST, "runs", {"rows": "1"})
+    for name in ("a", "b"):
+        make_run(tmp_path, SampleRun(name, status="finished"))
+    parts = [run_async(page_route._build_part("runs", query)) for query in ({}, {"rows": "all"})]
+    assert [part.count(b'class="open"') for part in parts] == [1, 2]
+
+
 def test_a_slow_part_is_left_to_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 
