@@ -75,8 +75,10 @@ from relight_app.__main__ import main
 sys.exit(main())
 """
 _NOTE_WHEN_SHOWN = """([selector]) => {
+  if (window.looking) return
+  window.looking = true
   // Between two frames: what is found then has been painted, or is in the next frame.
-  const hosts = '[data-mount] > div, [data-testid="stBidiComponentIsolated"] *'
+  const hosts = '[data-mount] > div, [data-testid="stBidiComponentIsolated"], [data-testid="stBidiComponentIsolated"] *'
   const find = () =>
     document.querySelector(selector) ??
     [...document.querySelectorAll(hosts)].find((host) => host.shadowRoot?.querySelector(selector))
@@ -259,6 +261,7 @@ def _open(page: Page, way: _Way, *, with_token: bool = False) -> float:
         address += f"{'&' if '?' in address else '?'}token={_TOKEN}"
     page.goto("about:blank")
     page.goto(address, wait_until="commit")
+    page.evaluate(_NOTE_WHEN_SHOWN, [way.shown])  # a new browser's first page may be without its init script
     page.wait_for_function("window.shownMs", polling=100, timeout=60_000)
     shown_ms: float = page.evaluate("window.shownMs")
     return shown_ms / 1000
