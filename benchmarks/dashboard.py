@@ -205,6 +205,7 @@ def _measure_pages(folder: Path, options: argparse.Namespace, report: Report, ch
     for _ in range(options.repeats):
         for way in ways:
             found = times[way.name]
+            print(f"opening {way.name}", file=sys.stderr)
             with contextlib.ExitStack() as stack:
                 fresh = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
                 cold = stack.enter_context(_browse_with(chromium, Path(fresh, "cold"), shown=way.shown))
@@ -221,7 +222,7 @@ def _measure_pages(folder: Path, options: argparse.Namespace, report: Report, ch
                     for _ in range(options.opened):
                         found["warm"].append(_open(page, way))
                         if way.script is None:
-                            page.locator("#relight-first").wait_for(state="detached", timeout=60_000)
+                            page.locator("#relight-first").wait_for(state="detached", timeout=20_000)
                             found["streamlit"].append(page.evaluate("performance.now()") / 1000)
                         time.sleep(_CACHED_S)
     rows = [
@@ -262,7 +263,7 @@ def _open(page: Page, way: _Way, *, with_token: bool = False) -> float:
     page.goto("about:blank")
     page.goto(address, wait_until="commit")
     page.evaluate(_NOTE_WHEN_SHOWN, [way.shown])  # a new browser's first page may be without its init script
-    page.wait_for_function("window.shownMs", polling=100, timeout=60_000)
+    page.wait_for_function("window.shownMs", polling=50, timeout=20_000)
     shown_ms: float = page.evaluate("window.shownMs")
     return shown_ms / 1000
 
@@ -339,7 +340,7 @@ def _measure_latency(folder: Path, options: argparse.Namespace, report: Report, 
     ):
         page.goto(server.link.replace("/?", f"/run?id={run}&"))
         page.locator(f"{_CHART}[data-last]").first.wait_for(timeout=60_000)
-        page.locator("#relight-first").wait_for(state="detached", timeout=60_000)
+        page.locator("#relight-first").wait_for(state="detached", timeout=20_000)
         time.sleep(_SETTLE_S)
         page.evaluate(_WATCH_STEPS)
         time.sleep(options.seconds)
