@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -33,6 +34,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -286,8 +288,10 @@ def _find_port() -> int:
 
 def _make_many_runs(folder: Path, count: int) -> None:
     """Make this many runs: a few with Relight's writers, the others as copies of these."""
-    for number in range(min(_TEMPLATES, count)):
-        make_run(folder, number, checkpoints=1)
+    # In a process of its own: it counts as their trainer, and runs whose trainer lives are read each time.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as makers:
+        for number in range(min(_TEMPLATES, count)):
+            makers.submit(make_run, folder, number, checkpoints=1).result()
     templates = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     for number in range(len(templates), count):
         shutil.copytree(templates[number % len(templates)], folder / f"copy-{number:05d}")
