@@ -26,7 +26,7 @@ class RelightWriter:
         self._client = WriterClient(folder)
         self._process = psutil.Process(self._client.pid)
         self._step = 0
-        self._begun_processor_s = 0.0
+        self._begun_s = self._begun_processor_s = 0.0
         self._verified = True
         self.durable_s: float | None = None
         """From the beginning of the last save until it was durable; None if it is not yet."""
@@ -37,6 +37,7 @@ class RelightWriter:
 
         self._step += 1
         self._verified, self.durable_s = False, None
+        self._begun_s = time.monotonic()
         self._begun_processor_s = self._processor_s()
         memory = self._client.stage(make_header(state, self._step))
         copy_tensors(state, memory, on_copied=self._client.note_copied)
@@ -50,7 +51,7 @@ class RelightWriter:
             if isinstance(event, SaveFailed):
                 raise SystemExit(event.sentence)
             if isinstance(event, Durable):
-                self.durable_s = event.seconds
+                self.durable_s = event.at_s - self._begun_s
             self._verified = self._verified or isinstance(event, Verified)
         return self._verified
 

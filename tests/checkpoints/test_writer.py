@@ -34,7 +34,7 @@ from relight.checkpoints.writer_channel import (
 )
 from relight.checkpoints.writer_client import WriterClient
 from relight.errors import SaveError, UnsupportedState
-from tests.checkpoints.snapshots import make_snapshot, make_tensor, stage_snapshot
+from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.checkpoints.trainer_stand_in import TRAINED
 from tests.patience import stretch
 
@@ -95,8 +95,10 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def test_a_submitted_snapshot_becomes_durable_and_verified(folder: Path) -> None:
     with started(folder) as client:
+        begun_s = time.monotonic()
         save(client, 3, frozen=50)
         durable = wait_for(client, Durable)
+        assert begun_s < durable.at_s < time.monotonic()
         info = CheckpointStore(folder).find(3)
         assert (durable.step, durable.sequence, durable.bytes) == (3, info.sequence, info.new_bytes)
         assert durable.edge_time_s == info.time_s
@@ -108,21 +110,6 @@ def test_a_submitted_snapshot_becomes_durable_and_verified(folder: Path) -> None
             *(part for part in (make_snapshot(3, frozen=50)[0].tensors, make_snapshot(3, frozen=50)[1])), strict=True
         ):
             assert reader.read(spec.name) == data
-
-
-def test_a_durable_snapshot_comes_with_what_the_writer_took_for_it(folder: Path) -> None:
-    data = [make_tensor("model.large", "F32", (2_000_000,), seed=step) for step in (1, 2)]
-    with started(folder) as client:
-        process, reported_s = psutil.Process(client.pid), 0.0
-        for step in (1, 2):
-            save(client, step, extra=[data[step - 1]])
-            durable = wait_for(client, Durable)
-            assert durable.processor_s > 0 and 0 < durable.seconds < stretch(20)
-            reported_s += durable.processor_s
-            wait_for(client, Verified)
-        times = process.cpu_times()
-    # What starting the process and importing its modules took is nobody's checkpoint; a clock tick is 10 ms.
-    assert reported_s < times.user + times.system + 0.02
 
 
 def test_the_writer_keeps_what_the_policy_keeps(folder: Path) -> None:

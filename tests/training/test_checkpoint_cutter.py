@@ -99,8 +99,9 @@ def describe(step: int, **more: Any) -> SnapshotHeader:
     return SnapshotHeader(**facts | {"tensors": describe_tensors(TENSORS), "state": {"a": 1}} | more)
 
 
-def durable(step: int) -> Durable:
-    return Durable(slot=0, step=step, sequence=1, edge_time_s=5.0, seconds=0.1, bytes=12)
+def durable(step: int, at_s: float | None = None) -> Durable:
+    at_s = module.time.monotonic() if at_s is None else at_s
+    return Durable(slot=0, step=step, sequence=1, edge_time_s=5.0, at_s=at_s, bytes=12)
 
 
 def test_the_clock_and_the_step_count_each_make_a_checkpoint_due(
@@ -259,9 +260,11 @@ class Loop:
         self.cutter.cut(describe(self.step), TENSORS)
         if self.writer.refuse is not None:
             return
+        durable_s = now + self.durable_s
         self._waiting += [
-            (now + self.durable_s, now, durable(self.step)), (now + self.durable_s + 2.0, 0.0, Verified(self.step, 1)),
-        ]  # fmt: skip
+            (durable_s, now, durable(self.step, durable_s)),
+            (durable_s + 2.0, 0.0, Verified(self.step, 1)),
+        ]
 
     def _deliver(self) -> None:
         for due_s, edge_s, event in self._waiting:
@@ -343,7 +346,7 @@ def test_a_day_within_the_budget(
     assert loop.worst_s <= 300.0
     trained_s = clock.now - loop.begun_s
     spent_s = read_record(layout.saving, SavingState).spent_s
-    assert loop.lost_s / trained_s <= (0.01 if step_s < 10 else 0.06), "a step of 25 s is slow as a whole"
+    assert loop.lost_s / trained_s <= (0.01 if step_s < 10 else 0.05), "a step of 25 s is slow as a whole"
     assert spent_s == pytest.approx(loop.lost_s, rel=0.2)
 
 

@@ -91,14 +91,10 @@ class Durable(Message, frozen=True):
     sequence: int
     edge_time_s: float
     """Time of the step edge, in seconds since 1970: work at risk counts from here."""
-    seconds: float
-    """From the beginning of the write until durable."""
+    at_s: float
+    """When it became durable, on the monotonic clock that all processes of a machine share."""
     bytes: int
     """Bytes written; shared tensors are not written."""
-    processor_s: float = 0.0
-    """Processor time of the writer since the snapshot before this one was durable, on all its threads.
-
-    It includes what came after that: the read-back, and the deletion of old checkpoints."""
 
 
 class Verified(Message, frozen=True):

@@ -86,8 +86,6 @@ class Writer:
         self._orphaned = False
         self._finishing = False
         self._configure: Configure | None = None
-        self._reported_s = 0.0
-        """Processor time that has been reported."""
 
     def serve(self) -> int:
         """Run until the trainer has finished or died, and all complete snapshots are durable or given up."""
@@ -181,7 +179,6 @@ class Writer:
         store = CheckpointStore(Path(configure.folder))
         self._attempt(partial(sweep, store), "What an earlier crash left behind could not be removed")
         while (job := self._next_job()) is not None:
-            self._reported_s = self._reported_s or time.process_time()  # not what starting the process took
             info = self._write(job, store)
             if info is not None:
                 self._attempt(partial(self._verify, info, store), "The checkpoint could not be read back")
@@ -211,7 +208,6 @@ class Writer:
 
     def _write(self, job: _Job, store: CheckpointStore) -> CheckpointInfo | None:
         submit = job.submit
-        started = time.monotonic()
         try:
             snapshot, buffers = self._read_slot(submit)
             info = store.commit(snapshot, buffers, arrival=job.arrival)
@@ -225,14 +221,7 @@ class Writer:
             _log.exception("saving step %d", submit.step)
             self._fail(job, f"The checkpoint at step {submit.step} was not saved: {type(error).__name__}: {error}")
             return None
-        seconds, processor_s = time.monotonic() - started, time.process_time()
-        self._say(
-            Durable(
-                submit.slot, info.step, info.sequence, info.time_s, seconds, info.new_bytes,
-                processor_s - self._reported_s,
-            )
-        )  # fmt: skip
-        self._reported_s = processor_s
+        self._say(Durable(submit.slot, info.step, info.sequence, info.time_s, time.monotonic(), info.new_bytes))
         self._say(Released(submit.slot))
         with self._changed:
             outdone = [other for other in self._waiting if other.serial < job.serial]

@@ -236,9 +236,10 @@ class CheckpointCutter:
         now = time.time()
         if isinstance(event, Durable):
             self.durable_step = event.step
+            late_s = max(0.0, time.monotonic() - event.at_s)  # it is only read at a step edge
             cut_s = self._cut_s.pop(event.step, None)
             if cut_s is not None:
-                self._durable_s.append(time.monotonic() - cut_s)
+                self._durable_s.append(max(0.0, event.at_s - cut_s))
             self._cut_s = {step: at for step, at in self._cut_s.items() if step > event.step}
             self._checkpoint_bytes = event.bytes
             if self._saving.failure is not None:
@@ -252,7 +253,7 @@ class CheckpointCutter:
                 failing_since_s=None,
                 saves=self._saving.saves + 1,
                 bytes_written=self._saving.bytes_written + event.bytes,
-                last_write_s=max(0.0, now - event.edge_time_s),
+                last_write_s=max(0.0, now - late_s - event.edge_time_s),
             )
         elif isinstance(event, SaveFailed):
             self._note_failure(event.sentence)
