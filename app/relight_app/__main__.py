@@ -18,7 +18,6 @@ from relight.errors import RelightError, UsageError
 from relight.runs.catalog import RUNS_VARIABLE, runs_folder
 from relight.runs.trash import sweep_in_background
 from relight.supervision.interrupted_runs import resume_interrupted_runs
-from relight_app.decoders import prepare_decoders
 from relight_app.server.token import choose_token, read_token_file
 from relight_app.settings import Settings
 
@@ -44,14 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base_path=options.base_path,
         read_only=options.read_only,
     )
-    if not options.read_only:
-        prepare_decoders()
-    sweep_in_background(folder)
-    if options.resume_interrupted:
-        threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
     from relight_app.server.asgi_app import serve
 
-    serve(settings, listener, on_started=lambda: _announce(settings, open_browser=options.browser))
+    def begin() -> None:
+        _announce(settings, open_browser=options.browser)
+        if not options.read_only:
+            sweep_in_background(folder)
+        if options.resume_interrupted:
+            threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
+
+    serve(settings, listener, on_started=begin)
     return 0
 
 
@@ -88,7 +89,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--resume-interrupted", action="store_true", help="resume every run that a reboot or a kill interrupted"
     )
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.read_only and options.resume_interrupted:
+        parser.error("--read-only resumes nothing: leave out one of --read-only and --resume-interrupted")
+    return options
 
 
 def _port(text: str) -> int:

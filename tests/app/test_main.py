@@ -9,12 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from relight_app import __main__
+from relight_app.server import asgi_app
+from relight_app.settings import Settings
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows, make_run
 from tests.patience import stretch
@@ -77,6 +81,7 @@ def test_a_read_only_dashboard_shows_a_folder_that_cannot_be_written(page: Path)
         (("--nonsense",), "--nonsense"),
         (("--token", "short"), "too short"),
         (("--token", "12345678", "--token-file", "x"), "not allowed with"),
+        (("--read-only", "--resume-interrupted"), "leave out one of"),
         (("--token-file", "/nowhere/token"), "/nowhere/token"),
         (("--token-file", "/dev/null"), "not a regular file"),
         (("--port", "0", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
@@ -86,6 +91,22 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], 
     done = _run("--runs", str(tmp_path), *arguments)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "swept"), [((), 1), (("--read-only",), 0)])
+def test_only_a_dashboard_that_may_write_removes_old_trash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], swept: int
+) -> None:
+    folders: list[Path] = []
+
+    def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        listener.close()
+        on_started()
+
+    monkeypatch.setattr(asgi_app, "serve", serve)
+    monkeypatch.setattr(__main__, "sweep_in_background", folders.append)
+    assert __main__.main(["--runs", str(tmp_path), "--port", "0", "--no-browser", *arguments]) == 0
+    assert folders == [tmp_path] * swept
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from relight.errors import RelightError
-from relight_app.decoders import prepare_decoders
+from relight.runs.decoders import prepare_decoders
 from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader, latest_machine_report
 from relight_app.server.action_route import action_routes

@@ -55,6 +55,25 @@ _CHOOSE_THEME = """
   first.dataset.theme = /dark/i.test(theme) ? 'dark' : /light/i.test(theme) ? 'light' : dark ? 'dark' : 'light'
 }
 """
+_HOLD = """
+{
+  const held = (document.getElementById('relight-first').held = [])
+  for (const type of ['click', 'input']) {
+    document.addEventListener(type, (event) => {
+      const path = event.composedPath()
+      const host = path.find((one) => one.dataset?.mount)
+      if (!host || host.dataset.live !== undefined) return
+      if (type === 'click') {
+        const link = path.find((one) => one.matches?.('a[href], summary'))
+        if (link && link.dataset.set === undefined && link.dataset.act === undefined) return // works without a script
+        event.preventDefault()
+      }
+      if (event.detail <= 1) held.push({ type, host, target: path[0] })
+    }, true)
+  }
+}
+"""
+"""What a person presses and types before a component is live; `first_paint.js` does it when it is."""
 
 
 def page_routes() -> list[Route]:
@@ -143,4 +162,5 @@ def _build_header() -> Markup:
     links = [tag("a", page.title, href=site_path("/" + page.path)) for page in PAGES.values() if not page.hidden]
     logo = tag("img", src=site_path("/assets/logo.svg"), alt="Logo", width="105", height="32")
     header = tag("header", tag("a", logo, href=site_path("/")), tag("nav", links, aria_label="App pages"))
-    return join(Markup('<div id="relight-first">'), tag("script", Markup(_CHOOSE_THEME)), header, Markup("<main>"))
+    script = tag("script", Markup(_CHOOSE_THEME + _HOLD))
+    return join(Markup('<div id="relight-first">'), script, header, Markup("<main>"))

@@ -23,6 +23,7 @@ from relight.drill.temporary_runs import read_trainer, send_signal
 from relight.errors import RelightError
 from relight.machine.gpu import GpuReader
 from relight.runs.catalog import create_run
+from relight.runs.decoders import prepare_decoders
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
@@ -159,6 +160,7 @@ def plan_drill(
 def train_all(runs: Path, plan: DrillPlan) -> Trainings:
     """Train once without a kill, and twice with kills and resumes; two at a time, unless they may share a GPU."""
     plan.tell(f"Training {plan.name} without a kill, and again with kills.")
+    prepare_decoders()
     pool = ThreadPoolExecutor(1 if _has_gpu() else 2, thread_name_prefix="drill")
     try:
         whole = pool.submit(_train_undisturbed, runs, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,27 @@ _HIDE = """(hidden) => {
 
 def _end(run: str, number: int) -> dict[str, str]:
     return {"key": f"{run}-{number}", "name": run, "status": "crashed", "reason": f"Attempt {number} is gone."}
+
+
+def test_an_icon_that_the_server_could_not_send_is_asked_for_again(blank: Page, problems: list[str]) -> None:
+    """If it was away, or has been replaced by one that did not answer."""
+    answers: list[Callable[[Route], None]] = [
+        lambda route: route.abort(),
+        lambda route: route.fulfill(status=503),
+        lambda route: route.fulfill(body="<svg></svg>"),
+    ]
+
+    def answer(route: Route) -> None:
+        answers.pop(0)(route)
+
+    blank.route(f"{SITE}/assets/icon.svg", answer)
+    blank.route(f"{SITE}/parts/**", lambda route: route.fulfill(body='<b data-title="A" data-state="crashed">A</b>'))
+    blank.evaluate("document.head.insertAdjacentHTML('beforeend', '<link rel=icon>')")
+    for _ in range(3):
+        blank.evaluate(_SHOW, f"{SITE}/parts.js")
+        expect(blank.locator("b")).to_be_visible()
+    blank.wait_for_function("document.querySelector('link').href.includes('ef4444')")
+    assert (answers, problems) == ([], [])
 
 
 def test_a_hidden_tab_still_changes_its_title_and_tells_what_ended(blank: Page) -> None:

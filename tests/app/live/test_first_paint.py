@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,34 @@ def test_what_is_typed_and_opened_early_survives(browser: Browser, served: Serve
     search.press_sequentially("y")
     expect(search).to_have_value("early")
     expect(page.locator("[data-part=runs] a.open")).to_have_count(1)
+    context.close()
+
+
+def test_what_is_pressed_and_typed_before_a_page_is_live_counts(
+    browser: Browser, served: ServedDashboard, runs: Path
+) -> None:
+    layout = make_run(runs, SampleRun("soon", status="finished"))
+    with served.client() as client:
+        while layout.run_id not in client.get("/api/runs").text:  # what it says is up to half a second old
+            time.sleep(0.05)
+    context = new_context(browser)
+    page = context.new_page()
+    held: list[Any] = []
+    page.route(re.compile(r"/parts\.js$"), lambda route: held.append(route))  # noqa: PLW0108  Playwright cannot call a built-in function
+    page.goto(served.link, wait_until="commit")
+    page.locator("[type=search]").first.press_sequentially("soon")
+    page.get_by_role("radio", name="Finished").dblclick()
+    page.get_by_role("button", name="Actions for soon").click()
+    while not held:  # the request may be later than the page
+        page.wait_for_timeout(10)
+    assert "?" not in page.url
+    for route in held:
+        route.continue_()
+    expect(page).to_have_url(re.compile(r"q=soon"))
+    assert "status=finished" in page.url
+    expect(page.locator("[data-part=runs] a.open")).to_have_count(1)
+    expect(page.get_by_role("button", name="Actions for soon")).to_have_attribute("aria-expanded", "true")
+    expect(page.locator("[popover]:popover-open")).to_contain_text("Rename")
     context.close()
 
 

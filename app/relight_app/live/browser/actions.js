@@ -17,36 +17,35 @@ export async function act(name, payload, key = newKey()) {
   const deadline = Date.now() + GIVE_UP_MS
   let pause = 200
   for (;;) {
-    const response = await ask(name, payload, key)
-    if (response && response.status !== 202 && !(response.status >= 502 && response.status <= 504)) {
-      return read(response)
-    }
-    if (response?.status === 202) continue
+    const answer = await ask(name, payload, key)
+    if (answer?.status === 202) continue
+    if (answer && !(answer.status >= 502 && answer.status <= 504)) return read(answer)
     if (Date.now() > deadline) return { problem: 'The dashboard cannot be reached. Start it again, then try once more.' }
     await new Promise((done) => setTimeout(done, pause))
     pause = Math.min(2 * pause, LONGEST_PAUSE_MS)
   }
 }
 
+/** Ask once; returns null if the server was away, even if it went while it answered. */
 async function ask(name, payload, key) {
   const body = JSON.stringify(payload)
   try {
-    return await fetch(siteUrl(`/actions/${name}`), {
+    const response = await fetch(siteUrl(`/actions/${name}`), {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
       body,
       keepalive: body.length < MOST_KEPT_ALIVE, // a press on a page that is being left still counts
     })
+    return { status: response.status, text: await response.text() }
   } catch {
     return null
   }
 }
 
-async function read(response) {
-  const text = await response.text()
+function read({ status, text }) {
   try {
     return JSON.parse(text)
   } catch {
-    return { problem: text.trim() || `The dashboard answered with the status ${response.status}.` }
+    return { problem: text.trim() || `The dashboard answered with the status ${status}.` }
   }
 }

@@ -59,9 +59,15 @@ async function showIcon(state) {
   shown = state
   const link = document.querySelector('link[rel~=icon]')
   if (!link) return
-  base ??= await fetch(siteUrl('/assets/icon.svg')).then((response) => (response.ok ? response.text() : ''))
+  try {
+    base ??= await fetch(siteUrl('/assets/icon.svg')).then((response) => (response.ok ? response.text() : null))
+  } catch { // the server is gone
+  }
   if (shown !== state) return
-  if (!base.includes('<svg')) return
+  if (!base?.includes('<svg')) {
+    shown = null // try again with the next answer
+    return
+  }
   const dot = COLORS[state] ? `<circle cx="25" cy="25" r="7" fill="${COLORS[state]}" stroke="#fff" stroke-width="1.5"/>` : ''
   link.href = `data:image/svg+xml,${encodeURIComponent(base.replace('</svg>', `${dot}</svg>`))}`
 }

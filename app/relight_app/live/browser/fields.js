@@ -41,9 +41,12 @@ async function preview(root) {
   for (const place of root.querySelectorAll('[data-preview]')) {
     const form = place.closest('form')
     const payload = { ...JSON.parse(form.dataset.payload ?? '{}'), ...readFields(form) }
-    const response = await fetch(siteUrl(`/parts/${place.dataset.preview}?${new URLSearchParams({ request: JSON.stringify(payload) })}`))
-    if (!response.ok) continue
-    const text = await response.text()
-    if (place.innerHTML !== text) place.innerHTML = text
+    try {
+      const response = await fetch(siteUrl(`/parts/${place.dataset.preview}?${new URLSearchParams({ request: JSON.stringify(payload) })}`))
+      if (!response.ok) continue
+      const text = await response.text()
+      if (place.innerHTML !== text) place.innerHTML = text
+    } catch { // the server is gone, and the page says so
+    }
   }
 }

@@ -72,6 +72,16 @@ function append(node) {
   document.head.append(loading)
 }
 
+/** Do what was pressed and typed in a component before it was live. */
+function replay(element) {
+  element.dataset.live = ''
+  for (const { type, host, target } of first.held) {
+    if (host !== element || !target.isConnected) continue
+    if (type === 'click') target.dispatchEvent(new MouseEvent(type, { bubbles: true, cancelable: true, composed: true }))
+    else for (const name of ['input', 'change']) target.dispatchEvent(new Event(name, { bubbles: true }))
+  }
+}
+
 async function begin() {
   document.getElementById('root').inert = true
   for (const template of first.querySelectorAll('template[shadowrootmode]')) { // a browser that does not know them
@@ -87,7 +97,9 @@ async function begin() {
     import(new URL(host.data.module, location.origin)).then(
       (module) => {
         host.module = module
-        if (first.isConnected) module.show({ data: host.data, parentElement: inner(host.element) })
+        if (!first.isConnected) return
+        module.show({ data: host.data, parentElement: inner(host.element) })
+        replay(host.element)
       },
       () => {}, // the component that Streamlit mounts tries again
     )

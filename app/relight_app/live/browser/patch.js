@@ -14,7 +14,8 @@ function patch(node, wanted) {
     if (node.data !== wanted.data) node.data = wanted.data
     return
   }
-  const kept = node.nodeName === 'DETAILS' ? 'open' : null // the person opens and closes it, not the server
+  // What the person opens and closes, not the server:
+  const kept = node.nodeName === 'DETAILS' ? 'open' : 'menu' in node.dataset ? 'aria-expanded' : null
   for (const { name } of [...node.attributes]) {
     if (!wanted.hasAttribute(name) && name !== kept && name !== 'style') node.removeAttribute(name)
   }
@@ -33,6 +34,7 @@ export function patchChildren(node, wanted) {
     const match = keyOf(next) === undefined ? (current && alike(current, next) ? current : null) : keyed.get(keyOf(next))
     if (match && alike(match, next)) {
       if (match === current) current = current.nextSibling
+      else if (node.moveBefore) node.moveBefore(match, current) // keeps focus and open menus; not every browser has it
       else node.insertBefore(match, current)
       patch(match, next)
     } else {

@@ -9,7 +9,7 @@ _DECODE = """
 import sys, threading
 import msgspec
 from relight.runs.records import RunRecord
-from relight_app.decoders import prepare_decoders
+from relight.runs.decoders import prepare_decoders
 
 prepare_decoders()
 sys.setswitchinterval(1e-6)
