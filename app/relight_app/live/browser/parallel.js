@@ -11,7 +11,8 @@ const NAMESPACE = 'http://www.w3.org/2000/svg'
  */
 export function drawParallel(svg, { axes, runs, width, describe }) {
   svg.replaceChildren()
-  svg.setAttribute('viewBox', `0 0 ${width} ${HEIGHT}`)
+  svg.setAttribute('width', width)
+  svg.setAttribute('height', HEIGHT)
   const gap = axes.length > 1 ? (width - 140) / (axes.length - 1) : 0
   const scales = axes.map(({ values }) => makeScale(values))
   const at = (axis, run) => {
@@ -40,7 +41,7 @@ export function drawParallel(svg, { axes, runs, width, describe }) {
   axes.forEach(({ label }, axis) => {
     const x = 70 + axis * gap
     svg.append(make('line', { x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM, class: 'relight-parallel-axis' }))
-    const title = make('text', { x, y: 14, 'text-anchor': 'middle', class: 'relight-parallel-label' }, clip(label, gap / 7 || 30))
+    const title = make('text', { x, y: 14, 'text-anchor': 'middle', class: 'relight-parallel-label' }, clip(label, gap / 7.5 || 30))
     title.append(make('title', {}, label))
     svg.append(title)
     for (const [share, value] of scales[axis].ticks) {
@@ -76,6 +77,9 @@ function make(name, attributes, text) {
   return element
 }
 
+/** Leave out the middle of a long text: names differ at their ends. */
 function clip(text, most) {
-  return text.length > most ? `${text.slice(0, Math.max(3, Math.floor(most) - 1))}…` : text
+  if (text.length <= most) return text
+  const kept = Math.max(4, Math.floor(most) - 1)
+  return `${text.slice(0, Math.ceil(kept / 2))}…${text.slice(-Math.floor(kept / 2))}`
 }
