@@ -92,10 +92,15 @@ def test_every_command_that_ends_has_an_example() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("end_runs")
-def test_every_example_runs_as_written(relight: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drills", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_every_example_runs_as_written(
+    relight: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drills: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copies").mkdir()  # as the page does
-    for example in _list_examples():
+    examples = [example for example in _list_examples() if (example[0] == "drill") == drills]
+    assert examples
+    for example in examples:
         answer = relight(*example, timeout_s=300)
         assert (answer.exit_code, answer.stderr) == (0, ""), (example, answer)
         assert answer.stdout, example

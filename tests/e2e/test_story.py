@@ -18,7 +18,8 @@ from tests.e2e.conftest import Dashboard, serve_dashboard, wait_until
 from tests.e2e.screenshots import take_screenshots, takes_screenshots
 from tests.patience import stretch
 
-pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(600)]
+# Thorough, because test_morning.py and test_stop_and_resume.py do all of this too, in other ways.
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 SHOWN_DEAD_S = 2.0
 SLACK_S = 1.0

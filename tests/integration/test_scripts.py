@@ -107,7 +107,9 @@ def _start_alone(workshop: Workshop, project: Path, *arguments: str) -> tuple[su
     return process, soak.wait_for(look, why="a run")
 
 
-def test_a_script_survives_kills_and_resumes_like_a_task(workshop: Workshop, project: Path) -> None:
+def test_a_script_survives_kills_and_resumes_like_a_task(
+    workshop: Workshop, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launched = workshop.relight(
         "run", "train.py", "--name", "mine", "--detach", "--set", "epochs=5", "--", "--lr", "0.2", cwd=project
     )
@@ -131,8 +133,10 @@ def test_a_script_survives_kills_and_resumes_like_a_task(workshop: Workshop, pro
     assert (summary.step, summary.best.metric) == (30, "validation/error")
     assert read_series(layout.metrics, "train/loss").steps.tolist() == list(range(1, 31))
     assert f"in {project} with 0.2" in workshop.relight("logs", "mine").stdout
-    # Started with plain python, and killed too, the same script computes the same.
+    # Started with plain python, copied elsewhere, and killed too, the same script computes the same.
     (project / "fast").unlink()
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setenv("RELIGHT_MIRROR", str(tmp_path / "copies"))
     process, alone = _start_alone(workshop, project, "--lr", "0.2", "--epochs", "5")
     try:
         workshop.wait_for_step(alone, 8)
@@ -151,6 +155,9 @@ def test_a_script_survives_kills_and_resumes_like_a_task(workshop: Workshop, pro
     resume_run(alone)
     workshop.finish(alone)
     assert _digest(alone) == _digest(layout)
+    copied = tmp_path / "copies" / alone.run_id / "checkpoints" / "manifests"
+    manifest = CheckpointStore(alone.checkpoints).find("latest").name.manifest
+    soak.wait_for((copied / manifest).exists, why="its copy")
 
 
 def test_ctrl_c_saves_and_a_killed_supervisor_ends_the_script(workshop: Workshop, project: Path) -> None:

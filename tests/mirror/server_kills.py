@@ -52,7 +52,7 @@ CONFIG = {
     "checkpoint_every_s": 1.0,
     "nap_s": 0.0,
 }
-PACE_S = "0.4"
+PACE_S = "2.0"  # a kill takes up to a minute: the copying process waits longer after each failure
 _KEYS = {
     "identities": [
         {"name": "t", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin"]},

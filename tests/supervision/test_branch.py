@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -13,6 +14,8 @@ from relight.checkpoints.recovery import verify_store
 from relight.checkpoints.snapshot_header import SnapshotHeader, TensorRef, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.errors import CheckpointNotFound, ConfigError, DamagedCheckpoint, RelightError, RunBusy
+from relight.mirror.address import parse_mirror
+from relight.mirror.report import read_mirror, set_mirror
 from relight.runs.about import NAME_CHARACTERS
 from relight.runs.catalog import create_run, list_layouts
 from relight.runs.evidence import gather_evidence
@@ -25,7 +28,7 @@ from relight.supervision.checkpoint_choice import choose_checkpoint
 from relight.tasks import inspection
 from relight.tasks.inspection import Inspection
 from relight.tasks.reference import validate_config
-from supervision.conftest import Lab, stand_in
+from supervision.conftest import Lab, stand_in, wait_for
 from tests.opened_files import count_reads
 
 pytestmark = pytest.mark.processes
@@ -97,6 +100,14 @@ def test_a_branch_records_its_parent_and_what_was_changed(lab: Lab, parent: RunL
     assert record.best_metric == "validation/accuracy"
     start = read_record(launched.layout.attempt(1).start, AttemptStart)
     assert (start.reason, start.from_sequence, start.from_step, start.max_restarts) == ("branch", 1, 10, 2)
+
+
+def test_a_branch_is_copied_to_where_its_parent_is_copied(lab: Lab, parent: RunLayout, tmp_path: Path) -> None:
+    address = parse_mirror(str(tmp_path))
+    set_mirror(parent, address)
+    child = branch(parent).layout
+    assert read_mirror(child) == address
+    wait_for((tmp_path / child.run_id / "run.json").exists)
 
 
 def test_a_branch_reads_its_parents_record_once(lab: Lab, parent: RunLayout) -> None:

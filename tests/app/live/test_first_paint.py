@@ -52,7 +52,10 @@ def _look_at(page: Page) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 1280), *(pytest.param(*look, marks=pytest.mark.thorough) for look in (("dark", 1280), ("light", 390)))],
+)
 def test_nothing_moves_when_streamlit_takes_over(
     browser: Browser, served: ServedDashboard, runs: Path, scheme: Any, width: int
 ) -> None:
