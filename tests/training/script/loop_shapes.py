@@ -177,6 +177,19 @@ for step in run.steps(15):
         batch = next(batches)
     train(batch)
 """,
+    "a rate that is set at the top of each step": """
+own = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+run.track(own=own)
+batches = cycle(loader)
+for step in run.steps(15):
+    own.param_groups[0]["lr"] = 0.05 / (2 + step)
+    if step % 4 == 3 or not step:
+        validate()
+    loss = loss_of(*next(batches))
+    loss.backward()
+    own.step()
+    move(loss)
+""",
     "a part of the epoch at a time": """
 for epoch in run.epochs(2):
     for part in range(2):

@@ -89,7 +89,10 @@ def test_a_loop_that_no_resume_can_enter_is_named_at_once_and_resumes_between_ep
     assert named in line and ".py, line " in line
 
 
-@pytest.mark.parametrize("shape", ["the plain loop", "an endless generator made before the loop"])
+@pytest.mark.parametrize(
+    "shape",
+    ["the plain loop", "an endless generator made before the loop", "a rate that is set at the top of each step"],
+)
 def test_a_training_stopped_before_its_first_step_resumes_from_step_0(make_script: Make, shape: str) -> None:
     twin = make_script(BEGIN + EXACT[shape], "", "0", name="twin")
     assert twin.run() == 0, twin.log
@@ -100,6 +103,12 @@ def test_a_training_stopped_before_its_first_step_resumes_from_step_0(make_scrip
     assert [info.step for info in run.checkpoints()] == [0]
     assert run.resume() == 0, run.log
     assert run.final_digest() == twin.final_digest()
+
+
+def test_a_resume_from_the_best_checkpoint_of_step_0_keeps_what_the_first_step_has_set(make_script: Make) -> None:
+    source = BEGIN + EXACT["a rate that is set at the top of each step"]
+    run = assert_ends_as_undisturbed(make_script, source, "after the update", "0", deaths=("0", "1"))
+    assert "Resumed from step 0." in run.layout.attempt(2).log.read_text()
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

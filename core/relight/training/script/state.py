@@ -403,16 +403,16 @@ class EpochStart:
         self._options = options
         self.options_before, self.head = {}, {}
         self.begins, self.waits = False, True
+        self._encoded = {}
 
     def note_head(self, options: dict[str, Options]) -> None:
         """Keep the options that have changed until the first step of the body."""
         self.waits = False
+        self._encoded = {}
         before = self._options
         changed = [name for name, each in options.items() if name in before and not same(before[name], each)]
-        if changed:
-            self.options_before = {name: before[name] for name in changed}
-            self.head = {name: options[name] for name in changed}
-            self._encoded = {}
+        self.options_before = {name: before[name] for name in changed}
+        self.head = {name: options[name] for name in changed}
 
     def put_back(self) -> None:
         """Restore the generators to that state."""
@@ -426,6 +426,8 @@ class EpochStart:
             self._encoded = {"tree": tree, "tensors": tensors}
             if self.head:
                 self._encoded["head"] = {"before": self.options_before, "after": self.head}
+            if self.waits:
+                self._encoded["begins"] = True
         return self._encoded
 
     state_dict = edge_state
@@ -435,6 +437,7 @@ class EpochStart:
         self._state = decode_rng(state["tree"], state["tensors"]) if state else None
         head = state.get("head", {})
         self.options_before, self.head = head.get("before", {}), head.get("after", {})
+        self.begins = bool(state.get("begins"))  # the edge of this state is the start of a body
         self._encoded = {}
 
 
