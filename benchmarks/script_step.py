@@ -5,7 +5,9 @@ in one case `next` of a `run.loader`, and `run.step(loss=…, accuracy=…)`. *N
 writes metrics to their file, records generators and progress, leaves a witness, and checks for a stop request. *A model
 tracked* adds a linear layer with BatchNorm, SGD and a schedule, which the script tracks but does not train. The
 yardsticks are a line of JSON written to a file and flushed, which is the least that survives a kill, and `next` of
-PyTorch's own `DataLoader` over the same data. Periodic checkpoints are off: checkpoint_save.py measures those.
+PyTorch's own `DataLoader` over the same data. Periodic checkpoints are off: checkpoint_save.py measures those. *The
+witness alone* samples the weights, digests a step whose generators have not moved, and compares it with that of an
+earlier attempt; records are written and compared in groups of 16, about as many as short steps share.
 
 Each case runs in its own process, and they take turns, block by block. *Wall* is the wall-clock time of a block,
 *processor* its processor time, *typical* the median of single steps. All are in µs per step.
@@ -38,7 +40,9 @@ CASES = {
     "tensors": "run.step, nothing tracked, two 0-d tensors",
     "model": "run.step, a model tracked, two floats",
     "loader": "run.step and run.loader, a model tracked, two floats",
+    "witness": "the witness alone, a model tracked, written and compared",
 }
+SHARED_BY = 16
 KINDS = {"wall": "wall_s", "processor": "processor_s", "typical": "typical_s"}
 
 
@@ -85,7 +89,8 @@ def _start(case: str, rounds: int, folder: Path) -> Racer:
 
 def _be_script(case: str, count: int) -> None:
     turns = Turns(BLOCK)
-    steps, act = _log_by_hand(count) if case == "json" else _make_script(case, count)
+    makers = {"json": _log_by_hand, "witness": _leave_witnesses}
+    steps, act = makers[case](count) if case in makers else _make_script(case, count)
     for step in steps:
         turns.edge()
         act(step)
@@ -99,6 +104,44 @@ def _log_by_hand(count: int) -> tuple[Iterable[int], Callable[[int], None]]:
         file.flush()
 
     return range(count), log
+
+
+def _leave_witnesses(count: int) -> tuple[Iterable[int], Callable[[int], None]]:
+    import torch
+    from torch import nn
+
+    from relight.runs.layout import RunLayout
+    from relight.runs.records import AttemptStart
+    from relight.training.retraced_steps import RetracedSteps
+    from relight.training.state.rng import RngRecorder
+    from relight.training.state.weights_watch import WeightsWatch
+    from relight.training.step_witness import StepWitness
+
+    layout = RunLayout(Path(os.environ["RELIGHT_RUNS"]) / "witnessed")
+    model = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1)]
+    generators, watch = RngRecorder().capture(), WeightsWatch(dict(model.named_parameters()))
+
+    def open_witness(attempt: int) -> StepWitness:
+        layout.attempt(attempt).folder.mkdir(parents=True)
+        return StepWitness(layout.attempt(attempt).witness)
+
+    def note(witness: StepWitness, step: int) -> None:
+        witness.note(step, batch=step + 1, generators=generators, optimizers=optimizers, weights=watch.record())
+
+    before, now = open_witness(1), open_witness(2)
+    for step in range(count):
+        note(before, step)
+    before.flush()
+    retraced = RetracedSteps(layout, AttemptStart(attempt=2, time_s=0.0, reason="resume"), [1], caveat="")
+
+    def act(step: int) -> None:
+        note(now, step)
+        if step % SHARED_BY == 0:
+            for noted, *digests in now.flush():
+                retraced.compare(noted, digests)
+
+    return range(count), act
 
 
 def _make_script(case: str, count: int) -> tuple[Iterable[int], Callable[[int], None]]:

@@ -32,14 +32,14 @@ class StepWitness:
         self._noted: list[Witness] = []
 
     def note(
-        self, step: int, *, batch: int, generators: RngState, optimizers: Iterable[Optimizer], weights: bytes
+        self, step: int, *, batch: int, generators: RngState | None, optimizers: Iterable[Optimizer], weights: bytes
     ) -> None:
-        """Note a finished step: about one microsecond."""
+        """Note a finished step: about one microsecond. `batch` 0, `generators` None: nothing was observed."""
         rates = _read_rates(optimizers)
         self._noted.append((
             step,
             batch & _MASK,
-            self._generators.of(generators),
+            0 if generators is None else self._generators.of(generators),
             (hash(rates) & _MASK or 1) if rates else 0,
             xxhash.xxh3_64_intdigest(weights) if weights else 0,
         ))  # fmt: skip

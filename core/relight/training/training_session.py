@@ -35,6 +35,7 @@ from relight.training.progress_meter import ProgressMeter, Totals
 from relight.training.retraced_steps import RetracedSteps, find_retraced_steps
 from relight.training.session_parts import SessionParts
 from relight.training.state.optimizer_state import call_before_update
+from relight.training.state.rng import RngState
 from relight.training.state.snapshot import describe_tensors
 from relight.training.state.stored_tensors import StoredTensors
 from relight.training.state.training_state import CapturedState, TrainingState
@@ -59,6 +60,8 @@ class DataPosition(Protocol):
     """A training's position in its data: a task's loader, or all loaders of a script."""
 
     epoch: int
+    in_step: bool
+    """Whether the steps themselves draw the batches; another thread may be any number of batches ahead."""
 
     @property
     def batch(self) -> int:
@@ -352,8 +355,11 @@ class TrainingSession:
         """Leave a witness of the step just taken."""
         state, position = self.state, self._position
         batch = 0 if position is None else position.take_seen()
+        generators: RngState | None = state.generators
+        if position is not None and not position.in_step:  # what has been drawn by now depends on the time
+            batch, generators = 0, None
         self._witness.note(
-            self.steps_done, batch=batch, generators=state.generators, optimizers=state.optimizers,
+            self.steps_done, batch=batch, generators=generators, optimizers=state.optimizers,
             weights=state.weights_sample,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Forty samples in batches of eight: five batches in an epoch, three epochs.
 BEGIN = """
-import itertools, os, random, signal, sys
+import itertools, os, queue, random, signal, sys, threading, time
 from itertools import islice
 
 import numpy as np
@@ -293,6 +293,44 @@ for _ in run.epochs(1):
             break
 """,
         "`for … in enumerate(cycle(loader))`",
+    ),
+    "a thread that fetches ahead": (
+        """
+def fetch(batches):
+    for batch in loader:
+        time.sleep(random.SystemRandom().random() / 100)
+        batches.put(batch)
+    batches.put(None)
+
+def fetched():
+    batches = queue.Queue(3)
+    threading.Thread(target=fetch, args=(batches,), daemon=True).start()
+    while (batch := batches.get()) is not None:
+        yield batch
+
+for epoch in run.epochs(3):
+    for batch in fetched():
+        train(batch)
+    validate()
+""",
+        "`for … in fetched()`",
+    ),
+    "chunks of batches": (
+        """
+def chunked(source):
+    source = iter(source)
+    while part := list(islice(source, 2)):
+        yield part
+
+for epoch in run.epochs(5):
+    for part in chunked(loader):
+        for x, y in part:
+            loss = loss_of(x, y)
+            loss.backward()
+        move(loss)
+    validate()
+""",
+        "`for … in chunked(loader)`",
     ),
 }
 

@@ -105,6 +105,22 @@ def test_a_training_stopped_before_its_first_step_resumes_from_step_0(make_scrip
     assert run.final_digest() == twin.final_digest()
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, marks=[pytest.mark.thorough] if number % 5 else []) for number, shape in enumerate(EXACT)],
+)
+def test_a_resume_that_is_stopped_at_once_has_the_very_state_of_its_checkpoint(make_script: Make, shape: str) -> None:
+    run = make_script(BEGIN + EXACT[shape], "after the update", "0", "7")
+    assert run.run() == -signal.SIGKILL, run.log
+    before = run.checkpoints()[-1]
+    trainer = run.start(reason="resume")
+    request_stop(run.layout)  # long before it has imported what it needs
+    assert trainer.wait(60) == 130, run.log
+    after = run.checkpoints()[-1]
+    assert (after.step, after.attempt) == (before.step, 2)
+    assert run.store.digest(after) == run.store.digest(before)
+
+
 def test_a_resume_from_the_best_checkpoint_of_step_0_keeps_what_the_first_step_has_set(make_script: Make) -> None:
     source = BEGIN + EXACT["a rate that is set at the top of each step"]
     run = assert_ends_as_undisturbed(make_script, source, "after the update", "0", deaths=("0", "1"))

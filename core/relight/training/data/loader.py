@@ -99,6 +99,7 @@ class Loader:
             )
         self.epoch = 0
         self.consumed = 0
+        self.in_step = True
         self._seen = 0
         self._seed_is_state = False
         self._epochs = epochs

@@ -55,6 +55,7 @@ class StreamLoader:
         self.dataset = dataset
         self.epoch = 0
         self.consumed = 0
+        self.in_step = True
         self._seen = 0
         self._seed = seed
         self._options = options or WorkerOptions()

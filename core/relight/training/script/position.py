@@ -18,6 +18,8 @@ class ScriptPosition:
         """0 while unknown."""
         self.loaders: dict[str, ResumableLoader] = {}
         """By name, in the order of their creation."""
+        self.in_step = True
+        """Whether the steps themselves draw the batches; False once another thread has begun a pass."""
         self.at_pass_end = False
         """Whether the place is right after the last batch of a pass, as far as the data reveals it."""
         self._place = Place(())

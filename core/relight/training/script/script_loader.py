@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,8 @@ class ScriptLoader:
         script made before, such as an endless `while True: yield from loader`, creates its iterator only now.
         """
         driver, inner = self._driver, self._inner
+        if threading.current_thread() is not threading.main_thread():
+            driver.position.in_step = False
         if self._pass is not None:  # the script has kept the iterator of an earlier pass, which ends here
             driver.loops.leave(self._pass)
             inner.next_epoch()
