@@ -190,6 +190,18 @@ for step in run.steps(15):
     own.step()
     move(loss)
 """,
+    "averaged weights with a schedule of their own": """
+average = torch.optim.swa_utils.AveragedModel(model)
+later = torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.005, anneal_epochs=2)
+run.track(average=average, later=later)
+for epoch in run.epochs(3):
+    for batch in loader:
+        train(batch)
+    average.update_parameters(model)
+    later.step()
+    validate()
+torch.optim.swa_utils.update_bn(loader, average)
+""",
     "a part of the epoch at a time": """
 for epoch in run.epochs(2):
     for part in range(2):
@@ -231,6 +243,7 @@ for epoch in run.epochs(3):
 """,
 }
 
+FOREIGN = "was not passed to run.loader(), so after a resume they start over"
 WARNING = "a resume cannot continue in the middle of this loop, so checkpoints are made only between epochs"
 # What it says of a loop that can be resumed only between its epochs.
 COARSE = {

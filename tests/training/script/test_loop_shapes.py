@@ -14,7 +14,7 @@ import pytest
 from relight.metrics.series import read_series
 from relight.runs.stop_request import request_stop
 from tests.training.conftest import TrainedRun
-from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, PIECES, WARNING
+from tests.training.script.loop_shapes import BEGIN, BLOCKS, COARSE, EXACT, FOREIGN, PIECES, WARNING
 
 pytestmark = pytest.mark.processes
 
@@ -42,6 +42,49 @@ def test_batches_that_itertools_repeats_are_noticed_when_the_first_pass_ends(mak
     run = make_script(BEGIN + source, "", "0")
     assert run.run() == 0, run.log
     assert run.log.count("Use a generator with `while True: yield from loader`") == 1
+
+
+@pytest.mark.parametrize(
+    ("loops", "named"),
+    [
+        (
+            """
+batches = cycle(plain)
+for step in run.steps(6):
+    train(next(batches))
+""",
+            "        for batch in loader:",
+        ),
+        (
+            """
+for epoch in run.epochs(2):
+    batches = iter(plain)
+    for step in run.steps(3):
+        train(next(batches))
+""",
+            "        train(next(batches))",
+        ),
+        (
+            """
+more = iter(plain)
+for epoch in run.epochs(1):
+    for batch in loader:
+        next(more)
+        train(batch)
+""",
+            "        next(more)",
+        ),
+    ],
+)
+def test_a_loader_that_feeds_the_steps_and_is_not_relights_is_named_at_the_second_step(
+    make_script: Make, loops: str, named: str
+) -> None:
+    source = BEGIN + "plain = DataLoader(data, batch_size=8, shuffle=True)\n" + loops
+    run = make_script(source, "", "0")
+    assert run.run() == 0, run.log
+    said = [line for line in run.log.splitlines() if FOREIGN in line]
+    assert len(said) == 1
+    assert f"a run.py, line {source.splitlines().index(named) + 1}: " in said[0]
 
 
 def assert_ends_as_undisturbed(make_script: Make, source: str, *options: str, deaths: tuple[str, ...]) -> TrainedRun:
@@ -74,7 +117,8 @@ def test_a_loop_killed_twice_in_one_epoch_ends_as_if_it_had_not_been(
     make_script: Make, shape: str, place: str, workers: str
 ) -> None:
     run = assert_ends_as_undisturbed(make_script, BEGIN + EXACT[shape], place, workers, deaths=("7", "8"))
-    assert WARNING not in run.layout.attempt(1).log.read_text() + run.log
+    said = run.layout.attempt(1).log.read_text() + run.log
+    assert WARNING not in said and FOREIGN not in said
 
 
 @pytest.mark.parametrize("shape", COARSE)

@@ -67,8 +67,17 @@ class MadeOptions:
     state_dict = edge_state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what was set before the loops: a resume cannot see it, because the options are restored by then."""
-        self._made = {**self._made, **{key: value for key, value in state.items() if key == _SET}}
+        """Take over what was set before the loops: a resume cannot see it, because the options are restored by then.
+
+        For the same reason, take over how a schedule was made, unless the script makes it with other settings now.
+        """
+        taken = {
+            key: value
+            for key, value in state.items()
+            if key == _SET
+            or (isinstance(value, dict) and key in self._made and not list_changes(self._made[key], value))
+        }
+        self._made = {**self._made, **taken}
 
 
 class Branch:

@@ -18,6 +18,7 @@ from torch import nn
 
 from relight.errors import UsageError
 from relight.training.metric_numbers import Values, to_numbers
+from relight.training.script.loader_watch import LoaderWatch
 from relight.training.script.loop_leaving import is_left_at_end, is_left_by_choice
 from relight.training.script.loop_source import (
     Consumer,
@@ -66,6 +67,9 @@ class LoopDriver:
         """Whether the pass that fed a loop of `run.steps` has ended."""
         self._stepped = False
         self._looks = _LOOKS
+        self._loaders = LoaderWatch()
+        self._loaders.install()
+        self._warned_of_loader = False
         self._unplaced = 0
         self._max_steps = attempt.options.max_steps
         if attempt.start.from_sequence is not None:
@@ -144,6 +148,9 @@ class LoopDriver:
             if deferred:
                 session.defer_edge()
             self._stepped = True
+            self._loaders.step = session.steps_done
+            if self._loaders.found and not self._warned_of_loader:
+                self._warn_of_loader()
         else:
             self._warn_of_place()
             self.position.refresh(self.loops)
@@ -238,6 +245,15 @@ class LoopDriver:
                 "would leave out a batch. Fetch each batch in the step that uses it: `batch = next(batches)` first in "
                 "the body of `for step in run.steps(n)`."
             )
+
+    def _warn_of_loader(self) -> None:
+        """Warn of a loader that feeds the steps and is not Relight's."""
+        self._warned_of_loader = True
+        _log.warning(
+            "%s: the batches of this DataLoader go on from one step to the next, but it was not passed to "
+            "run.loader(), so after a resume they start over. Pass it: `loader = run.loader(loader)`.",
+            self._loaders.found,
+        )
 
     def _warn_of_repetition(self) -> None:
         """Warn that the steps go on although the loader's pass has ended and no new one has begun."""
