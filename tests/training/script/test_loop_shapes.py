@@ -37,6 +37,49 @@ for step in run.steps(12):
     assert run.step == 0
 
 
+AHEAD = "this step draws the batch of the next one, and a resume cannot restore it"
+
+
+@pytest.mark.parametrize("inside", ["", "    for _ in range(1):\n    "])
+def test_a_batch_that_is_drawn_ahead_without_a_loader_is_named_at_the_first_step(
+    make_script: Make, inside: str
+) -> None:
+    source = f"""
+def get_batch(size):
+    return data[torch.randint(40, (size,))]
+
+x, y = get_batch(8)
+for step in run.steps(3):
+{inside}    loss = loss_of(x, y)
+{inside and "    "}    x, y = get_batch(8)
+    loss.backward()
+    move(loss)
+"""
+    run = make_script(BEGIN + source, "", "0")
+    assert run.run() == 0, run.log
+    said = [line for line in run.log.splitlines() if AHEAD in line]
+    assert len(said) == 1
+    assert "`x, y = get_batch(8)`: " in said[0]
+    number = int(said[0].split("line ")[1].split(":")[0])
+    assert (BEGIN + source).splitlines()[number - 1].strip() == "x, y = get_batch(8)"
+
+
+def test_a_batch_that_each_step_draws_for_itself_raises_no_doubt(make_script: Make) -> None:
+    source = """
+def get_batch():
+    return data[torch.randint(40, (8,))]
+
+x, y = get_batch()
+print(model(x).shape)
+for step in run.steps(3):
+    x, y = get_batch()
+    train((x, y))
+"""
+    run = make_script(BEGIN + source, "", "0")
+    assert run.run() == 0, run.log
+    assert AHEAD not in run.log
+
+
 def test_batches_that_itertools_repeats_are_noticed_when_the_first_pass_ends(make_script: Make) -> None:
     source = "batches = itertools.cycle(loader)\nfor step in run.steps(12):\n    train(next(batches))\n"
     run = make_script(BEGIN + source, "", "0")
@@ -118,7 +161,7 @@ def test_a_loop_killed_twice_in_one_epoch_ends_as_if_it_had_not_been(
 ) -> None:
     run = assert_ends_as_undisturbed(make_script, BEGIN + EXACT[shape], place, workers, deaths=("7", "8"))
     said = run.layout.attempt(1).log.read_text() + run.log
-    assert WARNING not in said and FOREIGN not in said
+    assert not any(doubt in said for doubt in (WARNING, FOREIGN, AHEAD))
 
 
 @pytest.mark.parametrize("shape", COARSE)

@@ -18,6 +18,7 @@ from torch import nn
 
 from relight.errors import UsageError
 from relight.training.metric_numbers import Values, to_numbers
+from relight.training.script.fetched_ahead import find_fetched_ahead
 from relight.training.script.loader_watch import LoaderWatch
 from relight.training.script.loop_leaving import is_left_at_end, is_left_by_choice
 from relight.training.script.loop_source import (
@@ -236,7 +237,7 @@ class LoopDriver:
         self._is_child = True
 
     def _look_ahead(self, caller: FrameType) -> None:
-        """At the first step, refuse a batch that was fetched before the loop: each step fetches that of the next."""
+        """At the first step, refuse or name a batch that is fetched ahead: each step fetches that of the next."""
         self._looked_ahead = True
         outer = self.loops.outermost()
         if outer is not None and outer.kind == "batches" and not feeds_running_loop(outer.consumer, caller):
@@ -245,6 +246,12 @@ class LoopDriver:
                 "would leave out a batch. Fetch each batch in the step that uses it: `batch = next(batches)` first in "
                 "the body of `for step in run.steps(n)`."
             )
+        inner = self.loops.inner
+        if not self.loops.has_arrived and inner is not None and (where := find_fetched_ahead(caller, inner.consumer)):
+            _log.warning(
+                "%s: this step draws the batch of the next one, and a resume cannot restore it. Draw each batch in the "
+                "step that uses it, first in the body of the loop, and none before the loop.", where,
+            )  # fmt: skip
 
     def _warn_of_loader(self) -> None:
         """Warn of a loader that feeds the steps and is not Relight's."""

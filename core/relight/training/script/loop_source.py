@@ -216,7 +216,7 @@ def _unparse(node: ast.expr) -> str:
 
 def _find_loops(code: CodeType, line: int) -> list[ast.AST]:
     """Return the loops of this function whose body contains the line, the innermost first."""
-    tree = _parse(code.co_filename)
+    tree = parse_file(code.co_filename)
     if tree is None or is_foreign(code.co_filename):
         return []
     found: list[ast.AST] = []
@@ -250,7 +250,8 @@ def is_foreign(file: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _parse(file: str) -> ast.Module | None:
+def parse_file(file: str) -> ast.Module | None:
+    """Return the syntax tree of a source file; None if it cannot be read or is no Python."""
     try:
         return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
