@@ -25,7 +25,7 @@ class LoaderWatch:
 
     def __init__(self) -> None:
         self.step = 0
-        """The step that is being taken; whoever takes steps counts here."""
+        """The number of the step that is being taken; the driver sets it."""
         self.found = ""
         """Where the script draws from such a loader: "train.py, line 12"; empty while there is none."""
 

@@ -251,7 +251,7 @@ def is_foreign(file: str) -> bool:
 
 @lru_cache(maxsize=64)
 def parse_file(file: str) -> ast.Module | None:
-    """Return the syntax tree of a source file; None if it cannot be read or is no Python."""
+    """Return the syntax tree of a source file; None if it cannot be read or parsed."""
     try:
         return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
