@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +50,19 @@ def test_an_example_killed_in_mid_epoch_ends_like_the_one_that_was_not(
     out = export_weights(run.store, run.checkpoints()[-1], tmp_path / "weights.safetensors")
     card = json.loads(out.card.read_text())
     assert card["tensors"] == out.tensors > 0
+
+
+@pytest.mark.thorough
+def test_a_resume_from_each_checkpoint_of_an_example_ends_the_same(make_script: Callable[..., TrainedRun]) -> None:
+    name = "gpt_style.py"
+    every = {"relight.checkpoint_every_steps": 1, "relight.checkpoint_every_s": 0, "relight.keep_latest": 100}
+    twin = make_script(EXAMPLES / name, *TINY[name], name="twin", **every, **{"relight.keep_best": 20})
+    assert twin.run() == 0, twin.log
+    infos = twin.checkpoints()[:-1]
+    assert infos[0].step == 0
+    for info in infos:
+        run = make_script(EXAMPLES / name, *TINY[name], name=f"from {info.sequence}")
+        shutil.rmtree(run.layout.folder)
+        shutil.copytree(twin.layout.folder, run.layout.folder)
+        assert run.run(reason="resume", from_sequence=info.sequence, from_step=info.step) == 0, run.log
+        assert run.final_digest() == twin.final_digest(), info
