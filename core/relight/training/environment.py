@@ -62,7 +62,7 @@ def _settle_vector_math() -> None:
     resumed training would differ. Takes a few milliseconds.
     """
     for dtype in (torch.float32, torch.float64):
-        number = torch.full((1,), 0.5, dtype=dtype)
+        number = torch.full((1,), 0.5, dtype=dtype, device="cpu")
         for name in _VECTOR_MATH:
             getattr(torch, name)(number)
 

@@ -73,7 +73,7 @@ class StepMetrics:
         flat = [tensor.detach().reshape(()) for tensor in tensors]
         stacked = torch.stack(flat if len(dtypes) == 1 else [tensor.double() for tensor in flat]).double()
         free = self._free.setdefault(len(tensors), [])
-        host = free.pop() if free else torch.empty(len(tensors), dtype=torch.float64, pin_memory=True)
+        host = free.pop() if free else torch.empty(len(tensors), dtype=torch.float64, device="cpu", pin_memory=True)
         host.copy_(stacked, non_blocking=True)
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()

@@ -214,6 +214,25 @@ def test_a_resume_from_the_best_checkpoint_of_step_0_keeps_what_the_first_step_h
     assert "Resumed from step 0." in run.layout.attempt(2).log.read_text()
 
 
+def test_a_default_device_and_type_of_the_script_do_not_reach_what_relight_reads(make_script: Make) -> None:
+    source = """
+torch.set_default_device("meta")  # stands for a GPU: a tensor there cannot be read into
+torch.set_default_dtype(torch.float64)
+own = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+run.track(own=own, total=(total := torch.zeros(3, device="cpu")), seen={})
+for epoch in run.epochs(3):
+    for x, y in loader:
+        loss_of(x, y).backward()
+        own.step()
+        own.zero_grad()
+        total += 0.1
+        die("after the update")
+        run.step(loss=0.5)
+    run.evaluated(accuracy=0.5)
+"""
+    assert_ends_as_undisturbed(make_script, BEGIN + source, "after the update", "0", deaths=("7", "8"))
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_each_loop_of_the_guide_is_exact_as_it_is_written(make_script: Make, number: int) -> None:
     assert len(BLOCKS) >= 7

@@ -246,7 +246,7 @@ def set_options(group: dict[str, Any], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if isinstance(group.get(key), Tensor):
             with torch.no_grad():
-                group[key].copy_(torch.as_tensor(value))
+                group[key].copy_(value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu"))
         else:
             group[key] = value
 
@@ -276,7 +276,7 @@ def same(one: Any, other: Any) -> bool:
     """Tell whether two options are equal."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         try:
-            one, other = torch.as_tensor(one), torch.as_tensor(other)
+            one, other = torch.as_tensor(one, device="cpu"), torch.as_tensor(other, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             return False
         return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())

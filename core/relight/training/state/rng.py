@@ -157,9 +157,9 @@ def _find_torch_places() -> tuple[memoryview, memoryview] | None:
     seen = [b"".join(places)]
     for dtype in (torch.float32, torch.float64):
         for shape in ((), (), (700,)):  # two Gaussians at a time, of which one is kept
-            torch.randn(shape, generator=probe, dtype=dtype)
+            torch.randn(shape, generator=probe, dtype=dtype, device="cpu")
             seen.append(b"".join(places))
-            torch.rand(shape, generator=probe, dtype=dtype)
+            torch.rand(shape, generator=probe, dtype=dtype, device="cpu")
             seen.append(b"".join(places))
     probe.manual_seed(6)
     seen.append(b"".join(places))

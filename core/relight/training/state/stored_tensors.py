@@ -18,7 +18,7 @@ class StoredTensors:
     def __call__(self, name: str) -> Tensor:
         """Return the tensor on the CPU, in its own memory."""
         spec = self._reader.spec(name)
-        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="cpu")  # whatever the default device is
         self._fill(name, tensor)
         return tensor
 
