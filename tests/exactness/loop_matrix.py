@@ -179,8 +179,8 @@ class Matrix:
 NEEDED = {"in the validation": "    validate()", "after the edge": "train("}
 """What the source of a shape contains if it has that place."""
 VALIDATED = {
-    "if i == 3": ("4", "8"), "move(loss)": ("3", "6"), "part in range": ("10",), "epoch == 1": ("5", "8"),
-    "step % 4": ("3", "7"), "if i % 2": ("6", "8"), "tuner": ("10", "15"), "": ("5", "10"),
+    "if i == 3": ("4", "8"), "step % 4": ("3", "7"), "move(loss)": ("3", "6"), "part in range": ("10",),
+    "epoch == 1": ("5", "8"), "if i % 2": ("6", "8"), "tuner": ("10", "15"), "": ("5", "10"),
 }  # fmt: skip
 """Steps after which a shape validates, by a part of its source."""
 
