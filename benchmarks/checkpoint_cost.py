@@ -26,7 +26,6 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from torch.nn import functional as F
 from measuring.numbers import spread
 from measuring.report import Report, add_report_options, results_folder
 from measuring.saving import DcpAsync, LightningAsync, Peer, RelightWriter, SafetensorsSafely, TorchSafely
+from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State
 
 LOOPS = {"busy": "all cores compute", "half-idle": "one core computes"}
@@ -176,8 +176,8 @@ def main() -> None:
     size = sum(tensor.nbytes for tensor in training.state.values())
     for loop in loops:
         torch.set_num_threads(cores if loop == "busy" else 1)
-        with tempfile.TemporaryDirectory(prefix="relight-cost-", dir=options.folder) as folder:
-            cycles = _measure(training, options.way or WAYS, Path(folder), options)
+        with scratch_folder("cost", options.folder) as folder:
+            cycles = _measure(training, options.way or WAYS, folder, options)
         rows = [_make_row(name, cycles) for name in options.way or WAYS]
         clean = spread([step for cycle in cycles["clean"] for step in cycle.steps_s])
         rounds = max(len(cycles[name]) for name in cycles if name != "clean")
@@ -251,7 +251,7 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="base", help="size of the GPT, as in stdlib-gpt (%(default)s)")
     parser.add_argument("--loop", action="append", choices=LOOPS, help="measure this loop only")
     parser.add_argument("--way", action="append", choices=WAYS, help="measure this way only; repeat for several")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="on the disk to measure (%(default)s)")
     parser.add_argument("--peers", type=Path, help="folder with packages of benchmarks/requirements.txt")
     add_report_options(parser)
     return parser.parse_args()

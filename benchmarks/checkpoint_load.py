@@ -19,7 +19,6 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
+from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, flat_buffers, make_header, make_state
 
 _CHUNK_BYTES = 1 << 20  # fits into the processor's caches; larger chunks read more slowly
@@ -57,9 +57,9 @@ def main() -> None:
     report = Report(
         "checkpoint_load", "What loading a training state costs", (__doc__ or "").partition("\n\n")[2].rstrip()
     )
-    with tempfile.TemporaryDirectory(prefix="relight-load-", dir=options.folder) as folder:
-        size = _write_all(Path(folder), options.size_mb)
-        times = _measure(Path(folder), options.size_mb, rounds=options.rounds)
+    with scratch_folder("load", options.folder) as folder:
+        size = _write_all(folder, options.size_mb)
+        times = _measure(folder, options.size_mb, rounds=options.rounds)
     raw = [taken.seconds for taken in times["raw"]]
     rows = []
     for name, taken in times.items():
@@ -206,7 +206,7 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size-mb", type=int, default=500, help="size of the training state (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="how often each way loads (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="on the disk to measure (%(default)s)")
     parser.add_argument("--way", choices=sorted(NAMES), help=argparse.SUPPRESS)
     add_report_options(parser)
     return parser.parse_args()

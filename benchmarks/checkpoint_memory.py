@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from measuring.numbers import spread
 from measuring.report import Report, add_report_options, results_folder
+from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, make_header, make_state
 
 _EVERY_S = 0.002
@@ -34,8 +34,8 @@ def main() -> None:
     )  # fmt: skip
     state = make_state(options.size_mb * 1_000_000)
     size = sum(tensor.nbytes for tensor in state.values())
-    with tempfile.TemporaryDirectory(prefix="relight-memory-", dir=options.folder) as folder:
-        peaks, settled, samples = _measure(state, Path(folder), rounds=options.rounds)
+    with scratch_folder("memory", options.folder) as folder:
+        peaks, settled, samples = _measure(state, folder, rounds=options.rounds)
     rows = [
         ["beyond, at its highest", spread([peak / 1e6 for peak in peaks]).show(1)],
         ["the writer process when nothing is saved", f"{settled / 1e6:.1f}"],
@@ -119,7 +119,7 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size-mb", type=int, default=500, help="size of the training state (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="how many saves are watched (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write (here)")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where to write (%(default)s)")
     add_report_options(parser)
     return parser.parse_args()
 

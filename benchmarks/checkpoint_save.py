@@ -21,7 +21,6 @@ import mmap
 import os
 import random
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ import torch
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
 from measuring.saving import RelightWriter, save_safetensors_safely, save_torch_safely, sync_path
+from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, flat_buffers, make_header, make_state
 
 _CHUNK_BYTES = 16 << 20
@@ -69,8 +69,8 @@ def main() -> None:
         )
     state = make_state(options.size_mb * 1_000_000, device=options.device)
     size = sum(tensor.nbytes for tensor in state.values())
-    with tempfile.TemporaryDirectory(prefix="relight-save-", dir=options.folder) as folder:
-        times = _measure(state, Path(folder), names=names, rounds=options.rounds, limit_s=options.limit_s)
+    with scratch_folder("save", options.folder) as folder:
+        times = _measure(state, folder, names=names, rounds=options.rounds, limit_s=options.limit_s)
     rows = []
     for name, taken in times.items():
         blocks, durable = [t.blocks_s for t in taken], [t.durable_s for t in taken]
@@ -239,7 +239,7 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=math.inf, help="begin no round that would end after this time")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the state is (%(default)s)")
     parser.add_argument("--way", action="append", choices=NAMES, help="measure this way only; repeat for several")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="on the disk to measure (%(default)s)")
     add_report_options(parser)
     return parser.parse_args()
 

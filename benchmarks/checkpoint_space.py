@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import torch
 
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
+from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, flat_buffers, make_frozen_state, make_header
 from relight.checkpoints.store import CheckpointStore
 
@@ -40,10 +40,10 @@ def main() -> None:
         "How much disk ten checkpoints with 90 % frozen weights take",
         (__doc__ or "").partition("\n\n")[2].rstrip(),
     )
-    with tempfile.TemporaryDirectory(prefix="relight-space-", dir=options.folder) as folder:
+    with scratch_folder("space", options.folder) as folder:
         for optimizer in MOMENTS:
-            _report_space(report, Path(folder) / optimizer, options.size_mb * 1_000_000, optimizer)
-        _report_commit(report, Path(folder) / "commits", options.rounds)
+            _report_space(report, folder / optimizer, options.size_mb * 1_000_000, optimizer)
+        _report_commit(report, folder / "commits", options.rounds)
     report.finish(results_folder(options))
 
 
@@ -158,7 +158,7 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size-mb", type=int, default=200, help="size of the weights (%(default)s)")
     parser.add_argument("--rounds", type=int, default=100, help="how often a manifest is committed (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write; its disk is measured (here)")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="on the disk to measure (%(default)s)")
     add_report_options(parser)
     return parser.parse_args()
 
