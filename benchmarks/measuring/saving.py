@@ -33,13 +33,14 @@ class RelightWriter:
 
     def begin(self, state: State) -> None:
         """Stage a snapshot and hand it over: what blocks the loop."""
+        from relight.training.state.page_locking import find_register
         from relight.training.state.snapshot import copy_tensors
 
         self._step += 1
         self._verified, self.durable_s = False, None
         self._begun_s = time.monotonic()
         self._begun_processor_s = self._processor_s()
-        memory = self._client.stage(make_header(state, self._step))
+        memory = self._client.stage(make_header(state, self._step), register=find_register(state.values()))
         copy_tensors(state, memory, on_copied=self._client.note_copied)
         self._client.submit()
 

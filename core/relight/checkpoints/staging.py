@@ -6,11 +6,21 @@ import errno
 import mmap
 import os
 import tempfile
+import weakref
+from collections.abc import Callable
 
 from relight.errors import SaveError
 from relight.wording import describe_bytes
 
 _MARGIN_BYTES = 1 << 20
+
+Unregister = Callable[[], bool]
+"""Ends a registration. Return False if the device may still write to the memory."""
+Register = Callable[[memoryview], Unregister | None]
+"""Prepares memory for fast copies from a device. Returns None if the device refuses."""
+
+_still_registered: list[mmap.mmap] = []
+"""What could not be unregistered stays mapped until the process ends, so that its addresses are not used again."""
 
 
 class StagingMemory:
@@ -30,6 +40,8 @@ class StagingMemory:
             except OSError:
                 pass
         self.view = memoryview(self._map)
+        self._was_offered = False
+        self._unregister: weakref.finalize[[Unregister, mmap.mmap], StagingMemory] | None = None
 
     @classmethod
     def create(cls, nbytes: int) -> StagingMemory:
@@ -68,12 +80,28 @@ class StagingMemory:
                 "Free some memory, or train a smaller model on this machine."
             ) from error
 
+    def offer(self, register: Register) -> None:
+        """Let a device prepare this memory, at the first call. That ends before the memory is unmapped.
+
+        A device keeps the pages that it was told, not the addresses: if other memory got the addresses while they are
+        registered, copies would end in the old pages without any error.
+        """
+        if self._was_offered:
+            return
+        self._was_offered = True
+        unregister = register(self.view)
+        if unregister is not None:
+            self._unregister = weakref.finalize(self, _end_registration, unregister, self._map)
+            self._unregister.atexit = False  # the end of the process ends it
+
     def close(self) -> None:
         """Unmap the memory in this process. Existing views of it stay valid."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
         self.view = memoryview(b"")
+        if self._unregister is not None and not self._unregister():
+            return
         try:
             self._map.close()
         except BufferError:
@@ -89,6 +117,13 @@ def available_bytes() -> int:
     available = int(psutil.virtual_memory().available)
     limit = CgroupLimits().memory()
     return available if limit is None else min(available, max(0, limit[0] - limit[1]))
+
+
+def _end_registration(unregister: Unregister, mapped: mmap.mmap) -> bool:
+    if unregister():
+        return True
+    _still_registered.append(mapped)
+    return False
 
 
 def _open_memory() -> int:

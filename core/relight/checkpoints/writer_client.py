@@ -21,7 +21,7 @@ from relight.checkpoints.encoded_snapshot import EncodedSnapshot, encode_snapsho
 from relight.checkpoints.pack import HEADER_ALIGNMENT, lay_out
 from relight.checkpoints.retention import RetentionPolicy
 from relight.checkpoints.snapshot_header import SnapshotHeader
-from relight.checkpoints.staging import StagingMemory
+from relight.checkpoints.staging import Register, StagingMemory
 from relight.checkpoints.writer_channel import (
     Abandon,
     Announce,
@@ -132,14 +132,17 @@ class WriterClient:
             except Disconnected:
                 pass  # The next call notices it, and starts a writer with this configuration.
 
-    def stage(self, header: SnapshotHeader, *, timeout_s: float = 30.0) -> list[memoryview]:
+    def stage(
+        self, header: SnapshotHeader, *, timeout_s: float = 30.0, register: Register | None = None
+    ) -> list[memoryview]:
         """Return memory for each tensor of `header`, in the same order. Fill it, then call `submit`.
 
         Fill it in pack order and report progress with `note_copied`; writing starts while you copy.
 
         If both slots are in use, this snapshot replaces one that still waits to be written. If the waiting one is
-        scored, or the user asked for it, the call first gives the writer up to `timeout_s` to write it. Raises
-        `UnsupportedState`, or `SaveError` if there is no memory or the writer does not respond.
+        scored, or the user asked for it, the call first gives the writer up to `timeout_s` to write it. `register`
+        prepares new memory for copies from a device. Raises `UnsupportedState`, or `SaveError` if there is no memory or
+        the writer does not respond.
         """
         snapshot = encode_snapshot(header)
         text = msgspec.json.encode(snapshot)
@@ -152,6 +155,8 @@ class WriterClient:
             if memory is None:
                 slot = self._take_slot(timeout_s)
                 memory = self._fit_memory(slot, header_offset + len(text))
+            if register is not None:
+                memory.offer(register)
             memory.view[header_offset : header_offset + len(text)] = text
             slot.state = "filling"
             slot.heard = False

@@ -32,6 +32,7 @@ from relight.runs.records import Objective, Pace, PaceReason, SavingState
 from relight.runs.reserved_file import ReservedFile
 from relight.training.cost_meter import CostMeter
 from relight.training.pacing import Budget, SaveCosts, choose_first, choose_interval
+from relight.training.state.page_locking import find_register
 from relight.training.state.snapshot import copy_tensors
 
 _SLOTS = 2
@@ -140,7 +141,7 @@ class CheckpointCutter:
         self._set_pace(begun)
         self._meter.begin_save(asked[1] if asked is not None and asked[0] == header.step else begun)
         try:
-            memory = self._writer.stage(header)
+            memory = self._writer.stage(header, register=find_register(tensors.values()))
         except SaveError as error:
             self._note_failure(str(error))
             return

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from relight.checkpoints.snapshot_header import check_tensors
-from relight.training.state.snapshot import copy_tensors, describe_tensors
+from relight.training.state.snapshot import DeviceCopies, copy_tensors, describe_tensors
 from relight.training.state.state_tree import DTYPE_NAMES
 
 BASE = torch.arange(48).reshape(2, 3, 8)
@@ -43,6 +48,65 @@ def test_misaligned_memory_is_filled_too() -> None:
     memory = bytearray(tensor.nbytes + 1)
     copy_tensors({"t": tensor}, [memoryview(memory)[1:]])
     assert bytes(memory[1:]) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+
+
+class Device:
+    """A CUDA device whose copies arrive when the test says so."""
+
+    def __init__(self) -> None:
+        self.queued = self.arrived = 0
+
+    def make_event(self, **_: object) -> Any:
+        at = self.queued
+
+        def synchronize() -> None:
+            self.arrived = max(self.arrived, at)
+
+        return SimpleNamespace(query=lambda: self.arrived >= at, synchronize=synchronize)
+
+    def make_stream(self, _: torch.device) -> Any:
+        def synchronize() -> None:
+            self.arrived = self.queued
+
+        return SimpleNamespace(wait_stream=lambda _: None, record_event=lambda _: None, synchronize=synchronize)
+
+    @contextmanager
+    def use(self, _: object) -> Iterator[None]:
+        yield
+        self.queued += 1
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    fake = Device()
+    for name, value in {
+        "Event": fake.make_event, "Stream": fake.make_stream, "stream": fake.use, "current_stream": lambda _: None
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    return fake
+
+
+def test_copies_from_a_device_are_reported_when_they_have_arrived(device: Device) -> None:
+    told: list[tuple[int, int]] = []
+    with DeviceCopies(lambda count: told.append((count, device.arrived))) as copies:
+        copies.tell(1)  # one tensor from the CPU
+        assert told == [(1, 0)]
+        for count in (2, 3, 4):
+            copies.queue(torch.empty(4, dtype=torch.uint8), torch.zeros(1))
+            copies.tell(count)
+        assert told == [(1, 0)]
+        device.arrived = 2
+        copies.tell(5)  # another one from the CPU, behind those from the device
+        assert told == [(1, 0), (2, 2), (3, 2)]
+        copies.queue(torch.empty(4, dtype=torch.uint8), torch.zeros(1))
+    assert told[3:] == [(4, 3), (5, 3)] and device.arrived == device.queued == 4
+
+
+def test_no_copy_is_under_way_after_an_error(device: Device) -> None:
+    with pytest.raises(RuntimeError), DeviceCopies(None) as copies:
+        copies.queue(torch.empty(4, dtype=torch.uint8), torch.zeros(1))
+        copies.queue(torch.empty(5, dtype=torch.uint8), torch.zeros(1))
+    assert device.queued == device.arrived == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2])

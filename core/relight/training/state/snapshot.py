@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,22 +37,78 @@ def copy_tensors(
     """
     pairs = list(zip(tensors.values(), memory, strict=True))
     untold_bytes = 0
-    with torch.no_grad(), ThreadPoolExecutor(1, thread_name_prefix="relight-copy") as pool:
+    with (
+        torch.no_grad(),
+        DeviceCopies(on_copied) as copies,
+        ThreadPoolExecutor(1, thread_name_prefix="relight-copy") as pool,
+    ):
         helper = pool if _has_idle_core() else None
         for count, index in enumerate(order_for_pack(describe_tensors(tensors)), 1):
             tensor, piece = pairs[index]
             if tensor.nbytes:
-                _copy(tensor, piece, helper)
+                target = torch.frombuffer(piece, dtype=torch.uint8, count=tensor.nbytes)
+                if tensor.is_cuda:
+                    copies.queue(target, tensor)
+                else:
+                    _copy(target, tensor, helper)
             untold_bytes += tensor.nbytes
-            if on_copied is not None and untold_bytes >= _TOLD_BYTES:
-                on_copied(count)
+            if untold_bytes >= _TOLD_BYTES:
+                copies.tell(count)
                 untold_bytes = 0
-    if any(tensor.device.type == "cuda" for tensor in tensors.values()):
-        torch.cuda.synchronize()
 
 
-def _copy(tensor: Tensor, piece: memoryview, helper: ThreadPoolExecutor | None) -> None:
-    target = torch.frombuffer(piece, dtype=torch.uint8, count=tensor.nbytes)
+class DeviceCopies:
+    """Copies from CUDA devices, on a stream beside the training's. At the end of the context all have arrived.
+
+    They follow what the training has queued on its current stream until then. If the memory is page-locked, the device
+    copies while this process queues the next tensors and the writer writes the first ones.
+    """
+
+    def __init__(self, on_copied: Callable[[int], None] | None) -> None:
+        self._on_copied = on_copied
+        self._streams: dict[torch.device, Any] = {}
+        self._untold: deque[tuple[int, list[Any]]] = deque()
+
+    def __enter__(self) -> DeviceCopies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            while self._untold:
+                for event in self._untold[0][1]:
+                    event.synchronize()
+                self._tell_arrived()
+        finally:
+            # Also after an error: nothing may write to the memory any more when its next user gets it.
+            for stream in self._streams.values():
+                stream.synchronize()
+
+    def queue(self, target: Tensor, source: Tensor) -> None:
+        """Queue a copy of `source`, row-major, to the bytes of `target`."""
+        stream = self._streams.get(source.device)
+        if stream is None:
+            stream = self._streams[source.device] = torch.cuda.Stream(source.device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(source.device))
+        with torch.cuda.stream(stream):
+            plain = source.resolve_conj().resolve_neg().contiguous()
+            target.copy_(plain.reshape(-1).view(torch.uint8), non_blocking=True)
+
+    def tell(self, count: int) -> None:
+        """Report the first `count` tensors as copied, as soon as all that was queued so far has arrived."""
+        events: list[Any] = [torch.cuda.Event(blocking=True) for _ in self._streams]  # type: ignore[no-untyped-call]
+        for stream, event in zip(self._streams.values(), events, strict=True):
+            stream.record_event(event)
+        self._untold.append((count, events))
+        self._tell_arrived()
+
+    def _tell_arrived(self) -> None:
+        while self._untold and all(event.query() for event in self._untold[0][1]):
+            count, _ = self._untold.popleft()
+            if self._on_copied is not None:
+                self._on_copied(count)
+
+
+def _copy(target: Tensor, tensor: Tensor, helper: ThreadPoolExecutor | None) -> None:
     plain = tensor.resolve_conj().resolve_neg()
     if plain.is_contiguous():
         source = plain.reshape(-1).view(torch.uint8)
