@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -40,6 +39,7 @@ from measuring.report import Report, add_report_options, results_folder
 from measuring.saving import DcpAsync, LightningAsync, Peer, RelightWriter, SafetensorsSafely, TorchSafely
 from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State
+from measuring.trainer_environment import adopt_trainer_environment
 
 LOOPS = {"busy": "all cores compute", "half-idle": "one core computes"}
 PEERS: dict[str, tuple[str, Callable[[], Peer]]] = {
@@ -161,10 +161,7 @@ class Training:
 def main() -> None:
     """Measure and report."""
     options = _read_arguments()
-    # As `python -m relight.training` sets it; OpenMP reads it when its first threads start.
-    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
-    if any(os.environ.get(name) != value for name, value in waiting.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **waiting})
+    adopt_trainer_environment()
     if options.peers:
         sys.path.append(str(options.peers))
     loops = options.loop or list(LOOPS)

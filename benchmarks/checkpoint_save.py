@@ -34,6 +34,7 @@ from measuring.report import Report, add_report_options, results_folder
 from measuring.saving import RelightWriter, save_safetensors_safely, save_torch_safely, sync_path
 from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, flat_buffers, make_header, make_state
+from measuring.trainer_environment import adopt_trainer_environment
 
 _CHUNK_BYTES = 16 << 20
 
@@ -58,6 +59,7 @@ class Way:
 def main() -> None:
     """Measure and report."""
     options = _read_arguments()
+    adopt_trainer_environment()
     name = "checkpoint_save" if options.device == "cpu" else f"checkpoint_save-{options.device}"
     report = Report(name, "What saving a training state costs", (__doc__ or "").partition("\n\n")[2].rstrip())
     names = options.way or [name for name in NAMES if options.device == "cpu" or name != "store"]

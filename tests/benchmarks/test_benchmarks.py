@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.patience import stretch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
@@ -51,6 +55,21 @@ def test_the_cost_of_a_checkpoint_is_measured_in_both_loops_beside_every_peer(tm
     assert "## busy," in printed and "## half-idle," in printed
     for way in ("**Relight**", "nothing", "torch.save", "safetensors.save_file", "DCP async_save", "Lightning"):
         assert printed.count(f"| {way}") == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_benchmark_that_a_signal_ends_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    options = ["--size", "tiny", "--rounds", "1000", "--way", "relight", "--dry", "--folder", str(tmp_path)]
+    script = str(BENCHMARKS / "checkpoint_cost.py")
+    with subprocess.Popen([sys.executable, script, *options], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + stretch(60)
+        while not list(tmp_path.glob("relight-cost-*/relight/manifests/*")):
+            assert process.poll() is None and time.monotonic() < deadline, "it does not save"
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(stretch(60)) != 0
     assert not list(tmp_path.iterdir())
 
 

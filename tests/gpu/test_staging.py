@@ -55,7 +55,9 @@ def make_state(device: torch.device, nbytes: int) -> dict[str, Tensor]:
     }
 
 
-def test_a_checkpoint_is_not_torn_by_the_steps_around_it(tmp_path: Path, device: torch.device, client: WriterClient) -> None:
+def test_a_checkpoint_is_not_torn_by_the_steps_around_it(
+    tmp_path: Path, device: torch.device, client: WriterClient
+) -> None:
     state = make_state(device, 96 * MB)
     factor = torch.randn(2048, 2048, device=device) / 45
     expected: dict[int, dict[str, Tensor]] = {}

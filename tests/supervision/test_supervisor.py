@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from supervision.conftest import Lab, kill, lives, stand_in, wait_for
 from tests.patience import stretch
 
 pytestmark = pytest.mark.processes
+
+LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 
 
 def test_a_training_that_reaches_its_end_is_finished(lab: Lab) -> None:
@@ -44,6 +47,21 @@ def test_a_running_training_shows_its_pids_and_holds_the_lock(lab: Lab) -> None:
     assert summary.status is RunStatus.RUNNING
     assert (summary.pids.supervisor, summary.pids.trainer) == (processes.supervisor.pid, processes.trainer.pid)
     assert is_locked(layout)
+
+
+@pytest.mark.skipif(not LOADER.exists(), reason="needs glibc on x86-64")
+@pytest.mark.parametrize("own", [None, "glibc.cpu.x86_non_temporal_threshold=0x500000"])
+def test_a_trainer_copies_large_blocks_past_the_caches_unless_you_tune_glibc(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    layout = lab.launch("train", "10000").layout
+    lab.wait_for_step(layout, 1)
+    environment = psutil.Process(lab.trainer(layout)).environ()
+    shown = subprocess.run([LOADER, "--list-tunables"], env=environment, capture_output=True, text=True, check=True)
+    assert f"x86_non_temporal_threshold: {'0x200000' if own is None else '0x500000'} (" in shown.stdout
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "removed in part"])

@@ -123,6 +123,17 @@ def test_a_validation_inside_the_loop_of_a_script_misleads_only_one_of_five() ->
     assert loop.meter.cost_s == pytest.approx(0.6, abs=0.1)
 
 
+def test_a_first_save_in_uneven_steps_decides_nothing_once_there_is_a_second() -> None:
+    loop = Loop(CostMeter(), step_s=0.5)
+    loop.take_step()
+    loop.save(blocked_s=0.15, seconds=20, slower=10)
+    loop.train(300)
+    assert loop.meter.cost_s is not None and loop.meter.cost_s > 10
+    loop.save(blocked_s=0.15, seconds=1.0, slower=1.5)
+    loop.train(300)
+    assert loop.meter.cost_s < 1
+
+
 def test_saves_that_overlap_share_the_cost() -> None:
     loop = Loop(CostMeter(), step_s=0.02)
     loop.train(10)

@@ -34,7 +34,8 @@ class CostMeter:
 
     The cost is what these steps took beyond as many usual ones, and at least the time for which the copy blocked them.
     The usual time is the mean of two medians, one from before and one from after, so that a machine which slows down
-    over time does not count as a cost. Of the last five costs the median counts.
+    over time does not count as a cost. Of the last five costs the median counts, of an even number the lower one: the
+    first save also allocates its memory, and the first steps of a training are uneven.
     """
 
     def __init__(self, known_s: float | None = None) -> None:
@@ -58,7 +59,7 @@ class CostMeter:
     @property
     def cost_s(self) -> float | None:
         """Seconds of training that a checkpoint costs; None until that is measured."""
-        return statistics.median(self._costs) if self._costs else None
+        return statistics.median_low(self._costs) if self._costs else None
 
     @property
     def step_s(self) -> float | None:

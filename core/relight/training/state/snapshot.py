@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +18,9 @@ from relight.checkpoints.snapshot_header import TensorSpec
 from relight.training.state.state_tree import DTYPE_NAMES
 
 _TOLD_BYTES = 16 << 20
-_SHARED_BYTES = 4 << 20
-"""Tensors of this size or more are copied by two threads."""
+_PART_BYTES = 2 << 20
+"""Tensors of twice this size or more are copied by several threads, each of which copies at least so much."""
+_MOST_THREADS = 8
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
@@ -37,12 +40,12 @@ def copy_tensors(
     """
     pairs = list(zip(tensors.values(), memory, strict=True))
     untold_bytes = 0
+    threads = _count_threads()
     with (
         torch.no_grad(),
         DeviceCopies(on_copied) as copies,
-        ThreadPoolExecutor(1, thread_name_prefix="relight-copy") as pool,
+        ThreadPoolExecutor(threads, thread_name_prefix="relight-copy") as pool,
     ):
-        helper = pool if _has_idle_core() else None
         for count, index in enumerate(order_for_pack(describe_tensors(tensors)), 1):
             tensor, piece = pairs[index]
             if tensor.nbytes:
@@ -50,7 +53,7 @@ def copy_tensors(
                 if tensor.is_cuda:
                     copies.queue(target, tensor)
                 else:
-                    _copy(target, tensor, helper)
+                    _copy(target, tensor, pool, threads)
             untold_bytes += tensor.nbytes
             if untold_bytes >= _TOLD_BYTES:
                 copies.tell(count)
@@ -108,24 +111,33 @@ class DeviceCopies:
                 self._on_copied(count)
 
 
-def _copy(target: Tensor, tensor: Tensor, helper: ThreadPoolExecutor | None) -> None:
+def _copy(target: Tensor, tensor: Tensor, pool: ThreadPoolExecutor, threads: int) -> None:
     plain = tensor.resolve_conj().resolve_neg()
-    if plain.is_contiguous():
-        source = plain.reshape(-1).view(torch.uint8)
-        if helper is None or tensor.nbytes < _SHARED_BYTES or tensor.device.type != "cpu":
-            target.copy_(source)
-            return
-        half = tensor.nbytes // 2
-        other_half = helper.submit(target[half:].copy_, source[half:])
-        target[:half].copy_(source[:half])
-        other_half.result()
-    elif target.data_ptr() % plain.element_size() == 0:
-        target.view(plain.dtype).view(plain.shape).copy_(plain)  # rearranged on the way, without an extra copy
-    else:
+    if plain.is_contiguous() and plain.device.type == "cpu":
+        _move(target.data_ptr(), plain.data_ptr(), plain.nbytes, pool, threads)
+    elif plain.is_contiguous() or target.data_ptr() % plain.element_size():
         target.copy_(plain.contiguous().reshape(-1).view(torch.uint8))
+    else:
+        target.view(plain.dtype).view(plain.shape).copy_(plain)  # rearranged on the way, without an extra copy
 
 
-def _has_idle_core() -> bool:
-    """Tell whether PyTorch leaves a core alone that could help. One thread does not use up the memory's bandwidth."""
+def _move(target: int, source: int, nbytes: int, pool: ThreadPoolExecutor, threads: int) -> None:
+    """Copy memory with the C library, which does not read the target into the caches first, as PyTorch does.
+
+    From which size on it does that, `glibc.cpu.x86_non_temporal_threshold` says; the supervisor sets it.
+    """
+    parts = max(1, min(threads, nbytes // _PART_BYTES))
+    bounds = [nbytes * part // parts // 64 * 64 for part in range(parts)] + [nbytes]
+    others = [
+        pool.submit(ctypes.memmove, target + begin, source + begin, end - begin)
+        for begin, end in itertools.pairwise(bounds[1:])
+    ]
+    ctypes.memmove(target, source, bounds[1])
+    for other in others:
+        other.result()
+
+
+def _count_threads() -> int:
+    """Return how many threads copy. The training waits, so its cores are free, and one leaves bandwidth unused."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.get_num_threads() == 1 < cores
+    return min(cores, max(2, torch.get_num_threads()), _MOST_THREADS)
