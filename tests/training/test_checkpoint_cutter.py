@@ -39,7 +39,7 @@ class Writer:
         self.refuse: Exception | None = None
         self.identity = current_process()
 
-    def stage(self, header: SnapshotHeader) -> list[memoryview]:
+    def stage(self, header: SnapshotHeader, *, register: None) -> list[memoryview]:
         if self.refuse is not None:
             raise self.refuse
         self.staged.append(header)

@@ -50,7 +50,7 @@ class LocalLauncher:
 
 
 COPY_PAST_CACHES = f"glibc.cpu.x86_non_temporal_threshold={2 << 20:#x}"
-"""Memory copies of 2 MB or more do not read their target first, which makes a snapshot half as long to copy.
+"""Memory copies of 2 MB or more do not read their target first, so that a snapshot is copied faster.
 
 Without this, glibc starts at three quarters of a core's share of the last cache. On a small machine that is a part of a
 large processor, this may be 100 MB and more. The C library reads the variable when a process starts.

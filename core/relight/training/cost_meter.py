@@ -34,7 +34,7 @@ class CostMeter:
 
     The cost is what these steps took beyond as many usual ones, and at least the time for which the copy blocked them.
     The usual time is the mean of two medians, one from before and one from after, so that a machine which slows down
-    over time does not count as a cost. Of the last five costs the median counts, of an even number the lower one: the
+    over time does not count as a cost. The median of the last five costs counts, the lower one of an even number: the
     first save also allocates its memory, and the first steps of a training are uneven.
     """
 
