@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from relight.checkpoints.snapshot_header import check_tensors
-from relight.training.state.snapshot import DeviceCopies, copy_tensors, describe_tensors
+from relight.training.state.snapshot import DeviceCopies, copy_tensors, describe_tensors, side_stream
 from relight.training.state.state_tree import DTYPE_NAMES
 
 BASE = torch.arange(48).reshape(2, 3, 8)
@@ -77,13 +77,15 @@ class Device:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     fake = Device()
+    side_stream.cache_clear()
     for name, value in {
         "Event": fake.make_event, "Stream": fake.make_stream, "stream": fake.use, "current_stream": lambda _: None
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
-    return fake
+    yield fake
+    side_stream.cache_clear()
 
 
 def test_copies_from_a_device_are_reported_when_they_have_arrived(device: Device) -> None:

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ def copy_tensors(
                 untold_bytes = 0
 
 
+@cache
+def side_stream(device: torch.device) -> Any:
+    """Return the stream for copies from this device: always the same, since PyTorch keeps memory for each stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class DeviceCopies:
     """Copies from CUDA devices, on a stream beside the training's. At the end of the context all have arrived.
 
@@ -90,7 +97,7 @@ class DeviceCopies:
         """Queue a copy of `source`, row-major, to the bytes of `target`."""
         stream = self._streams.get(source.device)
         if stream is None:
-            stream = self._streams[source.device] = torch.cuda.Stream(source.device)  # type: ignore[no-untyped-call]
+            stream = self._streams[source.device] = side_stream(source.device)
             stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             plain = source.resolve_conj().resolve_neg().contiguous()
