@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from relight_app.navigation import build_pages, set_up_page
+from relight_app.frame import build_pages, set_up_page
 
 set_up_page()
 st.navigation(build_pages(), position="top").run()

@@ -28,12 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the options and serve. Return the exit code: 0 ended by a signal, 1 an error, 2 wrong usage."""
     options = _parse(arguments)
     try:
-        folder = _prepare_runs_folder(runs_folder(options.runs), writable=not options.read_only)
-        token = read_token_file(options.token_file) if options.token_file else choose_token(options.token)
-        listener = _listen(options.host, options.port)
+        _serve(options)
     except RelightError as error:
         sys.stderr.write(f"relight: {error}\n")
         return error.exit_code
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    folder = _prepare_runs_folder(runs_folder(options.runs), writable=not options.read_only)
+    token = read_token_file(options.token_file) if options.token_file else choose_token(options.token)
+    listener = _listen(options.host, options.port)
     settings = Settings(
         runs_folder=folder,
         host=options.host,
@@ -53,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threading.Thread(target=_resume_interrupted, args=(folder,), name="relight-resume", daemon=True).start()
 
     serve(settings, listener, on_started=begin)
-    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlencode
-
-import streamlit as st
-from streamlit.navigation.page import Page
 
 from relight_app.live.component import Mount
 from relight_app.urls import site_path
-
-_ASSETS = Path(__file__).parent / "assets"
-_STYLE = Path(__file__).parent / "theme" / "page.css"
 
 
 @dataclass(frozen=True)
@@ -44,18 +37,6 @@ PAGES: dict[str, PageInfo] = {
 }
 
 
-def set_up_page() -> None:
-    """Set up what all pages share: icon, logo, width, and the style rules that a theme cannot express."""
-    st.set_page_config(page_title="Relight", page_icon=str(_ASSETS / "icon.svg"), layout="wide")
-    st.logo(str(_ASSETS / "logo.svg"), size="large")
-    st.html(_STYLE)
-
-
-def build_pages() -> list[Page]:
-    """Return Streamlit's description of every page, the start page first."""
-    return [_build(page) for page in (*PAGES.values(), *ALIASES)]
-
-
 def list_mounts(page: PageInfo, query: Mapping[str, str]) -> list[Mount]:
     """Return what is on the page with this query, from the top down."""
     mounts: list[Mount] = importlib.import_module(f"relight_app.pages.{page.name}_page").list_mounts(query)
@@ -66,18 +47,3 @@ def address(page: str, **query: str) -> str:
     """Return the page's address on this site: "/run?id=digits-k3f9"."""
     path = site_path("/" + PAGES[page].path)
     return f"{path}?{urlencode(query)}" if query else path
-
-
-def _build(page: PageInfo) -> Page:
-    def render() -> None:
-        for mount in list_mounts(page, st.query_params.to_dict()):
-            mount.show()
-
-    return Page(
-        render,
-        title=page.title,
-        icon=page.icon,
-        url_path=page.path or None,
-        default=not page.path,
-        visibility="hidden" if page.hidden else "visible",
-    )

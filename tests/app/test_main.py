@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from relight_app import __main__
 from relight_app.server import asgi_app
+from relight_app.server.configuration import find_streamlit
 from relight_app.settings import Settings
 from tests.app.served_dashboard import ServedDashboard
 from tests.app.server.metric_runs import log_rows, make_run
@@ -269,3 +271,32 @@ def test_it_starts_again_at_once_on_the_same_port_after_kill_9(tmp_path: Path, p
         assert second.port == port
         assert httpx.get(second.site + "/_stcore/health").text == "ok"
     assert time.monotonic() - began < 30
+
+
+def test_a_page_does_not_wait_for_streamlit_and_without_it_the_server_ends(tmp_path: Path) -> None:
+    package, go_on = tmp_path / "modules" / "streamlit", tmp_path / "go-on"
+    shutil.copytree(
+        find_streamlit() / "static", package / "static", ignore=shutil.ignore_patterns("js", "css", "media")
+    )
+    (package / "__init__.py").write_text(
+        "import pathlib, time\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)\n"
+        "raise ImportError('half of it is missing')\n"
+    )
+    runs = tmp_path / "runs"
+    make_run(runs)
+    environment = {"PYTHONPATH": str(package.parent)}
+    with ServedDashboard(runs, environment=environment) as dashboard, dashboard.client() as client:
+        assert 'data-part="runs"' in client.get("/").text
+        answers: list[int] = []
+        waiting = threading.Thread(target=lambda: answers.append(client.get("/_stcore/health").status_code))
+        waiting.start()
+        assert client.get("/api/runs").status_code == 200
+        assert waiting.is_alive()
+        go_on.touch()
+        waiting.join(stretch(20))
+        assert dashboard.process.wait(stretch(20)) == 1
+    assert answers == [503]
+    (sentence,) = [line for line in dashboard.output.splitlines() if line.startswith("relight: ")]
+    assert "half of it is missing" in sentence and "pip install" in sentence
+    assert "Traceback" not in dashboard.output

@@ -10,15 +10,18 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
+import anyio
 import uvicorn
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from relight.errors import RelightError
 from relight.runs.decoders import prepare_decoders
@@ -29,71 +32,65 @@ from relight_app.server.api_route import api_routes
 from relight_app.server.assets import asset_routes
 from relight_app.server.board_route import board_routes
 from relight_app.server.compare_route import compare_routes
-from relight_app.server.configuration import SCRIPT, apply_streamlit_options
+from relight_app.server.configuration import SCRIPT
 from relight_app.server.connections import ACCEPTED_AT_ONCE, KEPT_S, WAITING, bounded_connections, choose_limits
 from relight_app.server.files import file_routes
 from relight_app.server.guard import Guard
 from relight_app.server.history_route import history_routes
 from relight_app.server.hub import Hub
+from relight_app.server.late_streamlit import LateStreamlit
 from relight_app.server.page_route import page_routes
 from relight_app.server.part_route import part_routes
 from relight_app.server.stream import stream_routes
 from relight_app.settings import Settings, use_settings
 
-if TYPE_CHECKING:
-    from streamlit.web.server.starlette.starlette_app import App
-
 _WEBSOCKET_MESSAGE_BYTES = 64 << 20
 _PING_S = 20.0
+_ZIPPED_BYTES = 1000
+_ZIP_LEVEL = 5
 _PATIENCE_S = 0.4
 """How long responses may still take after a signal before the process exits anyway."""
 
 
-def build_app(settings: Settings, hub: Hub, *, script: Path = SCRIPT) -> App:
-    """Build the app. Only one per process: it sets the process-wide `settings` and Streamlit's configuration."""
+def build_app(settings: Settings, hub: Hub, streamlit: LateStreamlit, *, on_failure: Callable[[], None]) -> Starlette:
+    """Build the app. Only one per process: it sets the process-wide `settings`."""
     prepare_decoders()
     use_settings(settings)
-    apply_streamlit_options(settings)
-    import streamlit
 
     @asynccontextmanager
-    async def lifespan(_app: App) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         hub.start()
         latest_machine_report()  # begins to remember the load
         threading.Thread(target=_list_runs, name="relight-list", daemon=True).start()
-        try:
-            yield {}
-        finally:
-            hub.stop()
-            close_machine_reader()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(streamlit.run, on_failure=on_failure))
+            yield
+            group.cancel_scope.cancel()
+        hub.stop()
+        close_machine_reader()
 
-    return streamlit.App(
-        script,
-        lifespan=lifespan,
-        routes=_below(
-            settings.base_path,
-            *(page_routes() if script == SCRIPT else ()),
-            *part_routes(),
-            *action_routes(),
-            *api_routes(),
-            *stream_routes(hub),
-            *history_routes(),
-            *board_routes(),
-            *compare_routes(),
-            *file_routes(),
-            *asset_routes(),
-            *_nothing_else(),
-        ),
-        middleware=[
-            Middleware(
-                Guard,
-                token=settings.token,
-                hosts=_hosts(settings),
-                base_path=settings.base_path,
-                read_only=settings.read_only,
-            )
-        ],
+    routes = _below(
+        settings.base_path,
+        *(page_routes() if streamlit.script == SCRIPT else ()),
+        *part_routes(),
+        *action_routes(),
+        *api_routes(),
+        *stream_routes(hub),
+        *history_routes(),
+        *board_routes(),
+        *compare_routes(),
+        *file_routes(),
+        *asset_routes(),
+        *_nothing_else(),
     )
+    guard = Middleware(
+        Guard,
+        token=settings.token,
+        hosts=_hosts(settings),
+        base_path=settings.base_path,
+        read_only=settings.read_only,
+    )
+    return Starlette(routes=[*routes, Mount("/", streamlit)], lifespan=lifespan, middleware=[guard])
 
 
 def serve(
@@ -103,13 +100,20 @@ def serve(
     script: Path = SCRIPT,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then exit this process within a second, even with open connections."""
+    """Serve until SIGTERM or SIGINT, then exit this process within a second, even with open connections.
+
+    Raise `RelightError` if Streamlit cannot be started.
+    """
     use_settings(settings)
     hub = Hub(current_engine())
-    app = build_app(settings, hub, script=script)
+    streamlit = LateStreamlit(settings, script)
+
+    def give_up() -> None:
+        server.end()
+
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
-        app,
+        build_app(settings, hub, streamlit, on_failure=give_up),
         http=bounded_connections(choose_limits()),
         backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEPT_S,
@@ -122,7 +126,10 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    _Server(config, on_started=on_started, on_stop=hub.stop).run(sockets=[listener])
+    server = _Server(config, on_started=on_started, on_stop=hub.stop)
+    server.run(sockets=[listener])
+    if streamlit.problem is not None:
+        raise streamlit.problem
     _leave()  # skip the interpreter's shutdown: it takes half a second with everything that is imported
 
 
@@ -139,8 +146,12 @@ def _hosts(settings: Settings) -> tuple[str, ...]:
 
 
 def _below(base_path: str, *routes: Route) -> list[Route]:
-    """Return these routes with addresses that begin with `base_path`."""
-    return [Route(base_path + route.path, route.endpoint, methods=list(route.methods or ())) for route in routes]
+    """Return these routes below `base_path`, with answers that are compressed unless they are encoded already."""
+    zipped = [Middleware(GZipMiddleware, minimum_size=_ZIPPED_BYTES, compresslevel=_ZIP_LEVEL)]
+    return [
+        Route(base_path + route.path, route.endpoint, methods=list(route.methods or ()), middleware=zipped)
+        for route in routes
+    ]
 
 
 def _nothing_else() -> list[Route]:
@@ -167,11 +178,15 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_started()
 
+    def end(self) -> None:
+        """Begin to shut down; only on the event loop."""
+        self.should_exit = True
+        self._on_stop()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
             _leave()
-        self.should_exit = True
-        self._on_stop()
+        self.end()
         patience = threading.Timer(_PATIENCE_S, _leave)
         patience.daemon = True
         patience.start()

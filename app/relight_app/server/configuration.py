@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def read_font_faces(base_path: str) -> list[dict[str, str]]:
     """Return the theme's fonts, with the addresses that they have below `base_path`."""
     faces = tomllib.loads(THEME.read_text(encoding="utf-8"))["theme"]["fontFaces"]
     return [face | {"url": base_path + face["url"]} for face in faces]
+
+
+def find_streamlit() -> Path:
+    """Return the folder of Streamlit's package, without importing it."""
+    found = importlib.util.find_spec("streamlit")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
 
 
 def apply_streamlit_options(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from relight_app.live.component import Mount
 from relight_app.markup import Markup, join, tag
 from relight_app.navigation import ALIASES, PAGES, PageInfo, list_mounts
 from relight_app.server.board_route import build_board
-from relight_app.server.configuration import read_font_faces
+from relight_app.server.configuration import find_streamlit, read_font_faces
 from relight_app.server.files import find_layout
 from relight_app.server.part_route import build_part
 from relight_app.settings import current_settings
@@ -133,9 +133,7 @@ async def _build_plan(run: str) -> bytes:
 @cache
 def _split_streamlit_page() -> tuple[str, str, str]:
     """Split Streamlit's page: up to the end of its head, the rest up to the end of its body, what starts Streamlit."""
-    import streamlit
-
-    page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    page = (find_streamlit() / "static" / "index.html").read_text(encoding="utf-8")
     starts = "".join(_STARTS.findall(page))
     head, _, body = _STARTS.sub("", page).partition("</head>")
     assert starts and body, "this version of Streamlit has another page"

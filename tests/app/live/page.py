@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from relight_app.frame import show
 from relight_app.live.board import chart_board
 from relight_app.pages import compare_page
 
@@ -11,4 +12,4 @@ st.button("Rerun")
 run = st.query_params.get("run", "")
 mounts = compare_page.list_mounts({}) if "ids" in st.query_params else [chart_board(run=run)]
 for mount in mounts:
-    mount.show()
+    show(mount)

@@ -25,8 +25,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _open(name: str, **query: str) -> AppTest:
     page = AppTest.from_string(
-        "import streamlit as st\nfrom relight_app.navigation import PAGES, list_mounts\n"
-        f"for mount in list_mounts(PAGES[{name!r}], st.query_params.to_dict()):\n    mount.show()\n",
+        "import streamlit as st\n"
+        "from relight_app.frame import show\nfrom relight_app.navigation import PAGES, list_mounts\n"
+        f"for mount in list_mounts(PAGES[{name!r}], st.query_params.to_dict()):\n    show(mount)\n",
         default_timeout=60.0,
     )
     for key, value in query.items():
