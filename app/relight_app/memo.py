@@ -43,6 +43,12 @@ class Memo:
             value: T = entry.value
             return value
 
+    def known(self, key: Hashable, *, max_age_s: float) -> Any:
+        """Return the value if it was read within `max_age_s`, else None. This neither reads nor waits."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return entry.value if entry is not None and self._clock() - entry.read_s <= max_age_s else None
+
     def unchanged(self, key: Hashable, signature: Hashable, read: Callable[[], T]) -> T:
         """Return the value if it was read with the same `signature` (such as file sizes), else read it again."""
         entry = self._entry(key, lasting=True)

@@ -27,6 +27,19 @@ def test_a_recent_value_is_not_read_again() -> None:
     assert memo.recent("key", lambda: next(readings), max_age_s=1.0) == 1
 
 
+def test_what_is_known_is_found_without_reading_while_it_is_recent() -> None:
+    clock = _Clock()
+    memo = Memo(clock=clock)
+    assert memo.known("key", max_age_s=1.0) is None
+    memo.recent("key", lambda: "value", max_age_s=1.0)
+    assert memo.known("key", max_age_s=1.0) == "value"
+    clock.now = 1.1
+    assert memo.known("key", max_age_s=1.0) is None
+    memo.recent("key", lambda: "value", max_age_s=1.0)
+    memo.forget()
+    assert memo.known("key", max_age_s=1.0) is None
+
+
 def test_an_unchanged_signature_keeps_the_value() -> None:
     memo, readings = Memo(), iter(range(10))
     assert memo.unchanged("key", ("a", 1), lambda: next(readings)) == 0

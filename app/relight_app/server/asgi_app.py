@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,6 @@ from relight_app.settings import Settings, use_settings
 
 _WEBSOCKET_MESSAGE_BYTES = 64 << 20
 _PING_S = 20.0
-_ZIPPED_BYTES = 1000
-_ZIP_LEVEL = 5
 _PATIENCE_S = 0.4
 """How long responses may still take after a signal before the process exits anyway."""
 
@@ -69,20 +67,16 @@ def build_app(settings: Settings, hub: Hub, streamlit: LateStreamlit, *, on_fail
         hub.stop()
         close_machine_reader()
 
-    routes = _below(
-        settings.base_path,
-        *(page_routes() if streamlit.script == SCRIPT else ()),
-        *part_routes(),
-        *action_routes(),
-        *api_routes(),
-        *stream_routes(hub),
-        *history_routes(),
-        *board_routes(),
-        *compare_routes(),
-        *file_routes(),
-        *asset_routes(),
-        *_nothing_else(),
-    )
+    sent_as_they_are = [*stream_routes(hub), *part_routes(), *file_routes(), *asset_routes()]
+    if streamlit.script == SCRIPT:
+        sent_as_they_are += page_routes()
+    compressed = [*action_routes(), *api_routes(), *board_routes(), *compare_routes(), *history_routes()]
+    routes = [
+        *_below(settings.base_path, sent_as_they_are),
+        *_below(settings.base_path, compressed, Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)),
+        *_below(settings.base_path, _nothing_else()),
+        Mount("/", streamlit),
+    ]
     guard = Middleware(
         Guard,
         token=settings.token,
@@ -90,7 +84,7 @@ def build_app(settings: Settings, hub: Hub, streamlit: LateStreamlit, *, on_fail
         base_path=settings.base_path,
         read_only=settings.read_only,
     )
-    return Starlette(routes=[*routes, Mount("/", streamlit)], lifespan=lifespan, middleware=[guard])
+    return Starlette(routes=routes, lifespan=lifespan, middleware=[guard])
 
 
 def serve(
@@ -145,11 +139,10 @@ def _hosts(settings: Settings) -> tuple[str, ...]:
     return settings.allowed_hosts if everywhere else (*settings.allowed_hosts, settings.host)
 
 
-def _below(base_path: str, *routes: Route) -> list[Route]:
-    """Return these routes below `base_path`, with answers that are compressed unless they are encoded already."""
-    zipped = [Middleware(GZipMiddleware, minimum_size=_ZIPPED_BYTES, compresslevel=_ZIP_LEVEL)]
+def _below(base_path: str, routes: Iterable[Route], *middleware: Middleware) -> list[Route]:
+    """Return these routes with addresses below `base_path`."""
     return [
-        Route(base_path + route.path, route.endpoint, methods=list(route.methods or ()), middleware=zipped)
+        Route(base_path + route.path, route.endpoint, methods=list(route.methods or ()), middleware=middleware)
         for route in routes
     ]
 

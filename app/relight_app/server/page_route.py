@@ -116,8 +116,8 @@ async def _write_page(mounts: list[Mount], query: dict[str, str]) -> AsyncIterat
 async def _build_part(name: str, query: dict[str, str]) -> bytes:
     query = _AT_FIRST.get(name, {}) | query
     with anyio.move_on_after(_PATIENCE_S):
-        body, etag = await anyio.to_thread.run_sync(build_part, name, query, abandon_on_cancel=True)
-        return str(tag("div", Markup(body.decode()), class_="part", data_part=name, data_etag=etag)).encode()
+        part = await anyio.to_thread.run_sync(build_part, name, query, abandon_on_cancel=True)
+        return str(tag("div", Markup(part.body.decode()), class_="part", data_part=name, data_etag=part.etag)).encode()
     return b""
 
 
