@@ -18,7 +18,8 @@ const AWAKE = 24 // charts that keep their curves; those seen longest ago give t
 const FEW = 24 // charts of a run whose groups all start unfolded
 const HEIGHT = 185
 const LEADING_HEIGHT = 285
-const MARGIN = '300px'
+const MARGIN_PX = 300
+const MARGIN = `${MARGIN_PX}px`
 
 const boards = new Map() // by the element that they fill
 const filled = new WeakMap()
@@ -67,6 +68,7 @@ class Board {
     if (sent) {
       this.etag = sent.dataset.etag
       this.take(JSON.parse(sent.textContent))
+      this.lookNow()
     } else {
       this.follow([])
       this.ask()
@@ -373,6 +375,13 @@ class Board {
     }
     this.sections.set(title, section)
     return section
+  }
+
+  /** Wake the charts in sight before the observer's first word, which comes when Plotly.js has run: their history can be on its way by then. */
+  lookNow() {
+    const isIntersecting = ({ top, bottom, height }) => height > 0 && bottom > -MARGIN_PX && top < innerHeight + MARGIN_PX
+    const targets = [...this.charts.values()].map((chart) => chart.element)
+    this.look(targets.map((target) => ({ target, isIntersecting: isIntersecting(target.getBoundingClientRect()) })))
   }
 
   /** Wake the charts that come into sight. */
