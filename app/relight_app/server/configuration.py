@@ -59,12 +59,3 @@ def find_streamlit() -> Path:
     found = importlib.util.find_spec("streamlit")
     assert found is not None and found.origin is not None
     return Path(found.origin).parent
-
-
-def apply_streamlit_options(settings: Settings) -> None:
-    """Set the options. Call this before building the app, because Streamlit reads some of them while it builds."""
-    from streamlit import config
-    from streamlit.web.bootstrap import load_config_options
-
-    config._main_script_path = str(SCRIPT)
-    load_config_options(streamlit_options(settings))

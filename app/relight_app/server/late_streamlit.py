@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from relight.errors import RelightError
-from relight_app.server.configuration import apply_streamlit_options
+from relight_app.server.configuration import SCRIPT, streamlit_options
 from relight_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ class LateStreamlit:
             await PlainTextResponse("Streamlit cannot be started.\n", status_code=503)(scope, receive, send)
 
     def _load(self) -> tuple[App, AbstractAsyncContextManager[Any]]:
-        apply_streamlit_options(self._settings)
         import streamlit
+        from streamlit import config
+        from streamlit.web.bootstrap import load_config_options
 
+        config._main_script_path = str(SCRIPT)
+        load_config_options(streamlit_options(self._settings))  # Streamlit reads some of them while it builds its app
         app = streamlit.App(self.script)
         return app, app.lifespan()(app)
