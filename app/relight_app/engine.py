@@ -52,8 +52,8 @@ class Engine:
         self._descriptions: dict[str, tuple[str | None, TaskDescription]] = {}
 
     def list_runs(self) -> RunListing:
-        """List all runs; the result is at most half a second old."""
-        return self.memo.recent("runs", self._known_runs.list, max_age_s=0.5)
+        """List all runs; the result is at most a quarter of a second old."""
+        return self.memo.recent("runs", self._known_runs.list, max_age_s=0.25)
 
     def find_interrupted(self) -> list[InterruptedRun]:
         """Find the runs that died without having been stopped; the result is at most two seconds old."""

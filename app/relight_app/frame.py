@@ -25,7 +25,8 @@ async function load(address, parentElement) {
     try {
       return await import(address)
     } catch (error) {
-      if (!(error instanceof TypeError) || !parentElement.isConnected) throw error
+      if (!(error instanceof TypeError)) throw error
+      if (!parentElement.isConnected) return new Promise(() => {}) // the page is another one by now
       await new Promise((done) => setTimeout(done, RETRY_MS))
     }
   }

@@ -31,6 +31,7 @@ from relight_app.server.events import (
     encode_state,
 )
 from relight_app.server.live_state import LiveState, read_live_state
+from relight_app.server.pace import Pace
 from relight_app.server.topics import GONE, ListingTopic, Topics, read_topics
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _SEND_S = 0.005
 _KEEP_ALIVE_S = 5.0
 _STATE_INTERVAL_S = 0.25
 _STATE_SHARE = 0.1
-"""Reading a run's state takes at most this share of the time, however slow its disk is."""
+"""Reading the state of a run takes at most this share of a processor."""
 _MACHINE_INTERVAL_S = 1.0
 _EVENTS_WAITING = 500
 _MOST_ROWS = 5_000
@@ -107,7 +108,7 @@ class _WatchedRun:
         self.layout = layout
         self.tail = MetricTail(layout.metrics, from_start=False)
         self.state: LiveState | None = None
-        self.next_state = 0.0
+        self.pace = Pace(_STATE_INTERVAL_S, share=_STATE_SHARE)
 
 
 class Hub:
@@ -262,12 +263,10 @@ class Hub:
     def _follow_state(
         self, run: str, watched: _WatchedRun, known: list[Watcher], mail: dict[Watcher, list[bytes]]
     ) -> None:
-        began = time.monotonic()
-        if began < watched.next_state:
+        if not watched.pace.is_due:
             return
-        state = read_live_state(watched.layout)
-        spent = time.monotonic() - began
-        watched.next_state = began + max(_STATE_INTERVAL_S, spent / _STATE_SHARE)
+        with watched.pace.reading():
+            state = read_live_state(watched.layout)
         if state != watched.state:
             watched.state = state
             _send(known, mail, [encode_state(run, state)])

@@ -103,7 +103,7 @@ def test_what_is_pressed_and_typed_before_a_page_is_live_counts(
 ) -> None:
     layout = make_run(runs, SampleRun("soon", status="finished"))
     with served.client() as client:
-        while layout.run_id not in client.get("/api/runs").text:  # what it says is up to half a second old
+        while layout.run_id not in client.get("/api/runs").text:  # what it says may be a moment old
             time.sleep(0.05)
     context = new_context(browser)
     page = context.new_page()
