@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+from playwright.sync_api import Error as PlaywrightError
 
 from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
+from tests.app.sample_runs import SampleRun, make_run
 from tests.e2e.charts import Chart
-from tests.e2e.conftest import Dashboard, open_browser, serve_dashboard
+from tests.e2e.conftest import Dashboard, open_browser, serve_dashboard, wait_until
 from tests.e2e.trainings import launch_endless, wait_for_status, wait_for_step
 from tests.e2e.wire import Wire
+from tests.patience import stretch
+
+MOMENTS = [1, 2, 8, 20, 32, 37, 40, 44, 48, 55]
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -57,6 +63,38 @@ def test_a_run_outlives_kill_9_of_the_server_and_the_next_server_shows_it_runnin
                 other = context.new_page()
                 other.goto(second.url)
                 expect(other.get_by_role("row").filter(has_text=layout.run_id)).to_contain_text("Stopped")
+
+
+@pytest.mark.parametrize("path", ["/", "/run?id={run}", "/launch?task=digits", "/compare?ids={run},{run}"])
+@pytest.mark.parametrize("most", MOMENTS)
+def test_no_script_fails_when_the_server_goes_while_a_page_loads(
+    browser: Browser, dashboard: Dashboard, wire: Wire, path: str, most: int
+) -> None:
+    layout = make_run(dashboard.runs, SampleRun("kept", status="finished"))
+    with open_browser(browser) as context:
+        context.request.get(dashboard.url_over(wire.port), max_redirects=0)
+        page = context.new_page()
+        asked: list[str] = []
+
+        def count(request: Request) -> None:
+            asked.append(request.url)
+            if len(asked) == most:
+                wire.cut()
+
+        page.on("request", count)
+        address = f"http://127.0.0.1:{wire.port}{path.format(run=layout.run_id)}"
+        with contextlib.suppress(PlaywrightError):  # the HTML itself may have been cut off
+            page.goto(address, wait_until="commit")
+        if len(asked) < most:
+            wait_until(lambda: page.wait_for_timeout(10) or len(asked) >= most, timeout_s=stretch(60), what="requests")
+        for field in page.locator("input:visible").all()[:3]:
+            field.press_sequentially("1")
+        for button in page.get_by_role("button", name=re.compile("^(Export|Star|Actions for|Launch)")).all()[:2]:
+            button.click(force=True)
+        page.wait_for_timeout(1500)
+        wire.mend()
+        page.goto(address)
+        expect(page.locator("#relight-first")).not_to_be_attached()
 
 
 @pytest.fixture
