@@ -61,6 +61,8 @@ _IN_SIGHT = {
 }
 """The parts at the top of a run's page and their topics, as in `relight_app.parts.registry`."""
 _SETTLE_S = 4.0
+_JOINED_S = 10.0
+"""By then all browsers, which this one process plays, have asked for everything once."""
 _CACHED_S = 1.2
 """The browser stores compiled scripts a moment after a page was opened."""
 _CHECKPOINT_S = 15.0
@@ -452,7 +454,7 @@ async def _watch(
     async with httpx.AsyncClient(base_url=site, headers=headers, limits=limits, timeout=None) as client:
         asked = [0]
         browsers = [asyncio.create_task(_browse(client, run, asked)) for _ in range(count)]
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(_JOINED_S)
         asked[0], before, began = 0, _cpu_s(process), time.monotonic()
         await asyncio.sleep(seconds)
         share = (_cpu_s(process) - before) / (time.monotonic() - began)

@@ -108,6 +108,7 @@ class _WatchedRun:
         self.layout = layout
         self.tail = MetricTail(layout.metrics, from_start=False)
         self.state: LiveState | None = None
+        self.topics: Topics = {}
         self.pace = Pace(_STATE_INTERVAL_S, share=_STATE_SHARE)
 
 
@@ -241,8 +242,7 @@ class Hub:
             _send(fresh, mail, events)
             for watcher in fresh:
                 watcher.welcomed.add(run)
-        if watched.state is not None:
-            self._tell_topics(run, read_topics(layout, watched.state), watchers, mail)
+        self._tell_topics(run, watched.topics, watchers, mail)
 
     def _follow_site(self, watchers: list[Watcher], mail: dict[Watcher, list[bytes]]) -> None:
         """Say what has changed beside the runs that are watched: the work of this server, and the list of runs."""
@@ -265,8 +265,9 @@ class Hub:
     ) -> None:
         if not watched.pace.is_due:
             return
-        with watched.pace.reading():
+        with watched.pace.reading():  # together: what changes at once is told at once, and each part is asked for once
             state = read_live_state(watched.layout)
+            watched.topics = read_topics(watched.layout, state)
         if state != watched.state:
             watched.state = state
             _send(known, mail, [encode_state(run, state)])
