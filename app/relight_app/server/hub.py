@@ -265,7 +265,7 @@ class Hub:
     ) -> None:
         if not watched.pace.is_due:
             return
-        with watched.pace.reading():  # together: what changes at once is told at once, and each part is asked for once
+        with watched.pace.reading():  # in one go, so that browsers ask for each part once
             state = read_live_state(watched.layout)
             watched.topics = read_topics(watched.layout, state)
         if state != watched.state:
