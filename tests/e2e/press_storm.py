@@ -441,6 +441,7 @@ def main() -> None:
         expect(page.locator("#relight-first")).to_have_count(0)  # Streamlit has taken over: links load no page from now
         storm = Storm(folder, page, dashboard, seed=given.seed)
         storm.restart = lambda: stack.enter_context(serve_dashboard(folder, port=dashboard.port, compiler=False))
+        stack.callback(_report, storm)  # also when something ends it early
         begun_s = time.monotonic()
         for index, (kind, number) in enumerate(presses):
             if time.monotonic() - begun_s > given.seconds:
@@ -453,6 +454,9 @@ def main() -> None:
                 print(page.locator("body").aria_snapshot())
                 print(sorted(folder.glob("dashboard-*.txt"))[-1].read_text(errors="replace")[-3000:])
                 raise
+
+
+def _report(storm: Storm) -> None:
     for kind, times in storm.done_s.items():
         print(
             f"{kind}: {len(times)} presses, each done once: {_word(times)}; shown: {_word(storm.shown_s.get(kind, []))}"
