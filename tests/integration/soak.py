@@ -95,8 +95,8 @@ HEADER = (
 class Reference:
     """The uninterrupted run: its digest and curves, which every killed run must match bit for bit."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        layout = launch(folder, config, name="uninterrupted")
+    def __init__(self, folder: Path, config: dict[str, Any], **more: Any) -> None:
+        layout = launch(folder, config, name="uninterrupted", **more)
         wait_for(lambda: not summarize_run(layout).status.is_live, why="the uninterrupted run to end")
         summary = summarize_run(layout)
         assert summary.status is RunStatus.FINISHED, (summary.reason, summary.traceback)

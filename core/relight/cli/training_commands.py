@@ -48,6 +48,16 @@ RestartsOption = Annotated[
     ),
 ]
 
+NprocOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Train in N processes on this machine, under torchrun; auto: one for each GPU. See docs/ranks.md.",
+        show_default=False,
+    ),
+]
+
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Run the code that the run names, although the run was made elsewhere.")
 ]
@@ -62,6 +72,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits",
             "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
             "relight run spiral.py:Spiral --restarts 3",
+            "relight run digits --nproc 2",
             "relight run digits --mirror s3://bucket/runs",
             "relight run train.py --name trial -- --lr 3e-4",
         ),
@@ -97,6 +108,7 @@ def run(
     assignments: SetOption = None,
     name: NameOption = None,
     restarts: RestartsOption = 0,
+    nproc: NprocOption = None,
     mirror: MirrorOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
@@ -113,12 +125,16 @@ def run(
     from relight.mirror.address import choose_mirror
     from relight.runs.catalog import runs_folder
     from relight.supervision.launch import launch_run
+    from relight.supervision.nproc import choose_nproc
 
     address = choose_mirror(mirror)
+    world_size = choose_nproc(nproc) or 1
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
-        launched = launch_run(runs_folder(runs), prepared, name=name, max_restarts=restarts, mirror=address)
+        launched = launch_run(
+            runs_folder(runs), prepared, name=name, max_restarts=restarts, nproc=world_size, mirror=address
+        )
         _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
@@ -191,6 +207,7 @@ def resume(
             help="Restart a crashed trainer automatically, up to N times. Default: as before.",
         ),
     ] = None,
+    nproc: NprocOption = None,
     trust: TrustOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
@@ -205,12 +222,13 @@ def resume(
     """
     from relight.mirror.address import is_run_url
     from relight.runs.catalog import find_run, runs_folder
+    from relight.supervision.nproc import choose_nproc
     from relight.supervision.resume import resume_run
 
     if all_interrupted:
-        if run_name is not None or from_ is not None or restarts is not None or trust:
+        if run_name is not None or from_ is not None or restarts is not None or nproc is not None or trust:
             raise UsageError(
-                "--all-interrupted takes no RUN, --from, --restarts or --trust. Resume that run on its own."
+                "--all-interrupted takes no RUN, --from, --restarts, --nproc or --trust. Resume that run on its own."
             )
         _resume_all(runs_folder(runs), crashed=crashed, json=json)
         return
@@ -224,7 +242,7 @@ def resume(
         layout = find_run(runs_folder(runs), run_name)
     before = layout.latest_attempt()
     try:
-        launched = resume_run(layout, from_=from_, max_restarts=restarts, trust=trust)
+        launched = resume_run(layout, from_=from_, max_restarts=restarts, nproc=choose_nproc(nproc), trust=trust)
     except KeyboardInterrupt:
         if layout.latest_attempt() > before:
             say_error(f"{layout.run_id} has already been resumed and continues in the background.")

@@ -11,6 +11,7 @@ from relight.errors import DamagedFile
 
 DRILL_PREFIX = ".drill-"
 """Begins the name of the hidden runs folder in which a drill works."""
+_RANK = re.compile(r"[1-9][0-9]{0,5}")
 _ATTEMPT = re.compile(r"(?!0000)[0-9]{4}|[1-9][0-9]{4,17}")
 
 
@@ -30,6 +31,16 @@ class AttemptLayout:
     def processes(self) -> Path:
         """Supervisor and trainer (`AttemptProcesses`); written by the supervisor."""
         return self.folder / "processes.json"
+
+    @property
+    def rank_process(self) -> Path:
+        """The process of this rank (`ProcessIdentity`), in a run of several ranks; written by the process itself."""
+        return self.folder / "rank.json"
+
+    @property
+    def ranks_failure(self) -> Path:
+        """Which ranks failed, and how (`RanksFailure`); written by the process that started them."""
+        return self.folder / "ranks_failure.json"
 
     @property
     def writer(self) -> Path:
@@ -176,6 +187,19 @@ class RunLayout:
         """Return the files of attempt `number`, which need not exist yet."""
         return AttemptLayout(self.attempts / f"{number:04d}", number)
 
+    def of_rank(self, rank: int) -> RunLayout:
+        """Return the files that rank `rank` uses. Those of rank 0 are the run's; the others have logs of their own."""
+        return RankLayout(self.folder, rank) if rank else self
+
+    def list_ranks(self, attempt: int) -> list[int]:
+        """Return the ranks that have a log of attempt `attempt`: rank 0, and those with a folder of their own."""
+        try:
+            names = os.listdir(self.folder / "ranks")  # noqa: PTH208
+        except OSError:
+            names = []
+        ranks = sorted(int(name) for name in names if _RANK.fullmatch(name))
+        return [0, *(rank for rank in ranks if self.of_rank(rank).attempt(attempt).folder.is_dir())]
+
     def list_attempts(self) -> list[int]:
         """Return the numbers of the attempts that have a folder, in order; other names are skipped.
 
@@ -192,3 +216,25 @@ class RunLayout:
     def latest_attempt(self) -> int:
         """Return the number of the newest attempt; 0 when there is none."""
         return max(self.list_attempts(), default=0)
+
+
+@dataclass(frozen=True)
+class RankLayout(RunLayout):
+    """The files of a rank above 0: what it writes is in `ranks/N`, and everything else is the run's."""
+
+    rank: int
+
+    @property
+    def own(self) -> Path:
+        """The folder of everything that this rank writes."""
+        return self.folder / "ranks" / str(self.rank)
+
+    @property
+    def attempts(self) -> Path:
+        """What this rank wrote in each attempt."""
+        return self.own / "attempts"
+
+    @property
+    def metrics(self) -> Path:
+        """What this rank measured."""
+        return self.own / "metrics"

@@ -155,6 +155,32 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     """Sentences for the user: which damaged checkpoints were skipped, and how many steps that costs."""
     max_restarts: int = 0
     token: str | None = None
+    nproc: int | msgspec.UnsetType = msgspec.UNSET
+    """How many processes train, if several do: absent for one, as in the records of older versions."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return 1 if isinstance(self.nproc, msgspec.UnsetType) else self.nproc
+
+
+def name_nproc(world_size: int) -> int | msgspec.UnsetType:
+    """Return what `AttemptStart.nproc` is for that number of ranks."""
+    return world_size if world_size > 1 else msgspec.UNSET
+
+
+class RankEnd(msgspec.Struct, frozen=True):
+    """How the process of one rank ended: with an exit code, or by the signal of that name."""
+
+    rank: int
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+class RanksFailure(Record, frozen=True, kw_only=True):
+    """The ranks that failed, the first one first; those that were ended because of it follow."""
+
+    failed: tuple[RankEnd, ...] = ()
 
 
 class ScriptRecord(Record, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from relight.errors import RelightError, UsageError
 from relight.mirror.report import read_mirror, set_mirror
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptStart, Parent, PreparedTask, TaskReference
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import AttemptStart, Parent, PreparedTask, TaskReference, name_nproc
 from relight.runs.run_record import Changes, RunDefinition, compare_configs, read_definition
 from relight.supervision.attempt_start import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
@@ -42,10 +43,10 @@ def branch_run(
     """Create a run in the same runs folder from checkpoint `from_` ("latest", "best" or a step) and start it.
 
     The checkpoint is copied to the child's own store, so each run folder is self-contained, and the label "parent"
-    keeps it in the parent. The child has its parent's mirror. `config_changes` maps keys to values, which are checked
-    as in a launch. `arguments` replaces the arguments of a script. With `weights_only` the child takes only the weights
-    of the modules, and starts at step 0 with a fresh optimizer. A second call with the same `token` returns the same
-    run. `trust` allows the code of a run that was made elsewhere.
+    keeps it in the parent. The child has its parent's mirror and number of ranks. `config_changes` maps keys to
+    values, which are checked as in a launch. `arguments` replaces the arguments of a script. With `weights_only` the
+    child takes only the weights of the modules, and starts at step 0 with a fresh optimizer. A second call with the
+    same `token` returns the same run. `trust` allows the code of a run that was made elsewhere.
 
     Raises UntrustedRun, CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or
     the config's model would not fit the checkpoint. After an error there is no new run.
@@ -63,6 +64,7 @@ def branch_run(
         config = validate_config(record.task, {**record.config, **config_changes}).config
         plan = _Plan(record.task, config, compare_configs(record.config, config))
     mirror = read_mirror(layout)
+    before = read_record_or_none(layout.attempt(layout.latest_attempt()).start, AttemptStart)
     info, notes = choose_for_branch(layout, record, from_)
     refuse_misfit(layout, record, plan.config, info)
     parent = Parent(
@@ -100,6 +102,7 @@ def branch_run(
             notes=notes,
             max_restarts=max_restarts,
             token=token,
+            nproc=name_nproc(before.world_size if before is not None else 1),
         )
 
     return start_first_attempt(child, prepare)

@@ -10,7 +10,7 @@ from relight.errors import RelightError, RunBusy
 from relight.mirror.address import MirrorAddress, check_place
 from relight.mirror.report import set_mirror
 from relight.runs.catalog import create_run
-from relight.runs.records import AttemptStart, PreparedTask
+from relight.runs.records import AttemptStart, PreparedTask, name_nproc
 from relight.runs.trash import sweep_in_background
 from relight.supervision.attempt_start import Launched, start_first_attempt
 
@@ -22,19 +22,23 @@ def launch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
+    nproc: int = 1,
     mirror: MirrorAddress | None = None,
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
     A second call with the same `token` returns the same run, which starts only once, even when both calls come at the
-    same moment from two processes. After a crash the run restarts automatically, up to `max_restarts` times. With
-    `mirror` its checkpoints are copied there while it trains. Raises RelightError when the folder cannot be written or
-    no supervisor can be started.
+    same moment from two processes. `nproc` processes train it, under torchrun if several. After a crash it restarts
+    automatically, up to `max_restarts` times. With `mirror` its checkpoints are copied there while it trains. Raises
+    RelightError when the folder cannot be written or no supervisor can be started.
     """
     if mirror is not None:
         check_place(mirror, folder)
     layout, created = create_run(folder, prepared, name=name, token=token)
-    start = AttemptStart(attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token)
+    start = AttemptStart(
+        attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token,
+        nproc=name_nproc(nproc),
+    )  # fmt: skip
 
     def prepare() -> AttemptStart:
         if mirror is not None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.process_identity import identify_process
-from relight.runs.records import ProcessIdentity, TaskReference
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import AttemptStart, ProcessIdentity, TaskReference
 from relight.supervision.launcher import ProcessEnd
-from relight.supervision.trainer_command import build_trainer_command
+from relight.supervision.ranks import LiveRanks
+from relight.supervision.trainer_command import build_ranks_command, build_trainer_command
 
 LIFELINE_VARIABLE = "RELIGHT_LIFELINE_FD"
 LOCK_VARIABLE = "RELIGHT_LOCK_FD"
@@ -39,13 +41,19 @@ class LocalLauncher:
         Raises RelightError when the task's script, folder or interpreter is missing, OSError when the command cannot
         be run.
         """
-        command = build_trainer_command(self._layout, attempt.number, task)
+        start = read_record_or_none(attempt.start, AttemptStart)
+        world_size = start.world_size if start is not None else 1
+        if world_size > 1:
+            command = build_ranks_command(self._layout, attempt.number, task, nproc=world_size)
+        else:
+            command = build_trainer_command(self._layout, attempt.number, task)
         return TrainerProcess(
             self._layout,
             attempt,
             command=command.arguments,
             folder=command.folder,
             lock_fd=self._lock.fileno(),
+            ranks=LiveRanks(self._layout, attempt.number, world_size) if world_size > 1 else None,
         )
 
 
@@ -63,12 +71,22 @@ class TrainerProcess:
     Its pid is also its session and its process group, which it shares with its data loader workers. Only the supervisor
     holds the writing end of the lifeline pipe: however the supervisor dies, the trainer reads the end of that pipe and
     knows.
+
+    With several `ranks` the child process is torchrun's agent, and each rank has a session of its own.
     """
 
     def __init__(
-        self, layout: RunLayout, attempt: AttemptLayout, *, command: Sequence[str], folder: Path | None, lock_fd: int
+        self,
+        layout: RunLayout,
+        attempt: AttemptLayout,
+        *,
+        command: Sequence[str],
+        folder: Path | None,
+        lock_fd: int,
+        ranks: LiveRanks | None = None,
     ) -> None:
         """Start the process. Raises OSError when the command cannot be run."""
+        self._ranks = ranks
         reading, self._lifeline = os.pipe()
         log = _open_log(attempt.log)
         try:
@@ -94,7 +112,12 @@ class TrainerProcess:
             self.identity = identify_process(self.pid)
 
     def send(self, which: signal.Signals) -> None:
-        """Send SIGKILL to the whole process group; send any other signal to the trainer, which ends its workers."""
+        """Send SIGKILL to the whole process group; send any other signal to the trainer, which ends its workers.
+
+        Of several ranks, each receives the signal.
+        """
+        if self._ranks is not None and self._ranks.send(which) and which is not signal.SIGKILL:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if which is signal.SIGKILL:
                 os.killpg(self.pid, which)
@@ -108,6 +131,8 @@ class TrainerProcess:
         # The trainer is not reaped yet and still holds its pid, so no other group can have that number.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self._ranks is not None:
+            self._ranks.send(signal.SIGKILL)  # without an agent, nothing else would end them
         _, status, usage = os.wait4(self.pid, 0)
         os.close(self._lifeline)
         code = os.waitstatus_to_exitcode(status)

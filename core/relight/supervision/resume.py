@@ -10,7 +10,7 @@ from relight.overview.work_at_risk import find_last_step
 from relight.runs.evidence import Evidence, gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.records import AttemptStart
+from relight.runs.records import AttemptStart, name_nproc
 from relight.runs.status import derive_status
 from relight.supervision.attempt_start import Launched, start_attempt
 from relight.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
@@ -30,13 +30,15 @@ def resume_run(
     from_: str | int | None = None,
     token: str | None = None,
     max_restarts: int | None = None,
+    nproc: int | None = None,
     trust: bool = False,
 ) -> Launched:
     """Start the run's next attempt from `from_`: "latest" (or None), "best" or a step.
 
     "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
     checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
-    `max_restarts` None keeps the value of the last attempt. `trust` allows the code of a run that was made elsewhere.
+    `max_restarts` and `nproc` None keep the value of the last attempt. `trust` allows the code of a run that was made
+    elsewhere.
 
     Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
     raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
@@ -52,7 +54,7 @@ def resume_run(
                 _refuse(evidence, number, from_=from_)
                 require_trust(layout, evidence.require_record(), trust=trust)
                 choice = choose_checkpoint(evidence, from_)
-                start = _next_start(evidence, choice, token=token, max_restarts=max_restarts)
+                start = _next_start(evidence, choice, token=token, max_restarts=max_restarts, nproc=nproc)
                 reached = _find_last_step(evidence)
                 start_attempt(layout, start, lock=lock)
                 return Launched(layout, start.attempt, created=True, notes=choice.notes, reached_step=reached)
@@ -84,10 +86,13 @@ def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None
 
 
 def _next_start(
-    evidence: Evidence, choice: CheckpointChoice, *, token: str | None, max_restarts: int | None
+    evidence: Evidence, choice: CheckpointChoice, *, token: str | None, max_restarts: int | None, nproc: int | None
 ) -> AttemptStart:
+    before = evidence.start
     if max_restarts is None:
-        max_restarts = evidence.start.max_restarts if evidence.start is not None else 0
+        max_restarts = before.max_restarts if before is not None else 0
+    if nproc is None:
+        nproc = before.world_size if before is not None else 1
     return AttemptStart(
         attempt=evidence.attempt + 1,
         time_s=time.time(),
@@ -97,6 +102,7 @@ def _next_start(
         notes=choice.notes,
         max_restarts=max_restarts,
         token=token,
+        nproc=name_nproc(nproc),
     )
 
 

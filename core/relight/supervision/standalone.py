@@ -14,7 +14,7 @@ from relight.mirror.report import set_mirror
 from relight.runs.catalog import create_run, runs_folder
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
-from relight.runs.records import AttemptStart, PreparedTask, TaskReference
+from relight.runs.records import AttemptStart, PreparedTask, TaskReference, name_nproc
 from relight.start_folder import START_FOLDER
 from relight.supervision.attempt_start import Adoption, start_attempt
 
@@ -36,11 +36,13 @@ def begin_standalone(
     module: str | None = None,
     name: str | None = None,
     runs: Path | str | None = None,
+    nproc: int = 1,
 ) -> Standalone:
     """Create a run for this process and start a supervisor that watches it.
 
     A resume starts the same script with the same arguments, folder and interpreter. RELIGHT_MIRROR says where to copy
-    the run. Raises `RelightError` when the runs folder cannot be written or no supervisor can be started.
+    the run. `nproc` is the number of its ranks; the supervisor watches rank 0. Raises `RelightError` when the runs
+    folder cannot be written or no supervisor can be started.
     """
     script = Path(START_FOLDER or "", script)
     folder = runs_folder(runs, start=START_FOLDER)
@@ -70,7 +72,7 @@ def begin_standalone(
     try:
         start_attempt(
             layout,
-            AttemptStart(attempt=1, time_s=time.time(), reason="launch"),
+            AttemptStart(attempt=1, time_s=time.time(), reason="launch", nproc=name_nproc(nproc)),
             lock=lock,
             adoption=Adoption(pid=os.getpid(), lifeline=writing),
         )

@@ -37,6 +37,7 @@ from relight.supervision.launcher import Launcher, Trainer
 from relight.supervision.memory_pressure import OutOfMemoryWatch
 from relight.supervision.mirror_keeper import MirrorKeeper
 from relight.supervision.orphans import find_lock_holders
+from relight.supervision.ranks import judge_ranks
 from relight.supervision.removal import RemovalWatch
 from relight.supervision.restart_policy import RestartDecision, decide_restart
 from relight.supervision.system_metrics import SystemMetrics
@@ -153,10 +154,15 @@ class Supervisor:
         asked = StopAsked(self._sentence, tuple(self._escalation.sent), self._received)
         stop = asked if self._escalation.requested else None
         joined = not self._is_script or self._attempt.script.exists()
-        return describe_exit(
+        start = read_record_or_none(self._attempt.start, AttemptStart)
+        outcome, prefix = read_record_or_none(self._attempt.outcome, TrainerOutcome), ""
+        if start is not None and start.world_size > 1:
+            verdict = judge_ranks(self._layout, self._attempt.number, start.world_size, end=end, asked=stop is not None)
+            end, outcome, prefix = verdict.end, verdict.outcome, verdict.prefix
+        record = describe_exit(
             self._attempt.number,
             end,
-            outcome=read_record_or_none(self._attempt.outcome, TrainerOutcome),
+            outcome=outcome,
             progress=read_progress(self._attempt.progress),
             stop=stop,
             out_of_memory=memory.evidence(),
@@ -164,6 +170,8 @@ class Supervisor:
             joined=joined,
             last_line="" if joined else self._read_last_line(),
         )
+        crashed = record.outcome == "crashed"
+        return msgspec.structs.replace(record, reason=f"{prefix}{record.reason}") if prefix and crashed else record
 
     def _read_last_line(self) -> str:
         """Return the last line that the trainer printed, or an empty string."""
@@ -223,6 +231,7 @@ class Supervisor:
                     from_step=choice.step,
                     notes=(decision.reason, *choice.notes),
                     max_restarts=this.max_restarts if this else 0,
+                    nproc=this.nproc if this else msgspec.UNSET,
                 ),
             )
         except (OSError, RelightError) as error:

@@ -20,6 +20,17 @@ class TrainerCommand:
     folder: Path | None = None
 
 
+def build_ranks_command(layout: RunLayout, attempt: int, task: TaskReference, *, nproc: int) -> TrainerCommand:
+    """Build the command that starts `nproc` ranks of attempt `attempt`: torchrun, with the interpreter of the task.
+
+    Raises `RelightError` like `build_trainer_command`.
+    """
+    trainer = build_trainer_command(layout, attempt, task)
+    python = (task.python if task.kind == "script" else None) or sys.executable
+    start = (python, "-P", "-m", "relight.training.ranks.agent", str(layout.folder), str(attempt), str(nproc))
+    return TrainerCommand((*start, *trainer.arguments), trainer.folder)
+
+
 def build_trainer_command(layout: RunLayout, attempt: int, task: TaskReference) -> TrainerCommand:
     """Build the command that trains attempt `attempt`. Relative paths mean what they meant at the launch.
 

@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from relight.training.attempt_ending import STOPPED
 from relight.training.leaving import leave
 from relight.training.log_streams import log_to, tolerate_write_errors
+from relight.training.ranks.place import find_place
 from relight.training.task_attempt import close_in_children, run_attempt
 
 _SPINS_BEFORE_SLEEP = "10000"
@@ -29,7 +31,8 @@ def main(arguments: list[str]) -> int:
     close_in_children(tuple(fd for fd in (lifeline, lock_fd) if fd is not None))
     code = run_attempt(Path(arguments[0]).absolute(), int(arguments[1]), lifeline=lifeline, lock_fd=lock_fd)
     leave(code, lifeline=lifeline)
-    return code
+    # To torchrun, any other code is a failure. How the training ended is on record.
+    return 0 if code == STOPPED and find_place() is not None else code
 
 
 def _forget_working_folder() -> None:

@@ -34,7 +34,7 @@ class AttemptEnding:
         self.trainer: Any = None
         self._layout = layout
         self._number = number
-        self._stopping = stopping
+        self.stopping = stopping
         self._outcome = ReservedFile(layout.attempt(number).outcome, room_bytes=_OUTCOME_BYTES)
         self._outcome.reserve()
 
@@ -42,11 +42,12 @@ class AttemptEnding:
         """Close everything and record that the training finished; return the exit code."""
         self._close()
         self._write_outcome(TrainerOutcome(outcome="finished", step=self._step(), reason=reason))
+        self._leave_ranks()
         return FINISHED
 
     def end_stopped(self, stop: Stop) -> int:
         """Save as `stop` asks and record why the training stopped; return the exit code."""
-        self._stopping.begin_saving()
+        self.stopping.begin_saving()
         saved = False
         if self.session is not None:
             with _reported("The training was stopped, but its state could not be saved"):
@@ -59,11 +60,13 @@ class AttemptEnding:
                 TrainerOutcome(outcome="stopped", step=self._step(), reason=reason, stop_signal=stop.signal)
             )
         self._close(quickly=stop.orphaned or not stop.save)
+        if not stop.orphaned:
+            self._leave_ranks()
         return STOPPED
 
     def end_crashed(self, error: BaseException, *, printed: bool = False) -> int:
         """Print the error unless it is `printed` already, then end like `end_failed`."""
-        self._stopping.begin_saving()
+        self.stopping.begin_saving()
         expected = isinstance(error, RelightError)
         text = getattr(error, "traceback", None) if expected else "".join(traceback.format_exception(error))
         sentence = str(error) if expected else name_error(error)
@@ -75,7 +78,7 @@ class AttemptEnding:
 
     def end_failed(self, sentence: str, *, traceback: str | None = None) -> int:
         """Save the last finished step if that is exact and record what went wrong; return the exit code."""
-        self._stopping.begin_saving()
+        self.stopping.begin_saving()
         saved = False
         if self.session is not None:
             with _reported("The state could not be saved after the error"):
@@ -94,6 +97,11 @@ class AttemptEnding:
                 self.session.close(end_loader=not quickly)
             if self.trainer is not None and not quickly:
                 self.trainer.close()
+
+    def _leave_ranks(self) -> None:
+        """Wait for the other ranks, of which one may still be saving: torchrun ends all when the first one fails."""
+        if self.session is not None and self.session.group is not None:
+            self.session.group.leave()
 
     def _step(self) -> int:
         if self.session is not None and self.session.steps_done:

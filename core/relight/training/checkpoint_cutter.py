@@ -31,6 +31,7 @@ from relight.runs.record_file import encode_record, write_record
 from relight.runs.records import Objective, Pace, PaceReason, SavingState
 from relight.runs.reserved_file import ReservedFile
 from relight.training.cost_meter import CostMeter
+from relight.training.metric_numbers import Values
 from relight.training.pacing import Budget, SaveCosts, choose_first, choose_interval
 from relight.training.state.page_locking import find_register
 from relight.training.state.snapshot import copy_tensors
@@ -74,6 +75,8 @@ class CheckpointCutter:
     def __init__(
         self, layout: AttemptLayout, *, policy: CutPolicy, writer: WriterClient, experience: Experience | None = None
     ) -> None:
+        self.can_rescue = True
+        """Whether the last edge can be saved after an error."""
         experience = experience or Experience()
         known = experience.pace
         self.durable_step: int | None = None
@@ -126,6 +129,21 @@ class CheckpointCutter:
         until_durable_s = now - self._last_cut_s + (most_s / 2 if pause_s is None else pause_s)
         until_durable_s += (pace.durable_s or 0.0) + (pace.cost_s or 0.0)
         return until_durable_s > most_s and now - self._last_cut_s > (pause_s or 0.0) / 10 and self._ask(step, now)
+
+    def allow(self, can: bool) -> bool:
+        """Tell whether this edge can be saved. Several ranks ask each other."""
+        return can
+
+    def choose_loop_end(self, is_time: bool) -> bool:
+        """Tell whether to save at the end of a loop. Rank 0 decides for several ranks."""
+        return is_time
+
+    def share_values(self, values: Values) -> Values:
+        """Return what an evaluation measured. Several ranks take the same values."""
+        return values
+
+    def part(self) -> None:
+        """Note that only the end is left. Several ranks part here."""
 
     def check(self, header: SnapshotHeader) -> None:
         """Raise `UnsupportedState` if this snapshot cannot be saved. Called after the first step, not after an hour."""

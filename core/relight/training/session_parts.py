@@ -26,6 +26,8 @@ from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, Expe
 from relight.training.drilled_steps import DrilledSteps, read_drill_order
 from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
 from relight.training.pacing import Budget
+from relight.training.ranks.group import RankGroup
+from relight.training.ranks.ranked_cutter import RankedCutter
 
 _SHARE_A_DAY = 1 / 3
 """Of its capacity, what an ordinary drive may be written per day: 600 TB per TB of capacity in five years."""
@@ -39,11 +41,13 @@ class SessionParts:
     Every checkpoint keeps `environment`.
     """
 
-    cutter: CheckpointCutter
+    cutter: CheckpointCutter | RankedCutter
     best: BestMetric
     environment: dict[str, Any]
     drill: DrilledSteps | None = None
     """What a drill has ordered; None for every other run."""
+    group: RankGroup | None = None
+    """All ranks of the training; None for one process."""
 
 
 def make_session_parts(
@@ -55,6 +59,7 @@ def make_session_parts(
     options: TaskConfig,
     objective: Objective,
     inherit_fds: tuple[int, ...],
+    group: RankGroup | None = None,
 ) -> SessionParts:
     """Record the environment of attempt `start`, warn of what has changed in it, and start the writer process.
 
@@ -62,10 +67,16 @@ def make_session_parts(
     """
     attempt = layout.attempt(start.attempt)
     environment = describe_environment(device, code_folder=Path(task.path).parent if task.path else None)
+    if group is not None:
+        environment["world_size"] = group.world_size
     changes = find_changes(layout, start, environment)
     write_environment(attempt.environment, environment, changes=changes)
     if changes:
         _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
+    if group is not None and group.rank:
+        return SessionParts(
+            RankedCutter(group, None), BestMetric(objective), shorten_environment(environment), group=group
+        )
     writer = WriterClient(
         layout.checkpoints,
         policy=read_retention(options, higher_is_better=objective.higher_is_better),
@@ -81,7 +92,8 @@ def make_session_parts(
     experience = Experience(_read_last_pace(layout, start), _read_failures(layout))
     cutter = CheckpointCutter(attempt, policy=policy, writer=writer, experience=experience)
     drill = None if order is None else DrilledSteps(order, cutter)
-    return SessionParts(cutter, BestMetric(objective), shorten_environment(environment), drill)
+    ranked = cutter if group is None else RankedCutter(group, cutter)
+    return SessionParts(ranked, BestMetric(objective), shorten_environment(environment), drill, group)
 
 
 def _limit_bytes_a_day(layout: RunLayout) -> float:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
@@ -65,6 +65,8 @@ class Stopping:
         """No step edge can come yet, so a signal waits for none."""
         self.urgent = False
         """Whether the training is to stop, and cannot wait for the next look at the run's folder."""
+        self.together: Callable[[Stop | None], Stop | None] | None = None
+        """Turns this process's reason to stop into that of all ranks. None for one process, or to act alone."""
         self._layout = layout
         self._attempt = attempt
         self._signal: str | None = None
@@ -85,6 +87,11 @@ class Stopping:
 
     def check(self, now: float) -> Stop | None:
         """Return the reason to stop, if there is one. Cheap at every step edge: it reads the folder every 0.2 s."""
+        own = self.find_own(now)
+        return own if self.together is None else self.together(own)
+
+    def find_own(self, now: float) -> Stop | None:
+        """Return this process's own reason to stop, if there is one."""
         if self.urgent:
             return self._explain(self._signal)
         if 0.0 < self._look_at - now <= LOOK_EVERY_S:  # a clock that was set back must not delay a stop
@@ -98,6 +105,7 @@ class Stopping:
     def begin_saving(self) -> None:
         """Note that the stop is being handled: from now on nothing interrupts it, and an orphan gets time to save."""
         self.interruptible = False
+        self.together = None
         self._set_alarm(0)
         self._handled.set()
 
@@ -145,7 +153,8 @@ class Stopping:
             self._set_alarm(0.001 if hurry else EDGE_WITHIN_S, _RETRY_S)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if self.interruptible and not self._handled.is_set() and self.urgent:
+        # A rank that left a step alone would leave the others waiting for it.
+        if self.interruptible and self.together is None and not self._handled.is_set() and self.urgent:
             self.interruptible = False
             raise TrainingStopped(self._explain(self._signal))
 

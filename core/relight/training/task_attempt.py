@@ -11,6 +11,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, RunRecord
 from relight.training.attempt_ending import AttemptEnding, is_worker_death
+from relight.training.ranks.place import RankPlace, find_place
 from relight.training.stopping import Stopping, TrainingStopped
 
 
@@ -19,18 +20,21 @@ def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_
 
     Loads torch only after the signal handlers are installed, so that a stop works from the first moment.
     """
-    layout = RunLayout(folder)
+    start = read_record(RunLayout(folder).attempt(number).start, AttemptStart)
+    place = find_place() if start.world_size > 1 else None
+    layout = RunLayout(folder).of_rank(place.rank if place is not None else 0)
     stopping = Stopping(layout, number)
     stopping.interruptible = True
     stopping.install(lifeline=lifeline)
     ending = AttemptEnding(layout, number, stopping)
     try:
-        trainer = _build(layout, number, stopping, ending, lock_fd)
+        trainer = _build(layout, start, ending, lock_fd=lock_fd, place=place)
         stopping.interruptible = stopping.building = False
         trainer.run()
     except TrainingStopped as stopped:
         return ending.end_stopped(stopped.stop)
     except BaseException as error:
+        stopping.together = None  # the other ranks may be elsewhere
         stop = stopping.check(0.0)
         if stop is not None and is_worker_death(error):
             return ending.end_stopped(stop)
@@ -38,14 +42,20 @@ def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_
     return ending.end_finished()
 
 
-def _build(layout: RunLayout, number: int, stopping: Stopping, ending: AttemptEnding, lock_fd: int | None) -> Any:
+def _build(
+    layout: RunLayout,
+    start: AttemptStart,
+    ending: AttemptEnding,
+    *,
+    lock_fd: int | None,
+    place: RankPlace | None,
+) -> Any:
     """Build the session and the trainer, hand both to `ending`, and return the trainer."""
     record = read_record(layout.record, RunRecord)
-    start = read_record(layout.attempt(number).start, AttemptStart)
     from relight.training.assembly import build_trainer  # loads torch
 
     ending.trainer, ending.session = build_trainer(
-        layout, record, start, stopping=stopping, inherit_fds=() if lock_fd is None else (lock_fd,)
+        layout, record, start, stopping=ending.stopping, inherit_fds=() if lock_fd is None else (lock_fd,), place=place
     )
     return ending.trainer
 

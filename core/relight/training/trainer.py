@@ -21,6 +21,8 @@ from relight.training.device import explain_choice
 from relight.training.metric_numbers import is_one_number, to_number
 from relight.training.precision import Precision
 from relight.training.progress_meter import Totals
+from relight.training.ranks.data_parallel import DataParallel
+from relight.training.ranks.rank_state import move_generators_apart
 from relight.training.state.rng import RngRecorder, restore_rng, seed_everything
 from relight.training.task import Data, Task
 from relight.training.training_session import TrainingSession
@@ -33,9 +35,17 @@ _log = logging.getLogger("relight")
 class Trainer:
     """Trains one task on one device. The constructor builds everything; `run` trains to the end."""
 
-    def __init__(self, task: Task, session: TrainingSession, *, device: torch.device) -> None:
+    def __init__(
+        self, task: Task, session: TrainingSession, *, device: torch.device, ranks: DataParallel | None = None
+    ) -> None:
+        """Build the training; with `ranks`, this rank's part of it."""
         config = task.config
         self._task = task
+        self._ranks = ranks
+        if ranks is not None and config.batch_size < ranks.deal.world_size:
+            raise TaskError(
+                f"batch_size={config.batch_size} is less than the {ranks.deal.world_size} ranks that share each batch."
+            )
         self._session = session
         self._device = device
         self._precision = Precision(config.precision, device=device)
@@ -49,12 +59,15 @@ class Trainer:
         self._loader, self._validation = self._build_loaders(data)
         self._steps_total = self._count_steps()
         self._optimizer = task.build_optimizer(self._model)
+        self._replica = self._model if ranks is None else ranks.wrap(self._model)
         self._scheduler = task.build_scheduler(self._optimizer, steps_total=self._steps_total)
         # This PyTorch schedule follows the validation instead of the steps.
         self._plateau = self._scheduler if isinstance(self._scheduler, ReduceLROnPlateau) else None
         self._trained = _list_trained(self._model, self._optimizer)
         self._track()
         self._describe(data)
+        if ranks is not None:
+            move_generators_apart(ranks.rank)
 
     def run(self) -> None:
         """Train from the run's current step to its end. Raise `TrainingStopped` when a stop is requested."""
@@ -94,22 +107,29 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Train the rest of the loader's epoch."""
-        task, model, session, loader = self._task, self._model, self._session, self._loader
+        task, model, session, loader, ranks = self._task, self._replica, self._session, self._loader, self._ranks
         device, accumulate, steps_total = self._device, self._accumulate, self._steps_total
         autocast, scaler = self._precision.autocast, self._precision.scaler
         plain, stays = self._precision.name == "fp32", device.type == "cpu"
         group = micro = 0
         sums: dict[str, Any] = {}
+        weight, begun = 1.0, loader.consumed
         for batch in loader:
             if micro == 0:  # the loader has counted this batch already
                 group = min(accumulate, loader.remaining + 1)
             moved = batch if stays else move_batch(batch, device)
+            if ranks is not None:
+                ranks.average_next(gradients=micro + 1 == group)
+                weight, begun = ranks.deal.weight(loader.consumed - begun), loader.consumed
             if plain:
                 values = task.step(model, moved)
             else:
                 with autocast():
                     values = task.step(model, moved)
             loss = _find_loss(values, task)
+            if weight != 1.0:  # the ranks' parts of this batch are not equal
+                loss = loss * weight
+                values = {name: value * weight for name, value in values.items()}
             if group > 1:
                 loss = loss / group
             (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
@@ -127,7 +147,7 @@ class Trainer:
     def _update(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Update the parameters, the schedule and the loss scale; return everything that the step measured."""
         optimizer, scaler = self._optimizer, self._precision.scaler
-        measured = dict(values)
+        measured = dict(values) if self._ranks is None else self._ranks.average(values)
         self._session.begin_update()
         if self._clip_norm:
             if scaler is not None:
@@ -148,15 +168,19 @@ class Trainer:
     def _validate(self, validation: ValidationLoader) -> None:
         """Average each metric over the validation samples. Flags and generators are unchanged afterwards."""
         task, model, session, device = self._task, self._model, self._session, self._device
-        totals: dict[str, Any] = {}
+        ranks, totals = self._ranks, dict[str, Any]()
         weight = 0
+        if ranks is not None:
+            ranks.share_buffers(model)
         with session.evaluating(), _untouched(model), torch.no_grad():
             for batch, samples in validation:
                 with self._precision.autocast():
                     values = task.step(model, move_batch(batch, device))
-                _add_weighted(totals, values, samples, on_device=device.type == "cuda")
+                share = samples if ranks is None else ranks.deal.count(samples)
+                _add_weighted(totals, values, share, on_device=device.type == "cuda")
                 weight += samples
                 session.check_stop()
+            totals = totals if ranks is None else ranks.add(totals)
             means = {name: to_number(name, total) / weight for name, total in totals.items()}
         if self._plateau is not None:
             session.begin_update()
@@ -182,12 +206,16 @@ class Trainer:
             return loader, None
         return loader, ValidationLoader(
             data.validation, batch_size=config.batch_size, seed=config.seed, workers=config.workers,
-            collate=data.collate, pin_memory=pin_memory,
+            collate=data.collate, pin_memory=pin_memory, deal=None if self._ranks is None else self._ranks.deal,
         )  # fmt: skip
 
     def _build_train_loader(self, data: Data) -> Loader:
         config = self._task.config
         if isinstance(data.train, DataLoader):
+            if self._ranks is not None:
+                raise TaskError(
+                    "build_data() returned a DataLoader, and only a data set can be dealt to several ranks. Return one."
+                )
             adopted = adopt_loader(data.train, seed=config.seed, epochs=config.epochs)
             if not isinstance(adopted, Loader):
                 raise TaskError(
@@ -198,7 +226,7 @@ class Trainer:
         return Loader(
             data.train, batch_size=config.batch_size, seed=config.seed, epochs=config.epochs, workers=config.workers,
             collate=data.collate, weights=data.weights, drop_last=data.drop_last,
-            pin_memory=self._device.type == "cuda",
+            pin_memory=self._device.type == "cuda", deal=None if self._ranks is None else self._ranks.deal,
         )  # fmt: skip
 
     def _track(self) -> None:

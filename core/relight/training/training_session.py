@@ -32,6 +32,8 @@ from relight.runs.progress import Phase
 from relight.runs.records import AttemptStart
 from relight.training.metric_numbers import Values, to_numbers
 from relight.training.progress_meter import ProgressMeter, Totals
+from relight.training.ranks.rank_state import note_world_size, take_rank_state
+from relight.training.ranks.ranked_stopping import agree_on_stop, encode_stop
 from relight.training.retraced_steps import RetracedSteps, find_retraced_steps
 from relight.training.session_parts import SessionParts
 from relight.training.state.optimizer_state import call_before_update
@@ -112,7 +114,10 @@ class TrainingSession:
         self._position = position
         self._edge_s = 0.0
         self._look_at = self._poll_at = 0.0
-        self._short_s = 0.0 if parts.drill is not None else _SHORT_STEP_S  # a drill looks at every step
+        self.group = parts.group
+        """All ranks of the training; None for one process."""
+        # A drill looks at every step, and so do several ranks, which must all look at the same ones.
+        self._short_s = _SHORT_STEP_S if parts.drill is None and parts.group is None else 0.0
         self._told_step = -1
         self._in_update = False
         self._recorded = False
@@ -237,6 +242,7 @@ class TrainingSession:
                 "The training is done, but its final state could not be saved: later changes can no longer be "
                 "separated from it."
             )
+        self._cutter.part()
         cut_at = begun
         while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
             failure = self._cutter.failure
@@ -304,6 +310,10 @@ class TrainingSession:
     def _start_meter(self, work_s: float) -> None:
         """Start the first step, `work_s` seconds of training after the start of the run: an edge like any other."""
         assert self._meter is not None
+        if (group := self.group) is not None:
+            stopping = self._stopping
+            stopping.together = lambda stop: agree_on_stop(group, stop)
+            group.find_stop = lambda: encode_stop(stopping.find_own(time.time()))
         now = time.time()
         self._edge_s = now
         self._meter.start(step=self.steps_done, work_s=work_s, now=now)
@@ -453,7 +463,7 @@ class TrainingSession:
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:
         captured = self.state.capture(at_edge=at_edge)
-        if captured is None:
+        if not self._cutter.allow(captured is not None) or captured is None:
             return False
         self._train.flush()
         self._flush_witness()
@@ -461,7 +471,7 @@ class TrainingSession:
         return True
 
     def _rescue(self, reason: Reason, *, at_edge: bool = False) -> bool:
-        if not self._at_edge:
+        if not self._at_edge or (reason == "exception" and not self._cutter.can_rescue):
             return False
         if not at_edge and (moved := self.state.find_moved_weights()):
             _log.warning(
@@ -505,7 +515,7 @@ class TrainingSession:
         store = CheckpointStore(self._layout.checkpoints)
         info = store.find_sequence(sequence)
         with store.open(info) as reader:
-            tree = reader.state
+            tree = take_rank_state(reader.state, self.group)
             read = StoredTensors(reader)
             if self._start.weights_only or tree.get("weights_only"):
                 self.state.restore_modules(tree, read)
@@ -516,6 +526,7 @@ class TrainingSession:
             self._take_over(counters, info, branch=branch)
             self._open_position()
             self.state.restore_rng(tree, read)
+            note_world_size(tree, self.group)
             copied = info.attempt == BEFORE_ANY_ATTEMPT  # a branch does not count its parent's time
             return info, 0.0 if copied else float(reader.environment.get("work_s", 0.0))
 

@@ -3,6 +3,7 @@
 | their loader has | ours does |
 | --- | --- |
 | `shuffle`, `RandomSampler`, `SubsetRandomSampler`, `WeightedRandomSampler` | our own order of the same kind |
+| `DistributedSampler` | one order, dealt to the ranks, without its padding |
 | any other sampler or batch sampler with a length | draws a whole epoch at once, seeded for that epoch |
 | an `IterableDataset` with `state_dict` and `load_state_dict` | continues from its own state, see `stream_loader` |
 | one without, in torchdata's `StatefulDataLoader` | reads again from the start of the epoch |
@@ -27,8 +28,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
     default_collate,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 from relight.errors import TaskError
+from relight.training.data.dealt_order import Deal, DealtOrder
 from relight.training.data.drawn_order import DrawnOrder, find_generators
 from relight.training.data.loader import Loader
 from relight.training.data.loading_processes import WorkerOptions
@@ -124,6 +127,8 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
             "A DataLoader with batch_size=None yields samples instead of batches. Give it a batch_size or a "
             "batch_sampler, or do not track it."
         )
+    if type(outer) is BatchSampler and isinstance(outer.sampler, DistributedSampler):
+        return dataset, _deal(outer.sampler, outer)
     length = _length_of(dataset, "data set")
     if type(outer) is BatchSampler:
         _length_of(outer.sampler, "sampler")
@@ -155,6 +160,18 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
     if not ahead:
         drawn.check()
     return dataset, drawn
+
+
+def _deal(sampler: DistributedSampler[Any], batches: BatchSampler) -> Order:
+    """Deal one order to the ranks. Its seed is the sampler's: a script may have seeded its ranks differently."""
+    whole = Sampler(
+        _length_of(sampler.dataset, "data set"),
+        batch_size=batches.batch_size * sampler.num_replicas,
+        seed=mix_seeds(sampler.seed),
+        shuffle=sampler.shuffle,
+        drop_last=batches.drop_last,
+    )
+    return DealtOrder(whole, Deal(sampler.rank, sampler.num_replicas))
 
 
 def _take_over_stream(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from relight.errors import RelightError, TaskError
 from relight.training.data.batch_source import BatchSource, Collate
+from relight.training.data.dealt_order import Deal, DealtOrder
 from relight.training.data.loading_processes import (
     WorkerOptions,
     WorkerStart,
@@ -46,7 +47,9 @@ class Loader:
         weights: Any = None,
         drop_last: bool = False,
         pin_memory: bool = False,
+        deal: Deal | None = None,
     ) -> None:
+        """Load batches of `batch_size` samples; with `deal`, this rank's part of each of them."""
         length = _count_samples(dataset)
         order: Order
         if weights is None:
@@ -57,6 +60,8 @@ class Loader:
                 raise TaskError(
                     f"There are {order.length:,} sampling weights for {length:,} samples. Give one per sample."
                 )
+        if deal is not None:
+            order = DealtOrder(order, deal)
         self._set_up(
             dataset,
             order,
@@ -231,8 +236,10 @@ class ValidationLoader:
         workers: int = 0,
         collate: Collate | None = None,
         pin_memory: bool = False,
+        deal: Deal | None = None,
     ) -> None:
-        self.sampler = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
+        order: Order = Sampler(_count_samples(dataset), batch_size=batch_size, seed=seed, shuffle=False)
+        self.sampler = order if deal is None else DealtOrder(order, deal)
         self._source = BatchSource(dataset, seed=seed, collate=collate)
         options = WorkerOptions(workers=workers, pin_memory=pin_memory)
         self._loader = (
@@ -246,10 +253,10 @@ class ValidationLoader:
         return self.sampler.batches
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yield (batch, number of its samples)."""
+        """Yield (batch, number of its samples on all ranks)."""
         if self._loader is None:
             for key in _Keys(self.sampler):
-                yield self._source(key), len(key.indices)
+                yield self._source(key), key.stop - key.start
             return
         with signals_blocked():
             self._iterator = iter(self._loader)  # restarts the same persistent iterator
@@ -273,7 +280,7 @@ _Loaded = tuple[int, int, Any]
 class _Keys:
     """The keys of a validation, the same every time."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Order) -> None:
         self._sampler = sampler
 
     def __iter__(self) -> Iterator[BatchKey]:

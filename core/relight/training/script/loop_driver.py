@@ -74,11 +74,16 @@ class LoopDriver:
         self._unplaced = 0
         self._max_steps = attempt.options.max_steps
         if attempt.start.from_sequence is not None:
-            self._restoration = Restoration(attempt.layout, attempt.start, self._state)
+            self._restoration = Restoration(attempt.layout, attempt.start, self._state, group=attempt.group)
             place = self._restoration.place
             if place is not None:
                 enumerating.install()
                 self.loops.seek(place)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether this is one of several ranks."""
+        return self._attempt.group is not None
 
     @property
     def is_leaving(self) -> bool:

@@ -10,6 +10,8 @@ from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.records import AttemptStart
+from relight.training.ranks.group import RankGroup
+from relight.training.ranks.rank_state import note_world_size, take_rank_state
 from relight.training.script.branching import Branch, MadeOptions
 from relight.training.script.loops import Place
 from relight.training.script.state import BUILT, EPOCH_START, POSITION, ScriptState
@@ -21,7 +23,9 @@ from relight.training.state.stored_tensors import StoredTensors
 class Restoration:
     """The checkpoint that an attempt of a script continues from; open until the script has reached its place."""
 
-    def __init__(self, layout: RunLayout, start: AttemptStart, state: ScriptState) -> None:
+    def __init__(
+        self, layout: RunLayout, start: AttemptStart, state: ScriptState, *, group: RankGroup | None = None
+    ) -> None:
         self.branch = start.reason == "branch"
         self._state = state
         self._opened = ExitStack()
@@ -30,7 +34,8 @@ class Restoration:
         self.info = store.find_sequence(start.from_sequence)
         self._reader: CheckpointReader = self._opened.enter_context(store.open(self.info))
         self._read = StoredTensors(self._reader)
-        tree = self._reader.state
+        self._group = group
+        self._tree = tree = take_rank_state(self._reader.state, group)
         self._parts: dict[str, Any] = tree["parts"]
         self._rng: dict[str, Any] = tree.get("rng") or {}
         self.counters: dict[str, Any] = tree.get("counters") or {}
@@ -116,6 +121,7 @@ class Restoration:
         """Restore the generators; the last thing before the first batch."""
         if self._rng:
             self._state.restore_rng({"rng": self._rng}, self._read)
+            note_world_size(self._tree, self._group)
 
     def close(self) -> None:
         """Close the checkpoint."""

@@ -31,6 +31,7 @@ from relight.tasks.parsing import parse_config
 from relight.training.attempt_ending import AttemptEnding, is_worker_death
 from relight.training.best_metric import choose_objective
 from relight.training.leaving import leave
+from relight.training.ranks.group import RankGroup
 from relight.training.script.position import ScriptPosition
 from relight.training.script.restore import Restoration
 from relight.training.script.script_session import NOTHING_TRACKED, ScriptSession
@@ -54,12 +55,15 @@ class ScriptDone(SystemExit):
 
 @dataclass(frozen=True)
 class Launch:
-    """What the supervisor passes to a script: the attempt, and two descriptors, the lifeline and the run's lock."""
+    """What the supervisor passes to a script: the attempt, and two descriptors, the lifeline and the run's lock.
+
+    Of several ranks that you started with torchrun yourself, only rank 0 has the descriptors.
+    """
 
     layout: RunLayout
     attempt: int
-    lifeline: int
-    lock_fd: int
+    lifeline: int | None
+    lock_fd: int | None
 
 
 class ScriptAttempt:
@@ -74,9 +78,12 @@ class ScriptAttempt:
         said: ScriptRecord,
         higher_is_better: bool | None,
         stopping: ScriptStopping,
+        group: RankGroup | None = None,
     ) -> None:
         self.layout = launch.layout
         self.start = start
+        self.group = group
+        """All ranks of the training; None for one process."""
         self.options = TaskConfig()
         """The settings in force; options that `init` did not get have their defaults."""
         self.seed: int | None = None
@@ -138,7 +145,8 @@ class ScriptAttempt:
         self._warn_of_guess()
         parts = make_session_parts(
             self.layout, self.start, task=self._task, device=device, options=self.options,
-            objective=self._said.objective, inherit_fds=(self._launch.lock_fd,),
+            objective=self._said.objective,
+            inherit_fds=() if self._launch.lock_fd is None else (self._launch.lock_fd,), group=self.group,
         )  # fmt: skip
         self._session = self._ending.session = ScriptSession(
             self.layout, self.start, parts, stopping=self._stopping, state=state, position=position
@@ -265,6 +273,7 @@ class ScriptAttempt:
         if self._ended:
             return
         self._ended = True
+        self._stopping.together = None  # the other ranks may be elsewhere
         told = self._stopping.told()
         stop = self._stopping.raised or self._stopping.check(0.0) or told
         if isinstance(error, KeyboardInterrupt):

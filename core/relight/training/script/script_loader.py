@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from relight.errors import TaskError, UsageError
 from relight.training.data.adopted_loader import ResumableLoader, adopt_loader
+from relight.training.data.loader import Loader
+from relight.training.data.sampler import Sampler
 from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.loop_leaving import is_left_by_choice
 from relight.training.script.loop_source import find_consumer
 from relight.training.script.loops import Loop
 from relight.training.script.resumed_enumerate import BatchCount
 
+_log = logging.getLogger("relight")
 _AS_IT_IS = ("persistent_workers",)  # workers persist from one pass to the next anyway
 
 
@@ -125,6 +129,12 @@ def make_loader(driver: LoopDriver, name: str, data: Any, options: dict[str, Any
         except TypeError as error:
             raise TaskError(f"run.loader() takes the options of PyTorch's DataLoader: {error}.") from None
     inner = adopt_loader(source, seed=seed)
+    order = inner.sampler if isinstance(inner, Loader) else None
+    if driver.has_ranks and isinstance(order, Sampler) and order.shuffle:
+        _log.warning(
+            "Every rank trains with the same batches of '%s'. To deal them, give the loader "
+            "sampler=DistributedSampler(data), as for any distributed training.", name,
+        )  # fmt: skip
     driver.position.add(name, inner)
     return ScriptLoader(driver, name, inner, source=source)
 

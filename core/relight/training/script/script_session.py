@@ -178,7 +178,7 @@ class ScriptSession(TrainingSession):
         self._record_edge()
         self._write_progress("training")
         now = time.monotonic()
-        if now - self._loop_ended_s >= _LOOP_END_EVERY_S:
+        if self._cutter.choose_loop_end(now - self._loop_ended_s >= _LOOP_END_EVERY_S):
             self._cut("final")
             self._loop_ended_s = time.monotonic()
         elif self._best_owed:
@@ -205,6 +205,7 @@ class ScriptSession(TrainingSession):
 
         Between an optimizer's step and `run.step`, the weights are those of the step that is about to be taken.
         """
+        values = self._cutter.share_values(values)
         improved = self._note_evaluation(values, time.time(), step=self.steps_done + self._in_update)
         self._best_owed = self._best_owed or improved
         return improved
@@ -258,7 +259,8 @@ class ScriptSession(TrainingSession):
         if self.holding and reason == "periodic":
             return False  # it stays due
         if self._finishing and reason == "final":
-            if self._cut_at_edge == self.state.edges and self._cutter.failure is None and not self._looked:
+            is_staged = self._cut_at_edge == self.state.edges and not self._looked
+            if is_staged and self._cutter.allow(self._cutter.failure is None):
                 self._looked = True  # a second request means that it was not staged
                 return True
             if not self._at_edge:  # the script trained on after the loops

@@ -41,6 +41,8 @@ class ScriptStopping(Stopping):
         """The stop that ended the script's loops, if one has."""
         self.must_wait: Callable[[], bool] = lambda: False
         """Tells whether a stop has to wait for the next step edge, because the last one can no longer be saved."""
+        self.has_ranks = False
+        """Whether this is one of several ranks: then a signal that the script handles itself is only the script's."""
         self._terminal = terminal
         self._interrupts = 0
         self._waits = False
@@ -62,6 +64,8 @@ class ScriptStopping(Stopping):
 
     def told(self) -> Stop | None:
         """Return a stop if a handler of the script's own has received a signal that asks a training to end."""
+        if self.has_ranks:
+            return None
         if self._arrivals.poll(0):  # a read that finds nothing raises, and takes ten times as long
             with contextlib.suppress(OSError):
                 for number in os.read(self._noted_fd, _READ_BYTES):

@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord
 from relight.runs.run_record import read_script_record
+from relight.supervision.ranks import record_rank
 from relight.supervision.standalone import Standalone, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
@@ -29,6 +31,8 @@ from relight.training.best_metric import choose_objective
 from relight.training.data.persistent_loaders import seed_persistent_workers_apart
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
+from relight.training.ranks.group import RankGroup
+from relight.training.ranks.place import RankPlace, find_place
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_attempt import Launch, ScriptAttempt
 from relight.training.script.script_stopping import ScriptStopping
@@ -68,22 +72,28 @@ def init(
     `seed` seeds Python, NumPy and torch; None leaves that to the script. The rest as in a task's config.
     `deterministic` chooses deterministic kernels where that costs nothing, as tasks do.
 
-    Raises `UsageError` when called twice, in another thread than the main one, in a child process, or by one of several
-    processes of a distributed training.
+    Every rank of a distributed training calls it, with the same arguments; all of them join one run.
+
+    Raises `UsageError` when called twice, in another thread than the main one, or in a child process.
     """
     _check_caller()
     launch = _find_launch()
+    place = _find_place(launch)
+    group = None if place is None else RankGroup(place)
     values = as_mapping(config)
     standalone = launch is None
     if launch is None:
         replace_closed_streams()
-        launch = _begin_alone(name=name, runs=runs)
+        launch = _begin_alone(name=name, runs=runs) if group is None else _begin_together(group, name=name, runs=runs)
+    elif place is not None:
+        launch = replace(launch, layout=launch.layout.of_rank(place.rank))
     layout = launch.layout
     record = read_record(layout.record, RunRecord)
     start = read_record(layout.attempt(launch.attempt).start, AttemptStart)
     stopping = ScriptStopping(layout, launch.attempt, terminal=standalone)
+    stopping.has_ranks = group is not None
     stopping.install(lifeline=launch.lifeline)
-    close_in_children((launch.lifeline, launch.lock_fd))
+    close_in_children(tuple(each for each in (launch.lifeline, launch.lock_fd) if each is not None))
     _set_up_output(layout.attempt(launch.attempt), standalone=standalone)
     settings = {
         "seed": seed,
@@ -106,14 +116,15 @@ def init(
         settings=settings, pid=os.getpid(),
     )  # fmt: skip
     attempt = ScriptAttempt(
-        launch, start, task=record.task, said=said, higher_is_better=higher_is_better, stopping=stopping
-    )
+        launch, start, task=record.task, said=said, higher_is_better=higher_is_better, stopping=stopping,
+        group=group,
+    )  # fmt: skip
     try:
         attempt.install()
     except FileExistsError:
         raise UsageError(
             f"Another process is already training attempt {start.attempt} of run '{layout.run_id}'. Only one process "
-            "may call relight.init() in an attempt."
+            "may call relight.init() in an attempt; to train with several, launch it with --nproc or with torchrun."
         ) from None
     _override(attempt, record, values)
     if deterministic:
@@ -121,7 +132,7 @@ def init(
     seed_persistent_workers_apart()
     run = ScriptRun(attempt, values)
     _runs.append(run)
-    if standalone:
+    if standalone and (group is None or group.rank == 0):
         _log.info("Run %s in %s", layout.run_id, layout.folder)
     return run
 
@@ -138,12 +149,25 @@ def _check_caller() -> None:
             "relight.init() was called in a child process of the training script: put it, and the training, under "
             "`if __name__ == '__main__':`."
         )
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size not in ("", "1"):
+
+
+def _find_place(launch: Launch | None) -> RankPlace | None:
+    """Return this process's place among several ranks. Raise `UsageError` for ranks that cannot find each other."""
+    place = find_place()
+    if launch is not None:
+        number = launch.layout.attempt(launch.attempt)
+        return place if read_record(number.start, AttemptStart).world_size > 1 else None
+    if place is not None and place.world_size != int(os.environ.get("LOCAL_WORLD_SIZE", place.world_size)):
         raise UsageError(
-            f"This is one of {world_size} processes of a distributed training (WORLD_SIZE), and a script can train in "
-            "only one process for now. Start it without torchrun, or with --nproc-per-node=1."
+            f"The {place.world_size} ranks of this training are on several machines, and a run can train on only one "
+            "for now. Start torchrun with --nnodes=1."
         )
+    if place is not None and not os.environ.get("MASTER_PORT"):
+        raise UsageError(
+            f"This is one of {place.world_size} processes of a distributed training (WORLD_SIZE), but MASTER_PORT does "
+            "not say where they meet. Start it with torchrun, or with relight run --nproc."
+        )
+    return place
 
 
 def _find_launch() -> Launch | None:
@@ -178,7 +202,7 @@ def _open_descriptor(text: str) -> int | None:
     return descriptor
 
 
-def _begin_alone(*, name: str | None, runs: str | Path | None) -> Launch:
+def _begin_alone(*, name: str | None, runs: str | Path | None, nproc: int = 1) -> Launch:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if file is None:
@@ -187,9 +211,22 @@ def _begin_alone(*, name: str | None, runs: str | Path | None) -> Launch:
         )
     spec = getattr(main, "__spec__", None)
     begun: Standalone = begin_standalone(
-        Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs
+        Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs, nproc=nproc
     )
     return Launch(begun.layout, begun.attempt, begun.lifeline, begun.lock.fileno())
+
+
+def _begin_together(group: RankGroup, *, name: str | None, runs: str | Path | None) -> Launch:
+    """Join the run that rank 0 creates for all ranks that torchrun has started."""
+    if group.rank == 0:
+        begun = _begin_alone(name=name, runs=runs, nproc=group.world_size)
+        group.tell("run", f"{begun.attempt} {begun.layout.folder}")
+        record_rank(begun.layout, rank=0, attempt=begun.attempt)
+        return begun
+    attempt, _, folder = group.hear("run").partition(" ")
+    layout = RunLayout(Path(folder))
+    record_rank(layout, rank=group.rank, attempt=int(attempt))
+    return Launch(layout.of_rank(group.rank), int(attempt), None, None)
 
 
 def _name_module(spec: Any) -> str | None:

@@ -81,6 +81,11 @@ class TrainingState:
         if "." in name or ":" in name:
             raise TaskError(f"'{name}' cannot be a tracked name. Use a name without '.' and ':'.")
         if isinstance(tracked, nn.Module):
+            if any(type(parameter).__name__ == "DTensor" for parameter in tracked.parameters()):
+                raise TaskError(
+                    f"'{name}' is sharded over several ranks (fully_shard), which cannot be saved yet. Train it with "
+                    "DistributedDataParallel, or in one process."
+                )
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
             self._optimizers[name] = OptimizerPart(name, tracked)

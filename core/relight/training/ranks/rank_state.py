@@ -1,0 +1,111 @@
+"""The state that each rank has for itself, generators and tracked objects, in the one checkpoint of all ranks.
+
+Modules and optimizers are the same in every rank of a DDP training, so rank 0's are everyone's. The other ranks' own
+state is in the checkpoint's tree under `ranks`: `{"world_size": 2, "others": [{"parts": …, "rng": …}]}`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from relight.checkpoints.snapshot_header import TensorRef
+from relight.checkpoints.typed_json import decode_state, encode_state
+from relight.training.ranks.group import RankGroup
+from relight.training.state.rng import RngRecorder, seed_everything
+from relight.training.state.seeds import mix_seeds
+from relight.wording import count
+
+RANKS = "ranks"
+_log = logging.getLogger("relight")
+
+
+class _Message(msgspec.Struct, frozen=True):
+    tree: bytes
+    tensors: bytes
+
+
+def encode_rank_state(tree: dict[str, Any], tensors: dict[str, Tensor], *, rank: int) -> bytes:
+    """Encode the part of a captured state that rank `rank` has for itself."""
+    own = {
+        "parts": {name: part for name, part in tree["parts"].items() if part["kind"] == "object"},
+        "rng": tree["rng"],
+    }
+    kept: dict[str, Tensor] = {}
+
+    def rename(reference: TensorRef) -> TensorRef:
+        name = f"{RANKS}.{rank}.{reference.name}"
+        kept[name] = tensors[reference.name].detach().cpu().contiguous().clone()
+        return TensorRef(name)
+
+    renamed = _map_references(own, rename)
+    return msgspec.msgpack.encode(_Message(encode_state(renamed), safetensors.torch.save(kept)))
+
+
+def add_rank_states(tree: dict[str, Any], messages: list[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return rank 0's tree with the states of all other ranks in it, and their tensors."""
+    others: list[Any] = []
+    tensors: dict[str, Tensor] = {}
+    for message in messages[1:]:
+        decoded = msgspec.msgpack.decode(message, type=_Message)
+        others.append(decode_state(decoded.tree))
+        tensors.update(safetensors.torch.load(decoded.tensors))
+    return {**tree, RANKS: {"world_size": len(messages), "others": others}}, tensors
+
+
+def take_rank_state(tree: dict[str, Any], group: RankGroup | None) -> dict[str, Any]:
+    """Return the tree that this rank restores.
+
+    With another number of ranks than saved it, every rank takes rank 0's objects, whose data position is everyone's.
+    """
+    if group is None or group.rank == 0 or saved_world_size(tree) != group.world_size:
+        return tree
+    own = tree[RANKS]["others"][group.rank - 1]
+    return {**tree, "parts": {**tree["parts"], **own["parts"]}, "rng": own["rng"]}
+
+
+def saved_world_size(tree: dict[str, Any]) -> int:
+    """Return the number of ranks that saved this state."""
+    return int(tree.get(RANKS, {"world_size": 1})["world_size"])
+
+
+def note_world_size(tree: dict[str, Any], group: RankGroup | None) -> None:
+    """After the generators are restored: if another number of ranks saved them, say so and move them apart."""
+    before, now = saved_world_size(tree), 1 if group is None else group.world_size
+    if before == now:
+        return
+    _log.info(
+        "The checkpoint was saved by %s, and %s continue%s: with the same samples in the same order, but with other "
+        "random numbers and sums, so not bit for bit.",
+        count(before, "rank"), count(now, "rank"), "s" if now == 1 else "",
+    )  # fmt: skip
+    if group is not None:
+        move_generators_apart(group.rank)
+
+
+def move_generators_apart(rank: int) -> None:
+    """Give the generators of rank `rank` another state than those of the other ranks, from the state they have now."""
+    if rank:
+        python, torch_state = RngRecorder().capture().python, torch.default_generator.get_state()
+        drawn = int.from_bytes(python.raw[:8], "little") ^ int(torch_state[:64].sum())
+        seed_everything(mix_seeds(drawn, rank) % 2**32)
+
+
+def _map_references(value: Any, rename: Callable[[TensorRef], TensorRef]) -> Any:
+    if isinstance(value, TensorRef):
+        return rename(value)
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return kind((key, _map_references(inner, rename)) for key, inner in value.items())
+    if kind is list or kind is tuple:
+        return kind(_map_references(inner, rename) for inner in value)
+    if kind is deque:
+        return deque((_map_references(inner, rename) for inner in value), value.maxlen)
+    return value
