@@ -114,9 +114,9 @@ class Engine:
         """Summarize the run's attempts, oldest first."""
         return summarize_attempts(self.find_layout(run.run), status=run.status, reason=run.reason)
 
-    def read_log(self, run: str, *, attempt: int) -> str:
-        """Read the last 64 KiB of an attempt's log."""
-        return read_log_tail(self.find_layout(run).attempt(attempt).log, max_bytes=_LOG_BYTES)
+    def read_log(self, run: str, *, attempt: int, rank: int = 0) -> str:
+        """Read the last 64 KiB of a rank's log of an attempt."""
+        return read_log_tail(self.find_layout(run).of_rank(rank).attempt(attempt).log, max_bytes=_LOG_BYTES)
 
     def list_metrics(self, run: str) -> list[str]:
         """List the full names of all metrics that the run has logged."""

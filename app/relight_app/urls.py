@@ -28,9 +28,10 @@ def download_url(run: str, file_name: str) -> str:
     return site_path(f"/files/{quote(run, safe='')}/exports/{quote(file_name, safe='')}")
 
 
-def log_url(run: str, *, attempt: int) -> str:
-    """Return the address of an attempt's full log as text."""
-    return site_path(f"/files/{quote(run, safe='')}/log.txt?attempt={attempt}")
+def log_url(run: str, *, attempt: int, rank: int = 0) -> str:
+    """Return the address of the full log of an attempt, or of one of its ranks, as text."""
+    of_rank = f"&rank={rank}" if rank else ""
+    return site_path(f"/files/{quote(run, safe='')}/log.txt?attempt={attempt}{of_rank}")
 
 
 def csv_url(run: str) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from relight.drill.proof import DrillProof, write_proof
 from relight.metrics.writer import MetricWriter
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import ResumeCheck, RunRecord
+from relight.runs.records import AttemptStart, RankEnd, RanksFailure, ResumeCheck, RunRecord
+from relight.supervision.ranks import record_rank
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask, RunMaker
@@ -295,3 +298,24 @@ def test_a_loss_that_is_nan_is_shown_with_the_branch_that_leads_back(ask: Ask, m
     shown = ask("show", layout.run_id).stdout
     assert "train/loss is NaN since step 15. The last healthy checkpoint is at step 10." in shown
     assert f"relight branch {layout.run_id} --from 10 --set KEY=VALUE" in shown
+
+
+def test_show_and_logs_tell_the_ranks_apart(ask: Ask, make_run: RunMaker) -> None:
+    layout = make_run(outcome="crashed")
+    assert ask("show", layout.run_id, "--json").json["ranks"] is None
+    assert "it was trained by one process" in ask("logs", layout.run_id, "--rank", "1").error
+    start = read_record(layout.attempt(1).start, AttemptStart)
+    write_record(layout.attempt(1).start, msgspec.structs.replace(start, nproc=2))
+    rank_1 = record_rank(layout, rank=1, attempt=1)
+    rank_1.log.write_text("words of rank 1\n")
+    write_record(layout.attempt(1).ranks_failure, RanksFailure(failed=(RankEnd(0, signal="SIGKILL"),)))
+    first, second = ask("show", layout.run_id, "--json").json["ranks"]
+    assert first == {
+        "rank": 0, "pid": None, "step": 20, "exit_code": None, "signal": "SIGKILL", "log": str(layout.attempt(1).log),
+    }  # fmt: skip
+    assert (second["pid"], second["step"], second["log"]) == (os.getpid(), 0, str(rank_1.log))
+    shown = ask("show", layout.run_id).stdout
+    assert "rank 0 ended by SIGKILL at step 20" in shown
+    assert f"rank 1 at step 0 (pid {os.getpid()})" in shown
+    assert ask("logs", layout.run_id, "--rank", "1").stdout == "words of rank 1\n"
+    assert "has no rank 2: it has 0 to 1" in ask("logs", layout.run_id, "--rank", "2").error

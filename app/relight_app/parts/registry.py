@@ -25,7 +25,7 @@ PARTS: dict[str, Part] = {
     "run-exports": Part(build_exports_part, ("files", "jobs"), ("id",)),
     "run-figures": Part(build_figures_part, ("life",), ("id",)),
     "run-checkpoints": Part(build_checkpoints_part, ("life", "files", "jobs"), ("id",)),
-    "run-details": Part(build_details, ("life", "files", "log"), ("id", "tab", "attempt")),
+    "run-details": Part(build_details, ("life", "files", "log"), ("id", "tab", "attempt", "rank")),
     "launch-form": Part(build_launch_form, (), ("task", "file", "from")),
     "launch-command": Part(build_launch_command_line, (), ("request",)),
     "launch-drill": Part(build_launch_drill, ("jobs",), ("task", "file")),

@@ -301,11 +301,23 @@ def _build_log(engine: Engine, run: _Run, query: Query) -> Markup:
     numbers = engine.list_attempt_numbers(run.id)
     asked = query.get("attempt", "")
     number = int(asked) if asked.isdecimal() and len(asked) < 10 and int(asked) in numbers else run.summary.attempt
+    ranks = engine.find_layout(run.id).list_ranks(number)
+    asked = query.get("rank", "")
+    rank = int(asked) if asked.isdecimal() and len(asked) < 7 and int(asked) in ranks else 0
     try:
-        text = engine.read_log(run.id, attempt=number)
+        text = engine.read_log(run.id, attempt=number, rank=rank)
     except RelightError as error:
         text = str(error)
-    picker = None
+    picker = rank_picker = None
+    if len(ranks) > 1:
+        rank_picker = tag(
+            "label", tag("span", "Rank ", class_="sub"),
+            tag(
+                "select",
+                [tag("option", f"Rank {one}", value=str(one or ""), selected=one == rank) for one in ranks],
+                data_query="rank",
+            ),
+        )  # fmt: skip
     if len(numbers) > 1:
         newest = run.summary.attempt
         picker = tag(
@@ -320,9 +332,11 @@ def _build_log(engine: Engine, run: _Run, query: Query) -> Markup:
                 data_query="attempt",
             ),
         )  # fmt: skip
-    whole = tag("a", "Open the full log", class_="link", href=log_url(run.id, attempt=number), target="_blank")
+    whole = tag(
+        "a", "Open the full log", class_="link", href=log_url(run.id, attempt=number, rank=rank), target="_blank"
+    )
     foot = tag("p", f"End of the log of attempt {number}. ", whole, class_="sub")
-    return tag("div", picker, build_log(text, number=number, foot=foot), class_="stack")
+    return tag("div", picker, rank_picker, build_log(text, number=number, foot=foot), class_="stack")
 
 
 def _build_config(engine: Engine, run: _Run, query: Query) -> Markup:

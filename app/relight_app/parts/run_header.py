@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from relight.checkpoints.listing import DamagedEntry
 from relight.drill.proof import JudgedProof
+from relight.overview.ranks_report import word_rank
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
 from relight.wording import count, describe_bytes, describe_duration
@@ -30,6 +31,9 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         tag("span", run.task, class_="badge") if run.task != run.name else None,
         tag("span", device, class_="badge") if device else None,
         _attempt(run),
+        tag("span", count(len(run.ranks), "rank"), class_="badge", title="; ".join(map(word_rank, run.ranks)))
+        if run.ranks
+        else None,
         _resume_check(run),
         tag(
             "span",

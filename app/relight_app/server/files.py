@@ -76,12 +76,13 @@ async def _send_export(request: Request, readers: anyio.CapacityLimiter) -> Resp
 
 async def _send_log(request: Request, readers: anyio.CapacityLimiter) -> Response:
     layout = find_layout(request.path_params["run"])
-    asked = request.query_params.get("attempt")
-    if asked is not None and not (asked.isascii() and asked.isdigit() and len(asked) <= _ATTEMPT_DIGITS):
-        raise HTTPException(404, "`attempt` must be a number.")
+    asked, rank = request.query_params.get("attempt"), request.query_params.get("rank", "0")
+    for name, text in (("attempt", asked), ("rank", rank)):
+        if text is not None and not (text.isascii() and text.isdigit() and len(text) <= _ATTEMPT_DIGITS):
+            raise HTTPException(404, f"`{name}` must be a number.")
     number = int(asked) if asked is not None else layout.latest_attempt()
     # A running trainer appends in the meantime. Send the log as it was at the time of the request.
-    file = _open(layout, layout.attempt(number).log)
+    file = _open(layout, layout.of_rank(int(rank)).attempt(number).log)
     headers = {"Content-Encoding": "identity", "Cache-Control": "private, no-store"}
     if request.query_params.get("download"):
         headers["Content-Disposition"] = _attachment(f"{layout.run_id}-attempt-{number}-log.txt")

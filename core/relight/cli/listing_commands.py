@@ -245,6 +245,7 @@ def logs(
             "--attempt", metavar="N", min=1, help="Attempt to print. Default: the latest.", show_default=False
         ),
     ] = None,
+    rank: Annotated[int, typer.Option("--rank", metavar="N", min=0, help="Rank to print, of a run with --nproc.")] = 0,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -263,7 +264,10 @@ def logs(
         there = f"it has {', '.join(map(str, known))}" if known else "it has not started yet"
         raise UsageError(f"{layout.run_id} has no attempt {attempt}: {there}.")
     number = attempt or layout.latest_attempt()
-    path = layout.attempt(number).log
+    if rank not in (ranks := layout.list_ranks(number)):
+        there = "it was trained by one process" if len(ranks) == 1 else f"it has 0 to {ranks[-1]}"
+        raise UsageError(f"Attempt {number} of {layout.run_id} has no rank {rank}: {there}.")
+    path = layout.of_rank(rank).attempt(number).log
     if follow:
         for line in follow_log(path, ended=_watch_for_end(layout, number), offset=tail_offset(path, lines=lines)):
             sys.stdout.write(line)
@@ -368,6 +372,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
     """Return the lines of `show` as name and text, without those that have nothing to say."""
     pids = {"supervisor": summary.pids.supervisor, "trainer": summary.pids.trainer, "writer": summary.pids.writer}
     from relight.mirror.report import word_mirror
+    from relight.overview.ranks_report import word_rank
 
     check = summary.resume_check
     facts: list[tuple[str, str | None]] = [
@@ -390,6 +395,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("imported from", summary.imported_from.name if summary.imported_from else None),
         ("created", describe_age(summary.created_s, now_s=now_s)),
         ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items() if pid)),
+        *(("ranks" if each.rank == 0 else "", word_rank(each)) for each in summary.ranks or ()),
         ("folder", summary.path),
         ("resume", check.sentence if check is not None and check.verdict == "exact" else None),
         *(("note", note) for note in summary.notes),

@@ -18,6 +18,7 @@ from relight.overview.death_cause import DeathCause, find_cause
 from relight.overview.disk_forecast import DiskForecast, forecast_disk
 from relight.overview.non_finite import NonFinite, notice_non_finite, trace_non_finite
 from relight.overview.pacing_report import PacingReport, report_pacing
+from relight.overview.ranks_report import RankReport, report_ranks
 from relight.overview.work_at_risk import measure_work_at_risk
 from relight.runs.catalog import list_layouts
 from relight.runs.evidence import Evidence, gather_evidence
@@ -99,6 +100,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What has changed since the checkpoint that the newest attempt started from; None in lists."""
     resume_check: ResumeCheck | None
     """What came of comparing the steps that the newest attempt trained again; None until then, and in lists."""
+    ranks: tuple[RankReport, ...] | None
+    """The ranks of the newest attempt; None for one process, and in lists."""
     notes: tuple[str, ...]
     """Sentences for the user: damaged files, checkpoints that a resume skipped, a resume that is not exact."""
     cause: DeathCause | None
@@ -175,11 +178,13 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     known = progress or _earlier_progress(evidence) or Progress()
     live = report.status.is_live
     mirror, mirror_damage = find_mirror(layout) if traceback else (None, None)
-    changes = check = None
+    changes = check = ranks = None
     if traceback and evidence.attempt:
         newest = layout.attempt(evidence.attempt)
         changes = read_changes(newest.environment)
         check = read_record_or_none(newest.resume_check, ResumeCheck)
+        world_size = evidence.start.world_size if evidence.start is not None else 1
+        ranks = report_ranks(layout, evidence.attempt, world_size=world_size) or None
     risk = measure_work_at_risk(evidence, newest_step=_newest_durable_step(layout), live=live)
     training = progress if report.status is RunStatus.RUNNING else None
     metrics = latest_values(layout.metrics)
@@ -223,6 +228,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         mirror=mirror,
         environment_changes=changes,
         resume_check=check,
+        ranks=ranks,
         notes=(),
         non_finite=(
             trace_non_finite(layout, metrics, record.best_metric)

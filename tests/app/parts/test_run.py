@@ -18,10 +18,11 @@ from relight.drill.trainings import DrillFailed
 from relight.errors import RunBusy
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import Pace, Parent, PreparedTask, ResumeCheck, SavingState, TaskReference
+from relight.runs.records import AttemptStart, Pace, Parent, PreparedTask, ResumeCheck, SavingState, TaskReference
 from relight.runs.run_record import read_run_record
 from relight.runs.stop_request import request_stop
 from relight.supervision.attempt_start import Launched
+from relight.supervision.ranks import record_rank
 from relight_app import actions
 from relight_app.engine import Engine
 from relight_app.parts.registry import PARTS
@@ -406,3 +407,23 @@ def test_no_file_of_the_run_takes_its_page_away(engine: Engine, runs: Path) -> N
         put(path)
         engine.memo.forget()
         assert sentence in show_run(engine, layout.run_id).text, sentence
+
+
+def test_the_ranks_are_in_the_header_and_each_has_its_log(engine: Engine, runs: Path) -> None:
+    one = make_run(runs, SampleRun("one", status="crashed", step=600))
+    assert not show(engine, "run-details", id=one.run_id).find_all("select", data_query="rank")
+    layout = make_run(runs, SampleRun("x", status="crashed", step=600))
+    start = read_record(layout.attempt(1).start, AttemptStart)
+    write_record(layout.attempt(1).start, msgspec.structs.replace(start, nproc=2))
+    rank_1 = record_rank(layout, rank=1, attempt=1)
+    rank_1.log.write_text("words of rank 1")
+    assert "2 ranks" in show_run(engine, layout.run_id).text
+    part = show(engine, "run-details", id=layout.run_id)
+    assert "words of rank 1" not in part.text
+    (picker,) = part.find_all("select", data_query="rank")
+    assert [option.attributes["value"] for option in picker.find_all("option")] == ["", "1"]
+    part = show(engine, "run-details", id=layout.run_id, rank="1")
+    assert "words of rank 1" in part.text
+    assert any(link.endswith("attempt=1&rank=1") for link in part.links())
+    for unknown in ("2", "-1", "x", "9" * 5_000, "²"):
+        assert "words of rank 1" not in show(engine, "run-details", id=layout.run_id, rank=unknown).text
