@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from relight.errors import RelightError
 from relight.training.ranks.place import RankPlace
@@ -62,6 +61,9 @@ class RankGroup:
         """Tells this rank's own reason to stop, as a number: it travels with the question that ends each step."""
         self.heard_stop: int | None = None
         """The ranks' reason to stop, if that question was the last one."""
+        # Not every build of PyTorch has these names.
+        from torch._C._distributed_c10d import PrefixStore, TCPStore
+
         # With torchrun's agent as its host, the store exists already. Otherwise rank 0 hosts it, and a script's own
         # `init_process_group` in that process finds the same one.
         hosts = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
