@@ -206,6 +206,29 @@ def test_a_branch_of_a_script_has_other_arguments_and_records_the_difference(wor
     assert summary.parent.changes["epochs"] == (4, 6)
 
 
+@pytest.mark.thorough
+def test_a_module_that_changes_its_folder_is_resumed_where_it_was_launched(
+    workshop: Workshop, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (project / "train").mkdir()
+    (project / "train" / "__init__.py").touch()
+    changed = SCRIPT.replace("points =", f"os.chdir({str(tmp_path / 'elsewhere')!r})\npoints =")
+    (project / "train" / "main.py").write_text(changed.replace("assert os.path", "assert True or os.path"))
+    launched = workshop.relight("run", "-m", "train.main", "--name", "module", "--detach", cwd=project)
+    assert launched.returncode == 0, launched.stderr
+    layout = find_run(workshop.folder, "module")
+    summary = workshop.wait_for_step(layout, 5)
+    assert summary.pids.trainer is not None
+    os.kill(summary.pids.trainer, signal.SIGKILL)
+    workshop.wait_for_end(layout)
+    (tmp_path / "elsewhere" / "fast").touch()
+    resume_run(layout)
+    assert workshop.finish(layout).step == 36
+    check = summarize_run(layout).resume_check
+    assert check is not None and check.verdict == "exact"
+
+
 def test_another_interpreter_is_checked_before_a_run_exists(workshop: Workshop, project: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     venv.create(bare, with_pip=False)

@@ -16,6 +16,8 @@ from integration.conftest import ENDLESS, QUICK, Workshop
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series, read_split_series
 from relight.overview.summary import summarize_run
+from relight.runs.catalog import list_layouts
+from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses, AttemptStart, RunRecord
 from relight.runs.status import RunStatus
@@ -90,8 +92,6 @@ def test_a_branch_trains_with_another_config_and_its_parent_stays_unchanged(work
 
 @pytest.mark.thorough
 def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_path: Path) -> None:
-    from relight.runs.layout import RunLayout
-
     layout = workshop.launch(ENDLESS)
     workshop.wait_for_step(layout, 3)
     record = stop_run(layout, wait_s=60.0)
@@ -101,6 +101,22 @@ def test_a_moved_run_folder_resumes_in_its_new_place(workshop: Workshop, tmp_pat
     layout.folder.rename(moved.folder)
     resume_run(moved)
     assert workshop.wait_for_step(moved, record.step + 1).status is RunStatus.RUNNING
+
+
+@pytest.mark.thorough
+def test_a_run_folder_that_is_moved_while_it_trains_comes_back_nowhere_and_resumes(workshop: Workshop) -> None:
+    layout = workshop.launch(ENDLESS)
+    summary = workshop.wait_for_step(layout, 3)
+    moved = RunLayout(workshop.folder / "renamed")
+    layout.folder.rename(moved.folder)
+    pids = [pid for pid in (summary.pids.supervisor, summary.pids.trainer, summary.pids.writer) if pid is not None]
+    soak.wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), why="all processes to end")
+    assert list_layouts(workshop.folder) == [moved]
+    assert not layout.folder.exists()
+    reached = summarize_run(moved).step
+    resume_run(moved)
+    assert workshop.wait_for_step(moved, reached + 1).status is RunStatus.RUNNING
+    assert not layout.folder.exists()
 
 
 @pytest.mark.thorough
