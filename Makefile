@@ -5,6 +5,8 @@
 PORT ?= 8501
 ARGS ?=
 MARKED ?= not thorough
+# One more than there are cores: many tests wait for processes and browsers.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 export PYTHON
 
 help:
@@ -27,7 +29,7 @@ test:
 	@scripts/set-up-venv dev
 	@chromium="$$(scripts/install-chromium)" && \
 	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
-	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadgroup -m "$(MARKED)" $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "$(MARKED)" $(ARGS)
 
 test-frameworks:
 	@scripts/set-up-frameworks
