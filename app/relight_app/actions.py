@@ -27,6 +27,7 @@ from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
 from relight.supervision.interrupted_runs import resume_interrupted_runs
 from relight.supervision.launch import launch_run
+from relight.supervision.nproc import choose_nproc
 from relight.supervision.resume import resume_run
 from relight.supervision.stop import stop_run
 from relight.supervision.trust import require_trust
@@ -46,7 +47,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Launch(Request, frozen=True):
     """Start a new run. `config` has values by option, as text or typed; `arguments` are those of a script.
 
-    `mirror` is where to copy it; None means RELIGHT_MIRROR, and "" nowhere.
+    `mirror` is where to copy it; None means RELIGHT_MIRROR, and "" nowhere. `nproc` is a number of processes or "auto",
+    as for `relight run --nproc`; "" means one.
     """
 
     task: str
@@ -54,6 +56,7 @@ class Launch(Request, frozen=True):
     name: str = ""
     max_restarts: int = 0
     mirror: str | None = None
+    nproc: str | int = ""
     arguments: str | list[str] = ""
 
 
@@ -211,10 +214,12 @@ def drill_subject(request: Drill) -> Hashable:
 
 def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
     mirror = choose_mirror(request.mirror)
+    nproc = choose_nproc(str(request.nproc).strip() or None) or 1
     prepared = _prepare(request.task, request.config, split_arguments(request.arguments))
     launched = launch_run(
-        engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts, mirror=mirror
-    )
+        engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts, nproc=nproc,
+        mirror=mirror,
+    )  # fmt: skip
     return {"run": launched.layout.run_id}
 
 

@@ -68,13 +68,18 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_a_launch_takes_texts_as_the_form_sends_them_and_typed_values_as_a_script_does(
     engine: Engine, recorder: Recorder
 ) -> None:
-    for config in ({"epochs": "3", "lr": "1e-3", "device": "cpu"}, {"epochs": 3, "lr": 0.001, "device": "cpu"}):
-        ask(engine, "launch", key=str(config), task="digits", config=config, name="my run", max_restarts="2")
+    typed = {"epochs": 3, "lr": 0.001, "device": "cpu"}
+    for nproc, config in (("2", {"epochs": "3", "lr": "1e-3", "device": "cpu"}), (2, typed)):
+        ask(
+            engine, "launch", key=str(config), task="digits", config=config, name="my run", max_restarts="2",
+            nproc=nproc,
+        )  # fmt: skip
     for asked in recorder.asked:
         assert {key: asked["prepared"].config[key] for key in ("epochs", "lr", "device")} == {
             "epochs": 3, "lr": 0.001, "device": "cpu",
         }  # fmt: skip
-        assert (asked["name"], asked["max_restarts"]) == ("my run", 2)
+        assert (asked["name"], asked["max_restarts"], asked["nproc"]) == ("my run", 2, 2)
+    assert "use 1 to 64, or auto" in problem(ask(engine, "launch", key="two", task="digits", nproc="two"))
 
 
 def test_the_key_of_a_launch_is_the_engines_token_so_that_a_lost_answer_starts_no_second_run(

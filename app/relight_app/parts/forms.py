@@ -113,6 +113,7 @@ def build_command(
     name: str = "",
     max_restarts: int = 0,
     mirror: str | None = None,
+    nproc: str = "",
     arguments: str = "",
 ) -> str:
     """Return the equivalent command; `arguments` are those of a script, as the person typed them."""
@@ -122,6 +123,8 @@ def build_command(
         parts += ["--name", name]
     if max_restarts:
         parts += ["--restarts", str(max_restarts)]
+    if nproc:
+        parts += ["--nproc", nproc]
     if mirror is not None:
         parts += ["--mirror", mirror]
     command = " ".join(shlex.quote(part) for part in parts)

@@ -63,7 +63,7 @@ def build_launch_command_line(engine: Engine, query: Query) -> Markup:
     arguments = request.arguments if isinstance(request.arguments, str) else ""
     command = build_command(
         request.task, request.config, name=request.name, max_restarts=request.max_restarts, mirror=request.mirror,
-        arguments=arguments,
+        nproc=str(request.nproc).strip(), arguments=arguments,
     )  # fmt: skip
     return Markup(tag("span", command))
 
@@ -116,6 +116,10 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                 build_text_field(
                     "Automatic restarts", "max_restarts", value="0", inputmode="numeric", data_default="0",
                     hint="How many times a crashed run resumes from its last checkpoint without you.",
+                ),
+                build_text_field(
+                    "Processes", "nproc", placeholder="1",
+                    hint="How many processes train this run together: a number, or auto for one on each GPU.",
                 ),
                 _build_mirror_field(),
                 build_text_field(

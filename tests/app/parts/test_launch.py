@@ -30,9 +30,9 @@ def _command(engine: Engine, **request: object) -> str:
 def test_each_task_gets_a_form_with_a_field_for_every_key(engine: Engine, task: str) -> None:
     form = _form(show(engine, "launch-form", task=task))
     (described,) = [description for description in list_tasks() if description.name == task]
-    assert {f"config.{field.name}" for field in described.fields} | {"name", "max_restarts", "mirror"} == set(
-        form.fields()
-    )
+    assert {f"config.{field.name}" for field in described.fields} | {
+        "name", "max_restarts", "nproc", "mirror",
+    } == set(form.fields())  # fmt: skip
     assert form.payload == {"task": task}
     assert form.attributes["data-then"] == "/run?id={run}"
     labels = {label.find_all("span")[0].text for label in form.find_all("label")}
@@ -48,8 +48,8 @@ def test_the_first_task_is_chosen_until_the_address_names_another(engine: Engine
 
 
 def test_the_command_below_the_form_launches_the_same(engine: Engine) -> None:
-    assert _command(engine, task="digits", config={"epochs": "3"}, name="my run", max_restarts="2") == (
-        "relight run digits --set epochs=3 --name 'my run' --restarts 2"
+    assert _command(engine, task="digits", config={"epochs": "3"}, name="my run", max_restarts="2", nproc="auto") == (
+        "relight run digits --set epochs=3 --name 'my run' --restarts 2 --nproc auto"
     )
     (code,) = show(engine, "launch-form").find_all("code", data_preview="launch-command")
     assert code.text == "relight run digits"
@@ -85,7 +85,7 @@ def test_a_training_script_is_launched_with_arguments_instead_of_options(engine:
     script = tmp_path / "train.py"
     script.write_text("import relight\n\nrun = relight.init()\n")
     form = _form(show(engine, "launch-form", task="file", file=str(script)))
-    assert set(form.fields()) == {"name", "max_restarts", "mirror", "arguments"}
+    assert set(form.fields()) == {"name", "max_restarts", "nproc", "mirror", "arguments"}
     assert _command(engine, task=str(script), arguments="--lr 3e-4 --name 'a b'") == (
         f"relight run {script} -- --lr 3e-4 --name 'a b'"
     )
