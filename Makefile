@@ -5,8 +5,6 @@
 PORT ?= 8501
 ARGS ?=
 MARKED ?= not thorough
-# One more than there are cores: many tests wait for processes and browsers.
-WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 export PYTHON
 
 help:
@@ -24,12 +22,13 @@ run:
 	@scripts/set-up-venv run
 	@.venv/bin/relight up --port $(PORT) $(ARGS)
 
+# One worker more than there are cores: many tests wait for processes and browsers.
 # Tests in one xdist group share a server or a browser. --dist loadgroup runs them on one worker.
 test:
 	@scripts/set-up-venv dev
 	@chromium="$$(scripts/install-chromium)" && \
 	PATH="$(CURDIR)/.venv/bin:$$PATH" RELIGHT_CHROMIUM="$$chromium" \
-	.venv/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "$(MARKED)" $(ARGS)
+	.venv/bin/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 8 --dist loadgroup -m "$(MARKED)" $(ARGS)
 
 test-frameworks:
 	@scripts/set-up-frameworks
