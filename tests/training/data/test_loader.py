@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -237,6 +238,20 @@ def test_workers_ignore_the_signals_that_stop_a_training_and_die_with_the_traine
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     _wait_for(lambda: [worker for worker in workers if not _is_alive(worker)], count=2)
+
+
+@pytest.mark.processes
+def test_workers_outlive_the_thread_that_has_started_them() -> None:
+    loader = Loader(Globals(12, kinds=""), batch_size=2, seed=5, epochs=2, workers=1)
+    batches: list[Any] = []
+    try:
+        for _ in range(2):  # a thread that fetches ahead, in each epoch another one
+            thread = threading.Thread(target=lambda: batches.extend(loader))
+            thread.start()
+            thread.join()
+    finally:
+        loader.close()
+    assert len(batches) == 12
 
 
 def test_a_batch_moves_whatever_it_is_nested_in() -> None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,23 +38,31 @@ class WorkerOptions:
 
 
 class WorkerStart:
-    """The first thing that each worker runs; a class, so that it can be sent to a spawned process."""
+    """The first thing that each worker runs; a class, so that it can be sent to a spawned process.
+
+    Create it in the thread that starts the workers.
+    """
 
     def __init__(self, prepare: Callable[[int], None] | None) -> None:
         self._prepare = prepare
+        self._by_main = threading.current_thread() is threading.main_thread()
 
     def __call__(self, worker: int) -> None:
-        _prepare_worker()
+        _prepare_worker(by_main=self._by_main)
         if self._prepare is not None:
             self._prepare(worker)
 
 
-def _prepare_worker() -> None:
-    """Leave signals to the trainer (a terminal sends Ctrl-C to all processes), and end when the trainer is killed."""
+def _prepare_worker(*, by_main: bool) -> None:
+    """Leave signals to the trainer (a terminal sends Ctrl-C to all processes), and end when the trainer is killed.
+
+    Linux ends a process with the *thread* that has started it. If that is not the main thread, it may end long before
+    the trainer, so such workers wait for PyTorch to notice the trainer's end, which it does within five seconds.
+    """
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and by_main:
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # killed between the two lines
