@@ -52,6 +52,17 @@ def test_an_example_killed_in_mid_epoch_ends_like_the_one_that_was_not(
     assert card["tensors"] == out.tensors > 0
 
 
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_resume_from_the_final_checkpoint_ends_the_same(make_script: Callable[..., TrainedRun], name: str) -> None:
+    """A kill may come between the final checkpoint and the record that the training has finished."""
+    run = make_script(EXAMPLES / name, *TINY[name])
+    assert run.run() == 0, run.log
+    last, digest = run.checkpoints()[-1], run.final_digest()
+    assert run.run(reason="resume", from_sequence=last.sequence, from_step=last.step) == 0, run.log
+    assert run.checkpoints()[-1].sequence > last.sequence
+    assert run.final_digest() == digest
+
+
 @pytest.mark.thorough
 def test_a_resume_from_each_checkpoint_of_an_example_ends_the_same(make_script: Callable[..., TrainedRun]) -> None:
     name = "gpt_style.py"

@@ -326,7 +326,7 @@ class LoopDriver:
             return
         if outermost:
             self._attempt.note_body()
-            self._state.epoch_start.record()
+            self._state.epoch_start.record(is_over=loop.index >= count)
             self._plan.note_epoch(session, steps=steps)
         if loop.index < count:
             self.loops.take_place()

@@ -391,9 +391,11 @@ class EpochStart:
         self._state: RngState | None = None
         self._encoded: dict[str, Any] = {}
         self._options: dict[str, Options] = {}
+        self._is_over = False
 
-    def record(self) -> None:
-        """Record the start of the body of an epoch."""
+    def record(self, *, is_over: bool = False) -> None:
+        """Record the start of the body of an epoch; `is_over`: only a longer training has that epoch."""
+        self._is_over = is_over
         self._state = self._recorder.capture()
         self._encoded = {}
         self.begins = True
@@ -426,7 +428,7 @@ class EpochStart:
             self._encoded = {"tree": tree, "tensors": tensors}
             if self.head:
                 self._encoded["head"] = {"before": self.options_before, "after": self.head}
-            if self.waits:
+            if self.waits and not self._is_over:
                 self._encoded["begins"] = True
         return self._encoded
 
