@@ -46,6 +46,7 @@ function move() {
     place.remove()
   }
   document.getElementById('root').inert = false
+  document.getElementById('root').removeAttribute('aria-hidden')
   first.remove()
   document.querySelector('[data-testid="stMain"]')?.scrollTo({ top: scrollTop })
   if (focused?.isConnected && focused !== findFocus()) focused.focus({ preventScroll: true })
@@ -84,6 +85,7 @@ function replay(element) {
 
 async function begin() {
   document.getElementById('root').inert = true
+  document.getElementById('root').ariaHidden = 'true' // what Streamlit draws meanwhile is there twice
   for (const template of first.querySelectorAll('template[shadowrootmode]')) { // a browser that does not know them
     template.parentElement.attachShadow({ mode: 'open' }).append(template.content)
     template.remove()
