@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.app.asking import wait_until
 from tests.app.live.conftest import new_context
 from tests.app.sample_runs import SampleRun, make_run
 from tests.app.served_dashboard import ServedDashboard
@@ -102,9 +102,8 @@ def test_what_is_pressed_and_typed_before_a_page_is_live_counts(
     browser: Browser, served: ServedDashboard, runs: Path
 ) -> None:
     layout = make_run(runs, SampleRun("soon", status="finished"))
-    with served.client() as client:
-        while layout.run_id not in client.get("/api/runs").text:  # what it says may be a moment old
-            time.sleep(0.05)
+    with served.client() as client:  # what the server says may be a moment old
+        wait_until(lambda: layout.run_id in client.get("/api/runs").text, what="the run in the list")
     context = new_context(browser)
     page = context.new_page()
     held: list[Any] = []
@@ -113,8 +112,7 @@ def test_what_is_pressed_and_typed_before_a_page_is_live_counts(
     page.locator("[type=search]").first.press_sequentially("soon")
     page.get_by_role("radio", name="Finished").dblclick()
     page.get_by_role("button", name="Actions for soon").click()
-    while not held:  # the request may be later than the page
-        page.wait_for_timeout(10)
+    wait_until(lambda: page.evaluate("true") and bool(held), what="the request for the module")
     assert "?" not in page.url
     for route in held:
         route.continue_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,17 @@ def test_a_distributed_sampler_becomes_one_order_without_padding() -> None:
         assert [len(batch) for batch in batches[:-1]] == [4, 4]
         seen += torch.cat(batches).tolist()
     assert sorted(seen) == list(range(21))
+
+
+def test_a_sampler_of_the_scripts_own_class_keeps_its_order() -> None:
+    class Backwards(DistributedSampler[TensorDataset]):
+        def __iter__(self) -> Iterator[int]:
+            return reversed(range(self.rank, len(data), self.num_replicas))
+
+        def __len__(self) -> int:
+            return len(data) // self.num_replicas
+
+    data = TensorDataset(torch.arange(12))
+    source = DataLoader(data, batch_size=4, sampler=Backwards(data, num_replicas=2, rank=1))
+    batches = [batch.tolist() for (batch,) in adopt_loader(source, seed=1)]
+    assert batches == [[11, 9, 7, 5], [3, 1]]

@@ -127,8 +127,6 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
             "A DataLoader with batch_size=None yields samples instead of batches. Give it a batch_size or a "
             "batch_sampler, or do not track it."
         )
-    if type(outer) is BatchSampler and isinstance(outer.sampler, DistributedSampler):
-        return dataset, _deal(outer.sampler, outer)
     length = _length_of(dataset, "data set")
     if type(outer) is BatchSampler:
         _length_of(outer.sampler, "sampler")
@@ -138,7 +136,10 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
         drawn = DrawnOrder(outer, length=length, batch_size=None, seed=seed, drop_last=False, ahead=False)
         drawn.check()
         return dataset, drawn
-    sampler, batch_size, drop_last = outer.sampler, outer.batch_size, outer.drop_last
+    sampler: Any = outer.sampler
+    batch_size, drop_last = outer.batch_size, outer.drop_last
+    if type(sampler) is DistributedSampler:  # a class of their own has an order of its own
+        return dataset, _deal(sampler, outer)
     if type(sampler) is SubsetRandomSampler:
         dataset = Subset(dataset, np.asarray(sampler.indices, dtype=np.int64))  # type: ignore[arg-type]
         length = len(sampler)

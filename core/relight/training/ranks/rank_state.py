@@ -7,8 +7,6 @@ state is in the checkpoint's tree under `ranks`: `{"world_size": 2, "others": [{
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,6 +19,7 @@ from relight.checkpoints.typed_json import decode_state, encode_state
 from relight.training.ranks.group import RankGroup
 from relight.training.state.rng import RngRecorder, seed_everything
 from relight.training.state.seeds import mix_seeds
+from relight.training.state.state_tree import decode_tree
 from relight.wording import count
 
 RANKS = "ranks"
@@ -40,12 +39,12 @@ def encode_rank_state(tree: dict[str, Any], tensors: dict[str, Tensor], *, rank:
     }
     kept: dict[str, Tensor] = {}
 
-    def rename(reference: TensorRef) -> TensorRef:
-        name = f"{RANKS}.{rank}.{reference.name}"
-        kept[name] = tensors[reference.name].detach().cpu().contiguous().clone()
-        return TensorRef(name)
+    def rename(name: str) -> TensorRef:
+        new_name = f"{RANKS}.{rank}.{name}"
+        kept[new_name] = tensors[name].detach().cpu().contiguous().clone()
+        return TensorRef(new_name)
 
-    renamed = _map_references(own, rename)
+    renamed = decode_tree(own, rename)
     return msgspec.msgpack.encode(_Message(encode_state(renamed), safetensors.torch.save(kept)))
 
 
@@ -96,16 +95,3 @@ def move_generators_apart(rank: int) -> None:
         python, torch_state = RngRecorder().capture().python, torch.default_generator.get_state()
         drawn = int.from_bytes(python.raw[:8], "little") ^ int(torch_state[:64].sum())
         seed_everything(mix_seeds(drawn, rank) % 2**32)
-
-
-def _map_references(value: Any, rename: Callable[[TensorRef], TensorRef]) -> Any:
-    if isinstance(value, TensorRef):
-        return rename(value)
-    kind = type(value)
-    if kind is dict or kind is OrderedDict:
-        return kind((key, _map_references(inner, rename)) for key, inner in value.items())
-    if kind is list or kind is tuple:
-        return kind(_map_references(inner, rename) for inner in value)
-    if kind is deque:
-        return deque((_map_references(inner, rename) for inner in value), value.maxlen)
-    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -95,8 +96,8 @@ class StateCollector:
         return value
 
 
-def decode_tree(value: Any, read: TensorSource) -> Any:
-    """Return `value` with every reference replaced by its tensor."""
+def decode_tree(value: Any, read: Callable[[str], Any]) -> Any:
+    """Return `value` with every reference replaced by its tensor: by what `read` returns for its name."""
     if isinstance(value, TensorRef):
         return read(value.name)
     kind = type(value)
