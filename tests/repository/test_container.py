@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -45,3 +46,14 @@ def test_everything_that_is_copied_reaches_the_builder() -> None:
     }
     assert copied == allowed
     assert [name for name in sorted(copied) if not (ROOT / name).exists()] == []
+
+
+def test_compose_starts_what_the_image_starts_and_mounts_its_volumes() -> None:
+    compose = (ROOT / "compose.yaml").read_text()
+    (command,) = re.findall(r"command: >-\n +(.+)\n", compose)
+    (default,) = re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    assert command.split() == [*json.loads(default), "--resume-interrupted"]
+    (volumes,) = re.findall(r"^VOLUME (.+)$", DOCKERFILE, re.MULTILINE)
+    assert re.findall(r"- \./\w+:(/\w+)$", compose, re.MULTILINE) == json.loads(volumes)
+    (port,) = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)
+    assert re.findall(r"127\.0\.0\.1:\S+:(\d+)$", compose, re.MULTILINE) == [port]
