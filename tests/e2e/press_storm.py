@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import random
 import re
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,17 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from playwright.sync_api import Error, Locator, Page, expect, sync_playwright
 
 from relight.checkpoints.store import CheckpointStore
 from relight.overview.exports import list_exports
-from relight.overview.summary import summarize_run
 from relight.runs.about import read_about
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record, write_record
-from relight.runs.records import RunRecord
+from relight.runs.process_identity import is_alive
+from relight.runs.record_file import read_record, read_record_or_none, write_record
+from relight.runs.records import AttemptProcesses, ProcessIdentity, RunRecord
 from relight.runs.stop_request import read_stop_request
 from relight.runs.trash import list_trash
 from relight.tasks.reference import launch_script, resolve_task
@@ -95,6 +96,7 @@ class Storm:
         self.restart: Callable[[], Dashboard] = lambda: dashboard
         self.done_s: dict[str, list[float]] = {}
         self.shown_s: dict[str, list[float]] = {}
+        self.running_s: dict[str, list[float]] = {}
         self.restarted_s: list[float] = []
         self.kills = False
         self._chance = random.Random(seed)
@@ -214,6 +216,7 @@ class Storm:
         self._check("launch", lambda: len(self._find_new(before)) == 1,
                     self.page.get_by_role("heading", name=name, exact=True))  # fmt: skip
         (new,) = self._find_new(before)
+        self._time_until_running("launch")
         assert read_record(new.record, RunRecord).name == name, "what was typed was not launched"
         self._press_stop_of(new)
         self._press_resume_of(new)
@@ -243,6 +246,7 @@ class Storm:
         self._check("branch", lambda: len(self._find_new(before)) == 1,
                     self.page.get_by_role("heading", name=name, exact=True))  # fmt: skip
         (new,) = self._find_new(before)
+        self._time_until_running("branch")
         parent = read_record(new.record, RunRecord).parent
         assert parent is not None and (parent.run, parent.step) == (self._parent.run_id, step)
         self._discard(new)
@@ -320,11 +324,7 @@ class Storm:
         else:
             self.done_s.setdefault(kind, []).append(time.time() - self._pressed_s)
         if self._stays or self._killed:
-            if count is None:
-                shown.first.wait_for(state="attached")
-            while count is not None and shown.count() != count:  # `expect` looks only once a second
-                assert time.monotonic() < deadline, f"the press on {kind} was not shown"
-                self.page.wait_for_timeout(20)
+            self._wait_until_shown(shown, count=count, kind=kind)
         if self._stays:
             self.shown_s.setdefault(kind, []).append(time.time() - self._pressed_s)
             if self.shown_s[kind][-1] > _SLOW_S:
@@ -335,6 +335,19 @@ class Storm:
         while self._count_requests() < self._requests:
             assert time.monotonic() < deadline, f"the press on {kind} got no answer"
             time.sleep(0.005)
+
+    def _wait_until_shown(self, shown: Locator, *, count: int | None = None, kind: str) -> None:
+        """Wait until there are `count` of these elements, or any. Playwright itself looks at most twice a second."""
+        deadline = time.monotonic() + _LONG / 1000
+        while not (shown.count() if count is None else shown.count() == count):
+            assert time.monotonic() < deadline, f"the press on {kind} was not shown"
+            self.page.wait_for_timeout(20)
+
+    def _time_until_running(self, kind: str) -> None:
+        """Note when the page that stays open shows that the new run trains."""
+        if self._stays:
+            self._wait_until_shown(self.page.locator(".pill.running"), kind=kind)
+            self.running_s.setdefault(kind, []).append(time.time() - self._pressed_s)
 
     def _go(self, path: str) -> None:
         """Go to a page as its link does, without a reload."""
@@ -386,14 +399,15 @@ class Storm:
 
 def _kill_processes(layout: RunLayout) -> None:
     """Kill what trains the run, as a power cut does."""
-    pids = summarize_run(layout).pids
-    ended = []
-    for pid in (pids.supervisor, pids.trainer, pids.writer):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if pid is not None:
-                ended.append(psutil.Process(pid))
-                ended[-1].kill()
-    psutil.wait_procs(ended, timeout=10)
+    attempt = layout.attempt(layout.latest_attempt())
+    processes = read_record(attempt.processes, AttemptProcesses)
+    writer = read_record_or_none(attempt.writer, ProcessIdentity)
+    for process in (processes.supervisor, processes.trainer, writer):
+        if process is not None and is_alive(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            while is_alive(process):
+                time.sleep(0.005)
 
 
 def _count_begun(script: Path) -> int:
@@ -461,6 +475,8 @@ def _report(storm: Storm) -> None:
         print(
             f"{kind}: {len(times)} presses, each done once: {_word(times)}; shown: {_word(storm.shown_s.get(kind, []))}"
         )
+    for kind, times in storm.running_s.items():
+        print(f"{kind}: shown as running: {_word(times)}")
     if storm.restarted_s:
         print(f"{len(storm.restarted_s)} kills of the server, each press done once: {_word(storm.restarted_s)}")
 

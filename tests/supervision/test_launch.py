@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import pytest
 from relight.errors import RelightError
 from relight.runs.catalog import create_run, list_layouts
 from relight.runs.layout import RunLayout
+from relight.runs.lock import RunLock, is_locked
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, RunRecord, TaskReference
+from relight.runs.records import AttemptProcesses, AttemptStart, RunRecord, TaskReference
 from relight.runs.status import RunStatus
-from relight.supervision.attempt_start import Launched
+from relight.supervision.attempt_start import Launched, begin_attempt
 from relight.supervision.trainer_command import build_trainer_command
 from supervision.conftest import STAND_IN, Lab, stand_in, wait_for
+from tests.patience import stretch
 
 pytestmark = pytest.mark.processes
 
@@ -143,3 +147,50 @@ def test_a_supervisor_that_cannot_start_is_reported_and_recorded(lab: Lab, monke
     assert summary.status is RunStatus.CRASHED
     assert "could not be started" in summary.reason
     assert lab.resume(layout, "train", "1").attempt == 2
+
+
+def test_a_launch_does_not_wait_for_the_modules_of_its_supervisor(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise ImportError('a broken installation')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    layout = lab.launch("train").layout
+    wait_for(lambda: not is_locked(layout))
+    monkeypatch.delenv("PYTHONPATH")
+    summary = lab.summary(layout)
+    assert summary.status is RunStatus.INTERRUPTED
+    assert "before it had started a trainer" in summary.reason
+    assert "a broken installation" in layout.attempt(1).supervisor_log.read_text()
+    assert lab.resume(layout, "train", "1").attempt == 2
+
+
+def test_a_signal_that_comes_before_the_supervisor_has_loaded_stops_the_run(lab: Lab) -> None:
+    layout = lab.launch("train", "10000").layout
+    os.kill(read_record(layout.attempt(1).processes, AttemptProcesses).supervisor.pid, signal.SIGTERM)
+    record = lab.wait_for_exit(layout)
+    assert (record.outcome, record.stop_signal) == ("stopped", "SIGTERM")
+
+
+def test_a_launcher_that_is_killed_leaves_a_supervisor_that_puts_itself_on_record(lab: Lab) -> None:
+    layout = create_run(lab.folder, stand_in("train", "10000")).layout
+    with RunLock.acquire(layout) as lock:
+        begin_attempt(layout, AttemptStart(attempt=1, time_s=time.time(), reason="launch"))
+        reading, writing = os.pipe()
+        os.close(reading)  # nobody is left to hear the pid
+        lock_fd = lock.fileno()
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "relight.supervision",
+            str(layout.folder),
+            "1",
+            "--lock-fd",
+            str(lock_fd),
+        ]
+        with os.fdopen(writing, "wb") as lost:
+            subprocess.run(
+                command, stdout=lost, pass_fds=[lock_fd], start_new_session=True, check=True, timeout=stretch(60)
+            )
+    lab.wait_for_step(layout, 1)
+    assert lab.summary(layout).status is RunStatus.RUNNING

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from pathlib import Path
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -18,7 +17,7 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True, durable: boo
     exist: one that was made here would bring a removed run back as a ghost. An `OSError` (full disk, no permission)
     leaves the old file as it was, and no temporary file.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         _write_new(temporary, data, durable=durable)
         if replace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 from pathlib import Path
 
 from relight.runs.records import ProcessIdentity
@@ -49,7 +48,7 @@ def boot_id() -> str:
 @functools.cache
 def host_name() -> str:
     """Return the name of this machine."""
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 def _start_of(pid: int) -> float | None:

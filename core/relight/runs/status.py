@@ -111,6 +111,11 @@ def _unsupervised(evidence: Evidence, processes: AttemptProcesses) -> StatusRepo
         return StatusReport(RunStatus.INTERRUPTED, f"{killed}; its trainer (pid {processes.trainer.pid}) is ending.")
     if "exit.json" in evidence.damage:
         return StatusReport(RunStatus.INTERRUPTED, "Its exit record is damaged, so it is unknown how it ended.")
+    if processes.trainer is None:
+        return StatusReport(
+            RunStatus.INTERRUPTED,
+            f"{killed}, or failed, before it had started a trainer. The supervisor.txt of the attempt may say why.",
+        )
     return StatusReport(RunStatus.INTERRUPTED, f"{killed}.")
 
 

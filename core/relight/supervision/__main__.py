@@ -1,26 +1,24 @@
-"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [--adopt PID:FD]`: supervise in the background.
+"""`python -m relight.supervision RUN_FOLDER ATTEMPT [--lock-fd N] [--adopt PID:FD]`: supervise an attempt.
 
-With `--adopt` the trainer is a process that already runs; FD is the writing end of its lifeline pipe. The process that
-was started leaves the supervisor behind. It exits with 0 as soon as the supervisor is on record, with 1 when that
-failed.
+With `--lock-fd`, the run's lock is that descriptor, and the supervisor goes into the background: the process that was
+started prints the supervisor's pid and ends, before the supervisor has loaded its modules. Without it, the supervisor
+takes the lock and stays in the foreground. With `--adopt` the trainer is a process that already runs; FD is the writing
+end of its lifeline pipe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Fork a supervisor and leave it behind. Both processes end in this function."""
-    reading, writing = os.pipe()
-    # A fork is safe only before other modules are imported and threads are started.
-    if os.fork():
-        os.close(writing)
-        os._exit(0 if os.read(reading, 1) else 1)
-    os.close(reading)
+    """Supervise, and end the process."""
+    if "--lock-fd" in arguments:
+        _go_into_background()
     try:
-        code = _supervise(arguments, ready=writing)
+        code = _supervise(arguments)
     except BaseException:
         import traceback
 
@@ -29,8 +27,20 @@ def main(arguments: list[str]) -> None:
     os._exit(code)
 
 
-def _supervise(arguments: list[str], *, ready: int) -> int:
-    import argparse
+def _go_into_background() -> None:
+    # A fork is safe only before other modules are imported and threads are started.
+    if os.fork():
+        os._exit(0)
+    import signal
+
+    # From here on the launch may have ended, and others know the pid: their signals wait until there is an inbox.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    with contextlib.suppress(BrokenPipeError):  # the launch was killed; this process will put itself on record
+        os.write(sys.stdout.fileno(), f"{os.getpid()}\n".encode())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def _supervise(arguments: list[str]) -> int:
     import logging
     from pathlib import Path
 
@@ -43,17 +53,13 @@ def _supervise(arguments: list[str], *, ready: int) -> int:
     from relight.supervision.supervisor import Supervisor
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(prog="python -m relight.supervision")
-    parser.add_argument("run_folder", type=Path)
-    parser.add_argument("attempt", type=int)
-    parser.add_argument("--lock-fd", type=int)
-    parser.add_argument("--adopt", metavar="PID:FD")
-    options = parser.parse_args(arguments)
-    layout = RunLayout(options.run_folder)
+    folder, number, *rest = arguments
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+    layout = RunLayout(Path(folder))
     try:
-        if options.lock_fd is not None:
-            os.set_inheritable(options.lock_fd, False)
-            lock = RunLock(options.lock_fd)
+        if "--lock-fd" in options:
+            lock = RunLock(int(options["--lock-fd"]))
+            os.set_inheritable(lock.fileno(), False)
         else:
             lock = RunLock.acquire(layout)
     except RelightError as error:
@@ -61,16 +67,12 @@ def _supervise(arguments: list[str], *, ready: int) -> int:
         return error.exit_code
 
     launcher: Launcher = LocalLauncher(layout, lock=lock)
-    if options.adopt:
-        pid, lifeline = map(int, options.adopt.split(":"))
+    if "--adopt" in options:
+        pid, lifeline = map(int, options["--adopt"].split(":"))
         os.set_inheritable(lifeline, False)
         launcher = AdoptingLauncher(AdoptedTrainer(pid, lifeline=lifeline))
 
-    def on_ready() -> None:
-        os.write(ready, b"1")
-        os.close(ready)
-
-    Supervisor(layout, options.attempt, lock=lock, launcher=launcher).run(on_ready=on_ready)
+    Supervisor(layout, int(number), lock=lock, launcher=launcher).run()
     return 0
 
 

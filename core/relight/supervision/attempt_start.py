@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -18,12 +17,13 @@ from relight.errors import RelightError, RunBusy
 from relight.runs.durable_file import sync_folder
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.lock import RunLock
+from relight.runs.process_identity import identify_process
 from relight.runs.record_file import write_record
-from relight.runs.records import AttemptExit, AttemptStart
+from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
 from relight.runs.stop_request import clear_stop_request
 
-READY_TIMEOUT_S = 60.0
-"""How long to wait until a supervisor reports that it is ready. On a very slow machine it may still start later."""
+FORK_TIMEOUT_S = 60.0
+"""How long to wait until a supervisor has a process. On a very slow machine it may still start later."""
 
 TWIN_WAIT_S = 60.0
 """How long a launch waits for an earlier one with the same token, which may be copying a large checkpoint."""
@@ -61,17 +61,20 @@ def start_attempt(
 ) -> None:
     """Create the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
-    Returns when the supervisor is running and also holds `lock`, the run's lock, which the caller releases later. With
-    `adoption` the supervisor starts no trainer and watches that process instead. Raises FileExistsError when the
-    attempt exists, and RelightError when no supervisor could be started (the attempt's exit record then says so, too).
+    Returns when the supervisor is on record and also holds `lock`, the run's lock, which the caller releases later; the
+    supervisor may still be loading its modules. With `adoption` it starts no trainer and watches that process instead.
+    Raises FileExistsError when the attempt exists, and RelightError when no supervisor could be started (the attempt's
+    exit record then says so, too).
     """
     _clear_leftovers(layout)
     attempt = _begin(layout, start)
     try:
-        _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
+        supervisor = _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
     except _NotStarted as error:
         _record_failure(attempt, start, str(error))
         raise
+    if supervisor is not None:
+        _put_on_record(attempt, supervisor)
 
 
 def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) -> Launched:
@@ -103,7 +106,7 @@ def begin_attempt(layout: RunLayout, start: AttemptStart) -> AttemptLayout:
     Raises FileExistsError when the attempt already exists.
     """
     attempt = layout.attempt(start.attempt)
-    new = AttemptLayout(layout.attempts / f".{attempt.folder.name}-{secrets.token_hex(4)}.tmp", start.attempt)
+    new = AttemptLayout(layout.attempts / f".{attempt.folder.name}-{os.urandom(4).hex()}.tmp", start.attempt)
     try:
         new.folder.mkdir()
         write_record(new.start, start)
@@ -138,6 +141,13 @@ def _record_failure(attempt: AttemptLayout, start: AttemptStart, sentence: str) 
         write_record(attempt.exit, record, replace=False)
 
 
+def _put_on_record(attempt: AttemptLayout, supervisor: int) -> None:
+    """Put the supervisor on record, if it has not done that itself: it first loads its modules."""
+    with contextlib.suppress(OSError):  # on a full disk the supervisor fails too, and its exit record says so
+        record = AttemptProcesses(supervisor=identify_process(supervisor))
+        write_record(attempt.processes, record, replace=False, durable=False)
+
+
 def _clear_leftovers(layout: RunLayout) -> None:
     """Remove what a sudden end left behind. The caller holds the run's lock, so no request is for a live attempt."""
     clear_stop_request(layout)
@@ -158,8 +168,8 @@ def _spawn_supervisor(
     *,
     lock: RunLock,
     adoption: Adoption | None,
-) -> None:
-    """Start the supervisor and wait until it reports that it is ready.
+) -> int | None:
+    """Start the supervisor and return its pid; None if it is not known yet.
 
     The process started here forks the supervisor and ends. So the supervisor is not a child of the dashboard's server,
     which would have to reap it.
@@ -176,7 +186,7 @@ def _spawn_supervisor(
         starter = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=log,
             pass_fds=handed,
             start_new_session=True,
@@ -185,23 +195,25 @@ def _spawn_supervisor(
         raise _NotStarted(f"The supervisor of run {layout.run_id!r} could not be started: {error}.") from error
     finally:
         os.close(log)
-    try:
-        code = starter.wait(READY_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        starter.kill()
-        starter.wait()
-        return
+    with starter:
+        try:
+            told, _ = starter.communicate(timeout=FORK_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            starter.kill()
+            return None
+    code = starter.returncode
     if code < 0:
         # The supervisor may be alive or not; the run's status will show it.
         raise RelightError(
             f"The process that starts the supervisor of run {layout.run_id!r} was killed (signal {-code}). Check the "
             "run's status before you start it again."
         )
-    if code != 0:
+    if code != 0 or not told:
         raise _NotStarted(
             f"The supervisor of run {layout.run_id!r} could not be started (exit code {code}): "
             f"{_last_line(attempt.supervisor_log)} See {str(attempt.supervisor_log)!r}."
         )
+    return int(told)
 
 
 class _NotStarted(RelightError):

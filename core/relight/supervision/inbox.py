@@ -22,11 +22,11 @@ class SignalInbox:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent process may have blocked some
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, *_ENDING):
             signal.signal(number, _note)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # those that were blocked until now arrive in this inbox
 
     def wait(self, timeout_s: float) -> list[signal.Signals]:
         """Wait for a signal, at most `timeout_s`; return the SIGTERM and SIGINT that came since the last call."""

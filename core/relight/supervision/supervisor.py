@@ -6,7 +6,6 @@ import logging
 import signal
 import time
 import traceback
-from collections.abc import Callable
 
 import msgspec
 
@@ -79,12 +78,11 @@ class Supervisor:
         self._sentence = ""
         self._received: str | None = None
 
-    def run(self, *, on_ready: Callable[[], None]) -> None:
-        """Supervise until no attempt is left to run. Calls `on_ready` when this process is on record."""
-        self._write_processes(None)
-        on_ready()
+    def run(self) -> None:
+        """Supervise until no attempt is left to run."""
         stop_request = reserve_stop_request(self._layout)
         try:
+            self._write_processes(None)
             self._run_attempts()
         except Exception as error:
             if not self._attempt.exit.exists():
