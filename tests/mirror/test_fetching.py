@@ -194,7 +194,7 @@ def test_the_id_may_be_shortened_as_long_as_it_is_clear(place: Place, trained: T
 
 def test_a_run_that_is_here_is_not_replaced(place: Place, trained: Trained) -> None:
     run_id = _copied(trained, place)
-    with pytest.raises(RelightError, match=r"is in .* already. Delete it there to fetch it again"):
+    with pytest.raises(RelightError, match=r"is already in .*. Delete it there to fetch it again"):
         fetch_run(place.address, run_id, trained.layout.folder.parent)
 
 

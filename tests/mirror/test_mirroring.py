@@ -248,5 +248,5 @@ def test_a_changed_mirror_is_an_error_for_the_person_who_waits(mirrored: Trained
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mirroring, "TOLD_EVERY_S", 0.0)
-        with pytest.raises(RelightError, match="was changed meanwhile"):
+        with pytest.raises(RelightError, match="was changed while it was being copied"):
             copy_now(mirrored.layout, on_state=change)

@@ -63,7 +63,7 @@ def _pace(reason: PaceReason, interval_s: float | None, cost_s: float | None = 1
             "10 min.",
         ),
         (_pace("balance", 93.0, None), "Every 1 min 33 s, until the cost of a checkpoint is measured."),
-        (_pace("first", 20.0, None), "The first checkpoint after 20 s; then its cost decides how often."),
+        (_pace("first", 20.0, None), "The first checkpoint is made after 20 s; its cost then decides how often."),
         (
             _pace("fixed", 30.0),
             "Every 30 s, as checkpoint_every_s says: a checkpoint costs 1.3 s of training, 4.3 % of your time.",
@@ -79,7 +79,7 @@ def _pace(reason: PaceReason, interval_s: float | None, cost_s: float | None = 1
             _pace("fixed", 30.0, None, every_steps=500, every_s=30.0),
             "Every 30 s and every 500 steps, as checkpoint_every_s and checkpoint_every_steps say.",
         ),
-        (_pace("off", None), "No checkpoint by the clock, as checkpoint_every_s=0 says."),
+        (_pace("off", None), "Checkpoints at regular times are off (checkpoint_every_s=0)."),
     ],
 )
 def test_the_sentence(pace: Pace, sentence: str) -> None:

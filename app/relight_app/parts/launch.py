@@ -115,7 +115,7 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                                  hint="Shown in the list of runs."),
                 build_text_field(
                     "Automatic restarts", "max_restarts", value="0", inputmode="numeric", data_default="0",
-                    hint="How many times a crashed run resumes from its last checkpoint without you.",
+                    hint="How many times Relight restarts the run after a crash, from its last checkpoint.",
                 ),
                 build_text_field(
                     "Processes", "nproc", placeholder="1",

@@ -327,7 +327,7 @@ class WriterClient:
                 raise
             slot.state = "absent"
             self._events.append(
-                Warned("There is memory for only one snapshot: a save may have to wait for the last one.")
+                Warned("There is memory for only one snapshot: a save may have to wait for the previous one.")
             )
             return None
 

@@ -145,7 +145,7 @@ def _confirm(question: str, *, plan: Sequence[Deletion], yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and is_terminal()):
-        raise UsageError("Nobody can confirm this here. Add --yes.")
+        raise UsageError("There is no terminal to ask in. Add --yes to delete without a question.")
     if plan:
         _say_plan(plan)
     typer.confirm(question, abort=True)

@@ -84,7 +84,7 @@ def fetch_run(address: MirrorAddress, run_id: str, runs: Path, *, on_progress: O
         run_id = _find_run(address, run_id)
     layout = RunLayout(runs / run_id)
     if os.path.lexists(layout.folder):
-        raise RelightError(f"Run {run_id!r} is in {str(runs)!r} already. Delete it there to fetch it again.")
+        raise RelightError(f"Run {run_id!r} is already in {str(runs)!r}. Delete it there to fetch it again.")
     remote = connect(address, run_id)
     with _explained(address.of_run(run_id)):
         files = remote.list_files()

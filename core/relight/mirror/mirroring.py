@@ -141,7 +141,9 @@ class Mirroring:
             self._note_failure(error, ended=False)
             raise
         except _Withdrawn:
-            raise RelightError(f"The mirror of run {self._layout.run_id!r} was changed meanwhile.") from None
+            raise RelightError(
+                f"The mirror of run {self._layout.run_id!r} was changed while it was being copied."
+            ) from None
         finally:
             self._tell(process=None)
         return self._state

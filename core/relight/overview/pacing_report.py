@@ -57,9 +57,11 @@ def report_pacing(saving: SavingState | None) -> PacingReport | None:
 def explain_pace(pace: Pace) -> str:
     """Say how often checkpoints are cut and why: "Every 2 min 10 s: a checkpoint costs 1.3 s of training, 1 % …"."""
     if pace.reason == "off":
-        return "No checkpoint by the clock, as checkpoint_every_s=0 says."
+        return "Checkpoints at regular times are off (checkpoint_every_s=0)."
     if pace.reason == "first":
-        return f"The first checkpoint after {describe_duration(pace.interval_s)}; then its cost decides how often."
+        return (
+            f"The first checkpoint is made after {describe_duration(pace.interval_s)}; its cost then decides how often."
+        )
     cost = _word_cost(pace)
     if pace.reason == "fixed":
         return f"{_word_fixed(pace)}{cost and ': ' + cost}."

@@ -120,7 +120,7 @@ def restore_run(folder: Path, wanted: str) -> RunLayout:
         os.rename(found.path, layout.folder)  # noqa: PTH104
     except FileExistsError as error:
         raise RelightError(
-            f"There is a run {found.run!r} in {str(folder)!r} already. Move it away before you restore this one."
+            f"There is already a run {found.run!r} in {str(folder)!r}. Move it away before you restore this one."
         ) from error
     except OSError as error:
         raise RelightError(f"Run {found.run!r} could not be restored: {error.strerror or error}.") from error
