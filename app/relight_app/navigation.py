@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from relight_app.live.component import Mount
@@ -38,9 +38,13 @@ PAGES: dict[str, PageInfo] = {
 
 
 def list_mounts(page: PageInfo, query: Mapping[str, str]) -> list[Mount]:
-    """Return what is on the page with this query, from the top down."""
+    """Return what is on the page with this query, from the top down.
+
+    Each mount says which address it belongs to, so that the browser notices a page that did not follow its address.
+    """
     mounts: list[Mount] = importlib.import_module(f"relight_app.pages.{page.name}_page").list_mounts(query)
-    return mounts
+    place = {"page": page.path, "id": query.get("id", "")}
+    return [replace(mount, data=mount.data | place) for mount in mounts]
 
 
 def address(page: str, **query: str) -> str:

@@ -463,7 +463,7 @@ def main() -> None:
             storm.kills = index in killed
             try:
                 storm.press(kind, number)
-            except (AssertionError, Error):
+            except (AssertionError, Error, KeyboardInterrupt):
                 print(f"{kind}, press {number}; the server: {storm.dashboard.process.poll()}; {page.url}")
                 print(page.locator("body").aria_snapshot())
                 print(sorted(folder.glob("dashboard-*.txt"))[-1].read_text(errors="replace")[-3000:])

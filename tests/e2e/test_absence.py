@@ -105,6 +105,29 @@ def test_no_script_fails_when_the_server_goes_while_a_page_loads(
         expect(page.locator("#relight-first")).not_to_be_attached()
 
 
+def test_a_page_that_was_left_while_the_server_was_gone_follows_its_address(
+    browser: Browser, dashboard: Dashboard, wire: Wire
+) -> None:
+    layout = make_run(dashboard.runs, SampleRun("left", status="finished"))
+    with open_browser(browser) as context:
+        context.request.get(dashboard.url_over(wire.port), max_redirects=0)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{wire.port}/")
+        expect(page.locator("#relight-first")).not_to_be_attached()
+        row = page.get_by_role("row").filter(has_text=layout.run_id)
+        row.get_by_role("link").first.click()
+        heading = page.get_by_role("heading", name="left", exact=True)
+        expect(heading).to_be_visible()
+        wire.cut()
+        streamlit = page.get_by_test_id("stApp")
+        expect(streamlit).not_to_have_attribute("data-test-connection-state", "CONNECTED")
+        page.go_back()
+        wire.mend()
+        expect(streamlit).to_have_attribute("data-test-connection-state", "CONNECTED")
+        expect(row).to_be_visible()
+        expect(heading).to_have_count(0)
+
+
 @pytest.fixture
 def wire(dashboard: Dashboard) -> Iterator[Wire]:
     """This test's browser reaches the dashboard only through this relay."""

@@ -3,6 +3,7 @@
 // mounted the same components, everything moves there, with its state, and #relight-first goes.
 
 import { attendAgain } from './attention.js'
+import { noteShown } from './navigate.js'
 
 const CHARTS_MS = 1000 // Streamlit starts by then, even if no chart could be drawn
 const ALL_MS = 1000 // components of a page come together
@@ -17,6 +18,7 @@ const handedOver = first ? new Promise((resolve) => (handOver = () => (move(), r
 
 /** Wait until what the page showed before Streamlit is in the components that Streamlit has mounted. */
 export function takeOver({ data, parentElement }) {
+  noteShown(data)
   if (!first?.isConnected) return Promise.resolve()
   const host = hosts.find((one) => identify(one.data) === identify(data))
   if (host) host.target = parentElement

@@ -1,9 +1,42 @@
 // The address of the page: going to another page, and changing the query of this one.
 
+import { siteUrl } from './site.js'
+
+const LOOK_MS = 500
+const LONGEST_PAUSE_MS = 60_000
+
+let shown = null // the address of what Streamlit has mounted
+let differsSince = 0
+let pause = 2 * LOOK_MS
+let timer = 0
+
 /** Go to a page of this site without a reload: Streamlit follows the address as it does for the Back button. */
 export function open(href) {
   if (document.getElementById('relight-first')) return location.assign(href) // Streamlit does not follow yet
   history.pushState(null, '', href)
+  window.dispatchEvent(new PopStateEvent('popstate'))
+}
+
+/** Note what Streamlit has mounted, and from then on see to it that this is what the address names. */
+export function noteShown({ page, id }) {
+  shown = JSON.stringify([page, id])
+  timer ||= setInterval(follow, LOOK_MS)
+}
+
+/** Ask Streamlit for the page again: it drops such a request while the server restarts, and never repeats it. */
+function follow() {
+  const page = location.pathname.slice(siteUrl('/').length).replace(/\/$/, '')
+  if (shown === JSON.stringify([page, readQuery().get('id') ?? ''])) {
+    differsSince = 0
+    pause = 2 * LOOK_MS
+    return
+  }
+  const { testConnectionState, testScriptState } = document.querySelector('[data-testid="stApp"]')?.dataset ?? {}
+  if (testConnectionState !== 'CONNECTED' || testScriptState !== 'notRunning') differsSince = 0
+  else differsSince ||= Date.now()
+  if (!differsSince || Date.now() - differsSince < pause) return
+  differsSince = 0
+  pause = Math.min(2 * pause, LONGEST_PAUSE_MS)
   window.dispatchEvent(new PopStateEvent('popstate'))
 }
 
