@@ -351,8 +351,8 @@ class Storm:
 
     def _go(self, path: str) -> None:
         """Go to a page as its link does, without a reload."""
-        if self._address:
-            self.page.wait_for_url(self._address)
+        if self._address:  # Streamlit sometimes keeps the query of the page before
+            self.page.wait_for_url(re.compile(re.escape(self._address) + r"(\?.*)?$"))
             self._address = ""
         if self.page.url != self.dashboard.address(path):
             self.page.evaluate(_OPEN, path)

@@ -3,7 +3,6 @@
 import { siteUrl } from './site.js'
 
 const LOOK_MS = 500
-const LONGEST_PAUSE_MS = 60_000
 
 let shown = null // the address of what Streamlit has mounted
 let differsSince = 0
@@ -36,7 +35,7 @@ function follow() {
   else differsSince ||= Date.now()
   if (!differsSince || Date.now() - differsSince < pause) return
   differsSince = 0
-  pause = Math.min(2 * pause, LONGEST_PAUSE_MS)
+  pause *= 2 // an address that is no page never comes
   window.dispatchEvent(new PopStateEvent('popstate'))
 }
 
