@@ -1,5 +1,7 @@
 """The page for the tests of live charts: the board of the run in the address, or the comparison of its runs."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from relight_app.frame import show
@@ -12,4 +14,4 @@ st.button("Rerun")
 run = st.query_params.get("run", "")
 mounts = compare_page.list_mounts({}) if "ids" in st.query_params else [chart_board(run=run)]
 for mount in mounts:
-    show(mount)
+    show(replace(mount, data=mount.data | {"page": "", "id": ""}))
