@@ -107,7 +107,7 @@ def test_a_branch_is_refused_if_its_model_does_not_fit_and_starts_if_it_does(pag
     epochs = page.get_by_label("Epochs", exact=True)
     epochs.fill("2")
     epochs.press("Tab")
-    expect(page.get_by_text("changed, was 1", exact=True)).to_be_visible()
+    expect(page.get_by_text("changed, was 1", exact=True).filter(visible=True)).to_have_count(1)  # not of width
     start.click()
     page.wait_for_url(re.compile(r"/run\?"))
     origin = page.get_by_role("link", name=f"branched from {parent.run_id} at step {step}")
