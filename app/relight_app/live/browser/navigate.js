@@ -35,7 +35,7 @@ function follow() {
   else differsSince ||= Date.now()
   if (!differsSince || Date.now() - differsSince < pause) return
   differsSince = 0
-  pause *= 2 // an address that is no page never comes
+  pause *= 2 // an address without a page never comes
   window.dispatchEvent(new PopStateEvent('popstate'))
 }
 
