@@ -22,7 +22,8 @@ from relight.errors import UsageError
 from relight.mirror.address import choose_mirror
 from relight.overview.verification import check_run
 from relight.runs.about import change_about
-from relight.runs.records import PreparedTask, TaskReference
+from relight.runs.record_file import read_record_or_none
+from relight.runs.records import AttemptStart, PreparedTask, TaskReference
 from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
 from relight.supervision.interrupted_runs import resume_interrupted_runs
@@ -114,12 +115,16 @@ class Verify(Request, frozen=True):
 
 
 class Drill(Request, frozen=True):
-    """Prove that a killed run resumes bit for bit. With `run`, its own task as it was launched; else the named task."""
+    """Prove that a killed run resumes bit for bit. With `run`, its own task as it was launched; else the named task.
+
+    A run is drilled with as many processes as it has, a task with `nproc`, as for a launch.
+    """
 
     run: str = ""
     task: str = ""
     config: dict[str, Any] = {}
     arguments: str | list[str] = ""
+    nproc: str | int = ""
 
 
 class Rename(Request, frozen=True):
@@ -209,7 +214,7 @@ def drill_subject(request: Drill) -> Hashable:
     if request.run:
         return "drill", request.run
     relevant = json.dumps(choose_relevant(request.config), sort_keys=True, default=str)
-    return "drill", request.task, relevant, split_arguments(request.arguments)
+    return "drill", request.task, relevant, split_arguments(request.arguments), str(request.nproc).strip()
 
 
 def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
@@ -272,13 +277,17 @@ def _drill(engine: Engine, request: Drill, _key: str, work: Work) -> Answer:
     work.tell("Checking that the task can be trained.")
     task: TaskReference | str = request.task
     config, arguments = request.config, split_arguments(request.arguments)
+    nproc = choose_nproc(str(request.nproc).strip() or None) or 1
     if request.run:
         record = engine.read_launch(request.run)  # as launched: a script reports its own config only once it runs
-        require_trust(engine.find_layout(request.run), engine.read_record(request.run))
+        layout = engine.find_layout(request.run)
+        require_trust(layout, engine.read_record(request.run))
         task, config = record.task, record.config
+        start = read_record_or_none(layout.attempt(layout.latest_attempt()).start, AttemptStart)
+        nproc = 1 if start is None else start.world_size
     elif not request.task:
         raise UsageError("A drill needs the id of a run, or the name of a task.")
-    proof = run_drill(engine.folder, _prepare(task, config, arguments), tell=work.tell)
+    proof = run_drill(engine.folder, _prepare(task, config, arguments), nproc=nproc, tell=work.tell)
     return {"run": request.run, "proof": msgspec.to_builtins(proof)}
 
 

@@ -49,6 +49,21 @@ def test_a_proof_is_found_by_task_and_config_and_hides_among_no_runs(tmp_path: P
     assert len(list((runs / ".drills").iterdir())) == 1
 
 
+def test_a_proof_for_several_ranks_does_not_replace_the_one_for_one_process(
+    tmp_path: Path, task: TaskReference
+) -> None:
+    alone, ranked = make_proof(task), make_proof(task, nproc=2, time_s=200.0)
+    write_proof(tmp_path, alone)
+    write_proof(tmp_path, ranked)
+    assert find_proof(tmp_path, task, CONFIG) == alone
+    assert find_proof(tmp_path, task, CONFIG, nproc=2) == ranked
+
+
+def test_a_kill_of_several_ranks_names_the_rank(task: TaskReference) -> None:
+    proof = make_proof(task, kills=(DrilledKill(step=3, from_step=2, rank=1),), nproc=2)
+    assert word_kills(proof) == "at step 3 (rank 1, resumed from step 2)"
+
+
 def test_the_file_has_no_field_that_only_a_fresh_proof_has(tmp_path: Path, task: TaskReference) -> None:
     write_proof(tmp_path, make_proof(task, uninterrupted_digest="e" * 32, folder=None, script_config={"lr": 1}))
     assert find_proof(tmp_path, task, CONFIG) == make_proof(task)

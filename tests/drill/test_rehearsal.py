@@ -92,6 +92,32 @@ for epoch in run.epochs(4):
         run.step(loss=loss)
     run.evaluated(error=nn.functional.mse_loss(average(x), target).item())
 """
+RANKED_SCRIPT = """
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+import relight
+
+run = relight.init(seed=1)
+dist.init_process_group("gloo")
+x = torch.randn(64, 4, generator=torch.Generator().manual_seed(2))
+data = TensorDataset(x, x.sum(1, keepdim=True))
+loader = run.loader(DataLoader(data, batch_size=4, sampler=DistributedSampler(data)))
+model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1)))
+optimizer = torch.optim.AdamW(model.parameters())
+run.track(model=model, optimizer=optimizer)
+scale = 1.0
+for epoch in run.epochs(4):
+    for inputs, wanted in loader:
+        loss = nn.functional.mse_loss(model(inputs), wanted) * scale
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.step(loss=loss)
+    run.evaluated(error=loss.item())
+"""
 CONFIG: dict[str, Any] = {"epochs": 1000, "batch_size": 4, "threads": 1}
 
 
@@ -108,19 +134,19 @@ def drill(folder: Path, name: str, **changes: Any) -> DrillProof:
     return rehearse(runs, task)
 
 
-def drill_script(folder: Path, text: str) -> DrillProof:
+def drill_script(folder: Path, text: str, *, nproc: int = 1) -> DrillProof:
     """Run the drill with a script that trains for a tenth of a second."""
     file = folder / "train.py"
     file.write_text(text)
     reference = TaskReference(kind="script", name="train.py", path=str(file), working_folder=str(folder))
-    return rehearse(folder / "runs", PreparedTask(reference))
+    return rehearse(folder / "runs", PreparedTask(reference), nproc=nproc)
 
 
-def rehearse(runs: Path, task: PreparedTask) -> DrillProof:
+def rehearse(runs: Path, task: PreparedTask, *, nproc: int = 1) -> DrillProof:
     """Run the drill, and check that it keeps its result and leaves nothing else behind."""
     try:
-        proof = run_drill(runs, task, timeout_s=stretch(300), tell=print)
-        kept = find_proof(runs, task.reference, task.config)
+        proof = run_drill(runs, task, nproc=nproc, timeout_s=stretch(300), tell=print)
+        kept = find_proof(runs, task.reference, task.config, nproc=nproc)
         assert kept is not None
         assert (kept.bit_exact, kept.first_difference) == (proof.bit_exact, proof.first_difference)
         assert kept.code_files == (Path(task.reference.path or "").name,)
@@ -159,6 +185,31 @@ def test_a_script_that_forgets_a_variable_of_its_loop_is_told_which(tmp_path: Pa
     assert "'scale', which the loop changes on line 25 of train.py" in first.cause
     assert "very first step after the resume (step 3)" in first.cause
     assert "run.track(name=…)" in first.cure
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_the_first_and_the_last_of_two_ranks_die_in_turn(tmp_path: Path) -> None:
+    proof = drill_script(tmp_path, RANKED_SCRIPT, nproc=2)
+    assert proof.first_difference is None
+    assert proof.bit_exact
+    assert proof.world_size == 2
+    assert proof.fingerprint["world_size"] == 2
+    assert [(kill.rank, kill.from_step, kill.step, kill.in_validation) for kill in proof.kills] == [
+        (1, 2, 3, False), (0, 7, 8, False), (1, 8, 16, True),
+    ]  # fmt: skip
+    assert proof.metric_steps_compared == 32
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+def test_what_only_rank_1_forgets_is_found(tmp_path: Path) -> None:
+    forgetful = "        scale += 0.01 * dist.get_rank()\n        run.step("
+    proof = drill_script(tmp_path, RANKED_SCRIPT.replace("        run.step(", forgetful), nproc=2)
+    first = proof.first_difference
+    assert first is not None
+    assert first.part in ("tensor", "optimizer")
+    assert "'scale', which the loop changes" in first.cause
 
 
 @pytest.mark.thorough

@@ -110,6 +110,7 @@ def _describe_environment(proof: DrillProof) -> str:
     parts = [
         f"torch {known['torch']}" if known.get("torch") else None,
         str(known.get("gpu") or known.get("device") or "") or None,
+        count(proof.world_size, "rank") if proof.world_size > 1 else None,
         count(int(known["threads"]), "thread") if isinstance(known.get("threads"), int) else None,
         *(f"{key} {proof.config[key]}" for key in ("workers", "precision") if proof.config.get(key)),
         f"code {str(known['code.digest'])[:8]}" if known.get("code.digest") else None,

@@ -133,7 +133,7 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                 tag("button", icon("launch"), "Launch", type="submit", class_="button solid"),
                 tag(
                     "button", icon("verified"), "Prove resume", type="submit", class_="button",
-                    data_submit="drill", data_fields="config arguments",
+                    data_submit="drill", data_fields="config arguments nproc",
                     title=DRILL_HELP,
                 ),
                 class_="row",

@@ -12,6 +12,7 @@ from relight.cli.options import (
     ArgumentsArgument,
     JsonOption,
     ModuleOption,
+    NprocOption,
     PythonOption,
     RunsOption,
     SetOption,
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "relight drill digits",
             "relight drill spiral.py:Spiral --set workers=2 --steps 100",
+            "relight drill digits --nproc 2",
             "relight drill train.py -- --lr 3e-4",
         ),
     )(drill)
@@ -45,6 +47,7 @@ def drill(
     assignments: SetOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
+    nproc: NprocOption = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", metavar="N", min=3, help="End a longer training after N steps. Default: 100, or 30 s."),
@@ -60,7 +63,7 @@ def drill(
 
     Trains once without a kill, and twice with kills (kill -9) at chosen steps: twice in the same epoch, between two
     updates if there are several batches to one, at the end of an epoch, and in a validation. Resumes each time in a
-    new process, and compares every step.
+    new process, and compares every step. With --nproc the first and the last rank are killed in turn.
 
     Prints "bit-exact" if nothing differs. Otherwise prints the first difference, its likely cause and its cure, and
     exits with 1.
@@ -71,12 +74,15 @@ def drill(
     from relight.cli.task_argument import prepare_task
     from relight.drill.rehearsal import run_drill
     from relight.runs.catalog import runs_folder
+    from relight.supervision.nproc import choose_nproc
 
+    world_size = choose_nproc(nproc) or 1
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     proof = run_drill(
         runs_folder(runs),
         prepared,
         steps=steps,
+        nproc=world_size,
         keep=keep,
         timeout_s=timeout_s,
         tell=(lambda text: None) if json else say,
@@ -111,13 +117,15 @@ def _list_facts(proof: DrillProof) -> dict[str, Any]:
         "fingerprint": proof.fingerprint,
         "code_files": proof.code_files,
         "script_config": proof.script_config,
+        **({"nproc": proof.world_size} if proof.world_size > 1 else {}),
     }
 
 
 def _say_verdict(proof: DrillProof) -> None:
     from relight.drill.proof import word_kills
 
-    name, first = proof.task.name, proof.first_difference
+    first = proof.first_difference
+    name = proof.task.name if proof.world_size == 1 else f"{proof.task.name} with {count(proof.world_size, 'rank')}"
     if proof.bit_exact:
         say(f"bit-exact: {name} came back from kill -9 as if nothing had happened.")
     else:

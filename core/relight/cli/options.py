@@ -55,6 +55,16 @@ DetachOption = Annotated[
     bool, typer.Option("--detach", help="Return at once. The run continues in the background either way.")
 ]
 
+NprocOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Train in N processes on this machine, under torchrun; auto: one for each GPU. See docs/ranks.md.",
+        show_default=False,
+    ),
+]
+
 MirrorOption = Annotated[
     str | None,
     typer.Option(

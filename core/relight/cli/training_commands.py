@@ -16,6 +16,7 @@ from relight.cli.options import (
     MirrorOption,
     ModuleOption,
     NameOption,
+    NprocOption,
     PythonOption,
     RunArgument,
     RunsOption,
@@ -45,16 +46,6 @@ RestartsOption = Annotated[
         metavar="N",
         min=0,
         help="Restart a crashed trainer automatically, up to N times, from its newest checkpoint.",
-    ),
-]
-
-NprocOption = Annotated[
-    str | None,
-    typer.Option(
-        "--nproc",
-        metavar="N|auto",
-        help="Train in N processes on this machine, under torchrun; auto: one for each GPU. See docs/ranks.md.",
-        show_default=False,
     ),
 ]
 

@@ -48,8 +48,8 @@ class Comparison:
         return not self.differences and self.digest == self.uninterrupted_digest
 
 
-def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | None:
-    """Compare two runs of the same training; None when they have no checkpoint in common."""
+def compare_runs(resumed: RunLayout, uninterrupted: RunLayout, *, nproc: int = 1) -> Comparison | None:
+    """Compare two runs of the same training of `nproc` ranks; None when they have no checkpoint in common."""
     ours, theirs = CheckpointStore(resumed.checkpoints), CheckpointStore(uninterrupted.checkpoints)
     mine = {info.step: info for info in ours.list().checkpoints}
     other = {info.step: info for info in theirs.list().checkpoints}
@@ -74,7 +74,7 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | N
         at, found = last, [StateDifference("state", "number of steps", detail)]
     if not found and logged is not None:
         at, found = logged[0], [logged[1]]
-    witnessed = find_witness_difference(_read_witnesses(resumed), _read_witnesses(uninterrupted)) if found else None
+    witnessed = _compare_witnesses(resumed, uninterrupted, nproc=nproc) if found else None
     if witnessed is not None:
         found = sort_differences([*found, witnessed[1]])
         at = witnessed[0] if found[0] is witnessed[1] else at
@@ -90,6 +90,17 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout) -> Comparison | N
         differences=found,
         first_step=min(first_steps, default=None),
     )
+
+
+def _compare_witnesses(
+    resumed: RunLayout, uninterrupted: RunLayout, *, nproc: int
+) -> tuple[int, StateDifference] | None:
+    """Return the first step at which a rank's witnesses differ, and what differs there; None when all are equal."""
+    compared = (
+        find_witness_difference(_read_witnesses(resumed.of_rank(rank)), _read_witnesses(uninterrupted.of_rank(rank)))
+        for rank in range(nproc)
+    )
+    return min((found for found in compared if found is not None), key=lambda found: found[0], default=None)
 
 
 def _read_witnesses(layout: RunLayout) -> dict[int, Digests]:

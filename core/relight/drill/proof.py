@@ -22,7 +22,7 @@ from relight.runs.fingerprint import (
 )
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, read_record_or_none, write_record
-from relight.runs.records import Record, ResumeCheck, RunRecord, TaskReference
+from relight.runs.records import AttemptStart, Record, ResumeCheck, RunRecord, TaskReference
 from relight.wording import count, name_some
 
 _FOLDER = ".drills"
@@ -59,6 +59,8 @@ class DrilledKill(msgspec.Struct, frozen=True, kw_only=True):
     from_step: int
     in_validation: bool = False
     """Whether it came in a validation after that step."""
+    rank: int | msgspec.UnsetType = msgspec.UNSET
+    """Which rank was killed, if several trained."""
 
 
 class DrillProof(Record, frozen=True, kw_only=True):
@@ -82,6 +84,8 @@ class DrillProof(Record, frozen=True, kw_only=True):
     """All kills; none in a proof of an older version, which had one."""
     cut_off: bool = False
     """Whether the drill ended the trainings at `steps`, because they are longer."""
+    nproc: int | msgspec.UnsetType = msgspec.UNSET
+    """How many ranks trained, if several did."""
     mid_epoch: bool
     """False when epochs are so short that every checkpoint is at the end of one."""
     checkpoints_compared: int
@@ -98,6 +102,11 @@ class DrillProof(Record, frozen=True, kw_only=True):
     """Where both runs are, when they were kept."""
     script_config: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     """The config that a script recorded."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return 1 if isinstance(self.nproc, msgspec.UnsetType) else self.nproc
 
 
 class JudgedProof(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,16 +133,16 @@ def choose_relevant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_proof(folder: Path, proof: DrillProof) -> None:
-    """Write `proof` to a runs folder; it replaces the earlier one for the same task and config."""
-    path = _proof_path(folder, proof.task, proof.config)
+    """Write `proof` to a runs folder; it replaces the earlier one for the same task, config and ranks."""
+    path = _proof_path(folder, proof.task, proof.config, nproc=proof.world_size)
     make_folder(path.parent)
     unset = dict.fromkeys(("uninterrupted_digest", "folder", "script_config"), msgspec.UNSET)
     write_record(path, msgspec.structs.replace(proof, **unset))
 
 
-def find_proof(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> DrillProof | None:
-    """Return the proof for exactly that config, else the newest for that task; None when none can be read."""
-    exact = _read(_proof_path(folder, task, config))
+def find_proof(folder: Path, task: TaskReference, config: Mapping[str, Any], *, nproc: int = 1) -> DrillProof | None:
+    """Return the proof for exactly that config and those ranks, else the newest for that task; None without one."""
+    exact = _read(_proof_path(folder, task, config, nproc=nproc))
     if exact is not None:
         return exact
     others = (folder / _FOLDER).glob(f"{_task_key(task)}-*.json") if (folder / _FOLDER).is_dir() else ()
@@ -165,10 +174,13 @@ def judge_proof(
 
 def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
     """Return the proof for a run's task and what has changed since; None when there is no proof."""
-    proof = find_proof(layout.folder.parent, record.task, record.config)
+    attempt = layout.attempt(layout.latest_attempt())
+    start = read_record_or_none(attempt.start, AttemptStart)
+    nproc = 1 if start is None else start.world_size
+    proof = find_proof(layout.folder.parent, record.task, record.config, nproc=nproc)
     if proof is None:
         return None
-    environment = read_environment(layout.attempt(layout.latest_attempt()).environment) or {}
+    environment = read_environment(attempt.environment) or {}
     changes = judge_proof(proof, config=record.config, fingerprint=take_fingerprint(environment))
     disagreement = "" if changes else word_disagreement(proof, _find_newest_check(layout))
     return JudgedProof(proof=proof, changes=changes, disagreement=disagreement)
@@ -177,13 +189,13 @@ def judge_run(layout: RunLayout, record: RunRecord) -> JudgedProof | None:
 def word_kills(proof: DrillProof) -> str:
     """Say where the drill killed, and from where each resume continued."""
     kills = proof.kills or (DrilledKill(step=proof.killed_at_step, from_step=proof.resumed_from_step),)
-    return name_some(
-        [
-            f"{'in the validation after' if kill.in_validation else 'at'} step {kill.step} (resumed from step "
-            f"{kill.from_step})"
-            for kill in kills
-        ]
-    )
+    return name_some([_word_kill(kill) for kill in kills])
+
+
+def _word_kill(kill: DrilledKill) -> str:
+    where = "in the validation after" if kill.in_validation else "at"
+    rank = "" if isinstance(kill.rank, msgspec.UnsetType) else f"rank {kill.rank}, "
+    return f"{where} step {kill.step} ({rank}resumed from step {kill.from_step})"
 
 
 def word_disagreement(proof: DrillProof, check: ResumeCheck | None) -> str:
@@ -213,8 +225,10 @@ def _find_newest_check(layout: RunLayout) -> ResumeCheck | None:
     return None
 
 
-def _proof_path(folder: Path, task: TaskReference, config: Mapping[str, Any]) -> Path:
+def _proof_path(folder: Path, task: TaskReference, config: Mapping[str, Any], *, nproc: int) -> Path:
     relevant = msgspec.json.encode(choose_relevant(config))
+    if nproc > 1:
+        relevant += f" {nproc} ranks".encode()
     return folder / _FOLDER / f"{_task_key(task)}-{xxhash.xxh3_64_hexdigest(relevant)[:8]}.json"
 
 

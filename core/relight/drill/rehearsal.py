@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relight.checkpoints.store import CheckpointStore
 from relight.drill.comparison import Comparison, compare_runs
 from relight.drill.explanation import Evidence, explain_difference
@@ -28,7 +30,7 @@ from relight.runs.durable_file import make_folder
 from relight.runs.fingerprint import read_environment, take_fingerprint
 from relight.runs.layout import RunLayout
 from relight.runs.log import read_log_tail
-from relight.runs.records import PreparedTask
+from relight.runs.records import PreparedTask, name_nproc
 from relight.runs.run_record import read_run_record
 from relight.wording import count
 
@@ -43,6 +45,7 @@ def run_drill(
     task: PreparedTask,
     *,
     steps: int | None = None,
+    nproc: int = 1,
     keep: bool = False,
     timeout_s: float = 600.0,
     tell: Tell,
@@ -50,15 +53,17 @@ def run_drill(
     """Run the drill with `task` and write its proof to the runs folder `folder`.
 
     The trainings end as they would without a drill, but after `steps` steps at the latest; None means 100 steps or 30
-    seconds. `timeout_s` bounds each of them. All runs live in a temporary folder inside `folder`, which is removed at
-    the end, whatever happens, unless `keep`. `tell` receives a sentence at each stage, one at a time, but from several
-    threads. Raises `DrillFailed` when a training crashes or takes too long.
+    seconds. `nproc` ranks train each of them, and `timeout_s` bounds it. All runs live in a temporary folder inside
+    `folder`, which is removed at the end, whatever happens, unless `keep`. `tell` receives a sentence at each stage,
+    one at a time, but from several threads. Raises `DrillFailed` when a training crashes or takes too long.
     """
     begun_s = time.monotonic()
     make_folder(folder)
     remove_leftovers(folder)
     data = DataWatch(task.config)
-    plan = plan_drill(task, steps=steps or LONG_STEPS, seconds=0.0 if steps else LONG_S, timeout_s=timeout_s, tell=tell)
+    plan = plan_drill(
+        task, steps=steps or LONG_STEPS, seconds=0.0 if steps else LONG_S, timeout_s=timeout_s, nproc=nproc, tell=tell
+    )
     with make_temporary_runs(folder, keep=keep) as runs:
         trained = train_all(runs, plan)
         if not trained.killed:
@@ -83,7 +88,7 @@ def _make_proof(
     plan: DrillPlan, trained: Trainings, *, data: DataWatch, begun_s: float, folder: str | None
 ) -> DrillProof:
     whole = trained.whole.layout
-    compared = [(run, compare_runs(run.layout, whole)) for run in trained.killed]
+    compared = [(run, compare_runs(run.layout, whole, nproc=plan.nproc)) for run in trained.killed]
     found = [(run, comparison) for run, comparison in compared if comparison is not None]
     if len(found) < len(compared):
         raise DrillFailed(f"{plan.name} left no checkpoints to compare.")
@@ -102,8 +107,15 @@ def _make_proof(
         killed_at_step=kills[0].step,
         resumed_from_step=kills[0].from_step,
         kills=tuple(
-            DrilledKill(step=kill.step, from_step=kill.from_step, in_validation=kill.in_validation) for kill in kills
+            DrilledKill(
+                step=kill.step,
+                from_step=kill.from_step,
+                in_validation=kill.in_validation,
+                rank=msgspec.UNSET if kill.rank is None else kill.rank,
+            )
+            for kill in kills
         ),
+        nproc=name_nproc(plan.nproc),
         cut_off=trained.whole.cut_off,
         mid_epoch=any(kill.from_step % trained.whole.steps.per_epoch for kill in kills)
         if trained.whole.steps.per_epoch

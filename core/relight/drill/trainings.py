@@ -39,6 +39,7 @@ from relight.runs.records import (
 )
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
+from relight.wording import count
 
 _CHECKPOINTS = 9
 """How many periodic checkpoints the longest training has, about."""
@@ -69,6 +70,8 @@ class DrillPlan:
     """A training that takes longer is ended then; 0 for never."""
     timeout_s: float
     """Bounds each training."""
+    nproc: int
+    """Number of ranks of each training."""
     tell: Tell
     """Receives a sentence at each stage, from one thread at a time."""
     cancelled: Event = field(default_factory=Event)
@@ -95,9 +98,12 @@ class Kill:
     step: int
     from_step: int
     in_validation: bool = False
+    rank: int | None = None
+    """Of several ranks, the one that was killed."""
 
     def __str__(self) -> str:
-        return f"{'in the validation after' if self.in_validation else 'at'} step {self.step}"
+        which = "" if self.rank is None else f"rank {self.rank} "
+        return f"{which}{'in the validation after' if self.in_validation else 'at'} step {self.step}"
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,13 @@ class Trainings:
 
 
 def plan_drill(
-    task: PreparedTask, *, steps: int, seconds: float = 0.0, timeout_s: float, tell: Tell = lambda text: None
+    task: PreparedTask,
+    *,
+    steps: int,
+    seconds: float = 0.0,
+    timeout_s: float,
+    nproc: int = 1,
+    tell: Tell = lambda text: None,
 ) -> DrillPlan:
     """Plan trainings that end as they would without a drill, but after `steps` steps or `seconds` at the latest.
 
@@ -154,19 +166,21 @@ def plan_drill(
         with lock:
             tell(sentence)
 
-    return DrillPlan(msgspec.structs.replace(task, config=config), steps, seconds, timeout_s, tell_one)
+    return DrillPlan(msgspec.structs.replace(task, config=config), steps, seconds, timeout_s, nproc, tell_one)
 
 
 def train_all(runs: Path, plan: DrillPlan) -> Trainings:
     """Train once without a kill, and twice with kills and resumes; two at a time, unless they may share a GPU."""
-    plan.tell(f"Training {plan.name} without a kill, and again with kills.")
+    ranks = f" with {count(plan.nproc, 'rank')}" if plan.nproc > 1 else ""
+    plan.tell(f"Training {plan.name}{ranks} without a kill, and again with kills.")
     prepare_decoders()
     pool = ThreadPoolExecutor(1 if _has_gpu() else 2, thread_name_prefix="drill")
     try:
         whole = pool.submit(_train_undisturbed, runs, plan)
+        last_rank = plan.nproc - 1  # the first and the last rank die in turn
 
         def kill_early(last: Kill | None) -> DrillOrder:
-            return plan.limit(choose_first())
+            return plan.limit(msgspec.structs.replace(choose_first(), rank=last_rank))
 
         def kill_again(last: Kill | None) -> DrillOrder:
             assert last is not None
@@ -174,7 +188,8 @@ def train_all(runs: Path, plan: DrillPlan) -> Trainings:
             return whole.result().limit(choose_second(steps, killed_at=last.step, from_step=last.from_step))
 
         def kill_in_validation(last: Kill | None) -> DrillOrder:
-            return whole.result().limit(choose_validation(whole.result().steps))
+            order = choose_validation(whole.result().steps)
+            return whole.result().limit(msgspec.structs.replace(order, rank=last_rank))
 
         def train_on(last: Kill | None) -> DrillOrder:
             return whole.result().limit(DrillOrder())
@@ -232,7 +247,12 @@ def _train_killed(runs: Path, plan: DrillPlan, name: str, choices: Sequence[Choo
             _require_end(plan, ended)
             break
         newest = newest_durable(layout.checkpoints)
-        last = Kill(ended.step, 0 if newest is None else newest[1], in_validation=order.in_validation)
+        last = Kill(
+            ended.step,
+            0 if newest is None else newest[1],
+            in_validation=order.in_validation,
+            rank=order.rank if plan.nproc > 1 else None,
+        )
         kills.append(last)
         plan.tell(f"Killed (kill -9) {last}. A new process resumes from step {last.from_step}.")
     assert layout is not None
@@ -243,12 +263,13 @@ def _launch(runs: Path, plan: DrillPlan, name: str, order: DrillOrder) -> RunLay
     """Launch a run that finds the drill's order in its folder."""
     layout = create_run(runs, plan.task, name=name, token=name).layout
     write_record(layout.drill, order, durable=False)
-    return launch_run(runs, plan.task, name=name, token=name).layout
+    return launch_run(runs, plan.task, name=name, token=name, nproc=plan.nproc).layout
 
 
 def _wait(layout: RunLayout, attempt: int, plan: DrillPlan) -> AttemptExit | TrainerOutcome:
     """Wait until the attempt has ended. Raise `DrillFailed` if its supervisor was killed or the time is up."""
     files = layout.attempt(attempt)
+    outcomes = [layout.of_rank(rank).attempt(attempt).outcome for rank in range(plan.nproc)]
     deadline = time.monotonic() + plan.timeout_s
     while not plan.cancelled.is_set():
         processes = read_record_if_there(files.processes, AttemptProcesses)
@@ -258,7 +279,7 @@ def _wait(layout: RunLayout, attempt: int, plan: DrillPlan) -> AttemptExit | Tra
         if exited is not None:
             return exited
         ended = read_record_or_none(files.outcome, TrainerOutcome)
-        if ended is not None and ended.outcome != "crashed":
+        if ended is not None and ended.outcome != "crashed" and all(path.exists() for path in outcomes):
             # All is saved. Unloading torch would take two seconds of a processor that the other trainings need.
             send_signal(read_trainer(layout, attempt), signal.SIGKILL)
             return ended

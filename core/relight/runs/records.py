@@ -274,6 +274,8 @@ class DrillOrder(Record, frozen=True, kw_only=True):
     """
     in_validation: bool = False
     """Kill in a validation, when its result is known but not logged, instead of at a step edge."""
+    rank: int = 0
+    """The rank that kills itself, in a run of several."""
     end_step: int = 0
     """End the training here if it is longer; 0 for never."""
     end_after_s: float = 0.0

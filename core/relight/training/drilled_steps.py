@@ -10,6 +10,8 @@ from relight.runs.layout import DRILL_PREFIX, RunLayout
 from relight.runs.record_file import read_record_or_none
 from relight.runs.records import ENDED_BY_DRILL, DrillOrder
 from relight.training.checkpoint_cutter import CheckpointCutter
+from relight.training.ranks.group import Asking, RankGroup
+from relight.training.ranks.ranked_cutter import RankedCutter
 from relight.training.stopping import Stop
 
 _DURABLE_WITHIN_S = 600.0
@@ -26,11 +28,14 @@ def read_drill_order(layout: RunLayout, attempt: int) -> DrillOrder | None:
 
 
 class DrilledSteps:
-    """The steps of one attempt in a drill."""
+    """The steps of one attempt in a drill. Of several ranks, rank 0 decides, and one that the order names dies."""
 
-    def __init__(self, order: DrillOrder, cutter: CheckpointCutter) -> None:
+    def __init__(
+        self, order: DrillOrder, cutter: CheckpointCutter | RankedCutter, *, group: RankGroup | None = None
+    ) -> None:
         self._order = order
         self._cutter = cutter
+        self._group = group
         self._begun_s = time.monotonic()
         self._end_step = order.end_step
 
@@ -40,8 +45,10 @@ class DrilledSteps:
         A clock decides only here, so that another attempt can end at the same edge: a step may have several.
         """
         order = self._order
-        if order.end_after_s and step >= _LEAST_STEPS and time.monotonic() - self._begun_s >= order.end_after_s:
-            self._end_step = min(step, self._end_step or step)
+        if order.end_after_s and step >= _LEAST_STEPS:
+            is_late = time.monotonic() - self._begun_s >= order.end_after_s
+            if self._follow_rank_0(is_late):
+                self._end_step = min(step, self._end_step or step)
         if not order.in_validation:
             self._kill_from(step)
 
@@ -56,7 +63,16 @@ class DrilledSteps:
 
     def _kill_from(self, step: int) -> None:
         order = self._order
-        if not 0 < order.kill_step <= step or (self._cutter.last_cut_step or 0) < order.checkpoint_step:
+        if not 0 < order.kill_step <= step:
+            return
+        if not self._follow_rank_0((self._cutter.last_cut_step or 0) >= order.checkpoint_step):
             return
         self._cutter.drain(_DURABLE_WITHIN_S)
+        self._follow_rank_0(True)  # the other ranks wait until the checkpoint is durable
+        if self._group is not None and self._group.rank != order.rank:
+            self._group.agree(Asking.DRILL)  # raises when the connection to the dead rank is lost
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _follow_rank_0(self, answer: bool) -> bool:
+        """Return rank 0's answer."""
+        return answer if self._group is None else bool(self._group.follow(Asking.DRILL, value=int(answer)))

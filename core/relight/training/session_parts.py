@@ -18,7 +18,7 @@ from relight.runs.failures import FailureHistory, read_failures
 from relight.runs.fingerprint import word_resume_caveat
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record_or_none
-from relight.runs.records import AttemptStart, Objective, Pace, SavingState, TaskReference
+from relight.runs.records import AttemptStart, DrillOrder, Objective, Pace, SavingState, TaskReference
 from relight.tasks.config import TaskConfig
 from relight.tasks.retention_options import read_retention
 from relight.training.best_metric import BestMetric
@@ -73,16 +73,32 @@ def make_session_parts(
     write_environment(attempt.environment, environment, changes=changes)
     if changes:
         _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
+    order = read_drill_order(layout, start.attempt)
+    cutter: CheckpointCutter | RankedCutter
     if group is not None and group.rank:
-        return SessionParts(
-            RankedCutter(group, None), BestMetric(objective), shorten_environment(environment), group=group
-        )
+        cutter = RankedCutter(group, None)
+    else:
+        own = _make_cutter(layout, start, order, options=options, objective=objective, inherit_fds=inherit_fds)
+        cutter = own if group is None else RankedCutter(group, own)
+    drill = None if order is None else DrilledSteps(order, cutter, group=group)
+    return SessionParts(cutter, BestMetric(objective), shorten_environment(environment), drill, group)
+
+
+def _make_cutter(
+    layout: RunLayout,
+    start: AttemptStart,
+    order: DrillOrder | None,
+    *,
+    options: TaskConfig,
+    objective: Objective,
+    inherit_fds: tuple[int, ...],
+) -> CheckpointCutter:
+    """Start the writer process, and make the cutter that hands it the snapshots."""
     writer = WriterClient(
         layout.checkpoints,
         policy=read_retention(options, higher_is_better=objective.higher_is_better),
         inherit_fds=inherit_fds,
     )
-    order = read_drill_order(layout, start.attempt)
     policy = CutPolicy(
         every_s=options.checkpoint_every_s,
         every_steps=0 if order is not None and order.kill_step else options.checkpoint_every_steps,
@@ -90,10 +106,7 @@ def make_session_parts(
         budget=Budget(options.max_loss_s, options.max_overhead, _limit_bytes_a_day(layout)),
     )
     experience = Experience(_read_last_pace(layout, start), _read_failures(layout))
-    cutter = CheckpointCutter(attempt, policy=policy, writer=writer, experience=experience)
-    drill = None if order is None else DrilledSteps(order, cutter)
-    ranked = cutter if group is None else RankedCutter(group, cutter)
-    return SessionParts(ranked, BestMetric(objective), shorten_environment(environment), drill, group)
+    return CheckpointCutter(layout.attempt(start.attempt), policy=policy, writer=writer, experience=experience)
 
 
 def _limit_bytes_a_day(layout: RunLayout) -> float:

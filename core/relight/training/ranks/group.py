@@ -30,6 +30,7 @@ class Asking(IntEnum):
     LOOP_END = 5
     EVALUATED = 6
     END = 7
+    DRILL = 8
 
 
 _PLACES = {
@@ -40,6 +41,7 @@ _PLACES = {
     Asking.LOOP_END: "at the end of a loop",
     Asking.EVALUATED: "in run.evaluated",
     Asking.END: "at the end of the training",
+    Asking.DRILL: "at a step of the drill",
 }
 
 
