@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from relight.cli.application import app
-from relight.drill.proof import DrillProof, FirstDifference
+from relight.drill.proof import DrilledKill, DrillProof, FirstDifference
 from relight.runs.records import TaskReference
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ def test_the_keys_of_the_drill_are_those_that_are_printed(ask: Ask, monkeypatch:
         task=TaskReference(kind="builtin", name="digits"), config={}, time_s=1.0, bit_exact=False, fingerprint={},
         steps=40, killed_at_step=12, resumed_from_step=11, mid_epoch=True, checkpoints_compared=4, tensors_compared=17,
         metric_steps_compared=40, state_digest="d", uninterrupted_digest="e", first_difference=difference,
-        duration_s=9.0, folder=None, script_config=None,
+        duration_s=9.0, folder=None, script_config=None, nproc=2, kills=(DrilledKill(step=12, from_step=11, rank=1),),
     )  # fmt: skip
     monkeypatch.setattr("relight.drill.rehearsal.run_drill", lambda *_, **__: proof)
     answer = ask("drill", "digits", "--json")
     assert answer.exit_code == 1
     told = _read_section("drill").split("JSON keys:")[1]
-    assert set(re.findall(r"`(\w+)`", told)) == {*answer.json, *answer.json["first_difference"]}
+    assert set(re.findall(r"`(\w+)`", told)) == {*answer.json, *answer.json["first_difference"], "rank"}
+    assert answer.json["kills"][0]["rank"] == 1
 
 
 def test_every_command_that_ends_has_an_example() -> None:

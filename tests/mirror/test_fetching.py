@@ -119,9 +119,24 @@ def test_a_damaged_run_record_is_refused(place: Place, trained: Trained, runs: P
     assert not (runs / run_id).exists()
 
 
+def test_the_files_of_every_rank_are_fetched(place: Place, trained: Trained, runs: Path) -> None:
+    for rank in (1, 12):
+        own = trained.layout.of_rank(rank)
+        own.attempt(1).folder.mkdir(parents=True)
+        own.attempt(1).log.write_text(f"I am rank {rank}.")
+        own.attempt(1).start.write_bytes(trained.layout.attempt(1).start.read_bytes())
+        own.metrics.mkdir()
+        (own.metrics / "0001-train.rlm").write_bytes(b"curve")
+    layout = fetch_run(place.address, _copied(trained, place), runs).layout
+    assert layout.list_ranks(1) == [0, 1, 12]
+    assert layout.of_rank(12).attempt(1).log.read_text() == "I am rank 12."
+    assert (layout.of_rank(1).metrics / "0001-train.rlm").read_bytes() == b"curve"
+
+
 OUTSIDE = ["../evil", "attempts/../../evil", "attempts/0001/../../../evil"]
 HOSTILE = [
-    "attempts/0001/evil.sh", "attempts/0000/log.txt",
+    "attempts/0001/evil.sh", "attempts/0000/log.txt", "ranks/0/attempts/0001/log.txt", "ranks/1/evil",
+    "ranks/1/run.json", "ranks/1/ranks/2/attempts/0001/log.txt", "ranks/1/checkpoints/format.json",
     "attempts/0001/sub/log.txt", "metrics/evil", "metrics/sub/0001-train.rlm", "checkpoints/evil", "evil", ".bashrc",
     "checkpoints/labels/00000001-s1-0123abcd.evil", "lock", "mirror.json", "trust.json", "stop.json", "drill.json",
     "exports/best.pth", "checkpoints/manifests/evil.json", "checkpoints/manifests/sub/00000001-s1-0123abcd.json",

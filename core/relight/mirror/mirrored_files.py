@@ -30,7 +30,9 @@ _START = "start.json"
 _OF_ATTEMPT = (
     *(_START, "processes.json", "script.json", "writer.json", "environment.json", "progress.bin", "witness.bin"),
     *("resume_check.json", "saving.json", "outcome.json", "exit.json", "log.txt", "supervisor.txt"),
+    *("rank.json", "ranks_failure.json"),
 )
+_RANK = re.compile(r"ranks/[1-9][0-9]{0,5}/")
 _ATTEMPT = re.compile(r"attempts/((?!0000)[0-9]{4}|[1-9][0-9]{4,8})/([a-z_]+\.[a-z]+)")
 
 
@@ -38,14 +40,18 @@ def list_files(layout: RunLayout) -> Iterator[str]:
     """Return the relative paths of the records, logs and metric files that there may be; some are missing."""
     yield from _OF_RUN
     yield FORMAT
-    for number in layout.list_attempts():
-        for name in _OF_ATTEMPT:
-            yield attempt_path(number, name)
-    try:
-        names = sorted(path.name for path in layout.metrics.iterdir())
-    except OSError:
-        return
-    yield from (f"metrics/{name}" for name in names if most_bytes(f"metrics/{name}"))
+    attempts = layout.list_attempts()
+    for rank in sorted({rank for number in attempts for rank in layout.list_ranks(number)} | {0}):
+        own = layout.of_rank(rank)
+        within = f"ranks/{rank}/" if rank else ""
+        for number in own.list_attempts():
+            for name in _OF_ATTEMPT:
+                yield within + attempt_path(number, name)
+        try:
+            names = sorted(path.name for path in own.metrics.iterdir())
+        except OSError:
+            continue
+        yield from (f"{within}metrics/{name}" for name in names if most_bytes(f"metrics/{name}"))
 
 
 def attempt_path(number: int, name: str = _START) -> str:
@@ -54,13 +60,15 @@ def attempt_path(number: int, name: str = _START) -> str:
 
 
 def parse_start(path: str) -> int | None:
-    """Return the attempt whose start record has this relative path; None for another file."""
+    """Return the attempt of the run whose start record has this relative path; None for another file."""
     match = _ATTEMPT.fullmatch(path)
     return int(match[1]) if match is not None and match[2] == _START else None
 
 
 def attempt_of(path: str) -> int | None:
     """Return the attempt to which a record, log or metric file belongs; None for the run itself."""
+    of_rank = _RANK.match(path)
+    path = path if of_rank is None else path[of_rank.end() :]
     match = _ATTEMPT.fullmatch(path)
     if match is not None:
         return int(match[1])
@@ -73,9 +81,13 @@ def most_bytes(path: str) -> int | None:
 
     Packs have the size that a manifest says.
     """
-    folder, _, name = path.rpartition("/")
     if not path.isprintable() or len(path) > 300:
         return None
+    of_rank = _RANK.match(path)
+    if of_rank is not None:
+        path = path[of_rank.end() :]
+        return most_bytes(path) if path.startswith(("attempts/", "metrics/")) else None
+    folder, _, name = path.rpartition("/")
     if path in (*_OF_RUN, FORMAT):
         return SMALL_BYTES
     match = _ATTEMPT.fullmatch(path)

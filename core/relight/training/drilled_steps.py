@@ -28,7 +28,7 @@ def read_drill_order(layout: RunLayout, attempt: int) -> DrillOrder | None:
 
 
 class DrilledSteps:
-    """The steps of one attempt in a drill. Of several ranks, rank 0 decides, and one that the order names dies."""
+    """The steps of one attempt in a drill. With several ranks, rank 0 decides, and the rank in the order dies."""
 
     def __init__(
         self, order: DrillOrder, cutter: CheckpointCutter | RankedCutter, *, group: RankGroup | None = None
