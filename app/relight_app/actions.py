@@ -26,6 +26,7 @@ from relight.runs.record_file import read_record_or_none
 from relight.runs.records import AttemptStart, PreparedTask, TaskReference
 from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
+from relight.supervision.gpu_choice import choose_gpus
 from relight.supervision.interrupted_runs import resume_interrupted_runs
 from relight.supervision.launch import launch_run
 from relight.supervision.nproc import choose_nproc
@@ -49,7 +50,8 @@ class Launch(Request, frozen=True):
     """Start a new run. `config` has values by option, as text or typed; `arguments` are those of a script.
 
     `mirror` is where to copy it; None means RELIGHT_MIRROR, and "" nowhere. `nproc` is a number of processes or "auto",
-    as for `relight run --nproc`; "" means one.
+    as for `relight run --nproc`; "" means one. `gpus` are cards as for `relight run --gpus`, or {"0": true, "2": true};
+    "" means all.
     """
 
     task: str
@@ -58,6 +60,7 @@ class Launch(Request, frozen=True):
     max_restarts: int = 0
     mirror: str | None = None
     nproc: str | int = ""
+    gpus: str | dict[str, bool] = ""
     arguments: str | list[str] = ""
 
 
@@ -209,6 +212,13 @@ def split_arguments(arguments: str | list[str]) -> tuple[str, ...]:
         raise UsageError(f"The arguments cannot be parsed: {error}.") from None
 
 
+def name_gpus(request: Launch) -> str:
+    """Return the chosen cards as `--gpus` takes them; "" without a choice."""
+    if isinstance(request.gpus, str):
+        return request.gpus.strip()
+    return ",".join(name for name, chosen in request.gpus.items() if chosen)
+
+
 def drill_subject(request: Drill) -> Hashable:
     """Return what identifies the drill of a request: its run, or its task with what matters of its config."""
     if request.run:
@@ -219,11 +229,12 @@ def drill_subject(request: Drill) -> Hashable:
 
 def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
     mirror = choose_mirror(request.mirror)
-    nproc = choose_nproc(str(request.nproc).strip() or None) or 1
+    gpus = choose_gpus(name_gpus(request) or None) or ()
+    nproc = choose_nproc(str(request.nproc).strip() or None, gpus=gpus) or 1
     prepared = _prepare(request.task, request.config, split_arguments(request.arguments))
     launched = launch_run(
         engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts, nproc=nproc,
-        mirror=mirror,
+        gpus=gpus, mirror=mirror,
     )  # fmt: skip
     return {"run": launched.layout.run_id}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -111,14 +112,19 @@ def _spark_range(values: Sequence[float]) -> tuple[float, float]:
     return ordered[0], ordered[min(len(ordered) - 1, math.ceil(0.97 * len(ordered)) - 1)]
 
 
-def plan_board(names: Iterable[str], *, best_metric: str | None) -> tuple[ChartGroup, ...]:
-    """Plan all charts of a run: the training first, then a group for each prefix ("grad/…"), the machine last."""
+def plan_board(
+    names: Iterable[str], *, best_metric: str | None, cards: Mapping[int, str] | None = None
+) -> tuple[ChartGroup, ...]:
+    """Plan all charts of a run: the training first, then a group for each prefix ("grad/…"), the machine last.
+
+    `cards` are as for `plan_machine_charts`.
+    """
     names = list(names)
     groups: dict[str, list[ChartPlan]] = {"": []}
     for plan in plan_learning_charts(names, best_metric=best_metric):
         prefix, slash, _ = split_name(plan.series[0].name)[1].partition("/")
         groups.setdefault(prefix if slash else "", []).append(plan)
-    machine = plan_machine_charts(names)
+    machine = plan_machine_charts(names, cards=cards)
     return (
         *(
             ChartGroup(title or "Training", tuple(groups[title]), leading=0 if title else _count_leading(groups[title]))
@@ -149,8 +155,12 @@ def plan_learning_charts(names: Iterable[str], *, best_metric: str | None) -> li
     return [_learning_chart(column, sorted(columns[column], key=_stream_rank)) for column in ranked]
 
 
-def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
-    """Plan the charts of the resources that the run uses: CPU, memory, and two per GPU that it can see."""
+def plan_machine_charts(names: Iterable[str], *, cards: Mapping[int, str] | None = None) -> list[ChartPlan]:
+    """Plan the charts of the resources that the run uses: CPU, memory, and two per GPU that it can see.
+
+    `cards` are those that it uses, by number, each with what is on it ("rank 0"), if that is known: several of them
+    share two charts, with a line for each.
+    """
     available = set(names)
     plans = []
     if "system/cpu_share_percent" in available:
@@ -172,8 +182,13 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
                 _machine_series("machine_memory_bytes", "machine", "gray"),
             )
         )  # fmt: skip
-    card = 0
-    while f"system/gpu{card}_utilization_percent" in available:
+    if cards and len(cards) > 1:
+        return [*plans, *_plan_cards(available, cards)]
+    for card in itertools.takewhile(
+        lambda card: f"system/gpu{card}_utilization_percent" in available, itertools.count()
+    ):
+        if cards and card not in cards:
+            continue
         plans.append(
             _machine_chart(
                 f"gpu{card}-utilization", f"GPU {card}", "%",
@@ -188,8 +203,27 @@ def plan_machine_charts(names: Iterable[str]) -> list[ChartPlan]:
                 _machine_series(f"gpu{card}_memory_bytes", "whole GPU", "gray"),
             )
         )  # fmt: skip
-        card += 1
     return plans
+
+
+def _plan_cards(available: Collection[str], cards: Mapping[int, str]) -> list[ChartPlan]:
+    """Plan the charts of several cards: what each of them does, and what the run takes of its memory."""
+    there = [card for card in sorted(cards) if f"system/gpu{card}_utilization_percent" in available]
+    if not there:
+        return []
+
+    def draw(column: str) -> list[LiveSeries]:
+        return [
+            _machine_series(
+                f"gpu{card}_{column}", f"GPU {card}" + (f", {cards[card]}" if cards[card] else ""), f"chart{place}"
+            )
+            for place, card in enumerate(there, start=1)
+        ]
+
+    return [
+        _machine_chart("gpus-utilization", "GPUs", "%", *draw("utilization_percent"), y_range=(0, 100)),
+        _machine_chart("gpus-memory", "GPU memory of this run", "B", *draw("process_memory_bytes")),
+    ]
 
 
 def _learning_chart(column: str, names: Sequence[str]) -> ChartPlan:

@@ -7,6 +7,7 @@ import threading
 from relight.machine.report import MachinePoint, MachineReader, MachineReport
 from relight_app.settings import runs_folder
 
+_WAIT_S = 2.0
 _lock = threading.Lock()
 _reader: MachineReader | None = None
 
@@ -14,6 +15,13 @@ _reader: MachineReader | None = None
 def latest_machine_report() -> MachineReport:
     """Return the newest figures without waiting. The first call starts the reader."""
     return _start().latest()
+
+
+def read_cards() -> MachineReport:
+    """Return the newest figures. The first call waits a moment for the GPUs."""
+    reader = _start()
+    reader.wait_for_cards(_WAIT_S)
+    return reader.latest()
 
 
 def machine_history() -> list[MachinePoint]:

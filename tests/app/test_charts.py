@@ -69,6 +69,22 @@ def test_each_card_that_was_there_gets_two_charts() -> None:
     assert all(plan.by_time for plan in plan_machine_charts(LOGGED))
 
 
+def test_the_cards_of_several_ranks_share_two_charts_with_a_line_each() -> None:
+    names = [f"system/gpu{card}_{column}" for card in range(3) for column in ("utilization_percent", "memory_bytes")]
+    plans = plan_machine_charts(names, cards={0: "rank 0", 2: "rank 1"})
+    assert [plan.title for plan in plans] == ["GPUs", "GPU memory of this run"]
+    assert [series.label for series in plans[0].series] == ["GPU 0, rank 0", "GPU 2, rank 1"]
+    assert [series.name for series in plans[1].series] == [
+        "system/gpu0_process_memory_bytes", "system/gpu2_process_memory_bytes",
+    ]  # fmt: skip
+    assert len({series.color for series in plans[0].series}) == 2
+
+
+def test_one_chosen_card_hides_the_charts_of_the_others() -> None:
+    names = [f"system/gpu{card}_utilization_percent" for card in range(3)]
+    assert [plan.title for plan in plan_machine_charts(names, cards={1: ""})] == ["GPU 1", "GPU 1 memory"]
+
+
 def test_no_two_charts_share_a_key() -> None:
     keys = [plan.key for group in plan_board([*LOGGED, "train/cpu"], best_metric=None) for plan in group.charts]
     assert len(set(keys)) == len(keys)

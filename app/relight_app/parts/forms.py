@@ -114,6 +114,7 @@ def build_command(
     max_restarts: int = 0,
     mirror: str | None = None,
     nproc: str = "",
+    gpus: str = "",
     arguments: str = "",
 ) -> str:
     """Return the equivalent command; `arguments` are those of a script, as the person typed them."""
@@ -125,6 +126,8 @@ def build_command(
         parts += ["--restarts", str(max_restarts)]
     if nproc:
         parts += ["--nproc", nproc]
+    if gpus:
+        parts += ["--gpus", gpus]
     if mirror is not None:
         parts += ["--mirror", mirror]
     command = " ".join(shlex.quote(part) for part in parts)

@@ -9,15 +9,17 @@ from typing import Any
 from relight.errors import RelightError
 from relight.mirror.address import choose_mirror
 from relight.tasks.reference import TaskDescription
-from relight_app.actions import Drill, Launch, drill_subject
+from relight_app.actions import Drill, Launch, drill_subject, name_gpus
 from relight_app.engine import Engine
 from relight_app.formats import title_metric
 from relight_app.icons import icon
+from relight_app.machine_reader import read_cards
 from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY, choice
 from relight_app.parts.drill import DRILL_HELP, build_drill_card
 from relight_app.parts.forms import build_command, build_fields, build_text_field
+from relight_app.parts.gpu_choice import build_gpu_choice, find_owners
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query, read_request
 from relight_app.problems import explain
@@ -51,7 +53,7 @@ def build_launch_form(engine: Engine, query: Query) -> Markup:
         _build_file_form(file, known=task is not None) if own else None,
         problem,
         refused,
-        _build_form(task, given) if task is not None else None,
+        _build_form(task, given, build_gpu_choice(read_cards(), find_owners(engine))) if task is not None else None,
         class_="stack wide",
         data_title="Launch · Relight",
     )
@@ -63,7 +65,7 @@ def build_launch_command_line(engine: Engine, query: Query) -> Markup:
     arguments = request.arguments if isinstance(request.arguments, str) else ""
     command = build_command(
         request.task, request.config, name=request.name, max_restarts=request.max_restarts, mirror=request.mirror,
-        nproc=str(request.nproc).strip(), arguments=arguments,
+        nproc=str(request.nproc).strip(), gpus=name_gpus(request), arguments=arguments,
     )  # fmt: skip
     return Markup(tag("span", command))
 
@@ -99,7 +101,7 @@ def _build_file_form(file: str, *, known: bool) -> Markup:
     )
 
 
-def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
+def _build_form(task: TaskDescription, given: Mapping[str, Any], gpus: Markup | None) -> Markup:
     metric = task.objective.metric
     decided = f" {title_metric(metric)} decides which checkpoint is the best." if metric else ""
     defaults = {field.name: field.default for field in task.fields}
@@ -128,6 +130,7 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any]) -> Markup:
                 ) if not task.fields else None,
                 class_="fields",
             ),
+            gpus,
             tag(
                 "div",
                 tag("button", icon("launch"), "Launch", type="submit", class_="button solid"),

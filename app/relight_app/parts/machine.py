@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from relight.machine.gpu import ALARM_WORDS, GpuCard
 from relight.machine.host import HostSample
 from relight.machine.report import GpuProcessRow, MachinePoint, MachineReport
+from relight.overview.ranks_report import list_rank_pids
 from relight.overview.summary import RunSummary
+from relight.runs.layout import RunLayout
 from relight.wording import count, describe_bytes, describe_duration
 from relight_app.charts import draw_sparkline, thin_out
 from relight_app.engine import Engine
@@ -44,9 +47,17 @@ def build_machine(
         "div",
         _build_host(report.host, history),
         _build_trainings(live),
-        _build_gpus(report, history, live),
+        _build_gpus(report, history, _find_trainers(live)),
         class_="stack wide",
     )
+
+
+def _find_trainers(live: Sequence[RunSummary]) -> dict[int | None, RunSummary]:
+    """Return the processes of the runs that train: the trainer, or every rank."""
+    found: dict[int | None, RunSummary] = {run.pids.trainer: run for run in live}
+    for run in live:
+        found.update(dict.fromkeys(list_rank_pids(RunLayout(Path(run.path)), run.attempt).values(), run))
+    return found
 
 
 def build_meter(label: str, percent: float | None, words: str, *, alarm: bool = False, watch: bool = True) -> Markup:
@@ -149,7 +160,9 @@ def _build_host(host: HostSample | None, history: Sequence[MachinePoint]) -> Mar
     )  # fmt: skip
 
 
-def _build_gpus(report: MachineReport, history: Sequence[MachinePoint], live: Sequence[RunSummary]) -> Markup:
+def _build_gpus(
+    report: MachineReport, history: Sequence[MachinePoint], trainers: Mapping[int | None, RunSummary]
+) -> Markup:
     if not report.gpu.cards:
         reason = report.gpu.absent_reason or "No GPU was found."
         return tag("div", tag("h2", "GPUs"), tag("div", reason, class_="notice plain", role="status"), class_="stack")
@@ -159,7 +172,7 @@ def _build_gpus(report: MachineReport, history: Sequence[MachinePoint], live: Se
         "div",
         tag("h2", "GPUs ", tag("span", ", ".join(versions), class_="sub")),
         tag("div", [_build_card(card, _load_of(history, card)) for card in report.gpu.cards], class_="grid"),
-        _build_processes(report.gpu_processes, report.gpu.cards, {run.pids.trainer: run for run in live}),
+        _build_processes(report.gpu_processes, report.gpu.cards, trainers),
         class_="stack",
     )
 

@@ -9,6 +9,7 @@ from relight.drill.proof import JudgedProof
 from relight.overview.ranks_report import word_rank
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
+from relight.supervision.gpu_choice import word_gpus
 from relight.wording import count, describe_bytes, describe_duration
 from relight_app.formats import describe_option, describe_risk, short_metric
 from relight_app.markup import Markup, join, tag
@@ -33,6 +34,9 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         _attempt(run),
         tag("span", count(len(run.ranks), "rank"), class_="badge", title="; ".join(map(word_rank, run.ranks)))
         if run.ranks
+        else None,
+        tag("span", word_gpus(run.gpus), class_="badge", title="The cards that this run may use.")
+        if run.gpus
         else None,
         _resume_check(run),
         tag(

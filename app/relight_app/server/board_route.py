@@ -114,7 +114,7 @@ def read_board(engine: Engine, layout: RunLayout) -> Board:
         began_s=began_s,
         ended_s=None if run.status.is_live else ended_s,
         steps_per_epoch=_count_epoch_steps(read_progress(layout.attempt(run.attempt).progress)),
-        groups=plan_board(engine.list_metrics(layout.run_id), best_metric=record.best_metric),
+        groups=plan_board(engine.list_metrics(layout.run_id), best_metric=record.best_metric, cards=_find_cards(run)),
         edges=edges,
         checkpoints=tuple(
             Dot(info.step, info.time_s, "best" in info.labels, "pinned" in info.labels)
@@ -124,6 +124,12 @@ def read_board(engine: Engine, layout: RunLayout) -> Board:
         resume_refusal="Stop the run first." if run.status.is_live else _REFUSALS.get(run.status),
         origin=_find_origin(engine, run),
     )
+
+
+def _find_cards(run: RunSummary) -> dict[int, str]:
+    """Return the cards that the run uses, as far as they are known, with the rank on each."""
+    ranks = {each.gpu: f"rank {each.rank}" for each in run.ranks or () if each.gpu is not None}
+    return {**dict.fromkeys(run.gpus or (), ""), **ranks}
 
 
 def build_board(layout: RunLayout) -> tuple[bytes, str]:

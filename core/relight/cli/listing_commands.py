@@ -395,6 +395,7 @@ def _list_facts(summary: RunSummary, *, now_s: float) -> list[tuple[str, str]]:
         ("imported from", summary.imported_from.name if summary.imported_from else None),
         ("created", describe_age(summary.created_s, now_s=now_s)),
         ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items() if pid)),
+        ("GPUs", ", ".join(map(str, summary.gpus or ()))),
         *(("ranks" if each.rank == 0 else "", word_rank(each)) for each in summary.ranks or ()),
         ("folder", summary.path),
         ("resume", check.sentence if check is not None and check.verdict == "exact" else None),

@@ -65,6 +65,16 @@ NprocOption = Annotated[
     ),
 ]
 
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        metavar="0,2|all",
+        help="Train only on these GPUs, by the numbers that nvidia-smi shows.",
+        show_default=False,
+    ),
+]
+
 MirrorOption = Annotated[
     str | None,
     typer.Option(

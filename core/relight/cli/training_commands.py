@@ -12,6 +12,7 @@ from relight.cli.options import (
     TRAINING,
     ArgumentsArgument,
     DetachOption,
+    GpusOption,
     JsonOption,
     MirrorOption,
     ModuleOption,
@@ -64,6 +65,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits --set epochs=5 --set lr=0.01 --name trial --detach",
             "relight run spiral.py:Spiral --restarts 3",
             "relight run digits --nproc 2",
+            "relight run digits --gpus 0,2 --nproc auto",
             "relight run digits --mirror s3://bucket/runs",
             "relight run train.py --name trial -- --lr 3e-4",
         ),
@@ -100,6 +102,7 @@ def run(
     name: NameOption = None,
     restarts: RestartsOption = 0,
     nproc: NprocOption = None,
+    gpus: GpusOption = None,
     mirror: MirrorOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
@@ -115,16 +118,18 @@ def run(
     from relight.cli.task_argument import prepare_task
     from relight.mirror.address import choose_mirror
     from relight.runs.catalog import runs_folder
+    from relight.supervision.gpu_choice import choose_gpus
     from relight.supervision.launch import launch_run
     from relight.supervision.nproc import choose_nproc
 
     address = choose_mirror(mirror)
-    world_size = choose_nproc(nproc) or 1
+    cards = choose_gpus(gpus) or ()
+    world_size = choose_nproc(nproc, gpus=cards) or 1
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
         launched = launch_run(
-            runs_folder(runs), prepared, name=name, max_restarts=restarts, nproc=world_size, mirror=address
+            runs_folder(runs), prepared, name=name, max_restarts=restarts, nproc=world_size, gpus=cards, mirror=address
         )
         _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
@@ -199,6 +204,7 @@ def resume(
         ),
     ] = None,
     nproc: NprocOption = None,
+    gpus: GpusOption = None,
     trust: TrustOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
@@ -213,13 +219,15 @@ def resume(
     """
     from relight.mirror.address import is_run_url
     from relight.runs.catalog import find_run, runs_folder
+    from relight.supervision.gpu_choice import choose_gpus
     from relight.supervision.nproc import choose_nproc
     from relight.supervision.resume import resume_run
 
     if all_interrupted:
-        if run_name is not None or from_ is not None or restarts is not None or nproc is not None or trust:
+        if trust or any(given is not None for given in (run_name, from_, restarts, nproc, gpus)):
             raise UsageError(
-                "--all-interrupted takes no RUN, --from, --restarts, --nproc or --trust. Resume that run on its own."
+                "--all-interrupted takes no RUN, --from, --restarts, --nproc, --gpus or --trust. Resume that run "
+                "on its own."
             )
         _resume_all(runs_folder(runs), crashed=crashed, json=json)
         return
@@ -233,13 +241,30 @@ def resume(
         layout = find_run(runs_folder(runs), run_name)
     before = layout.latest_attempt()
     try:
-        launched = resume_run(layout, from_=from_, max_restarts=restarts, nproc=choose_nproc(nproc), trust=trust)
+        cards = choose_gpus(gpus)
+        launched = resume_run(
+            layout,
+            from_=from_,
+            max_restarts=restarts,
+            nproc=choose_nproc(nproc, gpus=cards if cards is not None else _read_gpus(layout)),
+            gpus=cards,
+            trust=trust,
+        )
     except KeyboardInterrupt:
         if layout.latest_attempt() > before:
             say_error(f"{layout.run_id} has already been resumed and continues in the background.")
         raise
     _tell(_word_start(launched), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
+
+
+def _read_gpus(layout: RunLayout) -> tuple[int, ...]:
+    """Return the cards that were chosen for the newest attempt."""
+    from relight.runs.record_file import read_record_or_none
+    from relight.runs.records import AttemptStart
+
+    start = read_record_or_none(layout.attempt(layout.latest_attempt()).start, AttemptStart)
+    return start.chosen_gpus if start is not None else ()
 
 
 def _resume_all(folder: Path, *, crashed: bool, json: bool) -> None:

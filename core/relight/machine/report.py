@@ -83,6 +83,10 @@ class MachineReader:
         )
         return MachineReport(time=at, host=host, gpu=gpu, gpu_processes=rows)
 
+    def wait_for_cards(self, timeout_s: float) -> None:
+        """Wait until the driver has told which cards there are, at most that long."""
+        self._gpus.wait_ready(timeout_s)
+
     def history(self) -> list[MachinePoint]:
         """Return the load of the last six hours, one point every five seconds."""
         return list(self._history)

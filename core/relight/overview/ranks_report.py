@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
 from relight.runs.process_identity import is_alive
 from relight.runs.progress import Progress, read_progress
@@ -22,12 +23,19 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str | None = None
     """How it failed; both None for a rank that has not."""
+    gpu: int | None = None
+    """The card that it trains on, by the number of nvidia-smi; None on a CPU, and before it has begun."""
     log: str
     """Path of its log."""
 
 
-def report_ranks(layout: RunLayout, attempt: int, *, world_size: int) -> tuple[RankReport, ...]:
-    """Return what each rank of the attempt is doing; nothing for a training in one process."""
+def report_ranks(
+    layout: RunLayout, attempt: int, *, world_size: int, gpus: tuple[int, ...] = ()
+) -> tuple[RankReport, ...]:
+    """Return what each rank of the attempt is doing; nothing for a training in one process.
+
+    `gpus` are the cards that were chosen for it, if any were.
+    """
     if world_size < 2:
         return ()
     failure = read_record_or_none(layout.attempt(attempt).ranks_failure, RanksFailure)
@@ -44,10 +52,32 @@ def report_ranks(layout: RunLayout, attempt: int, *, world_size: int) -> tuple[R
                 step=(read_progress(own.progress) or Progress()).step,
                 exit_code=ended.exit_code,
                 signal=ended.signal,
+                gpu=find_card((read_environment(own.environment) or {}).get("device"), gpus),
                 log=str(own.log),
             )
         )
     return tuple(reports)
+
+
+def list_rank_pids(layout: RunLayout, attempt: int) -> dict[int, int]:
+    """Return the pid of each rank of an attempt that is alive on this machine; {} for one process."""
+    found = {}
+    for rank in layout.list_ranks(attempt):
+        identity = read_record_or_none(layout.of_rank(rank).attempt(attempt).rank_process, ProcessIdentity)
+        if identity is not None and is_alive(identity):
+            found[rank] = identity.pid
+    return found
+
+
+def find_card(device: object, gpus: tuple[int, ...]) -> int | None:
+    """Return which of the machine's cards "cuda:1" is for a process that sees `gpus`; None for another device."""
+    name, _, index = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if name != "cuda" or not index.isdecimal():
+        return None
+    number = int(index)
+    if not gpus:
+        return number
+    return gpus[number] if number < len(gpus) else None
 
 
 def word_rank(report: RankReport) -> str:
@@ -55,4 +85,5 @@ def word_rank(report: RankReport) -> str:
     if report.signal is not None or report.exit_code is not None:
         how = report.signal or f"exit code {report.exit_code}"
         return f"rank {report.rank} ended by {how} at step {report.step}"
-    return f"rank {report.rank} at step {report.step}" + (f" (pid {report.pid})" if report.pid else "")
+    where = f" on GPU {report.gpu}" if report.gpu is not None else ""
+    return f"rank {report.rank} at step {report.step}{where}" + (f" (pid {report.pid})" if report.pid else "")

@@ -102,6 +102,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of comparing the steps that the newest attempt trained again; None until then, and in lists."""
     ranks: tuple[RankReport, ...] | None
     """The ranks of the newest attempt; None for one process, and in lists."""
+    gpus: tuple[int, ...] | None
+    """The cards that were chosen for the newest attempt; None for all."""
     notes: tuple[str, ...]
     """Sentences for the user: damaged files, checkpoints that a resume skipped, a resume that is not exact."""
     cause: DeathCause | None
@@ -179,12 +181,13 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
     live = report.status.is_live
     mirror, mirror_damage = find_mirror(layout) if traceback else (None, None)
     changes = check = ranks = None
+    gpus = (evidence.start.chosen_gpus or None) if evidence.start is not None else None
     if traceback and evidence.attempt:
         newest = layout.attempt(evidence.attempt)
         changes = read_changes(newest.environment)
         check = read_record_or_none(newest.resume_check, ResumeCheck)
         world_size = evidence.start.world_size if evidence.start is not None else 1
-        ranks = report_ranks(layout, evidence.attempt, world_size=world_size) or None
+        ranks = report_ranks(layout, evidence.attempt, world_size=world_size, gpus=gpus or ()) or None
     risk = measure_work_at_risk(evidence, newest_step=_newest_durable_step(layout), live=live)
     training = progress if report.status is RunStatus.RUNNING else None
     metrics = latest_values(layout.metrics)
@@ -229,6 +232,7 @@ def summarize_evidence(evidence: Evidence, *, traceback: bool = True) -> RunSumm
         environment_changes=changes,
         resume_check=check,
         ranks=ranks,
+        gpus=gpus,
         notes=(),
         non_finite=(
             trace_non_finite(layout, metrics, record.best_metric)

@@ -157,11 +157,18 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     token: str | None = None
     nproc: int | msgspec.UnsetType = msgspec.UNSET
     """How many processes train, if several do: absent for one, as in the records of older versions."""
+    gpus: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The cards that the attempt may use, by the numbers of nvidia-smi; absent for all of them."""
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return 1 if isinstance(self.nproc, msgspec.UnsetType) else self.nproc
+
+    @property
+    def chosen_gpus(self) -> tuple[int, ...]:
+        """The cards that the attempt may use; () for all of them."""
+        return () if isinstance(self.gpus, msgspec.UnsetType) else self.gpus
 
 
 def name_nproc(world_size: int) -> int | msgspec.UnsetType:

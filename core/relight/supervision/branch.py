@@ -103,6 +103,7 @@ def branch_run(
             max_restarts=max_restarts,
             token=token,
             nproc=name_nproc(before.world_size if before is not None else 1),
+            gpus=before.gpus if before is not None else msgspec.UNSET,
         )
 
     return start_first_attempt(child, prepare)

@@ -6,6 +6,8 @@ import shutil
 import time
 from pathlib import Path
 
+import msgspec
+
 from relight.errors import RelightError, RunBusy
 from relight.mirror.address import MirrorAddress, check_place
 from relight.mirror.report import set_mirror
@@ -23,21 +25,22 @@ def launch_run(
     token: str | None = None,
     max_restarts: int = 0,
     nproc: int = 1,
+    gpus: tuple[int, ...] = (),
     mirror: MirrorAddress | None = None,
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
     A second call with the same `token` returns the same run, which starts only once, even when both calls come at the
-    same moment from two processes. `nproc` processes train it, under torchrun if several. After a crash it restarts
-    automatically, up to `max_restarts` times. With `mirror` its checkpoints are copied there while it trains. Raises
-    RelightError when the folder cannot be written or no supervisor can be started.
+    same moment from two processes. `nproc` processes train it, under torchrun if several, on the cards `gpus`; () are
+    all cards. After a crash it restarts automatically, up to `max_restarts` times. With `mirror` its checkpoints are
+    copied there while it trains. Raises RelightError when the folder cannot be written or no supervisor can be started.
     """
     if mirror is not None:
         check_place(mirror, folder)
     layout, created = create_run(folder, prepared, name=name, token=token)
     start = AttemptStart(
         attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token,
-        nproc=name_nproc(nproc),
+        nproc=name_nproc(nproc), gpus=gpus or msgspec.UNSET,
     )  # fmt: skip
 
     def prepare() -> AttemptStart:

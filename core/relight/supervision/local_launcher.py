@@ -16,6 +16,7 @@ from relight.runs.lock import RunLock
 from relight.runs.process_identity import identify_process
 from relight.runs.record_file import read_record_or_none
 from relight.runs.records import AttemptStart, ProcessIdentity, TaskReference
+from relight.supervision.gpu_choice import name_visible
 from relight.supervision.launcher import ProcessEnd
 from relight.supervision.ranks import LiveRanks
 from relight.supervision.trainer_command import build_ranks_command, build_trainer_command
@@ -54,6 +55,7 @@ class LocalLauncher:
             folder=command.folder,
             lock_fd=self._lock.fileno(),
             ranks=LiveRanks(self._layout, attempt.number, world_size) if world_size > 1 else None,
+            gpus=start.chosen_gpus if start is not None else (),
         )
 
 
@@ -84,6 +86,7 @@ class TrainerProcess:
         folder: Path | None,
         lock_fd: int,
         ranks: LiveRanks | None = None,
+        gpus: tuple[int, ...] = (),
     ) -> None:
         """Start the process. Raises OSError when the command cannot be run."""
         self._ranks = ranks
@@ -96,7 +99,7 @@ class TrainerProcess:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=_environment(layout, attempt, lifeline=reading, lock_fd=lock_fd),
+                env={**_environment(layout, attempt, lifeline=reading, lock_fd=lock_fd), **name_visible(gpus)},
                 pass_fds=(reading, lock_fd),
                 start_new_session=True,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from relight.checkpoints.listing import newest_durable
 from relight.errors import RelightError, RunBusy
 from relight.overview.work_at_risk import find_last_step
@@ -31,14 +33,15 @@ def resume_run(
     token: str | None = None,
     max_restarts: int | None = None,
     nproc: int | None = None,
+    gpus: tuple[int, ...] | None = None,
     trust: bool = False,
 ) -> Launched:
     """Start the run's next attempt from `from_`: "latest" (or None), "best" or a step.
 
     "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
     checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
-    `max_restarts` and `nproc` None keep the value of the last attempt. `trust` allows the code of a run that was made
-    elsewhere.
+    `max_restarts`, `nproc` and `gpus` None keep the value of the last attempt; `gpus` () are all cards. `trust` allows
+    the code of a run that was made elsewhere.
 
     Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
     raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
@@ -54,7 +57,7 @@ def resume_run(
                 _refuse(evidence, number, from_=from_)
                 require_trust(layout, evidence.require_record(), trust=trust)
                 choice = choose_checkpoint(evidence, from_)
-                start = _next_start(evidence, choice, token=token, max_restarts=max_restarts, nproc=nproc)
+                start = _next_start(evidence, choice, token=token, max_restarts=max_restarts, nproc=nproc, gpus=gpus)
                 reached = _find_last_step(evidence)
                 start_attempt(layout, start, lock=lock)
                 return Launched(layout, start.attempt, created=True, notes=choice.notes, reached_step=reached)
@@ -86,13 +89,21 @@ def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None
 
 
 def _next_start(
-    evidence: Evidence, choice: CheckpointChoice, *, token: str | None, max_restarts: int | None, nproc: int | None
+    evidence: Evidence,
+    choice: CheckpointChoice,
+    *,
+    token: str | None,
+    max_restarts: int | None,
+    nproc: int | None,
+    gpus: tuple[int, ...] | None,
 ) -> AttemptStart:
     before = evidence.start
     if max_restarts is None:
         max_restarts = before.max_restarts if before is not None else 0
     if nproc is None:
         nproc = before.world_size if before is not None else 1
+    if gpus is None:
+        gpus = before.chosen_gpus if before is not None else ()
     return AttemptStart(
         attempt=evidence.attempt + 1,
         time_s=time.time(),
@@ -103,6 +114,7 @@ def _next_start(
         max_restarts=max_restarts,
         token=token,
         nproc=name_nproc(nproc),
+        gpus=gpus or msgspec.UNSET,
     )
 
 

@@ -229,6 +229,7 @@ class Supervisor:
                     from_step=choice.step,
                     notes=(decision.reason, *choice.notes),
                     max_restarts=this.max_restarts if this else 0,
+                    gpus=this.gpus if this else msgspec.UNSET,
                     nproc=this.nproc if this else msgspec.UNSET,
                 ),
             )

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from relight.machine.gpu import GpuCard, GpuReport
+from relight.machine.report import GpuProcessRow, MachineReport
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import RunRecord, TaskReference
 from relight.tasks.reference import list_tasks
@@ -53,6 +55,25 @@ def test_the_command_below_the_form_launches_the_same(engine: Engine) -> None:
     )
     (code,) = show(engine, "launch-form").find_all("code", data_preview="launch-command")
     assert code.text == "relight run digits"
+
+
+def test_each_card_has_a_box_that_says_who_is_on_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = (
+        GpuCard(index=0, name="NVIDIA H200", memory_used_bytes=80 * 10**9, memory_total_bytes=150 * 10**9,
+                processes_known=True),
+        GpuCard(index=1, name="NVIDIA H200", error="The driver has lost this card."),
+    )  # fmt: skip
+    rows = (GpuProcessRow(0, 4121, 10**9, "python", "ada", None), GpuProcessRow(0, 4122, 10**9, None, None, None))
+    report = MachineReport(0.0, None, GpuReport(cards, "580", "13.0", None), rows)
+    monkeypatch.setattr("relight_app.parts.launch.read_cards", lambda: report)
+    monkeypatch.setattr("relight_app.parts.launch.find_owners", lambda engine: {4121: "spiral (rank 0)"})
+    form = _form(show(engine, "launch-form", task="digits"))
+    assert {"gpus.0", "gpus.1"} <= set(form.fields())
+    for words in ("GPU 0 NVIDIA H200", "70 GB of 150 GB free", "on it: spiral (rank 0), process 4122", "has lost this"):
+        assert words in form.text
+    assert _command(engine, task="digits", gpus={"0": "true", "1": "false", "2": "true"}) == (
+        "relight run digits --gpus 0,2"
+    )
 
 
 def test_a_run_can_be_launched_again_with_its_own_config(engine: Engine, runs: Path) -> None:
