@@ -139,6 +139,7 @@ def soak(
         if layout is None:
             layout = launch_run(runs, prepared, name=victim, nproc=NPROC).layout
         if _live_and_kill(layout, victim, chance, found):
+            print(f"{victim}: kill {found.kills}, the right status after {found.status_s[-1]:.2f} s", flush=True)
             _resume(layout)
         else:
             _compare(layout, twin, found)

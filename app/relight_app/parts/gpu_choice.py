@@ -39,7 +39,7 @@ def build_gpu_choice(report: MachineReport, owners: Mapping[int, str]) -> Markup
         tag("legend", "GPUs"),
         tag("p", "Tick the cards that this run may use. Without a choice it may use all of them.", class_="sub"),
         boxes,
-        class_="stack tight",
+        class_="choices stack",
         data_key="gpus",
     )
 
@@ -47,13 +47,13 @@ def build_gpu_choice(report: MachineReport, owners: Mapping[int, str]) -> Markup
 def _build_card(card: GpuCard, rows: Iterable[GpuProcessRow], owners: Mapping[int, str]) -> Markup:
     return tag(
         "label",
-        tag("input", type="checkbox", name_=f"gpus.{card.index}", data_default="false"),
+        tag("input", type="checkbox", name_=f"gpus.{card.index}", data_default="false",
+            disabled=card.error is not None or None),
         tag("span", f"GPU {card.index} ", tag("span", card.name or "", class_="muted")),
-        tag("span", card.error or _word_memory(card), class_="sub"),
-        tag("span", _word_owners(card, rows, owners), class_="sub") if card.error is None else None,
+        tag("span", card.error or f"{_word_memory(card)}; {_word_owners(card, rows, owners)}", class_="sub"),
         class_="row",
         data_key=f"gpu-{card.index}",
-    )
+    )  # fmt: skip
 
 
 def _word_memory(card: GpuCard) -> str:
@@ -67,5 +67,5 @@ def _word_owners(card: GpuCard, rows: Iterable[GpuProcessRow], owners: Mapping[i
     """Say who is on a card: runs by their names, other processes by name and pid."""
     names = [owners.get(row.pid) or f"{row.name or 'process'} {row.pid}" for row in rows]
     if not names:
-        return "nobody is on it" if card.processes_known else "processes unknown"
+        return "no processes on it" if card.processes_known else "processes unknown"
     return "on it: " + name_some(names, most=_MOST_NAMED)

@@ -40,7 +40,7 @@ def name_visible(gpus: tuple[int, ...]) -> dict[str, str]:
     """Return the environment variables that show a process only these cards; none for all cards."""
     if not gpus:
         return {}
-    # CUDA numbers the fastest card first, unless it is told to use the order of nvidia-smi.
+    # By default CUDA calls the fastest card number 0, and nvidia-smi the first one on the bus.
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
 
 
