@@ -62,6 +62,7 @@ gpu:
 soak:
 	@scripts/set-up-venv dev
 	@.venv/bin/python -m tests.integration.soak $(ARGS)
+	@.venv/bin/python -m tests.integration.rank_soak --kills 5
 	@.venv/bin/python -m tests.durability.kills
 	@.venv/bin/python -m tests.durability.power_cuts --if-possible
 	@.venv/bin/python -m tests.durability.nfs --if-possible
