@@ -2,7 +2,7 @@
 
 Two ranks train one model with `DistributedDataParallel` and gloo, each on one thread, with steps of about 50 ms. The
 plain loop is started with torchrun. The other is the same script with `relight.init`, `run.track`, `run.steps` and
-`run.step`: it logs the loss, leaves witnesses, saves checkpoints at the pace that Relight chooses by itself, and asks
+`run.step`: it logs the loss, leaves witnesses, saves checkpoints at the pace that Relight chooses, and asks
 at each step edge, in one all-reduce of four numbers, whether to save or to stop. *The question alone* is that
 all-reduce and nothing else, step after step.
 
