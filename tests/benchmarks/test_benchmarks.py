@@ -105,3 +105,11 @@ def test_loading_space_and_memory_are_measured(tmp_path: Path) -> None:
     printed = run("checkpoint_memory.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
     assert "beyond, at its highest" in printed
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+def test_two_ranks_are_measured_beside_torchrun_alone(tmp_path: Path) -> None:
+    printed = run("ranks.py", "--rounds", "1", "--width", "8", "--batch", "8", "--dry", cwd=tmp_path)
+    for way in ("| torchrun alone", "| **Relight**", "| the question alone"):
+        assert way in printed
+    assert not list(tmp_path.iterdir())

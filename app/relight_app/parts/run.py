@@ -310,11 +310,16 @@ def _build_log(engine: Engine, run: _Run, query: Query) -> Markup:
         text = str(error)
     picker = rank_picker = None
     if len(ranks) > 1:
+        of_newest = (run.summary.ranks or ()) if number == run.summary.attempt else ()
+        cards = {each.rank: f" on GPU {each.gpu}" for each in of_newest if each.gpu is not None}
         rank_picker = tag(
             "label", tag("span", "Rank ", class_="sub"),
             tag(
                 "select",
-                [tag("option", f"Rank {one}", value=str(one or ""), selected=one == rank) for one in ranks],
+                [
+                    tag("option", f"Rank {one}{cards.get(one, '')}", value=str(one or ""), selected=one == rank)
+                    for one in ranks
+                ],
                 data_query="rank",
             ),
         )  # fmt: skip

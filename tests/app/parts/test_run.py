@@ -417,10 +417,12 @@ def test_the_ranks_are_in_the_header_and_each_has_its_log(engine: Engine, runs: 
     write_record(layout.attempt(1).start, msgspec.structs.replace(start, nproc=2))
     rank_1 = record_rank(layout, rank=1, attempt=1)
     rank_1.log.write_text("words of rank 1")
+    rank_1.environment.write_text('{"device": "cuda:1"}')
     assert "2 ranks" in show_run(engine, layout.run_id).text
     part = show(engine, "run-details", id=layout.run_id)
     assert "words of rank 1" not in part.text
     (picker,) = part.find_all("select", data_query="rank")
+    assert "Rank 1 on GPU 1" in picker.text
     assert [option.attributes["value"] for option in picker.find_all("option")] == ["", "1"]
     part = show(engine, "run-details", id=layout.run_id, rank="1")
     assert "words of rank 1" in part.text
