@@ -1,6 +1,6 @@
 """What Relight costs a training of two ranks, compared with the same training under torchrun alone.
 
-Two ranks train one model with `DistributedDataParallel` and gloo, each on one thread, with steps of about 50 ms. The
+Two ranks train one model with `DistributedDataParallel` and gloo, each on one thread, with steps of some 50 ms. The
 plain loop is started with torchrun. The other is the same script with `relight.init`, `run.track`, `run.steps` and
 `run.step`: it logs the loss, leaves witnesses, saves checkpoints at the pace that Relight chooses, and asks
 at each step edge, in one all-reduce of four numbers, whether to save or to stop. *The question alone* is that
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=60, help=f"blocks of {BLOCK} steps (%(default)s)")
     parser.add_argument("--width", type=int, default=512, help="width of the model (%(default)s)")
-    parser.add_argument("--batch", type=int, default=384, help="samples per rank and step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=600, help="samples per rank and step (%(default)s)")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     add_report_options(parser)
     options = parser.parse_args()
