@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 import xxhash
 
+from relight.checkpoints.digest import state_digest
+from relight.checkpoints.dtypes import count_bytes
 from relight.checkpoints.file_names import StoreLayout
 from relight.checkpoints.file_operations import DIRECT_ALIGNMENT, UNREADABLE, FileOperations
-from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry
+from relight.checkpoints.manifest import Manifest, PackEntry, TensorEntry, gather_parts
 from relight.checkpoints.snapshot_header import TensorSpec
 from relight.checkpoints.typed_json import decode_state
 from relight.errors import DamagedCheckpoint, DamagedFile
@@ -38,7 +40,7 @@ class CheckpointReader:
         self.manifest = manifest
         self._layout = layout
         self._operations = operations
-        self._entries = {entry.name: entry for entry in manifest.tensors}
+        self._parts = gather_parts(manifest.tensors, what=f"Manifest {manifest.name}")
         self._files: list[int] = []
         self._direct: set[int] = set()
         """Those of the files whose reads pass the page cache by."""
@@ -77,28 +79,73 @@ class CheckpointReader:
     @property
     def tensor_names(self) -> list[str]:
         """Names of all tensors, in the order of the snapshot."""
-        return list(self._entries)
+        return list(self._parts)
 
     def spec(self, name: str) -> TensorSpec:
-        """Return the type and shape of a tensor. `KeyError` if there is none of that name."""
-        entry = self._entries[name]
-        return TensorSpec(entry.name, entry.dtype, entry.shape, entry.bytes)
+        """Return the type and shape of a tensor, put together if it is split. `KeyError` if there is none."""
+        first, *_ = parts = self._parts[name]
+        if first.slice is None:
+            return first.spec
+        return TensorSpec(name, first.dtype, first.slice.shape, sum(part.bytes for part in parts))
+
+    def is_split(self, name: str) -> bool:
+        """Tell whether several ranks have saved the tensor, each its own rows."""
+        return self._parts[name][0].slice is not None
+
+    def list_digests(self, name: str) -> list[str]:
+        """Return the digests (xxh3-128) that the tensor's bytes must have, one for each of its parts in order."""
+        return [part.digest for part in self._parts[name]]
 
     def digest(self, name: str) -> str:
-        """Return the digest that the tensor's bytes must have (xxh3-128)."""
-        return self._entries[name].digest
+        """Return the digest (xxh3-128) that the tensor's bytes have. One that is split is read for that."""
+        if not self.is_split(name):
+            return self._parts[name][0].digest
+        hasher = xxhash.xxh3_128()
+        for chunk in self.read_chunks(name):
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def state_digest(self) -> str:
+        """Return the state digest, which does not depend on how the tensors are split. They are read if they are."""
+        specs = [(self.spec(name), self.digest(name)) for name in self._parts]
+        tensors = [(spec.name, spec.dtype, spec.shape, digest) for spec, digest in specs]
+        return state_digest(self.manifest, tensors=tensors)
 
     def read(self, name: str) -> bytearray:
         """Return a copy of the bytes of a tensor."""
-        data = bytearray(self._entries[name].bytes)
+        data = bytearray(self.spec(name).nbytes)
         self.read_into(name, data)
         return data
 
     def read_into(self, name: str, buffer: bytearray | memoryview) -> None:
         """Read a tensor into `buffer`, which has its size. After `DamagedCheckpoint` do not use the buffer."""
-        entry = self._entries[name]
-        view = memoryview(buffer).cast("B") if entry.bytes else memoryview(b"")
-        assert len(view) == entry.bytes, (len(view), entry)
+        spec = self.spec(name)
+        assert memoryview(buffer).nbytes == spec.nbytes, (memoryview(buffer).nbytes, spec)
+        self.read_range_into(name, buffer, begin=0)
+
+    def read_rows_into(self, name: str, buffer: bytearray | memoryview, *, row: int) -> None:
+        """Read the rows of a tensor from `row` on, as many as `buffer` has room for.
+
+        Only the parts that have some of these rows are read, but those to their ends, for their digests. After
+        `DamagedCheckpoint` do not use the buffer.
+        """
+        spec = self.spec(name)
+        self.read_range_into(name, buffer, begin=row * count_bytes(spec.dtype, spec.shape[1:]))
+
+    def read_range_into(self, name: str, buffer: bytearray | memoryview, *, begin: int) -> None:
+        """Read the bytes of a tensor from `begin` on, as `read_rows_into` does."""
+        if not memoryview(buffer).nbytes:
+            return
+        view, position = memoryview(buffer).cast("B"), -begin
+        for part in self._parts[name]:
+            if position >= 0 and position + part.bytes <= len(view):
+                self._read_part(part, view[position : position + part.bytes])
+            elif position < len(view) and position + part.bytes > 0:
+                self._read_some(part, view, position)
+            position += part.bytes
+        assert position >= len(view), (name, begin, len(view))
+
+    def _read_part(self, entry: TensorEntry, view: memoryview) -> None:
         hasher = xxhash.xxh3_128()
         for begin in range(0, entry.bytes, _CHUNK_BYTES):
             part = view[begin : begin + _CHUNK_BYTES]
@@ -107,12 +154,23 @@ class CheckpointReader:
         if hasher.hexdigest() != entry.digest:
             raise self._mismatch(entry)
 
+    def _read_some(self, entry: TensorEntry, view: memoryview, position: int) -> None:
+        """Read a part that begins at `position` of `view`, and take what fits into it."""
+        for chunk in self._read_entry(entry):
+            begin, end = max(position, 0), min(position + len(chunk), len(view))
+            if begin < end:
+                view[begin:end] = chunk[begin - position : end - position]
+            position += len(chunk)
+
     def read_chunks(self, name: str) -> Iterator[memoryview]:
         """Yield the bytes of a tensor in pieces. Each is valid until the next one is read.
 
-        The digest can only be checked after the last piece: `DamagedCheckpoint` is raised then.
+        The digest of a part can only be checked after its last piece: `DamagedCheckpoint` is raised then.
         """
-        entry = self._entries[name]
+        for entry in self._parts[name]:
+            yield from self._read_entry(entry)
+
+    def _read_entry(self, entry: TensorEntry) -> Iterator[memoryview]:
         scratch = memoryview(bytearray(min(entry.bytes, _CHUNK_BYTES)))
         hasher = xxhash.xxh3_128()
         for begin in range(0, entry.bytes, _CHUNK_BYTES):

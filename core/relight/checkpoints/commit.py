@@ -16,7 +16,7 @@ from relight.checkpoints.atomic_file import write_atomically
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.file_names import StoreLayout
 from relight.checkpoints.file_operations import FileOperations
-from relight.checkpoints.manifest import Manifest, encode_manifest
+from relight.checkpoints.manifest import VERSION, WHOLE_VERSION, Manifest, encode_manifest, gather_parts
 from relight.checkpoints.pack_writer import Target
 from relight.checkpoints.receipt import Receipt, merge_receipts
 from relight.checkpoints.snapshot_header import facts_of
@@ -27,11 +27,15 @@ from relight.wording import describe_bytes
 def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, target: Target) -> tuple[Manifest, int]:
     """Make a checkpoint of the packs that `receipts` name. Return its manifest and that file's length in bytes.
 
-    The receipts cover every tensor of the snapshot. The checkpoint is durable when this returns. Raises `OSError`; then
-    there is no checkpoint.
+    The receipts cover every tensor of the snapshot. The checkpoint is durable when this returns. Raises `OSError`, or
+    `DamagedCheckpoint` if the receipts of several ranks do not go together; then there is no checkpoint.
     """
     packs, tensors = merge_receipts(receipts)
+    is_split = any(entry.slice is not None for entry in tensors)
+    if len(receipts) > 1 or is_split:
+        gather_parts(tensors, what=f"The checkpoint at step {snapshot.step}")
     manifest = Manifest(
+        version=VERSION if is_split else WHOLE_VERSION,
         **facts_of(snapshot),
         name=target.name.stem,
         sequence=target.name.sequence,

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from relight.checkpoints.file_names import parse_label_name, parse_manifest_name, parse_pack_name, parse_stem
+from relight.checkpoints.file_names import (
+    is_receipt_name,
+    parse_label_name,
+    parse_manifest_name,
+    parse_pack_name,
+    parse_part_name,
+    parse_stem,
+)
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.manifest import decode_head
@@ -32,21 +39,29 @@ def apply_retention(store: CheckpointStore, plan: RetentionPlan) -> Sequence[Che
     for info in removed:
         remove_if_there(store.layout.manifests / info.path.name, operations)
     operations.sync_folder(store.layout.manifests)
-    _remove_unnamed_packs(store)
+    _remove_unnamed_packs(store, spare_newer=True)
     _remove_stale_labels(store)
     return removed
 
 
-def sweep(store: CheckpointStore) -> None:
+def sweep(store: CheckpointStore, *, spare_newer: bool = False) -> None:
     """Delete what crashes left behind: unfinished files, packs without a manifest, labels without a checkpoint.
 
-    Only the process that holds the run's lock may call this. Raises `OSError`.
+    With `spare_newer` the files of ranks stay that are newer than all checkpoints: a rank may be writing them now. Only
+    the process that holds the run's lock may call this. Raises `OSError`.
     """
     operations = store.operations
     for file_name in operations.list_folder(store.layout.temporary):
-        if parse_manifest_name(file_name) or parse_pack_name(file_name) or file_name == store.layout.format.name:
+        if spare_newer and _is_newer(file_name, store):
+            continue
+        if (
+            parse_manifest_name(file_name)
+            or parse_pack_name(file_name)
+            or is_receipt_name(file_name)
+            or file_name == store.layout.format.name
+        ):
             remove_if_there(store.layout.temporary / file_name, operations)
-    _remove_unnamed_packs(store)
+    _remove_unnamed_packs(store, spare_newer=spare_newer)
     _remove_stale_labels(store)
 
 
@@ -81,13 +96,22 @@ def remove_if_there(path: Path, operations: FileOperations) -> None:
         pass
 
 
-def _remove_unnamed_packs(store: CheckpointStore) -> None:
+def _is_newer(file_name: str, store: CheckpointStore) -> bool:
+    """Tell whether this is a file of a rank's part of a checkpoint that may still be committed."""
+    part = parse_part_name(file_name)
+    names = store.manifest_names()
+    return part is not None and (not names or part[0].sequence > names[-1].sequence)
+
+
+def _remove_unnamed_packs(store: CheckpointStore, *, spare_newer: bool) -> None:
     named, complete = find_named_packs(store, quarantined=True)
     if not complete:
         # A manifest that cannot be read may name any of them.
         return
     for file_name in store.operations.list_folder(store.layout.packs):
-        if parse_pack_name(file_name) is not None and file_name not in named:
+        if spare_newer and _is_newer(file_name, store):
+            continue
+        if (parse_pack_name(file_name) is not None and file_name not in named) or is_receipt_name(file_name):
             remove_if_there(store.layout.packs / file_name, store.operations)
 
 

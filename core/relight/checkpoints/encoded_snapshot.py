@@ -7,7 +7,14 @@ import math
 import msgspec
 
 from relight.checkpoints.manifest import encode_metrics
-from relight.checkpoints.snapshot_header import SnapshotFacts, SnapshotHeader, TensorSpec, check_tensors, facts_of
+from relight.checkpoints.snapshot_header import (
+    RankShare,
+    SnapshotFacts,
+    SnapshotHeader,
+    TensorSpec,
+    check_tensors,
+    facts_of,
+)
 from relight.checkpoints.typed_json import encode_state
 
 
@@ -19,6 +26,7 @@ class EncodedSnapshot(SnapshotFacts, frozen=True, kw_only=True):
     environment: msgspec.Raw
     state: msgspec.Raw
     tensors: tuple[TensorSpec, ...]
+    share: RankShare | None = None
 
 
 def encode_snapshot(header: SnapshotHeader) -> EncodedSnapshot:
@@ -32,4 +40,5 @@ def encode_snapshot(header: SnapshotHeader) -> EncodedSnapshot:
         environment=msgspec.Raw(encode_state(header.environment, owner="environment")),
         state=msgspec.Raw(encode_state(header.state)),
         tensors=tuple(header.tensors),
+        share=header.share,
     )

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import msgspec
 
 from relight.checkpoints.checkpoint_reader import CheckpointReader
-from relight.checkpoints.digest import state_digest
 from relight.checkpoints.file_operations import FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.module_parts import find_modules
@@ -128,7 +127,7 @@ def _write_safetensors(
         [TensorSpec(key, spec.dtype, spec.shape, spec.nbytes) for key, spec in specs.items()],
         read=lambda key: reader.read_chunks(names[key]),
         metadata={"format": "pt", "relight_checkpoint": info.name.stem},
-        digests={key: reader.digest(name) for key, name in names.items()},
+        digests={key: reader.digest(name) for key, name in names.items() if not reader.is_split(name)},
         operations=operations,
     )
 
@@ -170,7 +169,7 @@ def _describe(
         "metrics": {name: value if abs(value) < float("inf") else str(value) for name, value in info.metrics.items()},
         "score": info.score,
         "checkpoint": info.name.stem,
-        "state_digest": state_digest(reader.manifest),
+        "state_digest": reader.state_digest(),
         "tensors": len(names),
         "environment": reader.environment,
         "exported_s": time.time(),

@@ -13,6 +13,7 @@ _RANK = re.compile(r"-r(0|[1-9]\d*)$")
 _LABEL = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
 MANIFEST_SUFFIX = ".json"
 PACK_SUFFIX = ".safetensors"
+RECEIPT_SUFFIX = ".receipt"
 
 
 class CheckpointName(NamedTuple):
@@ -36,6 +37,14 @@ class CheckpointName(NamedTuple):
     def pack(self) -> str:
         """File name of the checkpoint's own pack."""
         return self.stem + PACK_SUFFIX
+
+    def pack_of(self, rank: int | None) -> str:
+        """File name of the pack of one of several ranks; of the checkpoint's own pack without a rank."""
+        return self.pack if rank is None else f"{self.stem}-r{rank}{PACK_SUFFIX}"
+
+    def receipt_of(self, rank: int) -> str:
+        """File name of a rank's receipt, which lies beside its pack until the manifest is committed."""
+        return f"{self.stem}-r{rank}{RECEIPT_SUFFIX}"
 
 
 def parse_stem(stem: str) -> CheckpointName | None:
@@ -62,6 +71,20 @@ def parse_pack_name(file_name: str) -> CheckpointName | None:
     if not file_name.endswith(PACK_SUFFIX):
         return None
     return parse_stem(_RANK.sub("", file_name.removesuffix(PACK_SUFFIX)))
+
+
+def parse_part_name(file_name: str) -> tuple[CheckpointName, int] | None:
+    """Return the checkpoint and the rank that the name of a rank's pack or receipt names, or None for another name."""
+    for suffix in (PACK_SUFFIX, RECEIPT_SUFFIX):
+        stem = file_name.removesuffix(suffix)
+        if stem != file_name and (match := _RANK.search(stem)) and (name := parse_stem(stem[: match.start()])):
+            return name, int(match[1])
+    return None
+
+
+def is_receipt_name(file_name: str) -> bool:
+    """Tell whether this is the name of a receipt."""
+    return file_name.endswith(RECEIPT_SUFFIX) and parse_part_name(file_name) is not None
 
 
 def label_file_name(stem: str, label: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -9,11 +10,14 @@ import xxhash
 
 from relight.checkpoints.dtypes import ITEM_BYTES, count_bytes
 from relight.checkpoints.file_names import CheckpointName, parse_pack_name
-from relight.checkpoints.snapshot_header import SnapshotFacts
+from relight.checkpoints.snapshot_header import Slice, SnapshotFacts, TensorSpec
 from relight.checkpoints.typed_json import decode_state, encode_state
 from relight.errors import DamagedCheckpoint, DamagedFile
 
-VERSION = 1
+VERSION = 2
+"""The latest version that this Relight reads."""
+WHOLE_VERSION = 1
+"""Written as long as no tensor is split, so that earlier Relights can read it."""
 _TAIL = b'"digest":"%s"}\n'
 _TAIL_BYTES = len(_TAIL) - 2 + 32
 
@@ -32,8 +36,8 @@ class PackEntry(msgspec.Struct, frozen=True):
     header_digest: str
 
 
-class TensorEntry(msgspec.Struct, frozen=True):
-    """One tensor: where its bytes are, and their digest (xxh3-128)."""
+class TensorEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One tensor, or one part of it: where its bytes are, and their digest (xxh3-128)."""
 
     name: str
     dtype: str
@@ -44,13 +48,25 @@ class TensorEntry(msgspec.Struct, frozen=True):
     """From the beginning of the file."""
     bytes: int
     digest: str
+    slice: Slice | None = None
+    """For a part of a tensor; from version 2 on."""
+
+    @property
+    def owner(self) -> str:
+        """Name by which the state refers to the tensor that this is, or is a part of."""
+        return self.name if self.slice is None else self.slice.of
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What the stored tensor looks like, without where it is."""
+        return TensorSpec(self.name, self.dtype, self.shape, self.bytes, self.slice)
 
 
 class _Head(SnapshotFacts, frozen=True, kw_only=True):
     """What a listing needs. The rest of the file is covered by its digest, and not decoded."""
 
     format: Literal["relight-checkpoint"] = "relight-checkpoint"
-    version: int = VERSION
+    version: int = WHOLE_VERSION
     name: str
     sequence: int
     parent: str | None
@@ -83,6 +99,11 @@ class Manifest(_Head, frozen=True, kw_only=True):
     tensors: tuple[TensorEntry, ...]
     state: msgspec.Raw
 
+    @property
+    def is_split(self) -> bool:
+        """Whether any tensor is split over several ranks."""
+        return self.version > WHOLE_VERSION
+
 
 _LINES = (
     *("format", "version", "name", "sequence", "step", "epoch", "attempt", "reason", "time_s", "parent"),
@@ -112,6 +133,7 @@ def decode_manifest(data: bytes, *, file_name: str) -> Manifest:
     """Decode a manifest, and check it against its own digest and its file name. Raises `DamagedCheckpoint`."""
     manifest: Manifest = _decode(_decoder, _check(data, file_name), file_name)
     _check_tensors(manifest, file_name)
+    gather_parts(manifest.tensors, what=f"Manifest {file_name}")
     return manifest
 
 
@@ -124,6 +146,40 @@ def decode_head(data: bytes, *, file_name: str) -> ManifestHead:
 def encode_metrics(metrics: dict[str, float]) -> msgspec.Raw:
     """Encode metrics as typed JSON, which can hold NaN and infinities."""
     return msgspec.Raw(encode_state({name: float(value) for name, value in metrics.items()}, owner="metrics"))
+
+
+def gather_parts(tensors: Iterable[TensorEntry], *, what: str) -> dict[str, tuple[TensorEntry, ...]]:
+    """Return the entries of each tensor by its name, in the order of its rows; a tensor that is not split has one.
+
+    Raises `DamagedCheckpoint`, which begins with `what`, if the parts of one do not make it whole.
+    """
+    parts: dict[str, list[TensorEntry]] = {}
+    for entry in tensors:
+        parts.setdefault(entry.owner, []).append(entry)
+    for name, found in parts.items():
+        if len(found) > 1 or found[0].slice is not None:
+            found.sort(key=lambda entry: (entry.slice.row if entry.slice else 0, entry.bytes))
+            _check_parts(name, found, what)
+    return {name: tuple(found) for name, found in parts.items()}
+
+
+def _check_parts(name: str, found: Sequence[TensorEntry], what: str) -> None:
+    first, row = found[0], 0
+    for entry in found:
+        place = entry.slice
+        if (
+            place is None
+            or first.slice is None
+            or not place.shape
+            or len(entry.shape) != len(place.shape)
+            or (entry.dtype, place.shape, entry.shape[1:]) != (first.dtype, first.slice.shape, place.shape[1:])
+            or place.row != row
+        ):
+            raise DamagedCheckpoint(f"{what} does not have every row of tensor '{name}' exactly once.")
+        row += entry.shape[0]
+    assert first.slice is not None
+    if row != first.slice.shape[0]:
+        raise DamagedCheckpoint(f"{what} has {row:,} of the {first.slice.shape[0]:,} rows of tensor '{name}'.")
 
 
 def _check(data: bytes, file_name: str) -> bytes:

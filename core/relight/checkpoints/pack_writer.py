@@ -41,6 +41,13 @@ class Target:
     operations: FileOperations
     parent: Manifest | None
     """Tensors that it has with the same type, shape and digest are shared, not written."""
+    rank: int | None = None
+    """The rank whose part is written; None for a whole checkpoint."""
+
+    @property
+    def pack(self) -> str:
+        """File name of the pack."""
+        return self.name.pack_of(self.rank)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _write_early(
 
     In both cases the snapshot has arrived completely.
     """
-    guess = () if target.parent is None else guess_written(snapshot.tensors, target.parent)
+    guess = () if target.parent is None else guess_written(snapshot.tensors, target.parent, rank=target.rank)
     if target.parent is not None and guess:
         data = ArrivingPack(snapshot.tensors, buffers, written=guess, parent=target.parent, arrival=arrival)
         try:
@@ -118,7 +125,7 @@ def _write(tensors: Sequence[TensorSpec], data: Iterable[memoryview], target: Ta
     """Write a pack of `tensors`, whose bytes are `data`, in the same order."""
     name, operations = target.name, target.operations
     plan = plan_pack(tensors, metadata={"format": "pt", "relight_checkpoint": name.stem})
-    path = target.layout.packs / name.pack
+    path = target.layout.packs / target.pack
     with atomic_file(path, layout=target.layout, operations=operations, forget_cached=True) as file:
         operations.reserve(file, plan.bytes)
         stream = FileStream(operations, file)
@@ -128,7 +135,7 @@ def _write(tensors: Sequence[TensorSpec], data: Iterable[memoryview], target: Ta
         length = stream.finish()
         assert length == plan.bytes, (length, plan.bytes)
     header_digest = xxhash.xxh3_128_hexdigest(plan.header)
-    return _WrittenPack(PackEntry(name.pack, plan.bytes, len(plan.header), header_digest), plan.offsets)
+    return _WrittenPack(PackEntry(target.pack, plan.bytes, len(plan.header), header_digest), plan.offsets)
 
 
 def _hash_all(buffers: Sequence[memoryview]) -> list[str]:

@@ -42,9 +42,10 @@ def place_tensors(tensors: Sequence[TensorSpec], digests: Sequence[str], *, pare
     return Placement(written, same_as, shared, () if parent is None else parent.packs)
 
 
-def guess_written(tensors: Sequence[TensorSpec], parent: Manifest) -> tuple[int, ...]:
+def guess_written(tensors: Sequence[TensorSpec], parent: Manifest, *, rank: int | None = None) -> tuple[int, ...]:
     """Predict, before there are digests, what `place_tensors` will have written: the tensors written last time."""
-    own = next((number for number, pack in enumerate(parent.packs) if pack.file == parent.checkpoint_name.pack), None)
+    last = parent.checkpoint_name.pack_of(rank)
+    own = next((number for number, pack in enumerate(parent.packs) if pack.file == last), None)
     entries = {entry.name: entry for entry in parent.tensors}
     written: list[int] = []
     offsets: set[int] = set()
@@ -77,12 +78,14 @@ def make_receipt(
         pack, offset = -1, 0
         if old_entry is not None:
             pack, offset = numbers[old_entry.pack], old_entry.offset
-            if pack == old_entry.pack and tensor.name == old_entry.name:
+            if (pack, tensor.name, tensor.slice) == (old_entry.pack, old_entry.name, old_entry.slice):
                 entries.append(old_entry)
                 continue
         elif tensor.nbytes:
             pack, offset = 0, new_offsets[placement.same_as[i]]
-        entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, pack, offset, tensor.nbytes, digests[i]))
+        entries.append(
+            TensorEntry(tensor.name, tensor.dtype, tensor.shape, pack, offset, tensor.nbytes, digests[i], tensor.slice)
+        )
     return Receipt(new_pack, tuple(placement.old_packs[old] for old in needed), tuple(entries))
 
 

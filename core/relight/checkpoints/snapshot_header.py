@@ -25,6 +25,17 @@ class TensorRef:
     name: str
 
 
+class Slice(msgspec.Struct, frozen=True):
+    """Which rows of which tensor a part of it has. Rows are counted along the first dimension."""
+
+    of: str
+    """Name of the whole tensor, by which the state refers to it."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    row: int
+    """The first row that this part has; the part's own shape says how many."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor: contiguous, row-major, little-endian. `dtype` is the name that safetensors uses ("F32", "BOOL")."""
@@ -33,6 +44,16 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    slice: Slice | None = None
+    """For one part of a tensor that is split over several ranks."""
+
+
+class RankShare(msgspec.Struct, frozen=True):
+    """Which part of a checkpoint one rank saves. All ranks know the checkpoint's name before any of them writes."""
+
+    rank: int
+    world_size: int
+    sequence: int
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +99,8 @@ class SnapshotHeader(SnapshotFacts, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
     """Versions, device, flags, and other things that may differ between runs that computed the same."""
     token: str = msgspec.field(default_factory=new_token)
+    share: RankShare | None = None
+    """None if this snapshot is the whole checkpoint."""
 
 
 def check_tensors(tensors: Iterable[TensorSpec]) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from relight.checkpoints import labels
 from relight.checkpoints.arrival import Arrival
+from relight.checkpoints.atomic_file import remove_if_possible
 from relight.checkpoints.checkpoint_reader import CheckpointReader
 from relight.checkpoints.commit import commit_manifest, explain_failure
 from relight.checkpoints.digest import state_digest
@@ -41,6 +42,8 @@ from relight.checkpoints.manifest import (
     decode_manifest,
 )
 from relight.checkpoints.pack_writer import Target, discard_pack, write_pack
+from relight.checkpoints.receipt import Receipt
+from relight.checkpoints.receipt_exchange import IsAlone, collect_receipts, hand_over, remove_receipts
 from relight.checkpoints.retention import PINNED
 from relight.checkpoints.snapshot_header import SnapshotHeader, facts_of
 from relight.checkpoints.store_format import make_folders, refuse_later_format
@@ -61,6 +64,10 @@ class CheckpointStore:
         self._heads: dict[str, tuple[FileIdentity, ManifestHead | DamagedCheckpoint]] = {}
         self._newest: tuple[FileIdentity, Manifest] | None = None
         self._format: FileIdentity | None = None
+        self._handed = 0
+        """The sequence number of the last receipt that this writer, of a rank above 0, has handed over."""
+        self._unhanded: tuple[CheckpointName, Receipt] | None = None
+        """A pack that is durable, and whose receipt could not be written yet."""
         self._guard = threading.Lock()
 
     def list(self, *, higher_is_better: bool | None = None) -> CheckpointListing:
@@ -134,6 +141,7 @@ class CheckpointStore:
         *,
         expected_digests: Mapping[str, str] | None = None,
         arrival: Arrival | None = None,
+        is_alone: IsAlone = lambda: False,
     ) -> CheckpointInfo:
         """Make a snapshot durable and return its checkpoint. `buffers` are the bytes of each of its tensors.
 
@@ -142,6 +150,9 @@ class CheckpointStore:
         `SaveError` if the file system refuses, `DamagedCheckpoint` if a tensor does not match `expected_digests`,
         `UnsupportedState`, or `Abandoned` if the rest of the snapshot never arrives. The earlier checkpoints are
         unchanged then.
+
+        A snapshot of rank 0 of several becomes a checkpoint when the other ranks have handed over theirs, by
+        `contribute`. `is_alone` tells when the training has ended: then the wait for them is a short one.
         """
         snapshot = header if isinstance(header, EncodedSnapshot) else encode_snapshot(header)
         flat = [buffer if buffer.format == "B" and buffer.ndim == 1 else _flatten(buffer) for buffer in buffers]
@@ -149,23 +160,74 @@ class CheckpointStore:
             make_folders(self.layout, self.operations)
             self._refuse_later_format(snapshot.step)
             names = self.manifest_names()
-            name = CheckpointName(self._next_sequence(names), snapshot.step, snapshot.token)
+            share = snapshot.share
+            sequence = self._next_sequence(names) if share is None else share.sequence
+            name = CheckpointName(sequence, snapshot.step, snapshot.token)
             if any(other.token == name.token and other.step == name.step for other in names):
                 for info in self.list().checkpoints:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
-            target = Target(name, self.layout, self.operations, self._read_parent(names))
+            rank = None if share is None else share.rank
+            target = Target(name, self.layout, self.operations, self._read_parent(names), rank)
+            if rank is not None:
+                # An earlier writer may have died before it could do that itself.
+                remove_if_possible(self.layout.packs / target.pack, self.operations)
             receipt = write_pack(snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival)
             try:
-                manifest, manifest_bytes = commit_manifest(snapshot, [receipt], target=target)
-            except OSError:
+                receipts = [receipt]
+                if share is not None:
+                    receipts += collect_receipts(share, target=target, step=snapshot.step, is_alone=is_alone)
+                manifest, manifest_bytes = commit_manifest(snapshot, receipts, target=target)
+            except Exception:
                 discard_pack(receipt, target)
                 raise
+            if share is not None:
+                remove_receipts(share, target=target)
         except OSError as error:
             raise explain_failure(error, snapshot, layout=self.layout, operations=self.operations) from error
         path = self.layout.manifests / name.manifest
         self._remember(path, manifest)
         return _describe(manifest, path, manifest_bytes, frozenset())
+
+    def contribute(
+        self, snapshot: EncodedSnapshot, buffers: Sequence[memoryview], *, arrival: Arrival | None = None
+    ) -> int:
+        """Make the part of a rank above 0 durable and hand over its receipt; return how many bytes were written.
+
+        It becomes part of a checkpoint when rank 0's writer commits the manifest. Raises as `commit` does.
+        """
+        share = snapshot.share
+        assert share is not None and share.rank
+        try:
+            name = CheckpointName(share.sequence, snapshot.step, snapshot.token)
+            if self._has_contributed(name, share.rank):
+                return 0
+            self._refuse_later_format(snapshot.step)
+            names = self.manifest_names()
+            # While the checkpoint before is not committed, an older parent may lose its packs at any moment.
+            parent = None if self._handed and names and names[-1].sequence < self._handed else self._read_parent(names)
+            target = Target(name, self.layout, self.operations, parent, share.rank)
+            if self._unhanded is None or self._unhanded[0] != name:
+                self._unhanded = (name, write_pack(snapshot, buffers, target=target, arrival=arrival))
+            receipt = self._unhanded[1]
+            # The pack stays even if this fails: rank 0 may have seen the receipt before it was taken back.
+            hand_over(receipt, share, target=target)
+        except OSError as error:
+            raise explain_failure(error, snapshot, layout=self.layout, operations=self.operations) from error
+        self._handed, self._unhanded = share.sequence, None
+        return 0 if receipt.new_pack is None else receipt.new_pack.bytes
+
+    def reserve_sequence(self, *, step: int) -> int:
+        """Make the folders for several writers, and return a number that no checkpoint and no leftover has.
+
+        Only the process that holds the run's lock may call this. Raises `SaveError`; `step` is what would be saved.
+        """
+        try:
+            make_folders(self.layout, self.operations)
+            return self._next_sequence(self.manifest_names())
+        except OSError as error:
+            what = f"The checkpoint at step {step} was not saved"
+            raise SaveError(f"{what}: {error.strerror or error} ({self.layout.folder}).") from error
 
     def read_manifest(self, info: CheckpointInfo) -> Manifest:
         """Read the whole manifest of a checkpoint. Raises `DamagedCheckpoint` or `CheckpointNotFound`."""
@@ -183,7 +245,11 @@ class CheckpointStore:
 
     def digest(self, info: CheckpointInfo) -> str:
         """Return the state digest, which is equal for two checkpoints that hold the same training state."""
-        return state_digest(self.read_manifest(info))
+        manifest = self.read_manifest(info)
+        if not manifest.is_split:
+            return state_digest(manifest)
+        with CheckpointReader(manifest, layout=self.layout, operations=self.operations) as reader:
+            return reader.state_digest()
 
     def check(
         self, info: CheckpointInfo, *, from_disk: bool = False, on_read: Callable[[int], None] | None = None
@@ -229,6 +295,16 @@ class CheckpointStore:
     def manifest_names(self) -> Sequence[CheckpointName]:
         """Return the names of all manifests, damaged ones included, from the oldest to the newest."""
         return sorted(filter(None, map(parse_manifest_name, self.operations.list_folder(self.layout.manifests))))
+
+    def _has_contributed(self, name: CheckpointName, rank: int) -> bool:
+        """Tell whether an earlier writer of this rank has handed over its receipt for this checkpoint.
+
+        In this order, because rank 0 removes the receipt after it has committed the manifest.
+        """
+        return any(
+            self.operations.exists(path)
+            for path in (self.layout.packs / name.receipt_of(rank), self.layout.manifests / name.manifest)
+        )
 
     def _pack_sizes(self, packs: Iterable[PackEntry]) -> dict[str, int]:
         sizes: dict[str, int] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import xxhash
 
@@ -85,11 +86,11 @@ def stream_weights(
     read: ReadChunks,
     metadata: Mapping[str, str],
     operations: FileOperations,
-    digests: Mapping[str, str] | None = None,
+    digests: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write a new, synced safetensors file, and compare what the disk gives back with what was written.
 
-    `digests` (xxh3-128 by name) are those that the tensors must have; without them the bytes that `read` gives count.
+    `digests` (xxh3-128 by name) are those that the tensors must have; without one the bytes that `read` gives count.
     Raises `OSError` if the file cannot be written, `ExportError` if it reads back differently.
     """
     _check_types(tensors)
@@ -103,11 +104,12 @@ def stream_weights(
         stream.write(memoryview(plan.header))
         for tensor in ordered:
             hasher = xxhash.xxh3_128()
+            known = digests.get(tensor.name)
             for chunk in read(tensor.name):
                 stream.write(chunk)
-                if digests is None:
+                if known is None:
                     hasher.update(chunk)
-            expected.append(hasher.hexdigest() if digests is None else digests[tensor.name])
+            expected.append(hasher.hexdigest() if known is None else known)
         stream.finish()
         operations.sync(file)
         operations.forget_cached(file)

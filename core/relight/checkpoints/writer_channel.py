@@ -25,6 +25,8 @@ class Configure(Message, frozen=True):
 
     folder: str
     policy: RetentionPolicy
+    rank: int | None = None
+    """The rank of the trainer, if it is one of several. Only rank 0's writer deletes and verifies."""
 
 
 class ShareMemory(Message, frozen=True):

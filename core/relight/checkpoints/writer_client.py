@@ -92,9 +92,13 @@ class WriterClient:
         *,
         policy: RetentionPolicy | None = None,
         inherit_fds: Sequence[int] = (),
+        rank: int | None = None,
     ) -> None:
-        """`folder` is the store; `policy` says which checkpoints it keeps. Raises `SaveError`."""
-        self._configure = Configure(str(folder.absolute()), policy or RetentionPolicy())
+        """`folder` is the store; `policy` says which checkpoints it keeps; `rank` is set for one of several.
+
+        Raises `SaveError`.
+        """
+        self._configure = Configure(str(folder.absolute()), policy or RetentionPolicy(), rank)
         self._inherit_fds = tuple(inherit_fds)
         self._guard = threading.RLock()
         self._slots = [_Slot(number) for number in range(_SLOTS)]
@@ -126,7 +130,7 @@ class WriterClient:
                 replace(rule, higher_is_better=higher_is_better) if rule.metric is None else rule
                 for rule in policy.best
             )
-            self._configure = Configure(self._configure.folder, replace(policy, best=rules))
+            self._configure = msgspec.structs.replace(self._configure, policy=replace(policy, best=rules))
             try:
                 self._channel.send(self._configure)
             except Disconnected:

@@ -177,7 +177,9 @@ class Writer:
             return
         configure = self._configure
         store = CheckpointStore(Path(configure.folder))
-        self._attempt(partial(sweep, store), "What an earlier crash left behind could not be removed")
+        if not configure.rank:
+            swept = partial(sweep, store, spare_newer=configure.rank is not None)
+            self._attempt(swept, "What an earlier crash left behind could not be removed")
         while (job := self._next_job()) is not None:
             info = self._write(job, store)
             if info is not None:
@@ -210,7 +212,17 @@ class Writer:
         submit = job.submit
         try:
             snapshot, buffers = self._read_slot(submit)
-            info = store.commit(snapshot, buffers, arrival=job.arrival)
+            share = snapshot.share
+            if share is not None and share.rank:
+                new_bytes = store.contribute(snapshot, buffers, arrival=job.arrival)
+                self._say(
+                    Durable(submit.slot, snapshot.step, share.sequence, snapshot.time_s, time.monotonic(), new_bytes)
+                )
+                self._release(job)
+                return None
+            info = store.commit(
+                snapshot, buffers, arrival=job.arrival, is_alone=lambda: self._finishing or self._orphaned
+            )
         except Abandoned:
             return None
         except RelightError as error:
@@ -222,14 +234,18 @@ class Writer:
             self._fail(job, f"The checkpoint at step {submit.step} was not saved: {type(error).__name__}: {error}")
             return None
         self._say(Durable(submit.slot, info.step, info.sequence, info.time_s, time.monotonic(), info.new_bytes))
-        self._say(Released(submit.slot))
+        self._release(job)
+        return info
+
+    def _release(self, job: _Job) -> None:
+        """Give back the slot of a saved snapshot, and those of older ones."""
+        self._say(Released(job.submit.slot))
         with self._changed:
             outdone = [other for other in self._waiting if other.serial < job.serial]
             self._waiting = [other for other in self._waiting if other.serial > job.serial]
         for other in outdone:
             # It failed, and this newer one did not. If it were saved now, it would count as the newest.
             self._say(Released(other.submit.slot))
-        return info
 
     def _read_slot(self, submit: Submit) -> tuple[EncodedSnapshot, list[memoryview]]:
         memory = self._memory[submit.slot].view

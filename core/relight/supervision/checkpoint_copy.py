@@ -34,7 +34,7 @@ def copy_checkpoint(source: CheckpointStore, info: CheckpointInfo, target: Check
             metrics=manifest.metrics,
             environment=manifest.environment,
             state=manifest.state,
-            tensors=tuple(reader.spec(entry.name) for entry in manifest.tensors),
+            tensors=tuple(entry.spec for entry in manifest.tensors),
         )
         digests = {entry.name: entry.digest for entry in manifest.tensors}
         return target.commit(snapshot, buffers, expected_digests=digests)
@@ -56,7 +56,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
             raise RelightError(f"The checkpoint at step {info.step} contains no model, so it has no weights to take.")
         names = _list_tensors(modules)
         views = _map_tensors(source, manifest, opened)
-        kept = [entry for entry in manifest.tensors if entry.name in names]
+        kept = [entry for entry in manifest.tensors if entry.owner in names]
         header = SnapshotHeader(
             step=0,
             epoch=0,
@@ -74,7 +74,7 @@ def copy_weights(source: CheckpointStore, info: CheckpointInfo, target: Checkpoi
                 },
             },
             environment={"work_s": 0.0},
-            tensors=[reader.spec(entry.name) for entry in kept],
+            tensors=[entry.spec for entry in kept],
         )
         digests = {entry.name: entry.digest for entry in kept}
         return target.commit(header, [views[entry.name] for entry in kept], expected_digests=digests)

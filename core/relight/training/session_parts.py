@@ -7,11 +7,13 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_client import WriterClient
 from relight.errors import RelightError
 from relight.runs.failures import FailureHistory, read_failures
@@ -74,12 +76,11 @@ def make_session_parts(
     if changes:
         _log.warning("%s", word_resume_caveat(changes, what="branch" if start.reason == "branch" else "resume"))
     order = read_drill_order(layout, start.attempt)
-    cutter: CheckpointCutter | RankedCutter
-    if group is not None and group.rank:
-        cutter = RankedCutter(group, None)
-    else:
-        own = _make_cutter(layout, start, order, options=options, objective=objective, inherit_fds=inherit_fds)
-        cutter = own if group is None else RankedCutter(group, own)
+    make_cutter = partial(
+        _make_cutter, layout, start, order, options=options, objective=objective, inherit_fds=inherit_fds,
+        rank=None if group is None else group.rank,
+    )  # fmt: skip
+    cutter = make_cutter() if group is None else RankedCutter(group, CheckpointStore(layout.checkpoints), make_cutter)
     drill = None if order is None else DrilledSteps(order, cutter, group=group)
     return SessionParts(cutter, BestMetric(objective), shorten_environment(environment), drill, group)
 
@@ -92,12 +93,14 @@ def _make_cutter(
     options: TaskConfig,
     objective: Objective,
     inherit_fds: tuple[int, ...],
+    rank: int | None,
 ) -> CheckpointCutter:
     """Start the writer process, and make the cutter that hands it the snapshots."""
     writer = WriterClient(
         layout.checkpoints,
         policy=read_retention(options, higher_is_better=objective.higher_is_better),
         inherit_fds=inherit_fds,
+        rank=rank,
     )
     policy = CutPolicy(
         every_s=options.checkpoint_every_s,

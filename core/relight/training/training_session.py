@@ -499,7 +499,7 @@ class TrainingSession:
             score=self._score,
             environment={**self._environment, "work_s": self._meter.work_s(self._edge_s)},
             attempt=self._start.attempt,
-            tensors=describe_tensors(captured.tensors),
+            tensors=describe_tensors(captured.tensors, captured.slices),
             state=captured.tree,
         )
 

@@ -1,12 +1,14 @@
 """The state that each rank has for itself, generators and tracked objects, in the one checkpoint of all ranks.
 
-Modules and optimizers are the same in every rank of a DDP training, so rank 0's are everyone's. The other ranks' own
-state is in the checkpoint's tree under `ranks`: `{"world_size": 2, "others": [{"parts": …, "rng": …}]}`.
+Modules and optimizers are the same in every rank of a DDP training, so rank 0's are everyone's. Of a model that
+`fully_shard` has split each rank saves its own rows (`ranked_cutter`); what is not split is rank 0's. The other ranks'
+own state is in the checkpoint's tree under `ranks`: `{"world_size": 2, "others": [{"parts": …, "rng": …}]}`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,13 +28,27 @@ RANKS = "ranks"
 _log = logging.getLogger("relight")
 
 
-class _Message(msgspec.Struct, frozen=True):
+class CheckpointKey(msgspec.Struct, frozen=True):
+    """What rank 0 tells the others about a checkpoint that each of them saves a part of."""
+
+    sequence: int
+    token: str
+
+
+class RankMessage(msgspec.Struct, frozen=True):
+    """What one rank tells the others at a cut."""
+
     tree: bytes
     tensors: bytes
+    key: CheckpointKey | None
+    """From rank 0, if tensors are split; None if not, or if nothing can be saved now."""
+    is_split: bool
 
 
-def encode_rank_state(tree: dict[str, Any], tensors: dict[str, Tensor], *, rank: int) -> bytes:
-    """Encode the part of a captured state that rank `rank` has for itself."""
+def encode_rank_state(
+    tree: dict[str, Any], tensors: dict[str, Tensor], *, rank: int, key: CheckpointKey | None = None, is_split: bool
+) -> bytes:
+    """Encode the part of a captured state that rank `rank` has for itself, and the `key` of the checkpoint."""
     own = {
         "parts": {name: part for name, part in tree["parts"].items() if part["kind"] == "object"},
         "rng": tree["rng"],
@@ -45,17 +61,21 @@ def encode_rank_state(tree: dict[str, Any], tensors: dict[str, Tensor], *, rank:
         return TensorRef(new_name)
 
     renamed = decode_tree(own, rename)
-    return msgspec.msgpack.encode(_Message(encode_state(renamed), safetensors.torch.save(kept)))
+    return msgspec.msgpack.encode(RankMessage(encode_state(renamed), safetensors.torch.save(kept), key, is_split))
 
 
-def add_rank_states(tree: dict[str, Any], messages: list[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def decode_messages(messages: Iterable[bytes]) -> list[RankMessage]:
+    """Return what the ranks have told each other."""
+    return [msgspec.msgpack.decode(message, type=RankMessage) for message in messages]
+
+
+def add_rank_states(tree: dict[str, Any], messages: Sequence[RankMessage]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return rank 0's tree with the states of all other ranks in it, and their tensors."""
     others: list[Any] = []
     tensors: dict[str, Tensor] = {}
     for message in messages[1:]:
-        decoded = msgspec.msgpack.decode(message, type=_Message)
-        others.append(decode_state(decoded.tree))
-        tensors.update(safetensors.torch.load(decoded.tensors))
+        others.append(decode_state(message.tree))
+        tensors.update(safetensors.torch.load(message.tensors))
     return {**tree, RANKS: {"world_size": len(messages), "others": others}}, tensors
 
 

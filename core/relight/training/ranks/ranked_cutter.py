@@ -1,37 +1,63 @@
-"""Cuts the checkpoints of a training of several ranks: rank 0 decides and saves, the others add their own state."""
+"""Cuts the checkpoints of a training of several ranks: rank 0 decides, and the others add their own state.
+
+Where the model is everyone's (DDP), rank 0 alone saves it. Where `fully_shard` has split it, each rank has a writer
+that saves its own part, and rank 0's writer commits the checkpoint when all parts are durable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 import msgspec
 from torch import Tensor
 
+from relight.checkpoints.deletion import sweep
 from relight.checkpoints.encoded_snapshot import encode_snapshot
-from relight.checkpoints.snapshot_header import SnapshotHeader
+from relight.checkpoints.snapshot_header import RankShare, SnapshotHeader
+from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.typed_json import decode_state, encode_state
+from relight.errors import SaveError
 from relight.runs.records import Objective
 from relight.training.checkpoint_cutter import CheckpointCutter
 from relight.training.metric_numbers import Values, to_numbers
 from relight.training.ranks.group import Asking, RankGroup
-from relight.training.ranks.rank_state import add_rank_states, encode_rank_state
+from relight.training.ranks.rank_state import (
+    CheckpointKey,
+    RankMessage,
+    add_rank_states,
+    decode_messages,
+    encode_rank_state,
+)
 from relight.training.state.snapshot import describe_tensors
+
+_SLOTS = 2
+"""How many snapshots wait in a writer at most."""
+_log = logging.getLogger("relight")
 
 
 class RankedCutter:
     """The cutter of one rank. All ranks call the same methods at the same step edges.
 
-    A checkpoint becomes durable on rank 0 only when every rank's state is in it: a rank that dies before leaves the
-    former checkpoint.
+    A checkpoint is committed only when every rank's state is in it: a rank that dies before leaves the former one.
     """
 
-    def __init__(self, group: RankGroup, cutter: CheckpointCutter | None) -> None:
-        """Take the cutter of rank 0; the other ranks have none."""
-        assert (cutter is not None) == (group.rank == 0)
+    def __init__(self, group: RankGroup, store: CheckpointStore, make_cutter: Callable[[], CheckpointCutter]) -> None:
+        """`make_cutter` makes this rank's cutter with its writer: at once in rank 0, elsewhere when it is needed."""
         self._group = group
-        self._cutter = cutter
+        self._store = store
+        self._make_cutter = make_cutter
+        self._cutter: CheckpointCutter | None = make_cutter() if group.rank == 0 else None
         self._step: int | None = None
-        self._gathered: list[bytes] = []
+        self._told: list[RankMessage] = []
+        self._sequence = 0
+        self._unnamed: str | None = None
+        """Why rank 0 could not name the last checkpoint of several writers."""
+
+    @property
+    def leader(self) -> CheckpointCutter | None:
+        """The cutter of rank 0, which decides; None in the other ranks."""
+        return self._cutter if self._group.rank == 0 else None
 
     @property
     def durable_step(self) -> int | None:
@@ -45,12 +71,12 @@ class RankedCutter:
 
     @property
     def failure(self) -> str | None:
-        """Why saving fails at present, as rank 0 knows it."""
-        return None if self._cutter is None else self._cutter.failure
+        """Why saving fails at present, as this rank knows it."""
+        return None if self._cutter is None else self._unnamed or self._cutter.failure
 
     @property
     def has_work(self) -> bool:
-        """Whether rank 0's writer holds a snapshot that is not durable yet."""
+        """Whether this rank's writer holds a snapshot that is not durable yet."""
         return self._cutter is not None and self._cutter.has_work
 
     @property
@@ -60,12 +86,12 @@ class RankedCutter:
 
     def is_due(self, step: int) -> bool:
         """Tell whether to cut a checkpoint at this step edge."""
-        due = self._cutter is not None and self._cutter.is_due(step)
+        due = self.leader is not None and self.leader.is_due(step)
         return self._group.end_step(due=due)
 
     def is_due_before_pause(self, step: int) -> bool:
         """Tell whether to cut before a validation."""
-        due = self._cutter is not None and self._cutter.is_due_before_pause(step)
+        due = self.leader is not None and self.leader.is_due_before_pause(step)
         return bool(self._group.follow(Asking.PAUSE, value=int(due)))
 
     def allow(self, can: bool) -> bool:
@@ -83,7 +109,7 @@ class RankedCutter:
         return told
 
     def part(self) -> None:
-        """Go on without the other ranks: what is left to do is the same for each of them, and only rank 0 saves."""
+        """Go on without the other ranks: what is left to do is the same for each of them."""
         self._group.parted = True
 
     def check(self, header: SnapshotHeader) -> None:
@@ -91,20 +117,65 @@ class RankedCutter:
         encode_snapshot(header)
 
     def cut(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
-        """Send this rank's own state to rank 0, which saves the states of all."""
+        """Send this rank's own state to rank 0, and save what this rank saves."""
         group = self._group
         if not group.parted:
-            self._gathered = group.gather(encode_rank_state(header.state, dict(tensors), rank=group.rank))
+            is_split = any(spec.slice is not None for spec in header.tensors)
+            key = self._name(header) if is_split and group.rank == 0 else None
+            own = encode_rank_state(header.state, dict(tensors), rank=group.rank, key=key, is_split=is_split)
+            self._told = decode_messages(group.gather(own))
         self._step = header.step
-        if self._cutter is not None:
-            state, added = add_rank_states(header.state, self._gathered)
-            whole = {**tensors, **added}
-            self._cutter.cut(msgspec.structs.replace(header, state=state, tensors=describe_tensors(whole)), whole)
+        key = self._told[0].key
+        if any(message.is_split for message in self._told):
+            if key is not None:
+                self._cut_part(header, tensors, key)
+        elif self._cutter is not None:
+            self._cut_whole(header, tensors)
+
+    def _name(self, header: SnapshotHeader) -> CheckpointKey | None:
+        """Choose the name under which all writers will save; None if the disk refuses."""
+        assert self._cutter is not None
+        try:
+            if not self._sequence and not self._cutter.has_work:
+                sweep(self._store)  # no rank has begun to write yet
+            free = self._store.reserve_sequence(step=header.step)
+        except (SaveError, OSError) as error:
+            if str(error) != self._unnamed:
+                _log.warning("%s Training continues.", error)
+            self._unnamed = str(error)
+            return None
+        self._unnamed = None
+        # Snapshots that still wait in this rank's writer may have to take a number, too.
+        self._sequence = max(self._sequence, free + (0 if self._sequence else _SLOTS * self._cutter.has_work)) + 1
+        return CheckpointKey(self._sequence - 1, header.token)
+
+    def _cut_whole(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
+        assert self._cutter is not None
+        state, added = add_rank_states(header.state, self._told)
+        whole = {**tensors, **added}
+        self._cutter.cut(msgspec.structs.replace(header, state=state, tensors=describe_tensors(whole)), whole)
+
+    def _cut_part(self, header: SnapshotHeader, tensors: Mapping[str, Tensor], key: CheckpointKey) -> None:
+        """Hand this rank's part to its writer. Rank 0's also has everything that is not split."""
+        rank = self._group.rank
+        specs, part = list(header.tensors), dict(tensors)
+        if rank == 0:
+            state, added = add_rank_states(header.state, self._told)
+            specs, part = specs + describe_tensors(added), part | added
+            header = msgspec.structs.replace(header, state=state)
+        else:
+            specs = [spec for spec in specs if spec.slice is not None]
+            part = {spec.name: part[spec.name] for spec in specs}
+            header = msgspec.structs.replace(header, state=None, environment={})
+        share = RankShare(rank, self._group.world_size, key.sequence)
+        if self._cutter is None:
+            self._cutter = self._make_cutter()
+        self._cutter.cut(msgspec.structs.replace(header, tensors=specs, token=key.token, share=share), part)
 
     def set_best(self, objective: Objective) -> None:
         """Tell the writer which of two checkpoints is better."""
-        if self._cutter is not None:
-            self._cutter.set_best(objective)
+        if self.leader is not None:
+            self.leader.set_best(objective)
 
     def poll(self) -> None:
         """Read what the writer has reported so far."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.errors import UnsupportedState
 from relight.training.state.module_names import ModuleNames
+from relight.training.state.shards import list_sharded_modules, reshard
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 from relight.training.state.tensor_marks import TensorMarks
@@ -76,6 +78,10 @@ class ModulePart:
             frozen = name in self.built_frozen
             if frozen != (name in before):
                 parameter.requires_grad_(not frozen)
+
+    def reshard(self) -> None:
+        """Let a module that `fully_shard` has split have its own parameters, also after a mere forward pass."""
+        reshard(self._sharded)
 
     def record_edge(self, *, frozen: bool = False) -> None:
         """Copy what the next forward pass may change, in one piece for all small buffers of a kind.
@@ -188,7 +194,9 @@ class ModulePart:
                 read.read_into(value.name, target)
                 given[name] = target  # copied onto itself below, so that hooks and extra state still run
             else:
-                given[name] = decode_tree(value, read)
+                given[name] = decode_tree(
+                    value, partial(read.like, live=target if isinstance(target, Tensor) else None)
+                )
         self.module.load_state_dict(given)
         self._restore_buffers(tree["buffers"], read, set(live))
         self._restore_flags(tree)
@@ -250,7 +258,7 @@ class ModulePart:
     def _restore_gradients(self, saved: dict[str, Any], read: TensorSource) -> None:
         for live, parameter in self.module.named_parameters():
             reference = saved.get(self._names.canonical(live))
-            parameter.grad = None if reference is None else decode_tree(reference, read).to(parameter.device)
+            parameter.grad = None if reference is None else read.like(reference.name, parameter).to(parameter.device)
 
     def _restore_flags(self, tree: dict[str, Any]) -> None:
         evaluating, frozen = set(tree["evaluating"]), set(tree["frozen"])
@@ -266,6 +274,7 @@ class ModulePart:
         """Look up, once, what every step edge needs."""
         self._names = ModuleNames(self.module)
         self._modules = [module for _, module in self.module.named_modules()]
+        self._sharded = list_sharded_modules(self.module)
         self._module_names = [self._names.canonical(name) for name, _ in self.module.named_modules()]
         self._record = None
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,7 +121,11 @@ class OptimizerPart:
         saved_names = [name for group in tree["groups"] for name in group["parameters"]]
         check_names(f"parameters of the {self.name}", saved=saved_names, live=self._names)
         places = {name: place for place, name in enumerate(self._names)}
-        state: dict[Any, Any] = {places[name]: decode_tree(value, read) for name, value in tree["state"].items()}
+        live_by_name = dict(zip(self._names, self._parameters(), strict=True))
+        state: dict[Any, Any] = {
+            places[name]: decode_tree(value, partial(read.like, live=live_by_name[name]))
+            for name, value in tree["state"].items()
+        }
         state.update(decode_tree(tree.get("rest", {}), read))
         live_groups = self.optimizer.param_groups
         live_tensors = [{k: v for k, v in g.items() if isinstance(v, Tensor)} for g in live_groups]
@@ -231,7 +236,7 @@ class OptimizerPart:
         return [*self.unnamed.values(), *((id(key), value) for key, value in state.items())]
 
     def _restore_parameters(self, tree: dict[str, Any], read: TensorSource) -> None:
-        saved = {key: decode_tree(value, read) for key, value in tree.get("parameters", {}).items()}
+        saved = {key: read.like(value.name, self.unnamed.get(key)) for key, value in tree.get("parameters", {}).items()}
         problems = [
             f"{key} ({describe_form(value)} in the checkpoint, {describe_form(self.unnamed[key])} now)"
             for key, value in saved.items()
@@ -244,7 +249,8 @@ class OptimizerPart:
             for key, value in saved.items():
                 self.unnamed[key].copy_(value)
                 if key in gradients:
-                    self.unnamed[key].grad = decode_tree(gradients[key], read).to(self.unnamed[key].device)
+                    gradient = read.like(gradients[key].name, self.unnamed[key])
+                    self.unnamed[key].grad = gradient.to(self.unnamed[key].device)
 
     def _restore_types(self, saved: Mapping[Any, Any]) -> None:
         """Undo PyTorch's cast of state to the parameter's type: fp32 moments of a bf16 parameter must stay fp32."""

@@ -9,25 +9,27 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relight.checkpoints.pack import order_for_pack
-from relight.checkpoints.snapshot_header import TensorSpec
+from relight.checkpoints.snapshot_header import Slice, TensorSpec
 from relight.training.state.state_tree import DTYPE_NAMES
 
 _TOLD_BYTES = 16 << 20
 _PART_BYTES = 2 << 20
 """Tensors of twice this size or more are copied by several threads, each of which copies at least so much."""
 _MOST_THREADS = 8
+_WHOLE: Mapping[str, Slice] = MappingProxyType({})
 
 
-def describe_tensors(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:
-    """Describe the tensors in the order in which they will be staged."""
+def describe_tensors(tensors: Mapping[str, Tensor], slices: Mapping[str, Slice] = _WHOLE) -> list[TensorSpec]:
+    """Describe the tensors in the order in which they will be staged. `slices` says which of them are parts."""
     return [
-        TensorSpec(name=name, dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), nbytes=tensor.nbytes)
+        TensorSpec(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), tensor.nbytes, slices.get(name))
         for name, tensor in tensors.items()
     ]
 

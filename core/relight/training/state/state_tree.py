@@ -21,6 +21,10 @@ class TensorSource(Protocol):
         """Return the tensor of that name: on the CPU, in memory that nothing else uses."""
         ...
 
+    def like(self, name: str, live: Tensor | None) -> Tensor:
+        """Return it split over the ranks as `live` is, if `live` is."""
+        ...
+
     def form(self, name: str) -> str:
         """Return its form as `describe_form` does, without reading it."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler
 
+from relight.checkpoints.snapshot_header import Slice
 from relight.errors import TaskError
 from relight.training.state.edge_copy import MovedSince, copy_state, open_copy
 from relight.training.state.module_state import ModulePart
 from relight.training.state.optimizer_state import OptimizerPart
 from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode_rng, restore_rng
+from relight.training.state.shards import is_sharded, refuse_sharded, split_tensors
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree
 from relight.training.state.tracked_values import TrackedTensor, adapt_value
@@ -35,6 +37,9 @@ class CapturedState:
 
     tree: dict[str, Any]
     tensors: dict[str, Tensor]
+    """What this rank has of them, if they are split over several."""
+    slices: dict[str, Slice] = field(default_factory=dict)
+    """Which of `tensors` are parts, and of what."""
 
 
 class _EdgeRecord(msgspec.Struct):
@@ -81,11 +86,7 @@ class TrainingState:
         if "." in name or ":" in name:
             raise TaskError(f"'{name}' cannot be a tracked name. Use a name without '.' and ':'.")
         if isinstance(tracked, nn.Module):
-            if any(type(parameter).__name__ == "DTensor" for parameter in tracked.parameters()):
-                raise TaskError(
-                    f"'{name}' is sharded over several ranks (fully_shard), which cannot be saved yet. Train it with "
-                    "DistributedDataParallel, or in one process."
-                )
+            split_tensors({own: one for own, one in tracked.named_parameters() if is_sharded(one)})  # or refuse it now
             self._modules[name] = ModulePart(name, tracked)
         elif isinstance(tracked, torch.optim.Optimizer):
             self._optimizers[name] = OptimizerPart(name, tracked)
@@ -112,6 +113,7 @@ class TrainingState:
         `frozen` also keeps which parameters are frozen, for an edge after which a script may change that.
         """
         for part in self._modules.values():
+            part.reshard()
             part.record_edge(frozen=frozen)
         self.watch_weights()
         self.generators = self._rng.capture()
@@ -156,6 +158,7 @@ class TrainingState:
         weights: dict[str, Tensor] = {}
         seen: set[int] = set()
         for name, part in self._modules.items():
+            part.reshard()
             prefix = "" if name == MODEL else f"{name}."
             for own, parameter in part.named_parameters():
                 weights[prefix + own] = parameter
@@ -187,6 +190,7 @@ class TrainingState:
         collector = StateCollector()
         parts: dict[str, Any] = {}
         for name, module in self._modules.items():
+            module.reshard()
             tree = module.capture(collector, at_edge=at_edge, gradients=self.accumulating)
             if tree is None:
                 return None
@@ -202,11 +206,11 @@ class TrainingState:
                 if not at_edge:
                     return None
                 state = tracked.state_dict()
-            parts[name] = {"kind": "object", "state": collector.encode(name, state)}
+            parts[name] = {"kind": "object", "state": collector.encode(name, refuse_sharded(name, state))}
         rng, tensors = encode_rng(record.rng)
         rng["tensors"] = {name: collector.add(f"rng.{name}", tensor) for name, tensor in tensors.items()}
         tree = {"format": FORMAT, "parts": parts, "rng": rng, "counters": dict(record.counters)}
-        return CapturedState(tree, collector.tensors)
+        return CapturedState(tree, *split_tensors(collector.tensors))
 
     def restore(self, tree: dict[str, Any], read: TensorSource, *, branch: bool = False) -> dict[str, Any]:
         """Put a saved tree into everything tracked except the generators; return the counters.

@@ -16,6 +16,7 @@ import xxhash
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from relight.training.state.shards import local_part
 from relight.training.state.tensor_memory import TensorMemory, is_readable
 
 _PLACES = 4
@@ -75,8 +76,11 @@ class WeightsWatch:
 
 
 def digest_tensor(tensor: Tensor) -> int:
-    """Return a digest of the tensor's bits: of its memory on the CPU, elsewhere the sum of its words."""
-    plain = tensor.detach().contiguous().reshape(-1)
+    """Return a digest of the tensor's bits: of its memory on the CPU, elsewhere the sum of its words.
+
+    Of a DTensor it is that of this rank's part.
+    """
+    plain = local_part(tensor).detach().contiguous().reshape(-1)
     if plain.device.type == "cpu":
         return xxhash.xxh3_64_intdigest(plain.view(torch.uint8).numpy().data)
     word = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(plain.element_size(), torch.int64)
@@ -89,7 +93,8 @@ def _is_watched(tensor: Tensor) -> bool:
 
 def _choose(weights: Mapping[str, Tensor], late: Collection[str]) -> list[tuple[str, Tensor]]:
     """Choose tensors spread over the model, trained ones first: an update changes nearly every one of them."""
-    readable = [(name, tensor) for name, tensor in weights.items() if is_readable(tensor)]
+    local = {name: tensor if is_lazy(tensor) else local_part(tensor) for name, tensor in weights.items()}
+    readable = [(name, tensor) for name, tensor in local.items() if is_readable(tensor)]
     chosen = [(name, tensor) for name, tensor in readable if name not in late] or readable
     if len(chosen) <= _PLACES:
         return chosen

@@ -113,7 +113,7 @@ def _is_same(reader: CheckpointReader, one: Any, other: Any) -> bool:
     if not (isinstance(one, TensorRef) and isinstance(other, TensorRef)):
         return False
     return reader.spec(one.name).shape == reader.spec(other.name).shape and (
-        reader.digest(one.name) == reader.digest(other.name)
+        reader.list_digests(one.name) == reader.list_digests(other.name)
     )
 
 
