@@ -30,6 +30,11 @@ _SILENT_ALONE_S = 20.0
 """The same after the training has ended or died: then the snapshot is given up."""
 _DIGEST_CHARACTERS = 32
 
+
+class Outdone(Exception):
+    """Another rank has dropped this snapshot, and goes on with a later one."""
+
+
 IsAlone = Callable[[], bool]
 """Tells whether the training of this writer has ended or died."""
 
@@ -56,8 +61,9 @@ def hand_over(receipt: Receipt, share: RankShare, *, target: Target) -> None:
 def collect_receipts(share: RankShare, *, target: Target, step: int, is_alone: IsAlone) -> list[Receipt]:
     """Wait for the receipts of all other ranks, check them, and return them in the order of the ranks.
 
-    Raises `SaveError` if a rank has dropped this snapshot or shows no sign of life, `Abandoned` if that happens after
-    the training has ended, `DamagedCheckpoint` for a receipt that is not what its rank wrote, or `OSError`.
+    Raises `Outdone` if a rank has gone on to a later snapshot, `SaveError` if it shows no sign of life, `Abandoned` if
+    that happens after the training has ended, `DamagedCheckpoint` for a receipt that is not what its rank wrote, or
+    `OSError`.
     """
     return [_wait_for(rank, share, target=target, step=step, is_alone=is_alone) for rank in range(1, share.world_size)]
 
@@ -88,7 +94,7 @@ def _wait_for(rank: int, share: RankShare, *, target: Target, step: int, is_alon
             if seen != signs:
                 signs, changed_s = seen, now
             if _has_gone_on(rank, target) and not operations.exists(path):
-                raise SaveError(f"The checkpoint at step {step} was not saved: rank {rank} has gone on to a later one.")
+                raise Outdone
         alone = is_alone()
         if now - changed_s >= (_SILENT_ALONE_S if alone else _SILENT_S):
             if alone:

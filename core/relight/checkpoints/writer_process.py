@@ -26,6 +26,7 @@ from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.encoded_snapshot import EncodedSnapshot
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.pack import lay_out
+from relight.checkpoints.receipt_exchange import Outdone
 from relight.checkpoints.recovery import find_newest_good
 from relight.checkpoints.retention import RetentionPolicy, plan_retention
 from relight.checkpoints.staging import StagingMemory
@@ -224,6 +225,9 @@ class Writer:
                 snapshot, buffers, arrival=job.arrival, is_alone=lambda: self._finishing or self._orphaned
             )
         except Abandoned:
+            return None
+        except Outdone:
+            self._say(Released(submit.slot))
             return None
         except RelightError as error:
             self._fail(job, str(error))

@@ -115,6 +115,8 @@ class RankedCutter:
     def check(self, header: SnapshotHeader) -> None:
         """Raise `UnsupportedState` if this rank's snapshot cannot be saved."""
         encode_snapshot(header)
+        if self._cutter is None and any(spec.slice is not None for spec in header.tensors):
+            self._cutter = self._make_cutter()  # its writer takes a second to start
 
     def cut(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
         """Send this rank's own state to rank 0, and save what this rank saves."""
