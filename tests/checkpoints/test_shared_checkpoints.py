@@ -296,10 +296,8 @@ def recorded(memory_path: Path) -> tuple[list[Entry], set[tuple[int, str]]]:
     return recorder.log, existed
 
 
-@pytest.mark.parametrize(
-    "journaled",
-    [pytest.param(True, id="ext4-like"), pytest.param(False, id="worst-case POSIX", marks=pytest.mark.thorough)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("journaled", [True, False], ids=["ext4-like", "worst-case POSIX"])
 def test_no_power_cut_loses_or_tears_a_checkpoint_of_two_writers(
     recorded: tuple[list[Entry], set[tuple[int, str]]], memory_path: Path, journaled: bool
 ) -> None:
