@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from relight.runs.record_file import read_record
 from relight.runs.records import AttemptProcesses
 from relight.supervision.ranks import LiveRanks
 from relight.supervision.resume import resume_run
+from tests.compiler import with_compiler
 
 pytestmark = [
     pytest.mark.processes,
@@ -143,6 +145,17 @@ if RANKS > 1:
     dist.barrier()
     dist.destroy_process_group()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler() -> Iterator[None]:
+    """Let all processes load PyTorch's compiler, which DTensor needs."""
+    environment = with_compiler(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        if "PYTHONPATH" in environment:
+            patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+        yield
 
 
 def _torchrun(folder: Path, nproc: int, *arguments: str) -> subprocess.Popen[bytes]:
