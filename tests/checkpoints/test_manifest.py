@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from relight.checkpoints.manifest import (
+    VERSION,
     LaterVersion,
     Manifest,
     PackEntry,
@@ -99,7 +100,7 @@ def test_a_manifest_under_another_name_is_not_a_checkpoint() -> None:
 
 
 def test_a_later_version_is_not_called_damaged() -> None:
-    later = msgspec.structs.replace(make_manifest(), version=2)
+    later = msgspec.structs.replace(make_manifest(), version=VERSION + 1)
     with pytest.raises(LaterVersion, match="later Relight"):
         decode_manifest(encode_manifest(later), file_name=NAME)
     with pytest.raises(LaterVersion, match="later Relight"):
