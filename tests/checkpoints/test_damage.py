@@ -228,10 +228,10 @@ def test_nothing_is_swept_while_a_manifest_cannot_be_read(store: CheckpointStore
 def test_a_checkpoint_of_a_later_version_is_passed_over_but_never_moved(store: CheckpointStore) -> None:
     import msgspec
 
-    from relight.checkpoints.manifest import encode_manifest
+    from relight.checkpoints.manifest import VERSION, encode_manifest
 
     newest = store.find("latest")
-    later = encode_manifest(msgspec.structs.replace(store.read_manifest(newest), version=2))
+    later = encode_manifest(msgspec.structs.replace(store.read_manifest(newest), version=VERSION + 1))
     newest.path.write_bytes(later)
     good, passed = find_newest_good(store)
     assert good is not None
