@@ -11,6 +11,7 @@ import torch
 from relight.checkpoints.snapshot_header import TensorRef
 from relight.training.ranks.rank_state import (
     add_rank_states,
+    decode_messages,
     encode_rank_state,
     note_world_size,
     saved_world_size,
@@ -32,8 +33,8 @@ def _tree(value: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _whole() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     trees = [_tree(rank) for rank in range(3)]
-    messages = [encode_rank_state(*each, rank=rank) for rank, each in enumerate(trees)]
-    tree, added = add_rank_states(trees[0][0], messages)
+    messages = [encode_rank_state(*each, rank=rank, is_split=False) for rank, each in enumerate(trees)]
+    tree, added = add_rank_states(trees[0][0], decode_messages(messages))
     return tree, {**trees[0][1], **added}
 
 

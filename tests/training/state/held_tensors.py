@@ -19,6 +19,10 @@ class HeldTensors:
     def __call__(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 
+    def like(self, name: str, live: Tensor | None) -> Tensor:
+        """Return the tensor: it is never split."""
+        return self(name)
+
     def form(self, name: str) -> str:
         """Describe the tensor's type and shape without reading it."""
         return describe_form(self._tensors[name])
