@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,6 +158,29 @@ def test_a_script_of_two_ranks_started_with_torchrun_resumes_with_the_launcher(
     store = CheckpointStore(layout.checkpoints)
     with store.open(store.find("latest")) as reader:
         assert "model.0.weight" in reader.tensor_names  # and not "model.module.0.weight"
+
+
+@pytest.mark.thorough
+def test_two_torchruns_as_on_two_machines_join_one_run(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "fast").touch()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", node, "--nproc-per-node",
+             "1", "--master-addr", "127.0.0.1", "--master-port", str(port), "train.py"],
+            cwd=tmp_path,
+            env={**os.environ, "RELIGHT_RUNS": str(workshop.folder), "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for node in "01"
+    ]  # fmt: skip
+    assert [process.wait(300) for process in processes] == [0, 0]
+    (layout,) = list_layouts(workshop.folder)
+    summary = workshop.finish(layout)
+    assert summary.step == 4 * 9
+    assert [report.step for report in summary.ranks or ()] == [4 * 9, 4 * 9]
 
 
 @pytest.mark.thorough

@@ -23,6 +23,7 @@ from relight.runs.records import (
     TrainerOutcome,
 )
 from relight.runs.status import FOREIGN_SILENCE_S, HANDOVER_S, STARTING_S, RunStatus, derive_status
+from relight.slurm.job import JobReport
 
 NOW = 1_000_000.0
 SUPERVISOR = ProcessIdentity(pid=11, start_ticks=1, boot_id="b", host="h")
@@ -65,6 +66,37 @@ def _exit(outcome: Any, **fields: Any) -> AttemptExit:
 
 def test_supervisor_and_trainer_alive_is_running() -> None:
     assert _status() == ("running", "")
+
+
+@pytest.mark.parametrize(
+    ("job", "status"),
+    [
+        (JobReport(7, "PENDING", reason="Resources"), "queued"),
+        (JobReport(7, "RUNNING", "n1"), "queued"),
+        (JobReport(7), "queued"),
+        (JobReport(7, "CANCELLED"), "interrupted"),
+        (JobReport(7, gone=True), "interrupted"),
+    ],
+)
+def test_an_attempt_without_processes_is_queued_as_long_as_its_job_may_start(job: JobReport, status: str) -> None:
+    assert _status(processes=None, supervisor_alive=False, trainer_alive=False, job=job) == (status, job.sentence)
+
+
+def test_a_job_that_slurm_starts_again_is_queued_whatever_the_attempt_before_came_to() -> None:
+    job = JobReport(7, "PENDING", reason="BeginTime")
+    preempted = _exit("stopped", stop_signal="SIGUSR1")
+    dead = {"supervisor_alive": False, "trainer_alive": False}
+    assert _status(exit=preempted, job=job, **dead)[0] == "queued"
+    assert _status(job=job, foreign=True, **dead)[0] == "queued"
+    assert _status(exit=preempted, job=JobReport(7, "CANCELLED"), **dead)[0] == "stopped"
+
+
+def test_on_another_machine_the_job_tells_more_than_the_silence_of_the_files() -> None:
+    elsewhere = {"foreign": True, "supervisor_alive": False, "trainer_alive": False, "changed_s": NOW - 3600}
+    assert _status(job=JobReport(7, "RUNNING", "n[1-2]"), **elsewhere) == ("running", "Slurm job 7 runs on n[1-2].")
+    fresh = {**elsewhere, "changed_s": NOW}
+    assert _status(job=JobReport(7, "NODE_FAIL"), **fresh) == ("interrupted", "Slurm job 7 has ended: NODE_FAIL.")
+    assert _status(job=JobReport(7), **fresh)[0] == "running"
 
 
 @pytest.mark.parametrize("outcome", ["finished", "stopped", "crashed"])

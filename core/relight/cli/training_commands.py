@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from relight.cli.interruptions import Interruptions
     from relight.overview.summary import RunSummary
     from relight.runs.layout import RunLayout
-    from relight.runs.records import AttemptStart
+    from relight.runs.records import AttemptStart, SlurmJob
     from relight.supervision.attempt_start import Launched
 
 _FORCE_S = 30.0
@@ -47,6 +47,30 @@ RestartsOption = Annotated[
         metavar="N",
         min=0,
         help="Restart a crashed trainer automatically, up to N times, from its newest checkpoint.",
+    ),
+]
+
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="slurm",
+        help="Submit the run to Slurm instead of training here. See docs/slurm.md.",
+        show_default=False,
+    ),
+]
+
+NodesOption = Annotated[
+    int, typer.Option("--nodes", metavar="N", min=1, help="With --on slurm: train on N nodes, --nproc ranks on each.")
+]
+
+SbatchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sbatch",
+        metavar="OPTIONS",
+        help='With --on slurm: options for sbatch, such as "--partition=gpu --time=8:00:00"; may be repeated.',
+        show_default=False,
     ),
 ]
 
@@ -67,6 +91,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits --nproc 2",
             "relight run digits --gpus 0,2 --nproc auto",
             "relight run digits --mirror s3://bucket/runs",
+            'relight run digits --on slurm --nodes 2 --nproc 4 --sbatch "--partition=gpu --gpus-per-node=4"',
             "relight run train.py --name trial -- --lr 3e-4",
         ),
     )(run)
@@ -103,6 +128,9 @@ def run(
     restarts: RestartsOption = 0,
     nproc: NprocOption = None,
     gpus: GpusOption = None,
+    on: OnOption = None,
+    nodes: NodesOption = 1,
+    sbatch: SbatchOption = None,
     mirror: MirrorOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
@@ -113,6 +141,7 @@ def run(
     """Launch a run and watch it until it ends.
 
     The run has its own processes, so closing the terminal does not end it. Ctrl-C asks it to stop with a checkpoint.
+    With --on slurm it waits for its nodes first; Slurm starts it again after a preemption, a time limit or a lost node.
     """
     from relight.cli.interruptions import Interruptions
     from relight.cli.task_argument import prepare_task
@@ -121,18 +150,62 @@ def run(
     from relight.supervision.gpu_choice import choose_gpus
     from relight.supervision.launch import launch_run
     from relight.supervision.nproc import choose_nproc
+    from relight.tasks.reference import resolve_task
 
     address = choose_mirror(mirror)
     cards = choose_gpus(gpus) or ()
+    options = list(sbatch or ())
+    if on is not None and arguments and not is_module and resolve_task(task).kind != "script":
+        options, arguments = [*options, *arguments], None  # such a task takes none, so they are for sbatch
+    slurm = _plan_job(on, nodes=nodes, options=options, nproc=nproc, gpus=gpus)
     world_size = choose_nproc(nproc, gpus=cards) or 1
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
         launched = launch_run(
-            runs_folder(runs), prepared, name=name, max_restarts=restarts, nproc=world_size, gpus=cards, mirror=address
+            runs_folder(runs),
+            prepared,
+            name=name,
+            max_restarts=restarts,
+            nproc=world_size,
+            gpus=cards,
+            mirror=address,
+            slurm=slurm,
         )
-        _tell([f"{launched.layout.run_id} starts in {launched.layout.folder}"], json=json)
+        how = "starts" if slurm is None else "was submitted to Slurm; it is"
+        _tell([f"{launched.layout.run_id} {how} in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
+
+
+def _plan_job(
+    on: str | None, *, nodes: int, options: Sequence[str], nproc: str | None, gpus: str | None
+) -> SlurmJob | None:
+    """Return how Slurm starts the run; None for a run on this machine. Raise `UsageError` for what does not fit."""
+    import shlex
+
+    from relight.runs.records import SlurmJob
+
+    if on is None:
+        if nodes > 1 or options:
+            raise UsageError("--nodes and --sbatch are for a run that Slurm starts: add --on slurm.")
+        return None
+    if on != "slurm":
+        raise UsageError(f"--on {on} is not known. Use --on slurm, or leave it out to train on this machine.")
+    if nproc == "auto":
+        raise UsageError(
+            "--nproc auto counts the GPUs of this machine, not of the nodes. Give the number of ranks on each node."
+        )
+    if gpus is not None:
+        raise UsageError("--gpus chooses cards of this machine. Ask Slurm for them: --sbatch --gpus-per-node=4.")
+    try:
+        words = tuple(word for each in options for word in shlex.split(each))
+    except ValueError as error:
+        raise UsageError(f"--sbatch {options!r} cannot be read: {error}.") from error
+    if wrong := [word for word in words if not word.startswith("-") or "\n" in word]:
+        raise UsageError(
+            f"--sbatch {wrong[0]!r} is not an option of sbatch in one word. Write --partition=gpu, not --partition gpu."
+        )
+    return SlurmJob(nodes=nodes, options=words)
 
 
 def stop(
@@ -397,7 +470,12 @@ def _read_start(layout: RunLayout, attempt: int) -> AttemptStart:
 
 
 def _advise_on_processes(summary: RunSummary) -> str:
+    from relight.runs.evidence import read_job
+    from relight.runs.layout import RunLayout
+
     pids = [str(pid) for pid in (summary.pids.supervisor, summary.pids.trainer) if pid]
+    if (job := read_job(RunLayout(Path(summary.path)))) is not None and not job.ended:
+        return f"You can end its job with: scancel {job.job}. Its durable checkpoints stay."
     if not pids:
         return "None of its processes is on this machine: stop it where it runs."
     return f"You can end its processes with: kill -9 {' '.join(pids)}. Its durable checkpoints stay."

@@ -6,7 +6,7 @@ import msgspec
 
 from relight.runs.fingerprint import read_environment
 from relight.runs.layout import RunLayout
-from relight.runs.process_identity import is_alive
+from relight.runs.process_identity import host_name, is_alive
 from relight.runs.progress import Progress, read_progress
 from relight.runs.record_file import read_record_or_none
 from relight.runs.records import ProcessIdentity, RankEnd, RanksFailure
@@ -18,6 +18,8 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     pid: int | None
     """None unless it is alive on this machine."""
+    host: str
+    """The machine that it is on; "" before it has started."""
     step: int
     """Its last step edge. Ranks wait for each other: in a hang, look at the one with the lowest step."""
     exit_code: int | None = None
@@ -38,8 +40,8 @@ def report_ranks(
     """
     if world_size < 2:
         return ()
-    failure = read_record_or_none(layout.attempt(attempt).ranks_failure, RanksFailure)
-    failed = {each.rank: each for each in failure.failed} if failure is not None else {}
+    failures = find_failures(layout, attempt, world_size=world_size)
+    failed = {each.rank: each for failure in failures for each in failure.failed}
     reports = []
     for rank in range(world_size):
         own = layout.of_rank(rank).attempt(attempt)
@@ -49,6 +51,7 @@ def report_ranks(
             RankReport(
                 rank=rank,
                 pid=identity.pid if identity is not None and is_alive(identity) else None,
+                host=identity.host if identity is not None else "",
                 step=(read_progress(own.progress) or Progress()).step,
                 exit_code=ended.exit_code,
                 signal=ended.signal,
@@ -80,10 +83,18 @@ def find_card(device: object, gpus: tuple[int, ...]) -> int | None:
     return gpus[number] if number < len(gpus) else None
 
 
+def find_failures(layout: RunLayout, attempt: int, *, world_size: int) -> list[RanksFailure]:
+    """Return which ranks failed, one record for each machine: its first rank's folder has it."""
+    paths = [layout.of_rank(rank).attempt(attempt).ranks_failure for rank in range(world_size)]
+    return [record for path in paths if (record := read_record_or_none(path, RanksFailure)) is not None]
+
+
 def word_rank(report: RankReport) -> str:
     """Say what a rank is doing: "rank 1 at step 412 (pid 4121)"."""
     if report.signal is not None or report.exit_code is not None:
         how = report.signal or f"exit code {report.exit_code}"
         return f"rank {report.rank} ended by {how} at step {report.step}"
-    where = f" on GPU {report.gpu}" if report.gpu is not None else ""
-    return f"rank {report.rank} at step {report.step}{where}" + (f" (pid {report.pid})" if report.pid else "")
+    card = f" on GPU {report.gpu}" if report.gpu is not None else ""
+    elsewhere = report.host and report.host != host_name()
+    where = f" (on {report.host})" if elsewhere else f" (pid {report.pid})" if report.pid else ""
+    return f"rank {report.rank} at step {report.step}{card}{where}"

@@ -25,11 +25,13 @@ from relight.runs.records import (
     Record,
     RunRecord,
     SavingState,
+    SlurmJob,
     StopRequest,
     TrainerOutcome,
 )
 from relight.runs.run_record import read_definition
 from relight.runs.stop_request import read_stop_request
+from relight.slurm.job import JobReport, find_job
 
 R = TypeVar("R", bound=Record)
 
@@ -77,6 +79,8 @@ class Evidence:
     """Another machine runs the attempt, so its processes cannot be checked from here."""
     changed_s: float = 0.0
     """For a foreign run: when one of its files last changed."""
+    job: JobReport | None = None
+    """The newest job of a run that Slurm starts; None also for one that a person stopped or that has finished."""
     damage: dict[str, str] = field(default_factory=dict)
     """A sentence for each damaged file, by file name."""
 
@@ -176,8 +180,27 @@ def gather_evidence(layout: RunLayout) -> Evidence:
         locked=exit is None and processes is None and is_locked(layout),
         foreign=foreign,
         changed_s=_find_last_change(layout, attempt) if foreign and exit is None else 0.0,
+        job=read_job(layout) if exit is None or _may_start_again(exit) else None,
         damage=damage,
     )
+
+
+def read_job(layout: RunLayout, *, fresh: bool = False) -> JobReport | None:
+    """Return what Slurm says about the newest job of the run; None if Slurm does not start it. Never raises."""
+    try:
+        owner = os.stat(layout.slurm).st_uid  # noqa: PTH116  asked for each run of a list
+    except OSError:
+        return None
+    record = read_record_or_none(layout.slurm, SlurmJob)
+    if record is None or not record.job:
+        return None
+    report = find_job(record.job, owner=owner, fresh=fresh)
+    # The job of a copied folder is that of the original.
+    return report if not report.folder or Path(report.folder).resolve() == layout.folder.resolve() else None
+
+
+def _may_start_again(exit: AttemptExit) -> bool:
+    return exit.outcome == "crashed" or (exit.outcome == "stopped" and exit.stop_signal is not None)
 
 
 def _read_record_of_run(layout: RunLayout, damage: dict[str, str]) -> tuple[RunRecord | None, About]:

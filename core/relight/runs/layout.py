@@ -155,6 +155,21 @@ class RunLayout:
         return self.folder / "mirror.lock"
 
     @property
+    def slurm(self) -> Path:
+        """Exists if Slurm starts the run's trainings (`SlurmJob`)."""
+        return self.folder / "slurm.json"
+
+    @property
+    def slurm_script(self) -> Path:
+        """What was submitted to Slurm."""
+        return self.folder / "job.sbatch"
+
+    @property
+    def slurm_log(self) -> Path:
+        """What Slurm's jobs of this run have printed, beside the trainer's log; normally empty."""
+        return self.folder / "slurm.txt"
+
+    @property
     def drill(self) -> Path:
         """Where the trainer of a drill saves, dies or ends (`DrillOrder`); written by `relight drill`."""
         return self.folder / "drill.json"

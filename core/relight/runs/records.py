@@ -357,6 +357,16 @@ class MirrorTarget(Record, frozen=True, kw_only=True):
     """Never with a password."""
 
 
+class SlurmJob(Record, frozen=True, kw_only=True):
+    """How Slurm starts the run's trainings, and the job that was submitted last."""
+
+    nodes: int = 1
+    options: tuple[str, ...] = ()
+    """The user's own, for sbatch."""
+    job: int = 0
+    """0 before the first was submitted."""
+
+
 class MirrorState(Record, frozen=True, kw_only=True):
     """How far the copy of the run elsewhere is; written by the process that copies."""
 

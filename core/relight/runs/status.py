@@ -46,6 +46,8 @@ def derive_status(evidence: Evidence) -> StatusReport:
     The exit record has the last word. Without one, a run is alive exactly as long as its supervisor and trainer are.
     The trainer's own word about its end (`outcome`) counts where the supervisor could not write an exit record.
     """
+    if evidence.job is not None and evidence.job.waiting:
+        return StatusReport(RunStatus.QUEUED, evidence.job.sentence)
     if evidence.exit is not None:
         return StatusReport(RunStatus(evidence.exit.outcome), evidence.exit.reason or _exit_reason(evidence.exit))
     if evidence.processes is None:
@@ -62,6 +64,8 @@ def _without_processes(evidence: Evidence) -> StatusReport:
         if evidence.locked:
             return StatusReport(RunStatus.RUNNING, "Its list of processes is damaged, but its lock is held.")
         return StatusReport(RunStatus.INTERRUPTED, "It has no exit record, and its list of processes is damaged.")
+    if evidence.job is not None and not evidence.locked:
+        return StatusReport(RunStatus.INTERRUPTED if evidence.job.ended else RunStatus.QUEUED, evidence.job.sentence)
     # The launcher takes the lock before it makes the attempt's folder, and hands it to the supervisor.
     if evidence.locked:
         return StatusReport(RunStatus.QUEUED, "Its supervisor is being started.")
@@ -78,9 +82,14 @@ def _without_processes(evidence: Evidence) -> StatusReport:
 
 
 def _on_another_machine(evidence: Evidence, host: str) -> StatusReport:
+    job = evidence.job
+    if job is not None and job.working:
+        return StatusReport(RunStatus.RUNNING, job.sentence)
+    told = _told_by_trainer(evidence)
+    if job is not None and job.ended:
+        return told or StatusReport(RunStatus.INTERRUPTED, job.sentence)
     if evidence.now_s - evidence.changed_s < FOREIGN_SILENCE_S:
         return StatusReport(RunStatus.RUNNING, f"It runs on the machine {host!r}.")
-    told = _told_by_trainer(evidence)
     return told or StatusReport(
         RunStatus.INTERRUPTED, f"It ran on the machine {host!r}, which no longer writes to its folder."
     )
@@ -90,7 +99,7 @@ def _supervised(evidence: Evidence, processes: AttemptProcesses) -> StatusReport
     if processes.trainer is None:
         return StatusReport(RunStatus.QUEUED, "Its trainer is being started.")
     if evidence.trainer_alive:
-        return StatusReport(RunStatus.RUNNING)
+        return StatusReport(RunStatus.RUNNING, evidence.job.sentence if evidence.job is not None else "")
     # The trainer has just ended and the supervisor is about to write the exit record; or the supervisor hangs.
     told = _told_by_trainer(evidence)
     if told is not None:
@@ -111,6 +120,8 @@ def _unsupervised(evidence: Evidence, processes: AttemptProcesses) -> StatusRepo
         return StatusReport(RunStatus.INTERRUPTED, f"{killed}; its trainer (pid {processes.trainer.pid}) is ending.")
     if "exit.json" in evidence.damage:
         return StatusReport(RunStatus.INTERRUPTED, "Its exit record is damaged, so it is unknown how it ended.")
+    if evidence.job is not None and evidence.job.ended:
+        return StatusReport(RunStatus.INTERRUPTED, f"{killed}. {evidence.job.sentence}")
     if processes.trainer is None:
         return StatusReport(
             RunStatus.INTERRUPTED,

@@ -21,6 +21,7 @@ from relight.runs.process_identity import identify_process
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit, AttemptProcesses, AttemptStart
 from relight.runs.stop_request import clear_stop_request
+from relight.supervision.job_submission import NotSubmitted, is_for_slurm, submit_job
 
 FORK_TIMEOUT_S = 60.0
 """How long to wait until a supervisor has a process. On a very slow machine it may still start later."""
@@ -61,6 +62,8 @@ def start_attempt(
 ) -> None:
     """Create the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
+    If Slurm starts the run's trainings, submit a job instead, which starts the supervisor when it has its nodes.
+
     Returns when the supervisor is on record and also holds `lock`, the run's lock, which the caller releases later; the
     supervisor may still be loading its modules. With `adoption` it starts no trainer and watches that process instead.
     Raises FileExistsError when the attempt exists, and RelightError when no supervisor could be started (the attempt's
@@ -69,8 +72,12 @@ def start_attempt(
     _clear_leftovers(layout)
     attempt = _begin(layout, start)
     try:
-        supervisor = _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
-    except _NotStarted as error:
+        supervisor = None
+        if is_for_slurm(layout):
+            submit_job(layout)
+        else:
+            supervisor = _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
+    except (_NotStarted, NotSubmitted) as error:
         _record_failure(attempt, start, str(error))
         raise
     if supervisor is not None:

@@ -6,9 +6,11 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Sequence
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask a supervisor to end; others leave it alone or kill it."""
 
 
 class SignalInbox:
@@ -18,25 +20,26 @@ class SignalInbox:
     closing a terminal or a session ends nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ending: Sequence[signal.Signals] = _ENDING) -> None:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, *_ENDING):
+        self._ending = frozenset(ending)
+        for number in (signal.SIGCHLD, *ending):
             signal.signal(number, _note)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # those that were blocked until now arrive in this inbox
 
     def wait(self, timeout_s: float) -> list[signal.Signals]:
-        """Wait for a signal, at most `timeout_s`; return the SIGTERM and SIGINT that came since the last call."""
+        """Wait for a signal, at most `timeout_s`; return the requests to end that came since the last call."""
         poller = select.poll()
         poller.register(self._reading, select.POLLIN)
         poller.poll(max(0.0, timeout_s) * 1000)
         received = b""
         with contextlib.suppress(BlockingIOError):
             received = os.read(self._reading, 4096)
-        return [signal.Signals(number) for number in received if number in _ENDING]
+        return [signal.Signals(number) for number in received if number in self._ending]
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,8 @@ from relight.errors import RelightError, RunBusy
 from relight.mirror.address import MirrorAddress, check_place
 from relight.mirror.report import set_mirror
 from relight.runs.catalog import create_run
-from relight.runs.records import AttemptStart, PreparedTask, name_nproc
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptStart, PreparedTask, SlurmJob, name_nproc
 from relight.runs.trash import sweep_in_background
 from relight.supervision.attempt_start import Launched, start_first_attempt
 
@@ -27,25 +28,29 @@ def launch_run(
     nproc: int = 1,
     gpus: tuple[int, ...] = (),
     mirror: MirrorAddress | None = None,
+    slurm: SlurmJob | None = None,
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
     A second call with the same `token` returns the same run, which starts only once, even when both calls come at the
     same moment from two processes. `nproc` processes train it, under torchrun if several, on the cards `gpus`; () are
-    all cards. After a crash it restarts automatically, up to `max_restarts` times. With `mirror` its checkpoints are
-    copied there while it trains. Raises RelightError when the folder cannot be written or no supervisor can be started.
+    all cards. With `slurm` it is submitted as a job instead of starting here, and `nproc` is for each node. After a
+    crash it restarts automatically, up to `max_restarts` times. With `mirror` its checkpoints are copied there while it
+    trains. Raises RelightError when the folder cannot be written or no supervisor can be started.
     """
     if mirror is not None:
         check_place(mirror, folder)
     layout, created = create_run(folder, prepared, name=name, token=token)
     start = AttemptStart(
         attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token,
-        nproc=name_nproc(nproc), gpus=gpus or msgspec.UNSET,
+        nproc=name_nproc(nproc * (slurm.nodes if slurm is not None else 1)), gpus=gpus or msgspec.UNSET,
     )  # fmt: skip
 
     def prepare() -> AttemptStart:
         if mirror is not None:
             set_mirror(layout, mirror)
+        if slurm is not None:
+            write_record(layout.slurm, slurm)
         return start
 
     try:

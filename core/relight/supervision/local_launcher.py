@@ -84,13 +84,14 @@ class TrainerProcess:
         *,
         command: Sequence[str],
         folder: Path | None,
-        lock_fd: int,
+        lock_fd: int | None,
         ranks: LiveRanks | None = None,
         gpus: tuple[int, ...] = (),
     ) -> None:
-        """Start the process. Raises OSError when the command cannot be run."""
+        """Start the process. Without `lock_fd` it inherits neither lock nor lifeline. Raises OSError if it cannot."""
         self._ranks = ranks
         reading, self._lifeline = os.pipe()
+        handed = {} if lock_fd is None else {LIFELINE_VARIABLE: reading, LOCK_VARIABLE: lock_fd}
         log = _open_log(attempt.log)
         try:
             self._process = subprocess.Popen(
@@ -99,8 +100,8 @@ class TrainerProcess:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env={**_environment(layout, attempt, lifeline=reading, lock_fd=lock_fd), **name_visible(gpus)},
-                pass_fds=(reading, lock_fd),
+                env={**_environment(layout, attempt, handed), **name_visible(gpus)},
+                pass_fds=handed.values(),
                 start_new_session=True,
             )
         except BaseException:
@@ -174,7 +175,7 @@ def _open_log(path: Path) -> int:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _environment(layout: RunLayout, attempt: AttemptLayout, *, lifeline: int, lock_fd: int) -> Mapping[str, str]:
+def _environment(layout: RunLayout, attempt: AttemptLayout, handed: Mapping[str, int]) -> Mapping[str, str]:
     return {
         # After a crash in native code the log ends with Python's stack; printed lines reach the log at once.
         "PYTHONFAULTHANDLER": "1",
@@ -185,6 +186,5 @@ def _environment(layout: RunLayout, attempt: AttemptLayout, *, lifeline: int, lo
         **os.environ,
         RUN_VARIABLE: str(layout.folder),
         ATTEMPT_VARIABLE: str(attempt.number),
-        LIFELINE_VARIABLE: str(lifeline),
-        LOCK_VARIABLE: str(lock_fd),
+        **{variable: str(descriptor) for variable, descriptor in handed.items()},
     }

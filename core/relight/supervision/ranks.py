@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from relight.overview.ranks_report import find_failures
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.record_file import read_record_or_none, write_record
-from relight.runs.records import ProcessIdentity, RanksFailure, TrainerOutcome
+from relight.runs.records import ProcessIdentity, TrainerOutcome
 from relight.supervision.launcher import ProcessEnd
 
 
@@ -72,14 +73,15 @@ def judge_ranks(layout: RunLayout, attempt: int, world_size: int, *, end: Proces
     # When one rank fails, torchrun sends SIGTERM to the others, and rank 0 may take that for a stop.
     if first is not None and first.outcome != "crashed" and (asked or first.outcome == "finished"):
         return RanksVerdict(end, first)
-    failure = read_record_or_none(layout.attempt(attempt).ranks_failure, RanksFailure)
-    failed = failure.failed[0] if failure is not None and failure.failed else None
-    if failed is not None and failed.signal is not None and outcomes[failed.rank] is None:
+    failures = find_failures(layout, attempt, world_size=world_size)
+    first_of_each = [failure.failed[0] for failure in failures if failure.failed]
+    killed = (each for each in first_of_each if each.signal is not None and outcomes[each.rank] is None)
+    if (failed := next(killed, None)) is not None:
         return RanksVerdict(
             ProcessEnd(signal=failed.signal, peak_memory_bytes=end.peak_memory_bytes), None,
             f"Rank {failed.rank} of {world_size}: ",
         )  # fmt: skip
-    if failure is None and end.signal is not None:
+    if not failures and end.signal is not None:
         return RanksVerdict(end, None, "torchrun, which had started the ranks: ")
     rank = _find_first_crash(layout, attempt, outcomes)
     if rank is None:

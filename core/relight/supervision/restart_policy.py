@@ -61,6 +61,11 @@ def decide_restart(history: Sequence[PastAttempt]) -> RestartDecision:
     )
 
 
+def count_crashes_at_the_last_step(history: Sequence[PastAttempt]) -> int:
+    """Return how many of the last attempts crashed at the same step, counting those that a user started, too."""
+    return _crashes_at_the_last_step(history)[0] if history and history[-1].exit is not None else 0
+
+
 def _since_a_user_started_it(history: Sequence[PastAttempt]) -> list[PastAttempt]:
     chain: list[PastAttempt] = []
     for attempt in reversed(history):

@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from relight.checkpoints.listing import newest_durable
-from relight.errors import RelightError, RunBusy
+from relight.errors import RelightError, RunBusy, UsageError
 from relight.overview.work_at_risk import find_last_step
 from relight.runs.evidence import Evidence, gather_evidence
 from relight.runs.layout import RunLayout
@@ -16,6 +16,7 @@ from relight.runs.records import AttemptStart, name_nproc
 from relight.runs.status import derive_status
 from relight.supervision.attempt_start import Launched, start_attempt
 from relight.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
+from relight.supervision.job_submission import count_nodes, is_for_slurm
 from relight.supervision.orphans import Orphans, find_strangers
 from relight.supervision.trust import require_trust
 
@@ -40,8 +41,8 @@ def resume_run(
 
     "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
     checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
-    `max_restarts`, `nproc` and `gpus` None keep the value of the last attempt; `gpus` () are all cards. `trust` allows
-    the code of a run that was made elsewhere.
+    `max_restarts`, `nproc` (for each node) and `gpus` None keep the value of the last attempt; `gpus` () are all cards.
+    `trust` allows the code of a run that was made elsewhere.
 
     Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
     raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
@@ -102,8 +103,14 @@ def _next_start(
         max_restarts = before.max_restarts if before is not None else 0
     if nproc is None:
         nproc = before.world_size if before is not None else 1
+    else:
+        nproc *= count_nodes(evidence.layout)
     if gpus is None:
         gpus = before.chosen_gpus if before is not None else ()
+    elif gpus and is_for_slurm(evidence.layout):
+        raise UsageError(
+            "--gpus chooses cards of this machine, and Slurm starts this run. Its job.sbatch asks for cards."
+        )
     return AttemptStart(
         attempt=evidence.attempt + 1,
         time_s=time.time(),
@@ -154,9 +161,9 @@ def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> Run
 
 
 def _refuse_if_elsewhere(evidence: Evidence) -> None:
-    """Raise `RunBusy` when another machine trains the run: on a shared disk its lock may not be visible here."""
+    """Raise `RunBusy` when another machine trains the run, or is about to: its lock may not be visible here."""
     report = derive_status(evidence)
-    if evidence.foreign and report.status.is_live:
+    if (evidence.foreign or evidence.job is not None) and report.status.is_live:
         raise RunBusy(f"Run {evidence.layout.run_id!r} is already training. {report.reason} Stop it first.")
 
 

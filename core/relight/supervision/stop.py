@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from relight.errors import RelightError
-from relight.runs.evidence import gather_evidence
+from relight.runs.evidence import gather_evidence, read_job
 from relight.runs.layout import RunLayout
-from relight.runs.records import AttemptExit
+from relight.runs.record_file import read_record_or_none, write_record
+from relight.runs.records import AttemptExit, AttemptStart
 from relight.runs.status import derive_status
 from relight.runs.stop_request import request_stop
+from relight.slurm.job import cancel
 from relight.supervision.orphans import Orphans
 
 _POLL_S = 0.05
@@ -29,9 +32,27 @@ def stop_run(
     if evidence.attempt == 0 or not (status.is_live or evidence.supervisor_alive or evidence.trainer_alive):
         raise RelightError(f"Run {layout.run_id!r} is not training (it is {status}), so there is nothing to stop.")
     request_stop(layout, now=now, grace_s=grace_s)
+    job = read_job(layout, fresh=True)
+    if job is not None and job.waiting:  # no process can see the request
+        cancel(job.job)
+        record_stop_in_queue(layout, evidence.attempt)
     if wait_s is None:
         return None
     return _wait_for_exit(layout, deadline=time.monotonic() + wait_s)
+
+
+def record_stop_in_queue(layout: RunLayout, attempt: int) -> None:
+    """Record that the attempt was stopped while no process worked on it, unless its end is on record already."""
+    start = read_record_or_none(layout.attempt(attempt).start, AttemptStart)
+    record = AttemptExit(
+        attempt=attempt,
+        time_s=time.time(),
+        outcome="stopped",
+        step=start.from_step if start is not None else 0,
+        reason="Stopped by request while it waited in the queue.",
+    )
+    with contextlib.suppress(FileExistsError):
+        write_record(layout.attempt(attempt).exit, record, replace=False)
 
 
 def _wait_for_exit(layout: RunLayout, *, deadline: float) -> AttemptExit | None:

@@ -49,6 +49,8 @@ LOCK_HOLDERS_S = 60.0
 """How long a restart waits for other processes that hold the run's lock."""
 MEMORY_WATCH_S = 5.0
 RECORD_RETRY_S = 1.0
+SLURM_WARNING = "SIGUSR1"
+"""What `#SBATCH --signal` asks Slurm to send; a supervisor outside of a job does not listen to it."""
 EXIT_RECORD_BYTES = 64 << 10
 """Disk space reserved for the exit record with its traceback, so that it can be written when the disk is full."""
 _LAST_LINE_CHARACTERS = 300
@@ -62,13 +64,15 @@ class Supervisor:
     Create one per process, in its main thread.
     """
 
-    def __init__(self, layout: RunLayout, number: int, *, lock: RunLock, launcher: Launcher) -> None:
+    def __init__(
+        self, layout: RunLayout, number: int, *, lock: RunLock, launcher: Launcher, inbox: SignalInbox | None = None
+    ) -> None:
         self._layout = layout
         self._first = number
         self._attempt = layout.attempt(number)
         self._lock = lock
         self._launcher = launcher
-        self._inbox = SignalInbox()
+        self._inbox = inbox or SignalInbox()
         self._identity = current_process()
         self._escalation = StopEscalation()
         self._removal = RemovalWatch(layout)
@@ -90,6 +94,11 @@ class Supervisor:
             raise
         finally:
             stop_request.release()
+
+    @property
+    def received(self) -> str | None:
+        """Name of the signal that ended the last attempt; None if it ended otherwise, or a person had asked first."""
+        return self._received
 
     def _run_attempts(self) -> None:
         delay_s = 0.0
@@ -168,6 +177,9 @@ class Supervisor:
             joined=joined,
             last_line="" if joined else self._read_last_line(),
         )
+        if self._received == SLURM_WARNING and record.outcome == "stopped":
+            why = f"Slurm had sent {SLURM_WARNING}: another job preempts it, or its time limit is near."
+            record = msgspec.structs.replace(record, stop_signal=SLURM_WARNING, reason=f"{record.reason} {why}")
         crashed = record.outcome == "crashed"
         return msgspec.structs.replace(record, reason=f"{prefix}{record.reason}") if prefix and crashed else record
 

@@ -20,15 +20,19 @@ class TrainerCommand:
     folder: Path | None = None
 
 
-def build_ranks_command(layout: RunLayout, attempt: int, task: TaskReference, *, nproc: int) -> TrainerCommand:
+def build_ranks_command(
+    layout: RunLayout, attempt: int, task: TaskReference, *, nproc: int, nodes: int = 1, meeting: str = ""
+) -> TrainerCommand:
     """Build the command that starts `nproc` ranks of attempt `attempt`: torchrun, with the interpreter of the task.
+
+    For several nodes it is the command for each of them, and `meeting` is the host and port where they meet.
 
     Raises `RelightError` like `build_trainer_command`.
     """
     trainer = build_trainer_command(layout, attempt, task)
     python = (task.python if task.kind == "script" else None) or sys.executable
-    start = (python, "-P", "-m", "relight.training.ranks.agent", str(layout.folder), str(attempt), str(nproc))
-    return TrainerCommand((*start, *trainer.arguments), trainer.folder)
+    start = (python, "-P", "-m", "relight.training.ranks.agent", str(layout.folder), str(attempt))
+    return TrainerCommand((*start, str(nproc), str(nodes), meeting, *trainer.arguments), trainer.folder)
 
 
 def build_trainer_command(layout: RunLayout, attempt: int, task: TaskReference) -> TrainerCommand:

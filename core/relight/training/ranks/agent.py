@@ -1,5 +1,6 @@
-"""`python -m relight.training.ranks.agent RUN_FOLDER ATTEMPT NPROC COMMAND…`: torchrun, as the supervisor starts it.
+"""`python -m relight.training.ranks.agent RUN_FOLDER ATTEMPT NPROC NODES MEETING COMMAND…`: torchrun for a supervisor.
 
+With several NODES, `srun` starts one such process on each of them, and they find each other at MEETING, a HOST:PORT.
 torchrun starts the ranks and ends all of them when one fails. It never restarts them: the restart policy starts the
 whole attempt again, from the newest checkpoint. How the training ended is in the ranks' own records; this process only
 adds which rank failed first.
@@ -22,36 +23,50 @@ from relight.runs.records import RankEnd, RanksFailure, TrainerOutcome
 from relight.supervision.local_launcher import LIFELINE_VARIABLE, LOCK_VARIABLE, name_signal
 
 _EXIT_CODES = {"finished": 0, "stopped": 130, "crashed": 3}
+_STANDALONE = ["--standalone", "--local-addr", "127.0.0.1"]
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def main(arguments: list[str]) -> int:
     """Run the ranks to their end and return the exit code that one trainer would have had."""
-    folder, number, nproc, *command = arguments
-    attempt = RunLayout(Path(folder)).attempt(int(number))
-    _hand_down_descriptors()
-    _set_environment(int(nproc))
-    failed = _run_ranks([folder, number, *command], nproc=nproc)
-    if failed:
+    folder, number, nproc, nodes, meeting, *command = arguments
+    layout = RunLayout(Path(folder))
+    alone = int(nodes) == 1
+    node = 0 if alone else int(os.environ["SLURM_NODEID"])
+    _hand_down_descriptors(layout)
+    _set_environment(int(nproc), alone=alone)
+    place = _STANDALONE if alone else _place_node(node, nodes=nodes, meeting=meeting)
+    failed = _run_ranks([*place, "--nproc-per-node", nproc], [folder, number, *command])
+    if failed or not alone:  # a node without such a record was lost
+        own = layout.of_rank(node * int(nproc)).attempt(int(number))
         with contextlib.suppress(OSError):
-            write_record(attempt.ranks_failure, RanksFailure(failed=failed), durable=False)
-    return _find_exit_code(attempt, failed)
+            write_record(own.ranks_failure, RanksFailure(failed=failed), durable=False)
+    if not alone:
+        return int(bool(failed))
+    return _find_exit_code(layout.attempt(int(number)), failed)
 
 
-def _hand_down_descriptors() -> None:
+def _place_node(node: int, *, nodes: str, meeting: str) -> list[str]:
+    host, _, port = meeting.rpartition(":")
+    return ["--nnodes", nodes, "--node-rank", str(node), "--master-addr", host, "--master-port", port]
+
+
+def _hand_down_descriptors(layout: RunLayout) -> None:
     """Let every rank inherit the run's lock and a lifeline of this process.
 
     When the supervisor dies, the lifeline of the ranks ends too, and when they have ended, so does this process.
-    torchrun alone hands down no descriptors.
+    torchrun alone hands down no descriptors. On several nodes this process has inherited none itself: its supervisor
+    holds the lock, and Slurm ends the job with it. There the open file only shows that its holders are not done.
     """
     reading, writing = os.pipe()
     os.set_inheritable(writing, False)
-    handed = [reading]
-    if (lock := os.environ.get(LOCK_VARIABLE)) is not None:
-        handed.append(int(lock))
-    lifeline = int(os.environ[LIFELINE_VARIABLE])
+    if LOCK_VARIABLE not in os.environ:
+        os.environ[LOCK_VARIABLE] = str(os.open(layout.lock, os.O_RDWR | os.O_CLOEXEC))
+    handed = [reading, int(os.environ[LOCK_VARIABLE])]
+    if LIFELINE_VARIABLE in os.environ:
+        lifeline = int(os.environ[LIFELINE_VARIABLE])
+        threading.Thread(target=_close_with, args=(lifeline, writing), daemon=True, name="relight-lifeline").start()
     os.environ[LIFELINE_VARIABLE] = str(reading)
-    threading.Thread(target=_close_with, args=(lifeline, writing), daemon=True, name="relight-lifeline").start()
 
     class Inheriting(subprocess.Popen[Any]):
         """A process that inherits these descriptors. torchrun imports the name `Popen` when it is loaded."""
@@ -69,24 +84,25 @@ def _close_with(lifeline: int, writing: int) -> None:
     os.close(writing)
 
 
-def _set_environment(nproc: int) -> None:
+def _set_environment(nproc: int, *, alone: bool) -> None:
     """Set what torchrun and gloo would otherwise guess from the host's name, or leave at values that hurt."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", _LOOPBACK)
+    if alone:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", _LOOPBACK)
     # Else torch's default group reads addresses of dead processes after torchrun has restarted its ranks.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
 
 
-def _run_ranks(command: list[str], *, nproc: str) -> tuple[RankEnd, ...]:
+def _run_ranks(place: list[str], command: list[str]) -> tuple[RankEnd, ...]:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
         run.main([
-            "--standalone", "--nproc-per-node", nproc, "--max-restarts", "0", "--local-addr", "127.0.0.1",
+            *place, "--max-restarts", "0",
             "--no-python", sys.executable, "-P", "-m", "relight.supervision.rank_process", *command,
         ])  # fmt: skip
     except ChildFailedError as error:

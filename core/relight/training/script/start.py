@@ -20,6 +20,7 @@ import torch
 from relight.errors import UsageError
 from relight.machine.standard_streams import replace_closed_streams
 from relight.runs.layout import AttemptLayout, RunLayout
+from relight.runs.process_identity import host_name
 from relight.runs.record_file import read_record
 from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord
 from relight.runs.run_record import read_script_record
@@ -157,11 +158,6 @@ def _find_place(launch: Launch | None) -> RankPlace | None:
     if launch is not None:
         number = launch.layout.attempt(launch.attempt)
         return place if read_record(number.start, AttemptStart).world_size > 1 else None
-    if place is not None and place.world_size != int(os.environ.get("LOCAL_WORLD_SIZE", place.world_size)):
-        raise UsageError(
-            f"The {place.world_size} ranks of this training are on several machines, and a run can train on only one "
-            "for now. Start torchrun with --nnodes=1."
-        )
     if place is not None and not os.environ.get("MASTER_PORT"):
         raise UsageError(
             f"This is one of {place.world_size} processes of a distributed training (WORLD_SIZE), but MASTER_PORT does "
@@ -225,6 +221,11 @@ def _begin_together(group: RankGroup, *, name: str | None, runs: str | Path | No
         return begun
     attempt, _, folder = group.hear("run").partition(" ")
     layout = RunLayout(Path(folder))
+    if not layout.record.is_file():
+        raise UsageError(
+            f"Rank {group.rank} on {host_name()} does not see the run's folder {folder}. Put the runs into a folder "
+            "that all machines share, with relight.init(runs=...) or RELIGHT_RUNS."
+        )
     record_rank(layout, rank=group.rank, attempt=int(attempt))
     return Launch(layout.of_rank(group.rank), int(attempt), None, None)
 
