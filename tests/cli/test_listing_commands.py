@@ -311,7 +311,8 @@ def test_show_and_logs_tell_the_ranks_apart(ask: Ask, make_run: RunMaker) -> Non
     write_record(layout.attempt(1).ranks_failure, RanksFailure(failed=(RankEnd(0, signal="SIGKILL"),)))
     first, second = ask("show", layout.run_id, "--json").json["ranks"]
     assert first == {
-        "rank": 0, "pid": None, "step": 20, "exit_code": None, "signal": "SIGKILL", "log": str(layout.attempt(1).log),
+        "rank": 0, "pid": None, "host": "", "step": 20, "gpu": None, "exit_code": None, "signal": "SIGKILL",
+        "log": str(layout.attempt(1).log),
     }  # fmt: skip
     assert (second["pid"], second["step"], second["log"]) == (os.getpid(), 0, str(rank_1.log))
     shown = ask("show", layout.run_id).stdout
