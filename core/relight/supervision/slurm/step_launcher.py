@@ -15,6 +15,9 @@ from relight.supervision.local_launcher import TrainerProcess
 from relight.supervision.ranks import LiveRanks
 from relight.supervision.trainer_command import build_ranks_command
 
+STEP_WITHIN_S = 60
+"""The nodes are the job's own: `srun` waits longer only for one that Slurm takes for lost. Then the job goes back."""
+
 
 class StepLauncher:
     """Starts each trainer as a step of the job. Rank 0 is on the first node, where the supervisor is."""
@@ -34,7 +37,8 @@ class StepLauncher:
         cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun no longer takes it from sbatch
         step = [
             "srun", f"--nodes={self._nodes}", f"--ntasks={self._nodes}", "--ntasks-per-node=1",
-            "--kill-on-bad-exit=1", "--unbuffered", "--quiet", *([f"--cpus-per-task={cores}"] if cores else []),
+            "--kill-on-bad-exit=1", f"--immediate={STEP_WITHIN_S}", "--unbuffered", "--quiet",
+            *([f"--cpus-per-task={cores}"] if cores else []),
         ]  # fmt: skip
         return StepTrainer(
             self._layout,
