@@ -24,6 +24,7 @@ from relight.supervision.stop import stop_run
 
 pytestmark = [
     pytest.mark.processes,
+    pytest.mark.thorough,
     pytest.mark.xdist_group("slurm"),
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(find_obstacle()), reason=find_obstacle()),
@@ -77,7 +78,6 @@ def _preempt(cluster: Cluster) -> None:
     cluster.run("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
 
 
-@pytest.mark.thorough
 def test_a_run_waits_in_the_queue_is_stopped_there_and_resumed(cluster: Cluster, workshop: Workshop) -> None:
     layout = workshop.launch({**CONFIG, "epochs": 1}, slurm=SlurmJob(options=("--begin=now+1hour",)))
     waiting = summarize_run(layout)
@@ -100,7 +100,6 @@ def test_a_job_that_slurm_refuses_is_a_crash_with_its_words(cluster: Cluster, wo
     assert "nvalid partition" in done.stderr
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_preempted_run_comes_back_by_itself(
     cluster: Cluster, workshop: Workshop, reference: soak.Reference, reference_of_two: soak.Reference, nodes: int
@@ -117,7 +116,6 @@ def test_a_preempted_run_comes_back_by_itself(
     (reference if nodes == 1 else reference_of_two).compare(layout)
 
 
-@pytest.mark.thorough
 def test_a_run_whose_time_is_up_goes_on_in_the_next_job(
     cluster: Cluster, workshop: Workshop, reference: soak.Reference
 ) -> None:
@@ -137,7 +135,6 @@ def test_a_run_whose_time_is_up_goes_on_in_the_next_job(
     reference.compare(layout)
 
 
-@pytest.mark.thorough
 def test_a_lost_node_brings_the_run_back_on_two_nodes(
     cluster: Cluster, workshop: Workshop, reference_of_two: soak.Reference
 ) -> None:
@@ -155,7 +152,6 @@ def test_a_lost_node_brings_the_run_back_on_two_nodes(
     reference_of_two.compare(layout)
 
 
-@pytest.mark.thorough
 def test_a_run_is_stopped_and_resumed_and_a_killed_supervisor_ends_the_job(
     cluster: Cluster, workshop: Workshop, reference_of_two: soak.Reference
 ) -> None:
@@ -177,7 +173,6 @@ def test_a_run_is_stopped_and_resumed_and_a_killed_supervisor_ends_the_job(
     reference_of_two.compare(layout)
 
 
-@pytest.mark.thorough
 def test_scancel_ends_a_run_for_good_with_a_checkpoint(cluster: Cluster, workshop: Workshop) -> None:
     layout = workshop.launch(SLOW, slurm=SlurmJob())
     workshop.wait_for_step(layout, 4)

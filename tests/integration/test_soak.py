@@ -25,7 +25,7 @@ from tests.mirror.s3_stand_in import StandIn
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("soak"), pytest.mark.timeout(600)]
 
 KILLS = 2
-OFTEN = ("trainer", "everything")
+OFTEN = ("everything",)
 CONFIG = {**soak.CONFIG, "epochs": 8}
 DEATHS = 5
 
