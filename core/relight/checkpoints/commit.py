@@ -28,7 +28,7 @@ def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, t
     """Make a checkpoint of the packs that `receipts` name. Return its manifest and that file's length in bytes.
 
     The receipts cover every tensor of the snapshot. The checkpoint is durable when this returns. Raises `OSError`, or
-    `DamagedCheckpoint` if the receipts of several ranks do not go together; then there is no checkpoint.
+    `DamagedCheckpoint` if the receipts of several ranks do not fit together; then there is no checkpoint.
     """
     packs, tensors = merge_receipts(receipts)
     is_split = any(entry.slice is not None for entry in tensors)
