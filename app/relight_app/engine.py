@@ -30,6 +30,7 @@ from relight.runs.stop_request import read_stop_request
 from relight.supervision.interrupted_runs import InterruptedRun, find_interrupted_runs
 from relight.tasks.reference import TaskDescription, describe_task, list_tasks, resolve_task
 from relight.tasks.retention_options import plan_run_retention
+from relight.tasks.spare_process import prepare_spare
 from relight_app.charts import SPARK_POINTS, thin_out
 from relight_app.jobs import Jobs
 from relight_app.memo import Memo
@@ -196,9 +197,16 @@ class Engine:
                 name=str(reference.path), title=reference.name, fields=(), objective=Objective(),
                 summary="Your own training script. Its options are its own arguments.",
             )  # fmt: skip
-        description = describe_task(reference)
+        try:
+            description = describe_task(reference)
+        finally:
+            prepare_spare()  # for the launch that follows, or the next press after the file is mended
         self._descriptions[text] = reference.code_digest, description
         return description
+
+    def expect_description(self) -> None:
+        """Start a process that can soon describe a file quickly. It runs nobody's code until `describe_task`."""
+        prepare_spare()
 
     def find_description(self, text: str) -> TaskDescription | None:
         """Describe the task that `text` names without running its code: None until `describe_task` has imported it."""

@@ -17,7 +17,13 @@ from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY
 from relight_app.parts.empty import build_empty
-from relight_app.parts.forms import build_branch_command, build_fields, build_text_field, name_task
+from relight_app.parts.forms import (
+    BUSY_DESCRIBING,
+    build_branch_command,
+    build_fields,
+    build_text_field,
+    name_task,
+)
 from relight_app.parts.notice import build_traceback
 from relight_app.parts.part import Query, read_request
 from relight_app.problems import explain
@@ -47,6 +53,8 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
         tag("a", record.name, class_="link", href=address("run", id=run)), f" ({run}), with its weights, its optimizer "
         "and its position in the data. You can change every option that keeps the shapes of the model.", class_="muted",
     )  # fmt: skip
+    if task is None:
+        engine.expect_description()
     form = _build_form(run, record, step, task) if task is not None else _build_question(record)
     return tag("div", title, origin, form, class_="stack wide")
 
@@ -70,6 +78,7 @@ def _build_question(record: RunRecord) -> Markup:
             ". A separate process must import the file to show them."),
         tag("input", type="hidden", name_="file", value=name_task(record.task)),
         tag("button", "Show options", type="submit", class_="button solid"),
+        BUSY_DESCRIBING,
         class_="card body stack",
         data_act="describe",
     )  # fmt: skip

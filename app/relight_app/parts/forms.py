@@ -20,6 +20,11 @@ _LABELS = {
     "max_overhead": "Max. overhead (share)", "checkpoint_every_s": "Fixed interval (s)",
     "checkpoint_every_steps": "Fixed interval (steps)",
 }  # fmt: skip
+BUSY_DESCRIBING = tag(
+    "p", tag("span", class_="spinner", aria_hidden="true"), " Importing the file in a separate process, which "
+    "takes a few seconds.", class_="sub whole while-busy", role="status",
+)  # fmt: skip
+"""What a form that describes a task shows from the press until the answer."""
 
 
 def group_fields(fields: Iterable[ConfigField]) -> dict[str, list[ConfigField]]:

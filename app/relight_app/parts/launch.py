@@ -18,7 +18,7 @@ from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY, choice
 from relight_app.parts.drill import DRILL_HELP, build_drill_card
-from relight_app.parts.forms import build_command, build_fields, build_text_field
+from relight_app.parts.forms import BUSY_DESCRIBING, build_command, build_fields, build_text_field
 from relight_app.parts.gpu_choice import build_gpu_choice, find_owners
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query, read_request
@@ -40,6 +40,8 @@ def build_launch_form(engine: Engine, query: Query) -> Markup:
     own = chosen == _OWN
     file = query.get("file", "").strip()
     task, problem = tasks.get(chosen), None
+    if own:
+        engine.expect_description()
     if own and file:
         try:
             task = engine.find_description(file)
@@ -93,8 +95,9 @@ def _build_file_form(file: str, *, known: bool) -> Markup:
             "p",
             "Enter FILE.py:Class to see the options of a task: a separate process imports the file. Enter FILE.py to "
             "launch a training script with its own arguments.",
-            class_="sub whole",
+            class_="sub whole at-rest",
         ),
+        BUSY_DESCRIBING,
         class_="row fielded",
         data_act="describe",
         data_set='{"task": "file", "file": "{file}"}',

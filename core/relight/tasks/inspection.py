@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 
 from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import Objective, TaskReference
+from relight.tasks.spare_process import start_describing, take_spare
 
 IMPORT_WITHIN_S = 60.0  # your file alone
 TORCH_WITHIN_S = 120.0  # torch before it: a few seconds, but many on a cold or busy machine
@@ -51,25 +51,26 @@ def inspect_task(
     `DeviceError`, or `TaskError` with the whole traceback of your code.
     """
     target = f"{reference.path}:{reference.class_name}" if reference.path else reference.name
-    command = [sys.executable, "-P", "-m", "relight.training.describe", target, "--timeout", str(timeout_s)]
+    arguments = [target, "--timeout", str(timeout_s)]
     if reference.working_folder:
-        command += ["--working-folder", reference.working_folder]
+        arguments += ["--working-folder", reference.working_folder]
     if config is not None:
-        command += ["--config", "-"]
+        arguments += ["--config", "-"]
     if check:
-        command.append("--check")
+        arguments.append("--check")
     if fits is not None:
-        command += ["--fits", str(fits[0]), str(fits[1])]
+        arguments += ["--fits", str(fits[0]), str(fits[1])]
     given = b"" if config is None else json.dumps(dict(config)).encode()
-    code, out, said = _ask(command, given, timeout_s=timeout_s + TORCH_WITHIN_S)
+    code, out, said = _ask(arguments, given, timeout_s=timeout_s + TORCH_WITHIN_S)
     return _read_answer(reference.name, code, out, said)
 
 
-def _ask(command: list[str], given: bytes, *, timeout_s: float) -> tuple[int | None, bytes, str]:
+def _ask(arguments: list[str], given: bytes, *, timeout_s: float) -> tuple[int | None, bytes, str]:
     """Run the child, at most `timeout_s`, and end all processes it started. The exit code is None after a timeout."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as child:
+    spare = take_spare()
+    if spare is not None:
+        given = json.dumps(arguments).encode() + b"\n" + given
+    with spare or start_describing(arguments) as child:
         try:
             out, error = child.communicate(given, timeout=timeout_s)
             code: int | None = child.returncode

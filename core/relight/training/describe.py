@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import inspect
 import json
 import os
 import re
+import select
 import sys
 import traceback
 from pathlib import Path
@@ -33,6 +35,7 @@ from relight.errors import ConfigError, DeviceError, RelightError, TaskError
 from relight.runs.records import TaskReference
 from relight.tasks.built_in import BUILTIN_TASKS
 from relight.tasks.parsing import parse_config
+from relight.tasks.spare_process import WAIT, WAITS_S
 from relight.training.device import choose_device
 from relight.training.precision import Precision
 from relight.training.task import Task
@@ -40,8 +43,14 @@ from relight.training.task_loading import load_task_class
 from relight.training.weights.model_fit import find_misfit
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Answer on stdout; exit with 0 if the task can be used, else with 1."""
+    if arguments == [WAIT]:
+        line = sys.stdin.readline() if select.select([sys.stdin], [], [], WAITS_S)[0] else ""
+        if not line:  # the process that started this one has ended, or needs it no longer
+            return 0
+        importlib.invalidate_caches()
+        arguments = json.loads(line)
     options = _read_arguments(arguments)
     given = sys.stdin.read() if options.config == "-" else options.config
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
@@ -105,7 +114,7 @@ def _split_words(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").strip()
 
 
-def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
+def _read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m relight.training.describe", description="Describe a task as JSON.")
     parser.add_argument("task", help="FILE.py:Class, or the name of a built-in task")
     parser.add_argument("--config", help="a config to validate, as JSON; - reads it from stdin")
@@ -117,4 +126,4 @@ def _read_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
