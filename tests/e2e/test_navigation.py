@@ -57,6 +57,7 @@ def test_links_tabs_and_the_back_button_lead_where_they_say(page: Page, dashboar
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(600)
 def test_each_of_many_clicks_on_links_arrives(page: Page, dashboard: Dashboard) -> None:
     layout = make_run(dashboard.runs, SampleRun("opened", status="running", step=600))
     page.goto(dashboard.address("/"))

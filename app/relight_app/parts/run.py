@@ -98,14 +98,13 @@ def build_notices_part(engine: Engine, query: Query) -> Markup:
     if job is not None and job.error is not None and not run.summary.status.is_live:
         refused = build_problem(explain(job.error), key="resume")
     death = engine.explain_death(run.id)
-    return tag(
-        "div",
+    notices = [
         refused,
         build_death(death, run.summary, resuming=_is_running(job)) if death is not None else None,
         build_non_finite(run.summary),
         build_run_notices(run.summary, damaged=listing.damaged),
-        class_="stack",
-    )
+    ]
+    return tag("div", notices, class_="stack") if any(notices) else _NOTHING
 
 
 def build_exports_part(engine: Engine, query: Query) -> Markup:
@@ -220,10 +219,15 @@ def _life_buttons(engine: Engine, run: _Run) -> list[Markup]:
             if summary.durable_step
             else "No checkpoint: starts from step 0"
         )
+        death = engine.explain_death(run.id)
+        other = (
+            death is not None and death.advice.action != "resume"
+        )  # the card has the right button, and only one is solid
         return [
             action_button(
                 "Resume", "resume", {"run": run.id, "attempt": summary.attempt}, icon_name="resume",
-                class_="button solid", title=f"{where}, as attempt {summary.attempt + 1}.", data_key_r=True,
+                class_="button" if other else "button solid", title=f"{where}, as attempt {summary.attempt + 1}.",
+                data_key_r=True,
             )
         ]  # fmt: skip
     if not summary.status.is_live:

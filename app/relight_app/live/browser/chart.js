@@ -64,7 +64,10 @@ export class Chart {
     this.forget()
     this.unsubscribe = () => {}
     // Plotly resizes a moment later and throws if the page was left by then. Nothing needs a resize then.
-    this.resizes = new ResizeObserver(() => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).catch(() => {}))
+    // How many ticks fit depends on the width, so the chart is drawn again then.
+    this.resizes = new ResizeObserver(
+      () => this.plotted && this.plot.clientWidth && this.Plotly.Plots.resize(this.plot).then(() => this.changed(), () => {}),
+    )
     this.update(plan, height)
   }
 

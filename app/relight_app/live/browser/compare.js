@@ -5,7 +5,7 @@ import { chooseAxis } from './axis.js'
 import { Curve } from './curve.js'
 import { readComparison } from './comparison.js'
 import { CONFIG, buildLayout, buildTraces, escapeText, findUnit } from './figure.js'
-import { formatInteger, formatNumber, formatWithUnit } from './format.js'
+import { formatInteger, formatTick, formatWithUnit } from './format.js'
 import { changeQuery, open, readQuery } from './navigate.js'
 import { drawParallel } from './parallel.js'
 import { loadPlotly } from './plotly.js'
@@ -114,8 +114,10 @@ class Comparison {
     this.loading?.abort()
     const loading = (this.loading = new AbortController())
     if (!this.ids.length) {
-      this.say('No runs are chosen. ')
-      this.note.append(pageLink('/', {}, 'Select some in the list of runs'), '.')
+      this.say('')
+      const way = make('p', {}, 'Select 2 to 50 runs in the list, then press Compare.')
+      this.note.replaceChildren(make('h2', {}, 'No runs are chosen'), way, pageLink('/', {}, 'See all runs'))
+      this.note.hidden = false
       return
     }
     const { smoothing, logX } = this.settings.values
@@ -203,7 +205,7 @@ class Comparison {
         <button type="button" data-flag="outliers" title="Scale the value axis without the highest and lowest 5 %">Ignore outliers</button>
         <button type="button" data-role="csv">Download CSV</button>
       </div>
-      <p class="relight-board-note" role="status" hidden></p>
+      <div class="relight-board-note" role="status" hidden></div>
       <div class="relight-runs" role="group" aria-label="Runs"></div>
       <div class="relight-leading" data-role="charts"></div>
       <section class="relight-group" data-role="results"><h2>Results</h2></section>
@@ -304,7 +306,7 @@ class Comparison {
   columns() {
     const columns = [
       { key: 'name', label: 'Run', value: ({ name }) => name },
-      { key: 'status', label: 'Status', value: ({ status }) => status },
+      { key: 'status', label: 'Status', value: ({ status }) => status, text: ({ status }) => statusWord(status) },
       { key: 'step', label: 'Step', value: ({ step }) => step, text: ({ step }) => formatInteger(step), number: true },
     ]
     for (const metric of this.data.metrics) {
@@ -514,7 +516,7 @@ class Comparison {
       axes,
       runs: runs.map(({ run, name }, index) => ({ name, color: this.color(index), faint: this.hidden.has(run) })),
       width: Math.max(560, svg.parentElement.clientWidth - 24, axes.length * 90),
-      describe: (value) => (typeof value === 'number' ? formatNumber(value) : String(value)),
+      describe: (value) => (typeof value === 'number' ? formatTick(value) : String(value)),
     })
     svg.setAttribute('aria-label', `Parallel coordinates of ${runs.length} runs over ${axes.map(({ label }) => label).join(', ')}`)
   }
@@ -560,6 +562,10 @@ function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties)
   element.append(...children.map((child) => (child instanceof Node ? child : String(child ?? '–'))))
   return element
+}
+
+function statusWord(status) {
+  return make('span', { className: `relight-status ${status}` }, status.slice(0, 1).toUpperCase() + status.slice(1))
 }
 
 function table(label, head, rows) {

@@ -12,6 +12,12 @@ export function formatNumber(value) {
   return size < 1000 ? value.toFixed(digits) : formatInteger(value)
 }
 
+/** Format a value of a scale, without zeros at the end of its fraction: "0.5", "0.2125". */
+export function formatTick(value) {
+  const text = formatNumber(value)
+  return /^-?\d+\.\d+$/.test(text) ? text.replace(/\.?0+$/, '') : text
+}
+
 /** Format a count: "12,345". */
 export function formatInteger(value) {
   return Number.isFinite(value) ? (Math.round(value) || 0).toLocaleString('en-US') : '–'
