@@ -11,7 +11,7 @@ import secrets
 import anyio.to_thread
 import msgspec
 from anyio import CapacityLimiter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -45,10 +45,13 @@ def action_routes() -> list[Route]:
         if len(key) > _LONGEST_KEY:
             return _refuse(400, f"An idempotency key has at most {_LONGEST_KEY} characters.")
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LARGEST_BODY:
-                return _refuse(413, "The body of an action has at most 1 MiB.")
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LARGEST_BODY:
+                    return _refuse(413, "The body of an action has at most 1 MiB.")
+        except ClientDisconnect:
+            return _refuse(400, "The connection ended in the middle of the request, so nothing was done.")
         engine = current_engine()
         known = answers.setdefault(id(engine), Answers(engine))
         answer = await anyio.to_thread.run_sync(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def test_a_repeated_request_is_done_once_and_answered_the_same(dashboard: Served
 def test_without_a_key_each_request_is_one_of_its_own(dashboard: ServedDashboard, run: RunLayout) -> None:
     for on in (True, False, True):
         assert _post(dashboard, "pin", json={"run": run.run_id, "step": 800, "on": on}).json()["pinned"] is on
+
+
+def test_a_request_that_breaks_off_does_nothing_and_prints_no_traceback(tmp_path: Path, page: Path) -> None:
+    layout = make_run(tmp_path, SampleRun("x"))
+    body = json.dumps({"run": layout.run_id, "step": 400}).encode()
+    with ServedDashboard(tmp_path, script=page) as served:
+        head = (
+            f"POST /actions/pin HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nAuthorization: Bearer {served.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(head.encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass  # until the server has closed it, too
+        assert "Unpin" not in _labels(served, layout)
+        served.end()
+        served.kill()  # which reads the rest of its output
+    assert "Traceback" not in served.output
 
 
 def test_a_restarted_server_gives_the_same_answer(tmp_path: Path, page: Path) -> None:
