@@ -102,7 +102,7 @@ def test_no_script_fails_when_the_server_goes_while_a_page_loads(
         page.wait_for_timeout(1500)  # what fails does so now
         wire.mend()
         page.goto(address)
-        expect(page.locator("#relight-first")).not_to_be_attached()
+        expect(page.locator("#relight-first")).not_to_be_attached(timeout=stretch(30) * 1000)
 
 
 def test_a_page_that_was_left_while_the_server_was_gone_follows_its_address(
