@@ -49,6 +49,15 @@ def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_saving_a_split_model_is_measured_beside_every_peer(tmp_path: Path) -> None:
+    options = ["--size-mb", "2", "--rounds", "1", "--folder", str(tmp_path), "--dry"]
+    printed = run("sharded_save.py", *options, cwd=tmp_path)
+    for way in ("**Relight**", "torch.distributed.checkpoint.save", "O_DIRECT, one process", "each rank half"):
+        assert way in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
 def test_the_cost_of_a_checkpoint_is_measured_in_both_loops_beside_every_peer(tmp_path: Path) -> None:
     options = ["--size", "tiny", "--rounds", "1", "--steps", "2", "--warm-up", "1", "--dry"]
     printed = run("checkpoint_cost.py", *options, cwd=tmp_path)
