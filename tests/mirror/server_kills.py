@@ -39,6 +39,7 @@ from relight.runs.records import MirrorState
 from relight.supervision.launch import launch_run
 from relight.supervision.resume import resume_run
 from relight.tasks.reference import resolve_task, validate_config
+from tests.compiler import leave_out_compiler
 from tests.integration import soak
 
 TASK = f"{Path(__file__).with_name('paced_task.py')}:Paced"
@@ -135,6 +136,7 @@ def check_copy(remote: Remote) -> int:
 def kill_server(folder: Path, *, kills: int, seed: int) -> None:
     """Do everything that this module says."""
     chance = random.Random(seed)
+    leave_out_compiler(os.environ)
     server = SeaweedFS(folder / "server")
     server.start()
     config = CONFIG | {"epochs": kills + 2}
