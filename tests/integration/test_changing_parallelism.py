@@ -46,7 +46,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 import relight
 
-WAY, DIES_AT, SYNC = os.environ["WAY"], int(os.environ["DIES_AT"]), os.environ["SYNC"] == "yes"
+WAY, DIES_AT, EXCHANGE = os.environ["WAY"], int(os.environ["DIES_AT"]), os.environ["EXCHANGE"]
 RANKS, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 
 
@@ -73,7 +73,8 @@ model = Net()
 if WAY == "ddp":
     model = DistributedDataParallel(model)
 elif WAY != "plain":
-    mesh = init_device_mesh("cpu", (2, RANKS // 2) if WAY == "hsdp" else (RANKS,))
+    shape, names = ((2, RANKS // 2), ("copies", "rows")) if WAY == "hsdp" else ((RANKS,), ("rows",))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     fully_shard(model.other, mesh=mesh)
     fully_shard(model, mesh=mesh)
 optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.5, momentum=0.5)
@@ -82,8 +83,9 @@ for epoch in run.epochs(1):
     for step, (x,) in enumerate(loader, 1):
         last = step % 3 == 0
         if WAY in ("fsdp", "hsdp"):
-            model.set_requires_gradient_sync(last or SYNC)
-        alone = WAY == "ddp" and not last and not SYNC
+            model.set_requires_gradient_sync(last or EXCHANGE != "not")
+            model.set_requires_all_reduce(last or EXCHANGE == "whole")
+        alone = WAY == "ddp" and not last and EXCHANGE == "not"
         with model.no_sync() if alone else contextlib.nullcontext():
             loss = model(x).mean()
             loss.backward()
@@ -110,14 +112,15 @@ def compiler() -> Iterator[None]:
         yield
 
 
-def _train(workshop: Workshop, way: str, ranks: int, *, dies_at: int = 0, sync: bool = False) -> RunLayout:
-    """Train, or resume, until the training dies at that step, or to the end."""
+def _train(workshop: Workshop, way: str, ranks: int, *, dies_at: int = 0, exchange: str = "not") -> RunLayout:
+    """Train, or resume, until the training dies at that step, or to the end.
+
+    `exchange` says how gradients are exchanged before the last backward pass of an update: "not", "half" or "whole".
+    """
     folder = workshop.folder.parent / "script"
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
-    runs, syncs = str(workshop.folder), "yes" if sync else "no"
-    for name, value in (("WAY", way), ("DIES_AT", str(dies_at)), ("SYNC", syncs), ("RUNS", runs)):
-        os.environ[name] = value
+    os.environ |= {"WAY": way, "DIES_AT": str(dies_at), "EXCHANGE": exchange, "RUNS": str(workshop.folder)}
     begun = list_layouts(workshop.folder)
     command = ["resume", begun[0].run_id] if begun else ["run", "train.py"]
     done = workshop.relight(*command, "--nproc", str(ranks), cwd=folder, timeout_s=stretch(180))
@@ -142,22 +145,31 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "sync"),
+    ("before", "after", "exchange"),
     [
-        (("ddp", 2), ("ddp", 2), False),
-        (("ddp", 2), ("fsdp", 4), False),
-        (("ddp", 2), ("fsdp", 2), True),
-        (("ddp", 4), ("plain", 1), False),
-        (("fsdp", 2), ("ddp", 2), False),
-        (("fsdp", 2), ("plain", 1), False),
-        (("fsdp", 2), ("hsdp", 4), True),
-        (("hsdp", 4), ("fsdp", 2), False),
-        (("hsdp", 4), ("hsdp", 4), False),
+        (("ddp", 2), ("ddp", 2), "not"),
+        (("ddp", 2), ("fsdp", 4), "not"),
+        (("ddp", 2), ("fsdp", 2), "whole"),
+        (("ddp", 4), ("plain", 1), "not"),
+        (("fsdp", 2), ("ddp", 2), "not"),
+        (("fsdp", 2), ("plain", 1), "not"),
+        (("fsdp", 2), ("hsdp", 4), "whole"),
+        (("hsdp", 4), ("fsdp", 2), "not"),
+        (("hsdp", 4), ("hsdp", 4), "not"),
     ],
-    ids=lambda value: f"{value[0]}-{value[1]}" if isinstance(value, tuple) else "exchanged" if value else "alone",
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
 )
 def test_a_training_goes_on_in_another_way(
-    workshop: Workshop, expected: dict[str, Any], before: tuple[str, int], after: tuple[str, int], sync: bool
+    workshop: Workshop, expected: dict[str, Any], before: tuple[str, int], after: tuple[str, int], exchange: str
 ) -> None:
-    _train(workshop, *before, dies_at=5, sync=sync)
-    assert _weights(_train(workshop, *after, sync=sync)) == expected
+    _train(workshop, *before, dies_at=5, exchange=exchange)
+    assert _weights(_train(workshop, *after, exchange=exchange)) == expected
+
+
+def test_half_exchanged_gradients_are_not_saved_and_the_log_says_so(
+    workshop: Workshop, expected: dict[str, Any]
+) -> None:
+    layout = _train(workshop, "hsdp", 4, exchange="half")
+    assert _weights(layout) == expected
+    assert workshop.log(layout).count("gradients wait for their all-reduce") == 1
+    assert {info.step % 3 for info in CheckpointStore(layout.checkpoints).list().checkpoints} == {0}
