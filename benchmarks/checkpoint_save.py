@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import mmap
 import os
 import random
 import shutil
@@ -29,14 +28,13 @@ from pathlib import Path
 
 import torch
 
+from measuring.disk import name_file_system, write_raw
 from measuring.numbers import pair, spread
 from measuring.report import Report, add_report_options, results_folder
 from measuring.saving import RelightWriter, save_safetensors_safely, save_torch_safely, sync_path
 from measuring.scratch import DEFAULT_FOLDER, scratch_folder
 from measuring.states import State, flat_buffers, make_header, make_state
 from measuring.trainer_environment import adopt_trainer_environment
-
-_CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def main() -> None:
     rounds = len(next(iter(times.values())))
     report.add_table(
         f"{size / 1e6:.0f} MB in {len(state)} tensors on {options.device}, {rounds} rounds, "
-        f"on {_name_file_system(options.folder)}",
+        f"on {name_file_system(options.folder)}",
         ["way", "verified", "blocks (s)", "durable (s)", "MB/s", "of the disk"],
         rows,
     )
@@ -117,7 +115,8 @@ def _measure(
                 for tensor in state.values():
                     tensor.add_(1.0)
                 if name == "O_DIRECT":
-                    taken = _write_raw(folder / "raw", sum(tensor.nbytes for tensor in state.values()))
+                    seconds = write_raw(folder / "raw", sum(tensor.nbytes for tensor in state.values()))
+                    taken = Taken(seconds, seconds)
                 elif name == "writer":
                     assert writer is not None
                     taken = _save_with_writer(writer, state)
@@ -205,33 +204,6 @@ def _settle() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     os.sync()
-
-
-def _write_raw(path: Path, nbytes: int) -> Taken:
-    """Write that many bytes past the page cache, and sync."""
-    path.unlink(missing_ok=True)
-    os.sync()
-    with mmap.mmap(-1, _CHUNK_BYTES) as chunk:  # page-aligned, as O_DIRECT wants it
-        chunk.write(os.urandom(_CHUNK_BYTES))
-        begun = time.perf_counter()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_DIRECT", 0), 0o600)
-        try:
-            for _ in range(-(-nbytes // _CHUNK_BYTES)):
-                os.write(descriptor, chunk)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        taken = (time.perf_counter() - begun) * nbytes / (-(-nbytes // _CHUNK_BYTES) * _CHUNK_BYTES)
-    path.unlink()
-    return Taken(taken, taken)
-
-
-def _name_file_system(folder: Path) -> str:
-    import psutil
-
-    whole = str(folder.resolve())
-    mounts = [part for part in psutil.disk_partitions(all=True) if whole.startswith(part.mountpoint)]
-    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "an unknown file system"
 
 
 def _read_arguments() -> argparse.Namespace:

@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 def make_state(nbytes: int, *, device: str = "cpu") -> State:
     """Make the parameters and moments of a GPT of about that size: many small tensors and a few large ones."""
-    shapes = _shapes(max(nbytes // 4 // 3, 100_000))
+    shapes = list_shapes(max(nbytes // 4 // 3, 100_000))
     generator = torch.Generator(device).manual_seed(0)
     parts = ("model.{}", "optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq")
     return {
@@ -29,7 +29,7 @@ def make_frozen_state(nbytes: int, *, trained: float, moments: tuple[str, ...]) 
     `trained` is the largest share of the numbers that is trained. Returns the state, and the names of the tensors that
     change from step to step.
     """
-    shapes = _shapes(max(nbytes // 4, 100_000))
+    shapes = list_shapes(max(nbytes // 4, 100_000))
     generator = torch.Generator().manual_seed(0)
     state = {f"model.{name}": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     left, changing = trained * sum(tensor.numel() for tensor in state.values()), []
@@ -59,7 +59,8 @@ def flat_buffers(state: State) -> list[memoryview]:
     return [memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) for tensor in state.values()]
 
 
-def _shapes(numbers: int) -> dict[str, tuple[int, ...]]:
+def list_shapes(numbers: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a GPT's parameters by name, for about so many numbers."""
     layers = 12
     width = max(8, int((numbers / (12 * layers)) ** 0.5) // 8 * 8)
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (256, width), "norm.weight": (width,)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiler import with_compiler
 from tests.patience import stretch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
 
 
-def run(script: str, *arguments: str, cwd: Path) -> str:
+def run(script: str, *arguments: str, cwd: Path, compiler: bool = False) -> str:
     result = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
+        env=with_compiler(os.environ) if compiler else None,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -44,6 +47,15 @@ def test_a_result_is_written_under_its_date_and_nothing_else_is_left(tmp_path: P
 def test_saving_is_measured_beside_every_peer(tmp_path: Path) -> None:
     printed = run("checkpoint_save.py", "--size-mb", "2", "--rounds", "1", "--dry", cwd=tmp_path)
     for way in ("Relight: writer process", "torch.save", "safetensors.save_file", "torch.distributed", "O_DIRECT"):
+        assert way in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+def test_saving_a_split_model_is_measured_beside_every_peer(tmp_path: Path) -> None:
+    options = ["--size-mb", "2", "--rounds", "1", "--folder", str(tmp_path), "--dry"]
+    printed = run("sharded_save.py", *options, cwd=tmp_path, compiler=True)  # DTensor needs it
+    for way in ("**Relight**", "torch.distributed.checkpoint.save", "O_DIRECT, one process", "each rank half"):
         assert way in printed
     assert not list(tmp_path.iterdir())
 

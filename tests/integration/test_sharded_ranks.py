@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from integration import soak
 from integration.conftest import Workshop
 from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
+from relight.mirror.address import parse_mirror
+from relight.mirror.fetching import fetch_run
 from relight.overview.summary import summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record
-from relight.runs.records import AttemptProcesses
+from relight.runs.record_file import read_record, read_record_or_none
+from relight.runs.records import AttemptProcesses, MirrorState, ProcessIdentity
 from relight.supervision.ranks import LiveRanks
 from relight.supervision.resume import resume_run
 from tests.compiler import with_compiler
@@ -268,3 +271,35 @@ def test_a_script_under_ones_own_torchrun_resumes_exactly(tmp_path: Path, twin: 
         assert soak.digest(layout) == twin
     finally:
         soak.end_everything(tmp_path / "runs")
+
+
+def test_a_sharded_run_that_lost_its_machine_goes_on_from_its_copy(workshop: Workshop, twin: str) -> None:
+    folder, copies = workshop.folder.parent / "script", workshop.folder.parent / "other disk"
+    for each in (folder, copies):
+        each.mkdir()
+    _write(folder)
+    launched = workshop.relight("run", "train.py", "--nproc", "2", "--mirror", str(copies), "--detach", cwd=folder)
+    assert launched.returncode == 0, launched.stderr
+    (layout,) = list_layouts(workshop.folder)
+
+    def copied() -> MirrorState | None:
+        state = read_record_or_none(layout.mirror_state, MirrorState)
+        return state if state is not None and (state.copied_step or 0) >= 4 else None
+
+    workshop.wait_for_step(layout, 2)
+    writer = layout.of_rank(1).attempt(1).writer
+    soak.wait_for(writer.exists, why="the writer of rank 1")
+    os.kill(read_record(writer, ProcessIdentity).pid, signal.SIGKILL)
+    state = soak.wait_for(copied, why="a copy")
+    for pid in (*_pids(layout, "everything"), state.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    soak.wait_for(lambda: not LiveRanks(layout, 1, 2).find(), why="the end of all ranks")
+    shutil.rmtree(workshop.folder)
+    (folder / "fast").touch()
+    fetched = fetch_run(parse_mirror(str(copies)), layout.run_id, workshop.folder)
+    assert fetched.notes == ()
+    resume_run(layout, trust=True)
+    assert workshop.finish(layout).step == STEPS
+    assert soak.digest(layout) == twin
+    there = list((copies / layout.run_id / "checkpoints" / "packs").iterdir())
+    assert {pack.name.rpartition("-")[2] for pack in there} == {"r0.safetensors", "r1.safetensors"}

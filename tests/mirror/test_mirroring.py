@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from relight.checkpoints.listing import CheckpointInfo
 from relight.errors import RelightError, UsageError
 from relight.mirror import mirroring
 from relight.mirror.address import parse_mirror
+from relight.mirror.copier import Copier
 from relight.mirror.mirroring import BUSY, REFUSED, Mirroring, MirrorLock, copy_now, serve
 from relight.mirror.remote import MirrorError
 from relight.mirror.report import MirrorReport, read_mirror_report, set_mirror
@@ -125,6 +127,27 @@ def test_a_server_that_is_down_is_told_and_retried(
     s3.server.start()
     report = _wait_for(lambda: (found := _report(trained)).copied_step and found)
     assert (report.failure, report.failing_since_s, report.waiting_checkpoints) == (None, None, 0)
+
+
+def test_the_wait_grows_only_while_no_checkpoint_gets_through(
+    mirrored: Trained, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        mirrored.store.pin(mirrored.save(step))
+    failing = iter([True, True, False, True, False, True, True, False, False])
+    slept: list[float] = []
+
+    def fail_sometimes(copier: Copier, info: CheckpointInfo) -> None:
+        if next(failing):
+            raise MirrorError("It broke.")
+        copy(copier, info)
+
+    copy = Copier.copy
+    monkeypatch.setattr(Copier, "copy", fail_sometimes)
+    monkeypatch.setattr(Mirroring, "_sleep", lambda _, duration_s: slept.append(duration_s))
+    assert Mirroring(mirrored.layout, place.address).run() == 0
+    assert slept == [0.02, 0.04, 0.02, 0.02, 0.04]
+    assert len(place.manifests(mirrored.layout.run_id)) == 3
 
 
 def test_after_the_end_a_dead_server_is_given_up(trained: Trained, s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:

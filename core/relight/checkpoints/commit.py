@@ -31,11 +31,11 @@ def commit_manifest(snapshot: EncodedSnapshot, receipts: Sequence[Receipt], *, t
     `DamagedCheckpoint` if the receipts of several ranks do not fit together; then there is no checkpoint.
     """
     packs, tensors = merge_receipts(receipts)
-    is_split = any(entry.slice is not None for entry in tensors)
-    if len(receipts) > 1 or is_split:
+    several = len(receipts) > 1 or any(entry.slice is not None for entry in tensors)
+    if several:
         gather_parts(tensors, what=f"The checkpoint at step {snapshot.step}")
     manifest = Manifest(
-        version=VERSION if is_split else WHOLE_VERSION,
+        version=VERSION if several else WHOLE_VERSION,
         **facts_of(snapshot),
         name=target.name.stem,
         sequence=target.name.sequence,

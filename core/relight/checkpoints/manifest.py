@@ -17,7 +17,7 @@ from relight.errors import DamagedCheckpoint, DamagedFile
 VERSION = 2
 """The latest version that this Relight reads."""
 WHOLE_VERSION = 1
-"""Written as long as no tensor is split, so that earlier Relights can read it."""
+"""Written as long as one process has everything, so that earlier Relights can read it."""
 _TAIL = b'"digest":"%s"}\n'
 _TAIL_BYTES = len(_TAIL) - 2 + 32
 
@@ -101,7 +101,7 @@ class Manifest(_Head, frozen=True, kw_only=True):
 
     @property
     def is_split(self) -> bool:
-        """Whether any tensor is split over several ranks."""
+        """Whether any tensor may be split over several ranks."""
         return self.version > WHOLE_VERSION
 
 

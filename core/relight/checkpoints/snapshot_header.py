@@ -53,6 +53,7 @@ class RankShare(msgspec.Struct, frozen=True):
 
     rank: int
     world_size: int
+    """Of how many ranks; 1 if rank 0 saves everything."""
     sequence: int
 
 
@@ -100,7 +101,7 @@ class SnapshotHeader(SnapshotFacts, frozen=True, kw_only=True):
     """Versions, device, flags, and other things that may differ between runs that computed the same."""
     token: str = msgspec.field(default_factory=new_token)
     share: RankShare | None = None
-    """None if this snapshot is the whole checkpoint."""
+    """None if this snapshot is the whole checkpoint of one process."""
 
 
 def check_tensors(tensors: Iterable[TensorSpec]) -> None:

@@ -167,9 +167,9 @@ class CheckpointStore:
                 for info in self.list().checkpoints:
                     if (info.step, info.name.token) == (name.step, name.token):
                         return info
-            rank = None if share is None else share.rank
+            rank = None if share is None or share.world_size == 1 else share.rank
             target = Target(name, self.layout, self.operations, self._read_parent(names), rank)
-            if rank is not None:
+            if share is not None:
                 # An earlier writer may have died before it could do that itself.
                 remove_if_possible(self.layout.packs / target.pack, self.operations)
             receipt = write_pack(snapshot, flat, target=target, expected_digests=expected_digests, arrival=arrival)

@@ -93,10 +93,11 @@ class Mirroring:
         self._seen: object = None
         self._left_bytes = 0
         self._ending = False
+        self._wait_s = POLL_S
+        """How long to wait after the next failure: twice as long each time until a checkpoint gets through."""
 
     def run(self) -> int:
         """Copy until the run has ended and everything is there; return an exit code. Retries after each failure."""
-        wait_s = POLL_S
         try:
             while True:
                 busy = self._is_busy()
@@ -110,13 +111,13 @@ class Mirroring:
                     self._note_failure(error, ended=not busy)
                     if self._ending or (not busy and time.monotonic() - self._progress_s > GIVE_UP_S):
                         return 1
+                    wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, LONGEST_WAIT_S)
                     self._sleep(wait_s)
-                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                     continue
                 except SourceGone:
                     pass
                 else:
-                    wait_s = POLL_S
+                    self._wait_s = POLL_S
                     if not busy:
                         return 0
                 if busy:
@@ -164,6 +165,7 @@ class Mirroring:
         while (waiting := copier.find_waiting(ended=ended)).checkpoints:
             self._note(waiting)
             copier.copy(waiting.checkpoints[0])
+            self._wait_s = POLL_S  # there may always be another one
         if ended:
             copier.copy_files()
         copier.retain(waiting)

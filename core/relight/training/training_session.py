@@ -456,9 +456,10 @@ class TrainingSession:
         self._stopping.interruptible = not self.state.bound_to_edge
 
     def _check_savable(self) -> None:
-        self._checked = True
         captured = self.state.capture(at_edge=True)
-        assert captured is not None
+        if captured is None:
+            return
+        self._checked = True
         self._cutter.check(self._describe(captured, "periodic"))
 
     def _cut(self, reason: Reason, *, at_edge: bool = True) -> bool:

@@ -13,10 +13,12 @@ from relight.training.ranks.rank_state import (
     add_rank_states,
     decode_messages,
     encode_rank_state,
+    have_own_gradients,
     note_world_size,
     saved_world_size,
     take_rank_state,
 )
+from relight.training.state.unreduced import Gathered
 
 
 def _tree(value: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -73,3 +75,41 @@ def test_a_checkpoint_of_one_process_has_nothing_of_ranks(caplog: pytest.LogCapt
     assert take_rank_state(tree, None) is tree
     note_world_size(tree, None)
     assert not caplog.text
+
+
+def _gathering(*values: float | None) -> tuple[dict[str, Any], bool]:
+    """Return the tree of ranks with these gradients, of which one may have none, and whether they differ."""
+    trees = []
+    for rank, value in enumerate(values):
+        tree, tensors = _tree(rank)
+        gradients = {} if value is None else {"w": TensorRef("gradient:model.w")}
+        tree["parts"]["model"] |= {"gradients": gradients | {"rows": TensorRef("gradient:model.rows")}}
+        trees.append((tree, tensors | ({} if value is None else {"gradient:model.w": torch.tensor([value])})))
+    messages = decode_messages([encode_rank_state(*each, rank=rank, is_split=True) for rank, each in enumerate(trees)])
+    return add_rank_states(trees[0][0], messages)[0], have_own_gradients(messages)
+
+
+def test_gradients_that_the_ranks_have_exchanged_are_everyones() -> None:
+    tree, differ = _gathering(0.5, 0.5, 0.5)
+    assert not differ
+    for rank in range(3):
+        assert take_rank_state(tree, _group(rank, 3))["parts"]["model"] == tree["parts"]["model"]
+    assert set(tree["parts"]["model"]["gradients"]) == {"w", "rows"}
+    assert "unreduced" not in tree["parts"]["model"]
+
+
+def test_gradients_that_the_ranks_have_not_exchanged_are_their_own() -> None:
+    tree, differ = _gathering(0.5, None, -0.0)
+    assert differ
+    taken = [take_rank_state(tree, _group(rank, 3))["parts"]["model"] for rank in range(3)]
+    assert [part["gradients"] for part in taken] == [{"rows": TensorRef("gradient:model.rows")}] * 3
+    assert taken[0]["unreduced"] == {"w": Gathered(("gradient:model.w",), 1)}
+    assert "unreduced" not in taken[1]
+    assert taken[2]["unreduced"] == {"w": Gathered(("ranks.2.gradient:model.w",), 1)}
+
+
+@pytest.mark.parametrize("group", [None, _group(0, 2), _group(3, 4)])
+def test_another_number_of_ranks_takes_the_average_of_the_gradients(group: Any) -> None:
+    tree, _ = _gathering(0.5, None, 0.25)
+    taken = take_rank_state(tree, group)["parts"]["model"]
+    assert taken["unreduced"] == {"w": Gathered(("gradient:model.w", "ranks.2.gradient:model.w"), 3)}

@@ -1,7 +1,8 @@
 """Cuts the checkpoints of a training of several ranks: rank 0 decides, and the others add their own state.
 
-Where the model is everyone's (DDP), rank 0 alone saves it. Where `fully_shard` has split it, each rank has a writer
-that saves its own part, and rank 0's writer commits the checkpoint when all parts are durable.
+Where the model is everyone's (DDP), rank 0 alone saves it. Where `fully_shard` has split it, or the ranks have gathered
+gradients that they have not exchanged yet, each rank has a writer that saves its own part, and rank 0's writer commits
+the checkpoint when all parts are durable.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from relight.checkpoints.deletion import sweep
 from relight.checkpoints.encoded_snapshot import encode_snapshot
-from relight.checkpoints.snapshot_header import RankShare, SnapshotHeader
+from relight.checkpoints.snapshot_header import RankShare, SnapshotHeader, TensorSpec
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.typed_json import decode_state, encode_state
 from relight.errors import SaveError
@@ -28,6 +29,9 @@ from relight.training.ranks.rank_state import (
     add_rank_states,
     decode_messages,
     encode_rank_state,
+    find_gradients,
+    have_own_gradients,
+    own_name,
 )
 from relight.training.state.snapshot import describe_tensors
 
@@ -49,10 +53,12 @@ class RankedCutter:
         self._make_cutter = make_cutter
         self._cutter: CheckpointCutter | None = make_cutter() if group.rank == 0 else None
         self._step: int | None = None
+        self._has_part = group.rank == 0
+        """Whether this rank's writer saves a part of the last checkpoint."""
         self._told: list[RankMessage] = []
         self._sequence = 0
         self._unnamed: str | None = None
-        """Why rank 0 could not name the last checkpoint of several writers."""
+        """Why rank 0 could not name the last checkpoint."""
 
     @property
     def leader(self) -> CheckpointCutter | None:
@@ -61,8 +67,8 @@ class RankedCutter:
 
     @property
     def durable_step(self) -> int | None:
-        """The step of the newest durable checkpoint. A rank without a writer takes its last one for durable."""
-        return self._step if self._cutter is None else self._cutter.durable_step
+        """The step of the newest durable checkpoint. A rank that saves no part of the last one takes it for durable."""
+        return self._cutter.durable_step if self._cutter is not None and self._has_part else self._step
 
     @property
     def last_cut_step(self) -> int | None:
@@ -115,27 +121,29 @@ class RankedCutter:
     def check(self, header: SnapshotHeader) -> None:
         """Raise `UnsupportedState` if this rank's snapshot cannot be saved."""
         encode_snapshot(header)
-        if self._cutter is None and any(spec.slice is not None for spec in header.tensors):
+        if self._cutter is None and (
+            _is_split(header) or find_gradients(header.state, {spec.name for spec in header.tensors})
+        ):
             self._cutter = self._make_cutter()  # its writer takes a second to start
 
     def cut(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
         """Send this rank's own state to rank 0, and save what this rank saves."""
         group = self._group
         if not group.parted:
-            is_split = any(spec.slice is not None for spec in header.tensors)
-            key = self._name(header) if is_split and group.rank == 0 else None
-            own = encode_rank_state(header.state, dict(tensors), rank=group.rank, key=key, is_split=is_split)
+            key = self._name(header) if group.rank == 0 else None
+            own = encode_rank_state(header.state, tensors, rank=group.rank, key=key, is_split=_is_split(header))
             self._told = decode_messages(group.gather(own))
         self._step = header.step
         key = self._told[0].key
-        if any(message.is_split for message in self._told):
-            if key is not None:
-                self._cut_part(header, tensors, key)
-        elif self._cutter is not None:
-            self._cut_whole(header, tensors)
+        is_shared = any(message.is_split for message in self._told) or have_own_gradients(self._told)
+        self._has_part = is_shared or group.rank == 0
+        if is_shared and key is not None:
+            self._cut_part(header, tensors, key)
+        elif not is_shared and group.rank == 0:
+            self._cut_whole(header, tensors, key)
 
     def _name(self, header: SnapshotHeader) -> CheckpointKey | None:
-        """Choose the name under which all writers will save; None if the disk refuses."""
+        """Choose the name under which the writers will save; None if the disk refuses."""
         assert self._cutter is not None
         try:
             if not self._sequence and not self._cutter.has_work:
@@ -151,11 +159,16 @@ class RankedCutter:
         self._sequence = max(self._sequence, free + (0 if self._sequence else _SLOTS * self._cutter.has_work)) + 1
         return CheckpointKey(self._sequence - 1, header.token)
 
-    def _cut_whole(self, header: SnapshotHeader, tensors: Mapping[str, Tensor]) -> None:
+    def _cut_whole(self, header: SnapshotHeader, tensors: Mapping[str, Tensor], key: CheckpointKey | None) -> None:
+        """Hand everything to rank 0's writer. Without a name it takes the next number, when the disk works again."""
         assert self._cutter is not None
         state, added = add_rank_states(header.state, self._told)
         whole = {**tensors, **added}
-        self._cutter.cut(msgspec.structs.replace(header, state=state, tensors=describe_tensors(whole)), whole)
+        header = msgspec.structs.replace(header, state=state, tensors=describe_tensors(whole))
+        if key is not None:
+            share = RankShare(0, 1, key.sequence)
+            header = msgspec.structs.replace(header, token=key.token, share=share)
+        self._cutter.cut(header, whole)
 
     def _cut_part(self, header: SnapshotHeader, tensors: Mapping[str, Tensor], key: CheckpointKey) -> None:
         """Hand this rank's part to its writer. Rank 0's also has everything that is not split."""
@@ -166,13 +179,28 @@ class RankedCutter:
             specs, part = specs + describe_tensors(added), part | added
             header = msgspec.structs.replace(header, state=state)
         else:
-            specs = [spec for spec in specs if spec.slice is not None]
-            part = {spec.name: part[spec.name] for spec in specs}
+            specs, part = self._select_own(header, tensors)
             header = msgspec.structs.replace(header, state=None, environment={})
         share = RankShare(rank, self._group.world_size, key.sequence)
         if self._cutter is None:
             self._cutter = self._make_cutter()
         self._cutter.cut(msgspec.structs.replace(header, tensors=specs, token=key.token, share=share), part)
+
+    def _select_own(
+        self, header: SnapshotHeader, tensors: Mapping[str, Tensor]
+    ) -> tuple[list[TensorSpec], dict[str, Tensor]]:
+        """Return what a rank above 0 saves: its rows of what is split, and the gradients that only it has."""
+        specs = [spec for spec in header.tensors if spec.slice is not None]
+        part = {spec.name: tensors[spec.name] for spec in specs}
+        rank = self._group.rank
+        if self._told[rank].gradients != self._told[0].gradients:
+            gathered = {
+                own_name(reference.name, rank): tensors[reference.name]
+                for found in find_gradients(header.state, tensors).values()
+                for reference in found.values()
+            }
+            specs, part = specs + describe_tensors(gathered), part | gathered
+        return specs, part
 
     def set_best(self, objective: Objective) -> None:
         """Tell the writer which of two checkpoints is better."""
@@ -192,3 +220,7 @@ class RankedCutter:
         """Disconnect from the writer."""
         if self._cutter is not None:
             self._cutter.close()
+
+
+def _is_split(header: SnapshotHeader) -> bool:
+    return any(spec.slice is not None for spec in header.tensors)

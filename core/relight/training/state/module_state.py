@@ -20,6 +20,7 @@ from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 from relight.training.state.tensor_marks import TensorMarks
 from relight.training.state.tensor_memory import TensorMemory, is_readable
+from relight.training.state.unreduced import PendingGradients, put_gradient, read_gradient
 
 _LARGE_BUFFER_BYTES = 1 << 20
 _NAMED_AT_MOST = 8
@@ -78,6 +79,11 @@ class ModulePart:
             frozen = name in self.built_frozen
             if frozen != (name in before):
                 parameter.requires_grad_(not frozen)
+
+    @property
+    def is_half_reduced(self) -> bool:
+        """Whether gradients are on their way between the ranks, where they cannot be saved."""
+        return bool(self._sharded) and PendingGradients(self._sharded).is_half_reduced
 
     def reshard(self) -> None:
         """Let a module that `fully_shard` has split have its own parameters, also after a mere forward pass."""
@@ -163,6 +169,9 @@ class ModulePart:
                 for live, parameter in self.module.named_parameters()
                 if parameter.grad is not None
             }
+            if unreduced := self._find_unreduced():
+                owner = f"unreduced:{self.name}"
+                tree["unreduced"] = {key: collector.add(f"{owner}.{key}", one) for key, one in unreduced.items()}
         return tree
 
     def restore(self, tree: dict[str, Any], read: TensorSource) -> None:
@@ -200,7 +209,7 @@ class ModulePart:
         self.module.load_state_dict(given)
         self._restore_buffers(tree["buffers"], read, set(live))
         self._restore_flags(tree)
-        self._restore_gradients(tree.get("gradients", {}), read)
+        self._restore_gradients(tree, read)
         self._index()
 
     def mark_restored(self) -> None:
@@ -218,8 +227,8 @@ class ModulePart:
             self.restore(tree, read)
             return
         self._restore_flags(tree)
-        if "gradients" in tree:
-            self._restore_gradients(tree["gradients"], read)
+        if "gradients" in tree or "unreduced" in tree:
+            self._restore_gradients(tree, read)
 
     def _hidden_buffers(self, persistent: set[str]) -> dict[str, Tensor]:
         """Return the buffers that no `state_dict` shows, by canonical name."""
@@ -255,10 +264,22 @@ class ModulePart:
             else:
                 owner.register_buffer(leaf, fresh, persistent=persistent)
 
-    def _restore_gradients(self, saved: dict[str, Any], read: TensorSource) -> None:
-        for live, parameter in self.module.named_parameters():
-            reference = saved.get(self._names.canonical(live))
-            parameter.grad = None if reference is None else read.like(reference.name, parameter).to(parameter.device)
+    def _find_unreduced(self) -> dict[str, Tensor]:
+        """Return the gradients that FSDP2 has gathered in this rank alone, by canonical name."""
+        if not self._sharded:
+            return {}
+        pending = PendingGradients(self._sharded)
+        found = {name: pending.find(parameter) for name, parameter in self.named_parameters()}
+        return {name: one for name, one in found.items() if one is not None}
+
+    def _restore_gradients(self, tree: dict[str, Any], read: TensorSource) -> None:
+        pending = PendingGradients(self._sharded)
+        for name, parameter in self.named_parameters():
+            reduced, gathered = (
+                read_gradient(saved[name], read, parameter) if name in (saved := tree.get(kind, {})) else None
+                for kind in ("gradients", "unreduced")
+            )
+            put_gradient(parameter, reduced=reduced, gathered=gathered, pending=pending)
 
     def _restore_flags(self, tree: dict[str, Any]) -> None:
         evaluating, frozen = set(tree["evaluating"]), set(tree["frozen"])

@@ -17,6 +17,7 @@ from relight.errors import UnsupportedState
 from relight.training.state.state_errors import check_class, check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree, describe_form
 from relight.training.state.tensor_marks import TensorMarks
+from relight.training.state.unreduced import read_gradient
 
 _UNNAMED = "unnamed."
 _log = logging.getLogger("relight")
@@ -167,7 +168,7 @@ class OptimizerPart:
 
     def restore_again(self, tree: dict[str, Any], read: TensorSource) -> None:
         """Restore what has changed since `mark_restored`: the state if necessary, and always the groups' options."""
-        if "gradients" in tree or not self.fits(tree) or self._has_changed():
+        if "gradients" in tree or "unreduced" in tree or not self.fits(tree) or self._has_changed():
             self.restore(tree, read)
             return
         for group, options in self._pair_options(tree, read):
@@ -244,13 +245,12 @@ class OptimizerPart:
         ]
         if saved:
             check_names(f"tensors of the {self.name}", saved=saved, live=self.unnamed, problems=problems)
-        gradients = tree.get("gradients", {})
+        gradients = {**tree.get("gradients", {}), **tree.get("unreduced", {})}
         with torch.no_grad():
             for key, value in saved.items():
                 self.unnamed[key].copy_(value)
                 if key in gradients:
-                    gradient = read.like(gradients[key].name, self.unnamed[key])
-                    self.unnamed[key].grad = gradient.to(self.unnamed[key].device)
+                    self.unnamed[key].grad = read_gradient(gradients[key], read, self.unnamed[key])
 
     def _restore_types(self, saved: Mapping[Any, Any]) -> None:
         """Undo PyTorch's cast of state to the parameter's type: fp32 moments of a bf16 parameter must stay fp32."""

@@ -181,11 +181,14 @@ class TrainingState:
         """Return the state of the last recorded edge, valid until an optimizer moves. Tensors are not copied.
 
         `at_edge` means that nothing at all has happened since. Return None when the state is no longer exact: the
-        weights have moved, or gradients have been added.
+        weights have moved, gradients have been added, or some of them are between the ranks.
         """
         record = self._record
         assert record is not None, "no step edge was recorded"
         if not at_edge and (self.bound_to_edge or self.find_moved_weights()):
+            return None
+        if self.accumulating and any(module.is_half_reduced for module in self._modules.values()):
+            self._warn_of_half_reduced()
             return None
         collector = StateCollector()
         parts: dict[str, Any] = {}
@@ -236,7 +239,7 @@ class TrainingState:
             if name in parts:
                 load = getattr(tracked, "load_branch_state", None) if branch else None
                 (load or tracked.load_state_dict)(decode_tree(parts[name]["state"], read))
-        self.accumulating = any("gradients" in part for part in parts.values())
+        self.accumulating = any("gradients" in part or "unreduced" in part for part in parts.values())
         counters: dict[str, Any] = tree["counters"]
         return counters
 
@@ -259,6 +262,15 @@ class TrainingState:
             named += [(prefix + name, parameter) for name, parameter in module.named_parameters()]
         for part in self._optimizers.values():
             part.bind(named)
+
+    def _warn_of_half_reduced(self) -> None:
+        if "half reduced" not in self._warned:
+            self._warned.add("half reduced")
+            _log.warning(
+                "No checkpoint can be saved at steps after which gradients wait for their all-reduce "
+                "(set_requires_all_reduce(False)), so the next one that can be is. Call run.step only after the "
+                "optimizer's step, or gather with set_requires_gradient_sync(False), which is saved."
+            )
 
     def _warn_of_unnamed(self) -> None:
         for part in self._optimizers.values():
