@@ -3,8 +3,8 @@
 Two ranks train one model with `DistributedDataParallel` and gloo, each on one thread, with steps of some 50 ms. The
 plain loop is started with torchrun. The other is the same script with `relight.init`, `run.track`, `run.steps` and
 `run.step`: it logs the loss, leaves witnesses, saves checkpoints at the pace that Relight chooses, and asks
-at each step edge, in one all-reduce of four numbers, whether to save or to stop. *The question alone* is that
-all-reduce and nothing else, step after step.
+five times a second, in one all-reduce of five numbers, whether to save or to stop. *The question alone* is that
+all-reduce and nothing else, in every step.
 
 Each loop has its own processes, and they take turns, block by block. *Wall* is the wall-clock time of a block,
 *typical* the median of single steps, both in ms per step.
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=60, help=f"blocks of {BLOCK} steps (%(default)s)")
     parser.add_argument("--width", type=int, default=512, help="width of the model (%(default)s)")
-    parser.add_argument("--batch", type=int, default=600, help="samples per rank and step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=900, help="samples per rank and step (%(default)s)")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     add_report_options(parser)
     options = parser.parse_args()
@@ -93,13 +93,13 @@ def _be_rank(case: str, count: int, *, width: int, batch: int) -> None:
 
 
 def _make_question(count: int) -> tuple[Iterable[int], Callable[[], object]]:
-    from relight.training.ranks.group import RankGroup
+    from relight.training.ranks.group import Asking, RankGroup
     from relight.training.ranks.place import find_place
 
     place = find_place()
     assert place is not None
     group = RankGroup(place)
-    return range(count), lambda: group.end_step(due=False)
+    return range(count), lambda: group.agree(Asking.STEP, 0, 0, 0)
 
 
 def _make_training(case: str, count: int, *, width: int, batch: int) -> tuple[Iterable[int], Callable[[], object]]:

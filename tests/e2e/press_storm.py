@@ -225,8 +225,9 @@ class Storm:
     def _press_stop_of(self, layout: RunLayout) -> None:
         self._go(f"/run?id={layout.run_id}")
         self._click(self.page.locator(".buttons [data-act=stop]"))
+        stopping = self.page.get_by_role("button", name="Stopping…")  # or it has stopped already
         self._check("stop", lambda: read_stop_request(layout, attempt=1) is not None,
-                    self.page.get_by_role("button", name="Stopping…"))  # fmt: skip
+                    stopping.or_(self.page.locator(".pill.stopped")))  # fmt: skip
 
     def _press_resume_of(self, layout: RunLayout) -> None:
         _kill_processes(layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -54,6 +55,8 @@ class CutPolicy:
     at_step: int = 0
     """Once more at this step, or at the first later edge that can be saved."""
     budget: Budget = field(default_factory=Budget)
+    late_s: float = 0.0
+    """So much later than due an edge may be cut, if steps are shorter than this."""
 
     @property
     def is_paced(self) -> bool:
@@ -117,6 +120,12 @@ class CheckpointCutter:
             self._set_pace(now)  # more may be known than when it was planned
             self._owed = now >= self._due_s
         return self._owed and self._ask(step, now)
+
+    def count_to_fixed(self, step: int) -> int:
+        """Return in how many steps, at the earliest, a checkpoint is due whatever the clock says."""
+        policy = self._policy
+        every = policy.every_steps - step % policy.every_steps if policy.every_steps else sys.maxsize
+        return every if policy.at_step <= step else min(every, policy.at_step - step)
 
     def is_due_before_pause(self, step: int) -> bool:
         """Tell whether to cut before a validation, since afterwards more than the budget would have been at risk."""
@@ -224,7 +233,7 @@ class CheckpointCutter:
             )  # fmt: skip
         failure_every_s = self._failures.estimate_interval(now - self._begun_s)
         interval_s = at_risk_s = None
-        delay_s = 0.0 if costs is None else costs.cost_s + costs.durable_s + costs.step_s
+        delay_s = 0.0 if costs is None else costs.cost_s + costs.durable_s + max(costs.step_s, policy.late_s)
         reason: PaceReason
         if not policy.is_paced:
             reason = "fixed" if policy.every_s or policy.every_steps else "off"

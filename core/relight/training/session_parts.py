@@ -28,7 +28,7 @@ from relight.training.checkpoint_cutter import CheckpointCutter, CutPolicy, Expe
 from relight.training.drilled_steps import DrilledSteps, read_drill_order
 from relight.training.environment import describe_environment, find_changes, shorten_environment, write_environment
 from relight.training.pacing import Budget
-from relight.training.ranks.group import RankGroup
+from relight.training.ranks.group import ASK_EVERY_S, RankGroup
 from relight.training.ranks.ranked_cutter import RankedCutter
 
 _SHARE_A_DAY = 1 / 3
@@ -107,6 +107,7 @@ def _make_cutter(
         every_steps=0 if order is not None and order.kill_step else options.checkpoint_every_steps,
         at_step=0 if order is None else order.checkpoint_step,
         budget=Budget(options.max_loss_s, options.max_overhead, _limit_bytes_a_day(layout)),
+        late_s=0.0 if rank is None else ASK_EVERY_S,
     )
     experience = Experience(_read_last_pace(layout, start), _read_failures(layout))
     return CheckpointCutter(layout.attempt(start.attempt), policy=policy, writer=writer, experience=experience)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from enum import IntEnum
@@ -16,6 +17,11 @@ from relight.errors import RelightError
 from relight.training.ranks.place import RankPlace
 
 _JOIN_WITHIN = timedelta(minutes=10)
+_VALUES = 3
+ASK_EVERY_S = 0.2
+"""The ranks ask each other at the end of a step so often, or at every step that takes longer."""
+_STEPS_BETWEEN = 10
+"""So many short steps have at most one question: steps may become slow at once, and a stop should not wait for long."""
 _ANSWER_WITHIN = timedelta(days=1)
 """A rank that dies closes its connection, which the others see at once. Only a slow disk makes them wait for long."""
 
@@ -63,6 +69,9 @@ class RankGroup:
         """Tells this rank's own reason to stop, as a number: it travels with the question that ends each step."""
         self.heard_stop: int | None = None
         """The ranks' reason to stop, if that question was the last one."""
+        self._asked_step = -1
+        self._ask_at = 0
+        self._asked_s = 0.0
         # Not every build of PyTorch has these names.
         from torch._C._distributed_c10d import PrefixStore, TCPStore
 
@@ -91,7 +100,7 @@ class RankGroup:
         """Return the largest of each value among all ranks; raise `RelightError` if another rank asks for another."""
         if self.parted:
             return list(values)
-        words = torch.tensor([what, -what, *values, *[0] * (2 - len(values))])
+        words = torch.tensor([what, -what, *values, *[0] * (_VALUES - len(values))])
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MAX  # type: ignore[assignment]
         self._gloo.allreduce([words], options).wait()
@@ -104,12 +113,27 @@ class RankGroup:
             )
         return agreed[: len(values)]
 
-    def end_step(self, *, due: bool) -> bool:
-        """Return whether rank 0 finds a checkpoint due, and hear whether any rank is asked to stop."""
+    def end_step(self, step: int, *, due: bool, fixed_in: int = 1) -> bool:
+        """Return whether rank 0 finds a checkpoint due, and hear whether any rank is asked to stop.
+
+        The ranks ask each other five times a second, or at every step that takes longer; between these steps the
+        answer is no. Rank 0 chooses the next one, at most `fixed_in` steps away: there a checkpoint is due in any case.
+        """
         if self.parted:
             return due
-        is_due, self.heard_stop = self.agree(Asking.STEP, int(due and self.rank == 0), self.find_stop())
+        self.heard_stop = 0
+        if self._asked_step < step < self._ask_at:
+            return False
+        pause = self._choose_pause(step, fixed_in) if self.rank == 0 else 0
+        is_due, self.heard_stop, pause = self.agree(Asking.STEP, int(due and self.rank == 0), self.find_stop(), pause)
+        self._asked_step, self._ask_at = step, step + pause
         return bool(is_due)
+
+    def _choose_pause(self, step: int, fixed_in: int) -> int:
+        """Return in how many steps the ranks ask again, from the time that the last ones took."""
+        before, self._asked_s = self._asked_s, time.monotonic()
+        step_s = (self._asked_s - before) / max(1, step - self._asked_step)
+        return max(1, min(_STEPS_BETWEEN, fixed_in, int(ASK_EVERY_S / max(step_s, 1e-6))))
 
     def follow(self, what: Asking, *, value: int) -> int:
         """Return rank 0's value, which is not negative."""

@@ -92,8 +92,10 @@ class RankedCutter:
 
     def is_due(self, step: int) -> bool:
         """Tell whether to cut a checkpoint at this step edge."""
-        due = self.leader is not None and self.leader.is_due(step)
-        return self._group.end_step(due=due)
+        leader = self.leader
+        if leader is None:
+            return self._group.end_step(step, due=False)
+        return self._group.end_step(step, due=leader.is_due(step), fixed_in=leader.count_to_fixed(step))
 
     def is_due_before_pause(self, step: int) -> bool:
         """Tell whether to cut before a validation."""
