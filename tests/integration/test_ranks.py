@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -181,6 +182,39 @@ def test_two_torchruns_as_on_two_machines_join_one_run(workshop: Workshop, tmp_p
     summary = workshop.finish(layout)
     assert summary.step == 4 * 9
     assert [report.step for report in summary.ranks or ()] == [4 * 9, 4 * 9]
+
+
+@pytest.mark.thorough
+def test_torchrun_starts_killed_ranks_again_in_the_same_run_and_leaves_a_stopped_one_alone(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT.replace("else 0.1", "else 0.6"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+         "--nproc-per-node", "2", "--max-restarts", "3", "train.py"],
+        cwd=tmp_path,
+        env={
+            **os.environ, "RELIGHT_RUNS": str(workshop.folder), "GLOO_SOCKET_IFNAME": "lo",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        (layout,) = soak.wait_for(lambda: list_layouts(workshop.folder), why="a run")
+        _wait_between_checkpoints(layout)
+        os.kill(_ranks(layout)[1].pid, signal.SIGKILL)
+        soak.wait_for(lambda: len(_checks(layout)) == 2, why="verified steps")
+        assert [check.verdict for check in _checks(layout)] == ["exact", "exact"]
+        start = read_record(layout.attempt(2).start, AttemptStart)
+        assert (start.reason, start.from_step, start.world_size) == ("restart", 10, 2)
+        assert workshop.relight("stop", layout.run_id).returncode == 0
+        assert process.wait(120) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    stopped = summarize_run(layout)
+    assert (stopped.status, stopped.attempt, stopped.durable_step) == (RunStatus.STOPPED, 2, stopped.step)
+    assert [each.run_id for each in list_layouts(workshop.folder)] == [layout.run_id]
 
 
 @pytest.mark.thorough

@@ -21,7 +21,7 @@ from relight.overview.summary import summarize_run
 from relight.runs.catalog import find_run, list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptProcesses
+from relight.runs.records import AttemptProcesses, AttemptStart
 from relight.runs.status import RunStatus
 from relight.supervision.resume import resume_run
 
@@ -158,6 +158,26 @@ def test_a_script_survives_kills_and_resumes_like_a_task(
     copied = tmp_path / "copies" / alone.run_id / "checkpoints" / "manifests"
     manifest = CheckpointStore(alone.checkpoints).find("latest").name.manifest
     soak.wait_for((copied / manifest).exists, why="its copy")
+
+
+def test_a_killed_script_goes_on_where_you_start_it_with_relight_resume(workshop: Workshop, project: Path) -> None:
+    process, layout = _start_alone(workshop, project, "--epochs", "2")
+    workshop.wait_for_step(layout, 4)
+    process.kill()
+    process.wait()
+    (project / "fast").touch()
+    done = subprocess.run(
+        [sys.executable, "train.py", "--epochs", "2"],
+        cwd=project,
+        env={**os.environ, "RELIGHT_RUNS": str(workshop.folder), "RELIGHT_RESUME": layout.run_id},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = workshop.finish(layout)
+    assert (summary.attempt, summary.step) == (2, 12)
+    start = read_record(layout.attempt(2).start, AttemptStart)
+    assert (start.reason, start.from_step >= 3) == ("resume", True)
+    assert [each.run_id for each in list_layouts(workshop.folder)] == [layout.run_id]
 
 
 def test_ctrl_c_saves_and_a_killed_supervisor_ends_the_script(workshop: Workshop, project: Path) -> None:

@@ -11,6 +11,7 @@ from relight.runs.progress import read_progress
 from relight.runs.record_file import read_record_if_there, read_record_or_none
 from relight.runs.records import AttemptExit, AttemptStart, ResumeCheck
 from relight.runs.status import RunStatus
+from relight.wording import count
 
 _BEGINNINGS = {
     "launch": "launched",
@@ -105,4 +106,6 @@ def _word_beginning(start: AttemptStart | None) -> str:
         return "unknown: the start record is missing"
     origin = f" from step {start.from_step:,}" if start.from_sequence is not None else " from the beginning"
     launched = start.reason == "launch" and start.from_sequence is None
-    return _BEGINNINGS[start.reason] + ("" if launched else origin)
+    where = ", ".join(sorted({agent.host for agent in start.torchrun}))
+    ranks = f", {count(start.world_size, 'rank')} on {where}" if where else ""
+    return _BEGINNINGS[start.reason] + ("" if launched else origin) + ranks

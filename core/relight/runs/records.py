@@ -159,6 +159,8 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     """How many processes train, if several do: absent for one, as in the records of older versions."""
     gpus: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     """The cards that the attempt may use, by the numbers of nvidia-smi; absent for all of them."""
+    agents: tuple[ProcessIdentity, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The processes of a torchrun that you started yourself, one on each machine; absent without."""
 
     @property
     def world_size(self) -> int:
@@ -169,6 +171,11 @@ class AttemptStart(Record, frozen=True, kw_only=True):
     def chosen_gpus(self) -> tuple[int, ...]:
         """The cards that the attempt may use; () for all of them."""
         return () if isinstance(self.gpus, msgspec.UnsetType) else self.gpus
+
+    @property
+    def torchrun(self) -> tuple[ProcessIdentity, ...]:
+        """The processes of the torchrun that you started yourself; () without."""
+        return () if isinstance(self.agents, msgspec.UnsetType) else self.agents
 
 
 def name_nproc(world_size: int) -> int | msgspec.UnsetType:

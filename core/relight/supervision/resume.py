@@ -50,12 +50,12 @@ def resume_run(
     """
     number = layout.latest_attempt()
     try:
-        with _lock_when_free(layout, number, token=token) as lock:
+        with lock_when_free(layout, number, token=token) as lock:
             # Gathered under the lock: while this process holds it, no attempt begins, and all earlier ones have ended.
             evidence = gather_evidence(layout)
             started = evidence.find_token(token)
             if started is None:
-                _refuse(evidence, number, from_=from_)
+                refuse_resume(evidence, number, from_=from_)
                 require_trust(layout, evidence.require_record(), trust=trust)
                 choice = choose_checkpoint(evidence, from_)
                 start = _next_start(evidence, choice, token=token, max_restarts=max_restarts, nproc=nproc, gpus=gpus)
@@ -70,7 +70,7 @@ def resume_run(
     return Launched(layout, started, created=False)
 
 
-def _refuse(evidence: Evidence, number: int, *, from_: str | int | None) -> None:
+def refuse_resume(evidence: Evidence, number: int, *, from_: str | int | None = None) -> None:
     """Raise when there is nothing to resume, or when another process or machine resumed it after attempt `number`."""
     if evidence.attempt != number:
         raise _started_by_another(evidence)
@@ -130,7 +130,7 @@ def _find_last_step(evidence: Evidence) -> int:
     return find_last_step(evidence, newest_step=newest[1] if newest is not None else None)
 
 
-def _lock_when_free(layout: RunLayout, number: int, *, token: str | None) -> RunLock:
+def lock_when_free(layout: RunLayout, number: int, *, token: str | None = None) -> RunLock:
     """Take the run's lock, waiting for an attempt that is ending; `RunBusy` at once while the run is being trained."""
     deadline = time.monotonic() + LOCK_WAIT_S
     look_at = time.monotonic() + STRANGERS_S

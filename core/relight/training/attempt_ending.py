@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import traceback
@@ -70,6 +71,8 @@ class AttemptEnding:
         expected = isinstance(error, RelightError)
         text = getattr(error, "traceback", None) if expected else "".join(traceback.format_exception(error))
         sentence = str(error) if expected else name_error(error)
+        if isinstance(error, RuntimeError) and (lost := self._find_lost_rank()):
+            sentence = lost  # the traceback has the rest
         sys.stdout.flush()
         if not printed:
             sys.stderr.write(text or f"Error: {sentence}\n")
@@ -90,6 +93,23 @@ class AttemptEnding:
         )
         self._close()
         return CRASHED
+
+    def end_lost(self, sentence: str) -> None:
+        """End this process from another thread: the training waits for a rank that is lost, and nothing can be saved.
+
+        Does nothing if the training is already ending.
+        """
+        if self.stopping.is_ending:
+            return
+        _log.error("%s", sentence)
+        self._write_outcome(TrainerOutcome(outcome="crashed", step=self._step(), reason=sentence, error=sentence))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(CRASHED)
+
+    def _find_lost_rank(self) -> str:
+        group = self.session.group if self.session is not None else None
+        return group.find_lost() if group is not None else ""
 
     def _close(self, *, quickly: bool = False) -> None:
         with _reported("The attempt could not be closed cleanly"):

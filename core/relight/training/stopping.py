@@ -102,6 +102,11 @@ class Stopping:
             return None
         return Stop("Stopped by request", save=not request.now)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the attempt is being ended."""
+        return self._handled.is_set()
+
     def begin_saving(self) -> None:
         """Note that the stop is being handled: from now on nothing interrupts it, and an orphan gets time to save."""
         self.interruptible = False

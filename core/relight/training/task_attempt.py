@@ -29,6 +29,8 @@ def run_attempt(folder: Path, number: int, *, lifeline: int | None = None, lock_
     ending = AttemptEnding(layout, number, stopping)
     try:
         trainer = _build(layout, start, ending, lock_fd=lock_fd, place=place)
+        if ending.session.group is not None:
+            ending.session.group.watch(ending.end_lost)
         stopping.interruptible = stopping.building = False
         trainer.run()
     except TrainingStopped as stopped:

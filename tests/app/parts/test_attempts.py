@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from relight.overview.attempts import summarize_attempts
+from relight.runs.record_file import write_record
+from relight.runs.records import AttemptStart, ProcessIdentity
 from relight.runs.status import RunStatus
 from relight_app.parts.attempts import build_attempts
 from tests.app.sample_runs import SampleRun, make_run
@@ -20,6 +22,17 @@ def test_attempts_show_their_beginning_and_end(tmp_path: Path) -> None:
     table = build_attempts(attempts, now_s=time.time(), run=layout.run_id, environments={})
     assert "261 to 600" in table
     assert "Killed by SIGKILL." in table
+
+
+def test_an_attempt_of_your_own_torchrun_names_its_ranks_and_machines(tmp_path: Path) -> None:
+    layout = make_run(tmp_path, SampleRun("x", status="crashed", step=600, attempts=2))
+    agents = tuple(ProcessIdentity(pid=8, start_ticks=5.0, boot_id=host, host=host) for host in ("n2", "n1"))
+    write_record(
+        layout.attempt(2).start,
+        AttemptStart(attempt=2, time_s=1.0, reason="restart", from_sequence=3, from_step=260, nproc=8, agents=agents),
+    )
+    attempts = summarize_attempts(layout, status=RunStatus.CRASHED, reason="")
+    assert attempts[1].beginning == "restarted automatically from step 260, 8 ranks on n1, n2"
 
 
 def test_a_damaged_attempt_does_not_hide_the_others(tmp_path: Path) -> None:

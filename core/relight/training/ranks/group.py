@@ -9,11 +9,14 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from relight.errors import RelightError
+from relight.runs.process_identity import host_name
+from relight.training.ranks.connections import RankConnections, list_sockets
 from relight.training.ranks.place import RankPlace
 
 _JOIN_WITHIN = timedelta(minutes=10)
@@ -23,7 +26,7 @@ ASK_EVERY_S = 0.2
 _STEPS_BETWEEN = 10
 """So many short steps have at most one question: steps may become slow at once, and a stop should not wait for long."""
 _ANSWER_WITHIN = timedelta(days=1)
-"""A rank that dies closes its connection, which the others see at once. Only a slow disk makes them wait for long."""
+"""Only a slow disk makes the ranks wait for long: `connections` notices one that has gone."""
 
 
 class Asking(IntEnum):
@@ -77,14 +80,20 @@ class RankGroup:
 
         # With torchrun's agent as its host, the store exists already. Otherwise rank 0 hosts it, and a script's own
         # `init_process_group` in that process finds the same one.
-        hosts = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        hosts = place.rank == 0 and not is_agents
         store = TCPStore(
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), place.world_size, hosts,
             timeout=_JOIN_WITHIN, wait_for_workers=False, multi_tenant=True,
         )  # fmt: skip
-        self._store = PrefixStore(f"relight/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        # An agent's store may outlive a round. Its count of restarts is its own: a machine that comes back begins at 0.
+        number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_agents else "0"
+        self._store = PrefixStore(f"relight/{number}", store)
         self._wait_for_all()
+        before = list_sockets()
         self._gloo: Any = dist.ProcessGroupGloo(self._store, self.rank, self.world_size, _ANSWER_WITHIN)
+        self._connections = RankConnections(before=before)
+        self._name_connections()
 
     def _wait_for_all(self) -> None:
         self._store.set(f"rank {self.rank}", "here")
@@ -95,6 +104,26 @@ class RankGroup:
                 f"Not all of the {self.world_size} ranks have come within {_JOIN_WITHIN.seconds // 60} minutes. Every "
                 "rank of a script must call relight.init()."
             ) from None
+
+    def _name_connections(self) -> None:
+        """Watch the connections between rank 0 and the others. When one of these two ends, all others soon do."""
+        own = msgspec.json.encode([host_name(), *self._connections.own])
+        names = {}
+        for rank, told in enumerate(self.gather(own)):
+            host, *addresses = msgspec.json.decode(told, type=list[str])
+            if rank != self.rank and 0 in (rank, self.rank):
+                names.update(dict.fromkeys(addresses, f"rank {rank} on {host}"))
+        self._connections.keep(names)
+
+    def find_lost(self) -> str:
+        """Say which rank has gone or does not answer any more; "" while all are there, or none is needed."""
+        if self.parted or not (lost := self._connections.find_lost()):
+            return ""
+        return f"The connection to {lost} is lost: that process, its machine or the network has failed."
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Call `on_lost` with a sentence, in another thread, when a rank is lost and this one still waits for it."""
+        self._connections.watch(lambda _: on_lost(sentence) if (sentence := self.find_lost()) else None)
 
     def agree(self, what: Asking, *values: int) -> list[int]:
         """Return the largest of each value among all ranks; raise `RelightError` if another rank asks for another."""
@@ -165,6 +194,8 @@ class RankGroup:
             self.agree(Asking.END)
         except (RuntimeError, RelightError):  # another rank is crashing, and says so itself
             return
+        finally:
+            self._connections.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -103,6 +103,8 @@ class ScriptAttempt:
         self._left_at = -1
         self._session: ScriptSession | None = None
         self._ending = AttemptEnding(self.layout, start.attempt, stopping)
+        if group is not None:
+            group.watch(self._ending.end_lost)
 
     @property
     def is_leaving(self) -> bool:

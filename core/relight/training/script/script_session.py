@@ -252,6 +252,8 @@ class ScriptSession(TrainingSession):
         except TrainingStopped as stopped:
             # Now, because the script may change the weights while it handles the exception.
             self._stopping.raised = stopped.stop
+            if self._stopping.under_torchrun and stopped.stop.signal is None and not stopped.stop.orphaned:
+                stopped.code = 0  # else torchrun would start again what a person has stopped
             self.stop(stopped.stop)
             raise
 

@@ -43,6 +43,8 @@ class ScriptStopping(Stopping):
         """Tells whether a stop has to wait for the next step edge, because the last one can no longer be saved."""
         self.has_ranks = False
         """Whether this is one of several ranks: then a signal that the script handles itself is only the script's."""
+        self.under_torchrun = False
+        """Whether a torchrun of the user's own has started this process: it may start it again after a failure."""
         self._terminal = terminal
         self._interrupts = 0
         self._waits = False

@@ -15,17 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
-from relight.errors import UsageError
+from relight.errors import RelightError, UsageError
 from relight.machine.standard_streams import replace_closed_streams
 from relight.runs.layout import AttemptLayout, RunLayout
 from relight.runs.process_identity import host_name
 from relight.runs.record_file import read_record
-from relight.runs.records import AttemptStart, Objective, RunRecord, ScriptRecord
+from relight.runs.records import AttemptStart, Objective, ProcessIdentity, RunRecord, ScriptRecord
 from relight.runs.run_record import read_script_record
 from relight.supervision.ranks import record_rank
-from relight.supervision.standalone import Standalone, begin_standalone
+from relight.supervision.standalone import RunIsOver, Standalone, Torchrun, begin_standalone
 from relight.tasks.config import full_metric_name
 from relight.tasks.script_config import apply_overrides, as_mapping, plain_config
 from relight.training.best_metric import choose_objective
@@ -33,15 +34,32 @@ from relight.training.data.persistent_loaders import seed_persistent_workers_apa
 from relight.training.environment import prepare_determinism
 from relight.training.log_streams import TeeStream, log_to, tolerate_write_errors
 from relight.training.ranks.group import RankGroup
-from relight.training.ranks.place import RankPlace, find_place
+from relight.training.ranks.place import RankPlace, find_agent, find_place
 from relight.training.script.run import ScriptRun
 from relight.training.script.script_attempt import Launch, ScriptAttempt
 from relight.training.script.script_stopping import ScriptStopping
 from relight.training.task_attempt import close_in_children
 
 _VARIABLES = ("RELIGHT_RUN_FOLDER", "RELIGHT_ATTEMPT", "RELIGHT_LIFELINE_FD", "RELIGHT_LOCK_FD")
+_RESUME_VARIABLE = "RELIGHT_RESUME"
 _log = logging.getLogger("relight")
 _runs: list[ScriptRun] = []
+
+
+class _Hello(msgspec.Struct, frozen=True):
+    """What each rank of your own torchrun tells the others before they join a run."""
+
+    agent: ProcessIdentity | None
+    resume: str | None
+
+
+class _Joined(msgspec.Struct, frozen=True):
+    """What rank 0 tells the others: the attempt that all of them join, or why there is none."""
+
+    folder: str = ""
+    attempt: int = 0
+    problem: str = ""
+    is_over: bool = False
 
 
 def init(
@@ -49,6 +67,7 @@ def init(
     *,
     name: str | None = None,
     runs: str | Path | None = None,
+    resume: str | None = None,
     best: str | None = None,
     higher_is_better: bool | None = None,
     seed: int | None = None,
@@ -67,10 +86,13 @@ def init(
     """Join the run that this script was launched in by `relight run`, or create one under RELIGHT_RUNS or ./runs.
 
     `config` is a dictionary such as `vars(args)`: it is recorded, and what the launch sets (`--set KEY=VALUE`) is put
-    into that very dictionary. `name` and `runs` are for a script that is started without the launcher. `best` names the
-    metric of `run.evaluated` that says which checkpoint is the best, else its first one. The name says whether higher
-    is better ("f1") or lower ("loss"), unless `higher_is_better` does; for an unknown name a warning asks for that.
-    `seed` seeds Python, NumPy and torch; None leaves that to the script. The rest as in a task's config.
+    into that very dictionary. `name`, `runs` and `resume` are for a script that is started without the launcher.
+    `resume`, or else RELIGHT_RESUME, is the run to continue from its newest checkpoint: its id, its name or the
+    beginning of its id. A torchrun that starts its ranks again continues its own run without that.
+
+    `best` names the metric of `run.evaluated` that says which checkpoint is the best, else its first one. The name says
+    whether higher is better ("f1") or lower ("loss"), unless `higher_is_better` does; for an unknown name a warning
+    asks for that. `seed` seeds Python, NumPy and torch; None leaves that to the script. The rest as in a task's config.
     `deterministic` chooses deterministic kernels where that costs nothing, as tasks do.
 
     Every rank of a distributed training calls it, with the same arguments; all of them join one run.
@@ -79,13 +101,14 @@ def init(
     """
     _check_caller()
     launch = _find_launch()
+    named = os.environ.pop(_RESUME_VARIABLE, None)
     place = _find_place(launch)
     group = None if place is None else RankGroup(place)
     values = as_mapping(config)
     standalone = launch is None
     if launch is None:
         replace_closed_streams()
-        launch = _begin_alone(name=name, runs=runs) if group is None else _begin_together(group, name=name, runs=runs)
+        launch = _begin(group, name=name, runs=runs, resume=resume or named)
     elif place is not None:
         launch = replace(launch, layout=launch.layout.of_rank(place.rank))
     layout = launch.layout
@@ -93,6 +116,7 @@ def init(
     start = read_record(layout.attempt(launch.attempt).start, AttemptStart)
     stopping = ScriptStopping(layout, launch.attempt, terminal=standalone)
     stopping.has_ranks = group is not None
+    stopping.under_torchrun = standalone and find_agent() is not None
     stopping.install(lifeline=launch.lifeline)
     close_in_children(tuple(each for each in (launch.lifeline, launch.lock_fd) if each is not None))
     _set_up_output(layout.attempt(launch.attempt), standalone=standalone)
@@ -198,7 +222,21 @@ def _open_descriptor(text: str) -> int | None:
     return descriptor
 
 
-def _begin_alone(*, name: str | None, runs: str | Path | None, nproc: int = 1) -> Launch:
+def _begin(group: RankGroup | None, *, name: str | None, runs: str | Path | None, resume: str | None) -> Launch:
+    """Begin an attempt without the launcher. End the process if torchrun has started it for a run that is over."""
+    agent = find_agent()
+    try:
+        if group is None:
+            return _begin_alone(Torchrun(1, (agent,) if agent else ()), name=name, runs=runs, resume=resume)
+        return _begin_together(group, _Hello(agent, resume), name=name, runs=runs)
+    except RunIsOver as over:
+        if group is not None:
+            group.leave()
+        sys.stderr.write(f"relight: {over}\n")
+        sys.exit(0)  # anything else would make torchrun start the ranks once more
+
+
+def _begin_alone(torchrun: Torchrun, *, name: str | None, runs: str | Path | None, resume: str | None) -> Launch:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if file is None:
@@ -207,27 +245,55 @@ def _begin_alone(*, name: str | None, runs: str | Path | None, nproc: int = 1) -
         )
     spec = getattr(main, "__spec__", None)
     begun: Standalone = begin_standalone(
-        Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs, nproc=nproc
-    )
+        Path(file), arguments=sys.argv[1:], module=_name_module(spec), name=name, runs=runs, resume=resume,
+        torchrun=torchrun,
+    )  # fmt: skip
     return Launch(begun.layout, begun.attempt, begun.lifeline, begun.lock.fileno())
 
 
-def _begin_together(group: RankGroup, *, name: str | None, runs: str | Path | None) -> Launch:
-    """Join the run that rank 0 creates for all ranks that torchrun has started."""
+def _begin_together(group: RankGroup, own: _Hello, *, name: str | None, runs: str | Path | None) -> Launch:
+    """Join the run that rank 0 creates, or continues, for all ranks that torchrun has started."""
+    hellos = [msgspec.json.decode(each, type=_Hello) for each in group.gather(msgspec.json.encode(own))]
     if group.rank == 0:
-        begun = _begin_alone(name=name, runs=runs, nproc=group.world_size)
-        group.tell("run", f"{begun.attempt} {begun.layout.folder}")
+        try:
+            begun = _begin_alone(
+                Torchrun(group.world_size, _list_agents(hellos)), name=name, runs=runs, resume=_choose_resume(hellos)
+            )
+        except Exception as error:
+            told = _Joined(problem=str(error) or type(error).__name__, is_over=isinstance(error, RunIsOver))
+            group.tell("run", msgspec.json.encode(told).decode())
+            raise
+        group.tell("run", msgspec.json.encode(_Joined(str(begun.layout.folder), begun.attempt)).decode())
         record_rank(begun.layout, rank=0, attempt=begun.attempt)
         return begun
-    attempt, _, folder = group.hear("run").partition(" ")
-    layout = RunLayout(Path(folder))
+    joined = msgspec.json.decode(group.hear("run"), type=_Joined)
+    if joined.is_over:
+        raise RunIsOver(joined.problem)
+    if joined.problem:
+        raise RelightError(f"Rank 0 could not begin: {joined.problem}")
+    layout = RunLayout(Path(joined.folder))
     if not layout.record.is_file():
         raise UsageError(
-            f"Rank {group.rank} on {host_name()} does not see the run's folder {folder}. Put the runs into a folder "
-            "that all machines share, with relight.init(runs=...) or RELIGHT_RUNS."
+            f"Rank {group.rank} on {host_name()} does not see the run's folder {joined.folder}. Put the runs into a "
+            "folder that all machines share, with relight.init(runs=...) or RELIGHT_RUNS."
         )
-    record_rank(layout, rank=group.rank, attempt=int(attempt))
-    return Launch(layout.of_rank(group.rank), int(attempt), None, None)
+    record_rank(layout, rank=group.rank, attempt=joined.attempt)
+    return Launch(layout.of_rank(group.rank), joined.attempt, None, None)
+
+
+def _list_agents(hellos: list[_Hello]) -> tuple[ProcessIdentity, ...]:
+    return tuple(dict.fromkeys(hello.agent for hello in hellos if hello.agent is not None))
+
+
+def _choose_resume(hellos: list[_Hello]) -> str | None:
+    """Return the run that the ranks are to resume. It is enough to name it on one machine."""
+    named = sorted({hello.resume for hello in hellos if hello.resume})
+    if len(named) > 1:
+        raise UsageError(
+            f"The machines name different runs to resume: {', '.join(named)}. Give all of them the same, or name it on "
+            "one of them."
+        )
+    return named[0] if named else None
 
 
 def _name_module(spec: Any) -> str | None:
