@@ -139,6 +139,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(relight: Ask, make_run: RunM
         (("digits", "--restarts", "-1"), 2, "--restarts"),
         (("digits", "--nodes", "2"), 2, "add --on slurm"),
         (("digits", "--on", "moon"), 2, "Use --on slurm"),
+        (("digits", "--on", "here", "--nodes", "2"), 2, "add --on slurm"),
         (("digits", "--on", "slurm", "--nproc", "auto"), 2, "on each node"),
         (("digits", "--on", "slurm", "--sbatch", "--partition gpu"), 2, "--partition=gpu, not"),
         (("digits", "--on", "slurm", "--", "gpu"), 2, "--partition=gpu, not"),

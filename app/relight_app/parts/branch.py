@@ -7,8 +7,10 @@ import shlex
 from typing import Any
 
 from relight.errors import CheckpointNotFound, RelightError, UsageError
+from relight.runs.layout import RunLayout
 from relight.runs.records import RunRecord
 from relight.supervision.branch import name_branch
+from relight.supervision.job_submission import read_plan
 from relight.tasks.reference import TaskDescription
 from relight_app.actions import Branch
 from relight_app.engine import Engine
@@ -17,9 +19,10 @@ from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY
 from relight_app.parts.empty import build_empty
-from relight_app.parts.forms import build_branch_command, build_fields, build_text_field, name_task
+from relight_app.parts.forms import build_branch_command, build_fields, build_text_field, name_place, name_task
 from relight_app.parts.notice import build_traceback
 from relight_app.parts.part import Query, read_request
+from relight_app.parts.place import build_place_fields, build_processes_field, count_processes
 from relight_app.problems import explain
 from relight_app.settings import current_settings
 
@@ -32,7 +35,8 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
     try:
         if not query.get("id"):
             raise UsageError("Open a run, and choose “Branch from here” in the menu of a checkpoint.")
-        run = engine.find_layout(query["id"]).run_id
+        layout = engine.find_layout(query["id"])
+        run = layout.run_id
         record = engine.read_record(run)
         step = _find_step(engine, run, query.get("step", ""))
         task = engine.find_description(name_task(record.task))
@@ -47,7 +51,7 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
         tag("a", record.name, class_="link", href=address("run", id=run)), f" ({run}), with its weights, its optimizer "
         "and its position in the data. You can change every option that keeps the shapes of the model.", class_="muted",
     )  # fmt: skip
-    form = _build_form(run, record, step, task) if task is not None else _build_question(record)
+    form = _build_form(layout, record, step, task) if task is not None else _build_question(record)
     return tag("div", title, origin, form, class_="stack wide")
 
 
@@ -57,6 +61,7 @@ def build_branch_command_line(engine: Engine, query: Query) -> Markup:
     arguments = request.arguments if isinstance(request.arguments, str) else None
     command = build_branch_command(
         request.run, request.step, request.config, name=request.name, weights_only=request.weights_only,
+        nproc=str(request.nproc).strip(), place=name_place(request.on, request.nodes, request.sbatch),
         arguments=arguments,
     )  # fmt: skip
     return Markup(tag("span", command))
@@ -75,7 +80,8 @@ def _build_question(record: RunRecord) -> Markup:
     )  # fmt: skip
 
 
-def _build_form(run: str, record: RunRecord, step: int, task: TaskDescription) -> Markup:
+def _build_form(layout: RunLayout, record: RunRecord, step: int, task: TaskDescription) -> Markup:
+    run, place = layout.run_id, read_plan(layout)
     given: dict[str, Any] = {field.name: record.config.get(field.name, field.default) for field in task.fields}
     arguments = shlex.join(record.task.arguments)
     return tag(
@@ -100,6 +106,8 @@ def _build_form(run: str, record: RunRecord, step: int, task: TaskDescription) -
                     ),
                     class_="field",
                 ),
+                build_processes_field(processes := count_processes(layout), implied=processes),
+                build_place_fields(place, implied=place),
                 build_text_field(
                     "Arguments", "arguments", value=arguments, data_default=arguments, data_send_empty=True,
                     hint="What you would type after the script's name.",
