@@ -6,6 +6,7 @@ The command in them is the same each time, `relight run TASK --id ID`: it starts
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ RUNS_THERE, DATA_THERE = "/runs", "/data"
 IMAGE = "relight:latest"
 SAVE_WITHIN_S = 300
 """How long a pod that is taken away may take to save and to copy its last checkpoint."""
+_KUBERNETES_NAME = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _SECRET = "relight-s3"
 
 
@@ -54,8 +56,14 @@ def write_train_job(
 ) -> JobFile:
     """Write the manifest of the run as a TrainJob of Kubeflow, with the runtime that it needs.
 
-    With a mirror in S3 the runs folder is a scratch volume, else a claim that outlives the pod.
+    With a mirror in S3 the runs folder is a scratch volume, else a claim that outlives the pod. Raises `UsageError` for
+    an id that Kubernetes does not take as a name.
     """
+    if not _KUBERNETES_NAME.fullmatch(run_id):
+        raise UsageError(
+            f"The run's id {run_id!r} cannot be the name of a TrainJob: give it an --id of at most 50 small letters, "
+            "digits and dashes that begins with a letter."
+        )
     secret = f"""
                       # AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL
                       envFrom:
