@@ -26,7 +26,7 @@ _WORKING = ("RUNNING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RE
 _REASONS = {
     "Priority": "other jobs go first",
     "Resources": "waiting for free nodes",
-    "BeginTime": "Slurm starts a job again after about two minutes",
+    "BeginTime": "not before its time; a job that starts again waits about two minutes",
     "JobHeldUser": "held: release it with scontrol release",
     "JobHeldAdmin": "held by an administrator",
     "Dependency": "waiting for another job",
