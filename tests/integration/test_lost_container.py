@@ -28,7 +28,13 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="a pid namespace needs root"),
 ]
 
-CONFIG: dict[str, Any] = {**QUICK, "samples": 157, "checkpoint_every_s": None, "checkpoint_every_steps": 3}
+CONFIG: dict[str, Any] = {
+    **QUICK,
+    "samples": 157,
+    "checkpoint_every_s": None,
+    "checkpoint_every_steps": 3,
+    "nap_s": 0.1,
+}
 CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 RUN = "tiny-a2b3"
 LIMIT_S = 240
