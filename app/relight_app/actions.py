@@ -28,6 +28,7 @@ from relight.runs.trash import delete_run, restore_run
 from relight.supervision.branch import branch_run
 from relight.supervision.gpu_choice import choose_gpus
 from relight.supervision.interrupted_runs import resume_interrupted_runs
+from relight.supervision.job_submission import plan_job, read_plan
 from relight.supervision.launch import launch_run
 from relight.supervision.nproc import choose_nproc
 from relight.supervision.resume import resume_run
@@ -51,7 +52,7 @@ class Launch(Request, frozen=True):
 
     `mirror` is where to copy it; None means RELIGHT_MIRROR, and "" nowhere. `nproc` is a number of processes or "auto",
     as for `relight run --nproc`; "" means one. `gpus` are cards as for `relight run --gpus`, or {"0": true, "2": true};
-    "" means all.
+    "" means all. `on`, `nodes` and `sbatch` are as for `relight run`; None means on this machine.
     """
 
     task: str
@@ -61,6 +62,9 @@ class Launch(Request, frozen=True):
     mirror: str | None = None
     nproc: str | int = ""
     gpus: str | dict[str, bool] = ""
+    on: str | None = None
+    nodes: int | None = None
+    sbatch: str | list[str] | None = None
     arguments: str | list[str] = ""
 
 
@@ -84,7 +88,10 @@ class Stop(Request, frozen=True):
 
 
 class Branch(Request, frozen=True):
-    """Start a run from another run's checkpoint. `config` has the values to change; None keeps the arguments."""
+    """Start a run from another run's checkpoint. `config` has the values to change; None keeps the arguments.
+
+    `on`, `nodes`, `sbatch` and `nproc` are as for `relight branch`; None and "" mean as the parent.
+    """
 
     run: str
     step: int
@@ -92,6 +99,10 @@ class Branch(Request, frozen=True):
     arguments: str | list[str] | None = None
     weights_only: bool = False
     name: str = ""
+    nproc: str | int = ""
+    on: str | None = None
+    nodes: int | None = None
+    sbatch: str | list[str] | None = None
     trust: bool = False
 
 
@@ -212,6 +223,10 @@ def split_arguments(arguments: str | list[str]) -> tuple[str, ...]:
         raise UsageError(f"The arguments cannot be parsed: {error}.") from None
 
 
+def _list_options(sbatch: str | list[str] | None) -> list[str] | None:
+    return [sbatch] if isinstance(sbatch, str) else sbatch
+
+
 def name_gpus(request: Launch) -> str:
     """Return the chosen cards as `--gpus` takes them; "" without a choice."""
     if isinstance(request.gpus, str):
@@ -229,12 +244,16 @@ def drill_subject(request: Drill) -> Hashable:
 
 def _launch(engine: Engine, request: Launch, key: str, _work: Work) -> Answer:
     mirror = choose_mirror(request.mirror)
-    gpus = choose_gpus(name_gpus(request) or None) or ()
-    nproc = choose_nproc(str(request.nproc).strip() or None, gpus=gpus) or 1
+    gpus, asked = choose_gpus(name_gpus(request) or None) or (), str(request.nproc).strip() or None
+    slurm = plan_job(
+        request.on, nodes=request.nodes, options=_list_options(request.sbatch), nproc=asked,
+        gpus=name_gpus(request) or None,
+    )  # fmt: skip
+    nproc = choose_nproc(asked, gpus=gpus) or 1
     prepared = _prepare(request.task, request.config, split_arguments(request.arguments))
     launched = launch_run(
         engine.folder, prepared, name=request.name or None, token=key, max_restarts=request.max_restarts, nproc=nproc,
-        gpus=gpus, mirror=mirror,
+        gpus=gpus, mirror=mirror, slurm=slurm,
     )  # fmt: skip
     return {"run": launched.layout.run_id}
 
@@ -253,14 +272,20 @@ def _stop(engine: Engine, request: Stop, _key: str, _work: Work) -> Answer:
 
 
 def _branch(engine: Engine, request: Branch, key: str, _work: Work) -> Answer:
+    parent, nproc = engine.find_layout(request.run), str(request.nproc).strip() or None
+    slurm = plan_job(
+        request.on, nodes=request.nodes, options=_list_options(request.sbatch), nproc=nproc, before=read_plan(parent)
+    )
     launched = branch_run(
-        engine.find_layout(request.run),
+        parent,
         from_=request.step,
         config_changes=request.config,
         weights_only=request.weights_only,
         arguments=None if request.arguments is None else split_arguments(request.arguments),
         name=request.name or None,
         token=key,
+        nproc=choose_nproc(nproc),
+        slurm=slurm,
         trust=request.trust,
     )
     return {"run": launched.layout.run_id, "parent": request.run}

@@ -14,7 +14,8 @@ from relight.errors import RelightError
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import PreparedTask, RunRecord, TaskReference
+from relight.runs.records import PreparedTask, RunRecord, SlurmJob, TaskReference
+from relight.supervision import job_submission
 from relight.supervision.attempt_start import Launched
 from relight_app import actions
 from relight_app.actions import Drill, drill_subject
@@ -148,11 +149,32 @@ def test_a_branch_changes_what_is_given_and_keeps_the_rest(engine: Engine, run: 
     ask(engine, "branch", key="b", run=run.run_id, step="400", weights_only="true", arguments="--lr 'a b'")
     ask(engine, "branch", key="c", run=run.run_id, step=400, arguments="")
     plain = {"run": run.run_id, "from_": 400, "weights_only": False, "arguments": None, "name": None, "trust": False}
+    plain |= {"nproc": None, "slurm": None}
     assert recorder.asked == [
         plain | {"config_changes": {"lr": "5e-4"}, "name": "finer", "token": "a"},
         plain | {"config_changes": {}, "weights_only": True, "arguments": ("--lr", "a b"), "token": "b"},
         plain | {"config_changes": {}, "arguments": (), "token": "c"},
     ]
+
+
+def test_a_launch_and_a_branch_go_to_slurm_as_the_command_line_says_it(
+    engine: Engine, run: RunLayout, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_submission, "is_installed", lambda: True)
+    write_record(run.slurm, SlurmJob(nodes=2, options=("--partition=gpu",), job=7))
+    asked = {"on": "slurm", "nodes": "3", "sbatch": "--time=9 --partition=low", "nproc": "2"}
+    ask(engine, "launch", task="digits", **asked)
+    ask(engine, "branch", run=run.run_id, step=400)
+    ask(engine, "branch", run=run.run_id, step=400, on="here")
+    ask(engine, "branch", run=run.run_id, step=400, nodes="1", sbatch="", nproc="2")
+    assert [(one["slurm"], one["nproc"]) for one in recorder.asked] == [
+        (SlurmJob(nodes=3, options=("--time=9", "--partition=low")), 2),
+        (SlurmJob(nodes=2, options=("--partition=gpu",)), None),
+        (None, None),
+        (SlurmJob(), 2),
+    ]
+    refused = ask(engine, "launch", task="digits", on="slurm", sbatch="--partition gpu")
+    assert "--partition=gpu, not --partition gpu" in problem(refused)
 
 
 def test_a_branch_that_does_not_fit_is_the_engines_sentence(

@@ -139,6 +139,16 @@ def test_a_run_that_is_being_trained_is_not_resumed(relight: Ask, make_run: RunM
         (("digits", "--restarts", "-1"), 2, "--restarts"),
         (("digits", "--nodes", "2"), 2, "add --on slurm"),
         (("digits", "--on", "moon"), 2, "Use --on slurm"),
+        (("digits", "--on", "here", "--nodes", "2"), 2, "add --on slurm"),
+        (("digits", "--on", "ray", "--nodes", "2"), 2, "a job for one machine"),
+        (("digits", "--on", "ray", "--nproc", "auto"), 2, "Give the number of ranks"),
+        (("digits", "--on", "ray", "--image", "x"), 2, "--image is for --on kubernetes"),
+        (("digits", "--on", "kubernetes", "--json"), 2, "--json needs --to FILE"),
+        (("digits", "--on", "kubernetes", "--set", "epochs=0"), 2, "at least 1"),
+        (("digits", "--on", "kubernetes", "--to", "/nowhere/x.yaml"), 1, "cannot be written"),
+        (("digits", "--to", "x.yaml"), 2, "--on ray or --on kubernetes"),
+        (("digits", "--id", "x-a2b3", "--detach"), 2, "leave --detach"),
+        (("digits", "--id", "a/b"), 2, "cannot be the id of a run"),
         (("digits", "--on", "slurm", "--nproc", "auto"), 2, "on each node"),
         (("digits", "--on", "slurm", "--sbatch", "--partition gpu"), 2, "--partition=gpu, not"),
         (("digits", "--on", "slurm", "--", "gpu"), 2, "--partition=gpu, not"),
@@ -155,6 +165,26 @@ def test_what_cannot_be_trained_gets_one_line_and_leaves_no_run(
     assert answer.exit_code in ({1, 2} if arguments == ("images",) else {exit_code})
     assert answer.stdout == ""
     assert not runs.exists() or not list(runs.iterdir())
+
+
+@pytest.mark.parametrize("on", ["ray", "kubernetes"])
+def test_a_job_file_has_the_command_and_no_run_is_made(relight: Ask, runs: Path, tmp_path: Path, on: str) -> None:
+    file = tmp_path / "job"
+    options = ("--set", "epochs=3", "--name", "Two words", "--nproc", "2", "--restarts", "1")
+    answer = relight("run", "digits", "--on", on, *options, "--to", str(file))
+    assert answer.exit_code == 0, answer
+    wrote, start, _ = answer.stdout.splitlines()
+    assert wrote == f"Wrote {file}."
+    assert str(file) in start
+    text = file.read_text()
+    words = ["relight", "run", "digits", "--id", *options[:2], "--name", "Two words", "--restarts", "--nproc", "--runs"]
+    places = [text.index(word, text.index("relight run" if on == "ray" else "command:")) for word in words]
+    assert places == sorted(places)
+    assert "two-words-" in text
+    assert not runs.exists()
+    printed = relight("run", "digits", "--on", on, "--id", "x-a2b3")
+    assert "x-a2b3" in printed.stdout
+    assert len(printed.stderr.splitlines()) == 2, "what to type next is not part of the file"
 
 
 @pytest.mark.parametrize("name", list(BROKEN))

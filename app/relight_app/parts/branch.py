@@ -7,8 +7,10 @@ import shlex
 from typing import Any
 
 from relight.errors import CheckpointNotFound, RelightError, UsageError
+from relight.runs.layout import RunLayout
 from relight.runs.records import RunRecord
 from relight.supervision.branch import name_branch
+from relight.supervision.job_submission import read_plan
 from relight.tasks.reference import TaskDescription
 from relight_app.actions import Branch
 from relight_app.engine import Engine
@@ -22,10 +24,12 @@ from relight_app.parts.forms import (
     build_branch_command,
     build_fields,
     build_text_field,
+    name_place,
     name_task,
 )
 from relight_app.parts.notice import build_traceback
 from relight_app.parts.part import Query, read_request
+from relight_app.parts.place import build_place_fields, build_processes_field, count_processes
 from relight_app.problems import explain
 from relight_app.settings import current_settings
 
@@ -38,7 +42,8 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
     try:
         if not query.get("id"):
             raise UsageError("Open a run, and choose “Branch from here” in the menu of a checkpoint.")
-        run = engine.find_layout(query["id"]).run_id
+        layout = engine.find_layout(query["id"])
+        run = layout.run_id
         record = engine.read_record(run)
         step = _find_step(engine, run, query.get("step", ""))
         task = engine.find_description(name_task(record.task))
@@ -55,7 +60,7 @@ def build_branch_form(engine: Engine, query: Query) -> Markup:
     )  # fmt: skip
     if task is None:
         engine.expect_description()
-    form = _build_form(run, record, step, task) if task is not None else _build_question(record)
+    form = _build_form(layout, record, step, task) if task is not None else _build_question(record)
     return tag("div", title, origin, form, class_="stack wide")
 
 
@@ -65,6 +70,7 @@ def build_branch_command_line(engine: Engine, query: Query) -> Markup:
     arguments = request.arguments if isinstance(request.arguments, str) else None
     command = build_branch_command(
         request.run, request.step, request.config, name=request.name, weights_only=request.weights_only,
+        nproc=str(request.nproc).strip(), place=name_place(request.on, request.nodes, request.sbatch),
         arguments=arguments,
     )  # fmt: skip
     return Markup(tag("span", command))
@@ -84,7 +90,8 @@ def _build_question(record: RunRecord) -> Markup:
     )  # fmt: skip
 
 
-def _build_form(run: str, record: RunRecord, step: int, task: TaskDescription) -> Markup:
+def _build_form(layout: RunLayout, record: RunRecord, step: int, task: TaskDescription) -> Markup:
+    run, place = layout.run_id, read_plan(layout)
     given: dict[str, Any] = {field.name: record.config.get(field.name, field.default) for field in task.fields}
     arguments = shlex.join(record.task.arguments)
     return tag(
@@ -109,6 +116,8 @@ def _build_form(run: str, record: RunRecord, step: int, task: TaskDescription) -
                     ),
                     class_="field",
                 ),
+                build_processes_field(processes := count_processes(layout), implied=processes),
+                build_place_fields(place, implied=place),
                 build_text_field(
                     "Arguments", "arguments", value=arguments, data_default=arguments, data_send_empty=True,
                     hint="What you would type after the script's name.",

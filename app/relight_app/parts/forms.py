@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from relight.runs.records import TaskReference
@@ -77,12 +77,24 @@ def build_fields(fields: Iterable[ConfigField], given: Mapping[str, Any], *, imp
 
 
 def build_text_field(
-    label: str, name: str, *, value: str = "", hint: str = "", placeholder: str = "", **attributes: object
+    label: str,
+    name: str,
+    *,
+    value: str = "",
+    hint: str = "",
+    placeholder: str = "",
+    only: str | None = None,
+    hidden: bool = False,
+    wide: bool = False,
+    **attributes: object,
 ) -> Markup:
-    """Build a field for one line of text."""
+    """Build a field for one line of text. It counts, and is seen, only when the field that `only` names is so."""
     box = tag("input", type="text", name_=name, value=value, placeholder=placeholder, title=hint or None,
               autocomplete="off", spellcheck="false", **attributes)  # fmt: skip
-    return tag("label", tag("span", label), box, class_="field", data_key=name)
+    class_ = "field wide" if wide else "field"
+    return tag(
+        "label", tag("span", label), box, class_=class_, data_key=name, data_only=only, hidden=hidden or None
+    )  # fmt: skip
 
 
 def _build_field(field: ConfigField, given: Mapping[str, Any], implied: Mapping[str, Any]) -> Markup:
@@ -120,6 +132,7 @@ def build_command(
     mirror: str | None = None,
     nproc: str = "",
     gpus: str = "",
+    place: Sequence[str] = (),
     arguments: str = "",
 ) -> str:
     """Return the equivalent command; `arguments` are those of a script, as the person typed them."""
@@ -133,10 +146,21 @@ def build_command(
         parts += ["--nproc", nproc]
     if gpus:
         parts += ["--gpus", gpus]
+    parts += place
     if mirror is not None:
         parts += ["--mirror", mirror]
     command = " ".join(shlex.quote(part) for part in parts)
     return f"{command} -- {arguments.strip()}" if arguments.strip() else command
+
+
+def name_place(on: str | None, nodes: int | None, sbatch: str | list[str] | None) -> list[str]:
+    """Return the options that say where a run trains; None is left out."""
+    parts = ["--on", on] if on else []
+    if nodes is not None:
+        parts += ["--nodes", str(nodes)]
+    if sbatch is not None:
+        parts += ["--sbatch", sbatch if isinstance(sbatch, str) else shlex.join(sbatch)]
+    return parts
 
 
 def build_branch_command(
@@ -146,6 +170,8 @@ def build_branch_command(
     *,
     name: str = "",
     weights_only: bool = False,
+    nproc: str = "",
+    place: Sequence[str] = (),
     arguments: str | None = None,
 ) -> str:
     """Return the equivalent command; `arguments` are those of a script, or None when they are unchanged."""
@@ -155,6 +181,9 @@ def build_branch_command(
         parts.append("--weights-only")
     if name:
         parts += ["--name", name]
+    if nproc:
+        parts += ["--nproc", nproc]
+    parts += place
     command = " ".join(shlex.quote(part) for part in parts)
     return command if arguments is None else f"{command} -- {arguments.strip()}"
 

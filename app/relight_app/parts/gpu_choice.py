@@ -11,6 +11,7 @@ from relight.runs.layout import RunLayout
 from relight.wording import describe_bytes, name_some
 from relight_app.engine import Engine
 from relight_app.markup import Markup, tag
+from relight_app.parts.place import ONLY_HERE
 
 _MOST_NAMED = 3
 
@@ -41,6 +42,7 @@ def build_gpu_choice(report: MachineReport, owners: Mapping[int, str]) -> Markup
         boxes,
         class_="choices stack",
         data_key="gpus",
+        data_only=ONLY_HERE,
     )
 
 

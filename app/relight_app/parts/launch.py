@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from relight.errors import RelightError
 from relight.mirror.address import choose_mirror
+from relight.runs.records import SlurmJob
+from relight.supervision.job_submission import read_plan
 from relight.tasks.reference import TaskDescription
 from relight_app.actions import Drill, Launch, drill_subject, name_gpus
 from relight_app.engine import Engine
@@ -18,10 +21,11 @@ from relight_app.markup import Markup, tag
 from relight_app.navigation import address
 from relight_app.parts.controls import READ_ONLY, choice
 from relight_app.parts.drill import DRILL_HELP, build_drill_card
-from relight_app.parts.forms import BUSY_DESCRIBING, build_command, build_fields, build_text_field
+from relight_app.parts.forms import BUSY_DESCRIBING, build_command, build_fields, build_text_field, name_place
 from relight_app.parts.gpu_choice import build_gpu_choice, find_owners
 from relight_app.parts.notice import build_problem
 from relight_app.parts.part import Query, read_request
+from relight_app.parts.place import build_place_fields, build_processes_field, count_processes
 from relight_app.problems import explain
 from relight_app.settings import current_settings
 
@@ -47,7 +51,7 @@ def build_launch_form(engine: Engine, query: Query) -> Markup:
             task = engine.find_description(file)
         except RelightError as error:
             problem = build_problem(explain(error), key="task-problem")
-    given, refused = _repeated_config(engine, query)
+    repeated, refused = _read_repeated(engine, query)
     return tag(
         "div",
         tag("h1", "Launch"),
@@ -55,7 +59,7 @@ def build_launch_form(engine: Engine, query: Query) -> Markup:
         _build_file_form(file, known=task is not None) if own else None,
         problem,
         refused,
-        _build_form(task, given, build_gpu_choice(read_cards(), find_owners(engine))) if task is not None else None,
+        _build_form(task, repeated, build_gpu_choice(read_cards(), find_owners(engine))) if task is not None else None,
         class_="stack wide",
         data_title="Launch · Relight",
     )
@@ -68,6 +72,7 @@ def build_launch_command_line(engine: Engine, query: Query) -> Markup:
     command = build_command(
         request.task, request.config, name=request.name, max_restarts=request.max_restarts, mirror=request.mirror,
         nproc=str(request.nproc).strip(), gpus=name_gpus(request), arguments=arguments,
+        place=name_place(request.on, request.nodes, request.sbatch),
     )  # fmt: skip
     return Markup(tag("span", command))
 
@@ -104,14 +109,14 @@ def _build_file_form(file: str, *, known: bool) -> Markup:
     )
 
 
-def _build_form(task: TaskDescription, given: Mapping[str, Any], gpus: Markup | None) -> Markup:
+def _build_form(task: TaskDescription, repeated: _Repeated, gpus: Markup | None) -> Markup:
     metric = task.objective.metric
     decided = f" {title_metric(metric)} decides which checkpoint is the best." if metric else ""
     defaults = {field.name: field.default for field in task.fields}
     return tag(
         "form",
         tag("p", task.summary, decided, class_="muted"),
-        build_fields(task.fields, given, implied=defaults),
+        build_fields(task.fields, repeated.config, implied=defaults),
         tag(
             "div",
             tag(
@@ -122,10 +127,8 @@ def _build_form(task: TaskDescription, given: Mapping[str, Any], gpus: Markup | 
                     "Automatic restarts", "max_restarts", value="0", inputmode="numeric", data_default="0",
                     hint="How many times Relight restarts the run after a crash, from its last checkpoint.",
                 ),
-                build_text_field(
-                    "Processes", "nproc", placeholder="1",
-                    hint="How many processes train this run together: a number, or auto for one on each GPU.",
-                ),
+                build_processes_field(repeated.processes, implied=1),
+                build_place_fields(repeated.place, implied=None),
                 _build_mirror_field(),
                 build_text_field(
                     "Arguments", "arguments", placeholder="--lr 3e-4",
@@ -174,12 +177,21 @@ def _build_mirror_field() -> Markup:
     )  # fmt: skip
 
 
-def _repeated_config(engine: Engine, query: Query) -> tuple[Mapping[str, Any], Markup | None]:
-    """Return the config of the run that the address asks to repeat; {} without one."""
-    repeated = query.get("from")
-    if not repeated:
-        return {}, None
+@dataclass(frozen=True)
+class _Repeated:
+    """What the form takes from the run that the address asks to repeat."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    place: SlurmJob | None = None
+
+
+def _read_repeated(engine: Engine, query: Query) -> tuple[_Repeated, Markup | None]:
+    run = query.get("from")
+    if not run:
+        return _Repeated(), None
     try:
-        return engine.read_record(repeated).config, None
+        layout, config = engine.find_layout(run), engine.read_record(run).config
     except RelightError as error:
-        return {}, build_problem(explain(error), key="repeat-problem")
+        return _Repeated(), build_problem(explain(error), key="repeat-problem")
+    return _Repeated(config, count_processes(layout), read_plan(layout)), None

@@ -58,6 +58,7 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
         tag(
             "span",
             join(
+                run.reason.rstrip(".") or None if run.status.is_live else None,
                 _PHASES.get(run.phase or ""),
                 tag("span", "started ", build_age(run.started_s or run.created_s)),
                 tag(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from relight.cli.ending import CRASHED, choose_exit_code, word_ending
 from relight.cli.interruptions import Interruptions
@@ -17,6 +18,7 @@ from relight.runs.progress import Progress
 from relight.runs.status import RunStatus
 
 _POLL_S = 0.2
+_TELL_EVERY_S = 1.0
 _AFTERMATH_S = 30.0
 """How long to wait for a supervisor to exit after its trainer has ended without a crash."""
 
@@ -60,6 +62,35 @@ def follow_run(
     for line in rest:
         say(line)
     return code
+
+
+@contextlib.contextmanager
+def tell_story(layout: RunLayout, *, attempt: int, quiet: bool = False) -> Iterator[None]:
+    """Print what happens to the run, from a thread, while this process supervises it; at the end, how it ended."""
+    story, over = RunStory(layout, attempt), threading.Event()
+
+    def tell() -> None:
+        try:
+            for line in story.poll():
+                (_say_trouble if quiet else _say_plainly)(line)
+        except RelightError as error:
+            say_error(str(error))
+
+    def follow() -> None:
+        while not over.wait(_TELL_EVERY_S):
+            tell()
+
+    thread = threading.Thread(target=follow, name="story")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        tell()
+    if not quiet:
+        for text in word_ending(story.summary):
+            say(text)
 
 
 def _watch(

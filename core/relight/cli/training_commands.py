@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,14 +26,14 @@ from relight.cli.options import (
     repeat_runs_option,
 )
 from relight.cli.output import say, say_error, say_json
+from relight.cli.start_lines import tell_lines, word_start
 from relight.errors import RelightError, UsageError
-from relight.wording import count, name_some
+from relight.wording import name_some
 
 if TYPE_CHECKING:
     from relight.cli.interruptions import Interruptions
     from relight.overview.summary import RunSummary
     from relight.runs.layout import RunLayout
-    from relight.runs.records import AttemptStart, SlurmJob
     from relight.supervision.attempt_start import Launched
 
 _FORCE_S = 30.0
@@ -54,14 +53,58 @@ OnOption = Annotated[
     str | None,
     typer.Option(
         "--on",
-        metavar="slurm",
-        help="Submit the run to Slurm instead of training here. See docs/slurm.md.",
+        metavar="slurm|ray|kubernetes",
+        help="Submit the run to Slurm (docs/slurm.md), or write a job for Ray or Kubernetes (docs/elsewhere.md) "
+        "instead of training here.",
         show_default=False,
     ),
 ]
 
+BranchOnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="slurm|here",
+        help="Submit the branch to Slurm, or train it here. Default: where its parent trains.",
+        show_default=False,
+    ),
+]
+
+IdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        metavar="ID",
+        help="Start the run with this id, or continue it if it is here or in the mirror. The run ends with this "
+        "process: for containers and jobs.",
+        show_default=False,
+    ),
+]
+
+ToOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="FILE",
+        help="With --on ray or kubernetes: where to write the job. Default: print it.",
+        show_default=False,
+    ),
+]
+
+ImageOption = Annotated[
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="With --on kubernetes: the container image.", show_default=False),
+]
+
 NodesOption = Annotated[
-    int, typer.Option("--nodes", metavar="N", min=1, help="With --on slurm: train on N nodes, --nproc ranks on each.")
+    int | None,
+    typer.Option(
+        "--nodes",
+        metavar="N",
+        min=1,
+        help="With --on slurm: train on N nodes, --nproc ranks on each.",
+        show_default=False,
+    ),
 ]
 
 SbatchOption = Annotated[
@@ -91,6 +134,7 @@ def register(app: typer.Typer) -> None:
             "relight run digits --nproc 2",
             "relight run digits --gpus 0,2 --nproc auto",
             "relight run digits --mirror s3://bucket/runs",
+            "relight run digits --on kubernetes --image registry/relight:1 --to digits.yaml",
             'relight run digits --on slurm --nodes 2 --nproc 4 --sbatch "--partition=gpu --gpus-per-node=4"',
             "relight run train.py --name trial -- --lr 3e-4",
         ),
@@ -115,6 +159,7 @@ def register(app: typer.Typer) -> None:
             "relight branch digits-k3f9 --from best --set lr=0.0001 --name trial",
             "relight branch digits-k3f9 --from best --weights-only --name finetune",
             "relight branch train-x7k2 --from 4000 -- --lr 3e-5",
+            'relight branch digits-k3f9 --from best --on slurm --sbatch "--time=8:00:00"',
         ),
     )(branch)
 
@@ -129,8 +174,11 @@ def run(
     nproc: NprocOption = None,
     gpus: GpusOption = None,
     on: OnOption = None,
-    nodes: NodesOption = 1,
+    nodes: NodesOption = None,
     sbatch: SbatchOption = None,
+    to: ToOption = None,
+    image: ImageOption = None,
+    id_: IdOption = None,
     mirror: MirrorOption = None,
     python: PythonOption = None,
     is_module: ModuleOption = False,
@@ -148,18 +196,40 @@ def run(
     from relight.mirror.address import choose_mirror
     from relight.runs.catalog import runs_folder
     from relight.supervision.gpu_choice import choose_gpus
+    from relight.supervision.job_files import KUBERNETES, RAY, refuse_for_job_file
+    from relight.supervision.job_submission import plan_job
     from relight.supervision.launch import launch_run
     from relight.supervision.nproc import choose_nproc
     from relight.tasks.reference import resolve_task
 
     address = choose_mirror(mirror)
+    if on in (RAY, KUBERNETES):
+        from relight.cli.own_process import write_job
+
+        refuse_for_job_file(on, nodes=nodes, sbatch=sbatch, gpus=gpus, detach=detach, mirror=address)
+        write_job(
+            on, task, arguments=arguments, assignments=assignments, name=name, restarts=restarts, nproc=nproc,
+            to=to, image=image, run_id=id_, mirror=address, python=python, is_module=is_module, runs=runs, json=json,
+        )  # fmt: skip
+        return
+    if to is not None or image is not None:
+        raise UsageError("--to and --image are for the file that --on ray or --on kubernetes writes.")
     cards = choose_gpus(gpus) or ()
     options = list(sbatch or ())
-    if on is not None and arguments and not is_module and resolve_task(task).kind != "script":
+    if on == "slurm" and arguments and not is_module and resolve_task(task).kind != "script":
         options, arguments = [*options, *arguments], None  # such a task takes none, so they are for sbatch
-    slurm = _plan_job(on, nodes=nodes, options=options, nproc=nproc, gpus=gpus)
+    slurm = plan_job(on, nodes=nodes, options=options, nproc=nproc, gpus=gpus)
     world_size = choose_nproc(nproc, gpus=cards) or 1
     prepared = prepare_task(task, assignments or (), arguments=arguments or (), python=python, is_module=is_module)
+    if id_ is not None:
+        if detach or slurm is not None:
+            raise UsageError("--id trains in this process: leave --detach and --on slurm out.")
+        from relight.cli.own_process import train_in_this_process
+        from relight.supervision.own_process import Wish
+
+        wish = Wish(id_, prepared, name=name, max_restarts=restarts, nproc=choose_nproc(nproc, gpus=cards), gpus=cards,
+                    mirror=address)  # fmt: skip
+        raise typer.Exit(train_in_this_process(runs_folder(runs), wish, json=json))
     interruptions = Interruptions()
     with interruptions.watch():  # a Ctrl-C right now must not leave a run that you were not told about
         launched = launch_run(
@@ -173,39 +243,8 @@ def run(
             slurm=slurm,
         )
         how = "starts" if slurm is None else "was submitted to Slurm; it is"
-        _tell([f"{launched.layout.run_id} {how} in {launched.layout.folder}"], json=json)
+        tell_lines([f"{launched.layout.run_id} {how} in {launched.layout.folder}"], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
-
-
-def _plan_job(
-    on: str | None, *, nodes: int, options: Sequence[str], nproc: str | None, gpus: str | None
-) -> SlurmJob | None:
-    """Return how Slurm starts the run; None for a run on this machine. Raise `UsageError` for what does not fit."""
-    import shlex
-
-    from relight.runs.records import SlurmJob
-
-    if on is None:
-        if nodes > 1 or options:
-            raise UsageError("--nodes and --sbatch are for a run that Slurm starts: add --on slurm.")
-        return None
-    if on != "slurm":
-        raise UsageError(f"--on {on} is not known. Use --on slurm, or leave it out to train on this machine.")
-    if nproc == "auto":
-        raise UsageError(
-            "--nproc auto counts the GPUs of this machine, not of the nodes. Give the number of ranks on each node."
-        )
-    if gpus is not None:
-        raise UsageError("--gpus chooses cards of this machine. Ask Slurm for them: --sbatch --gpus-per-node=4.")
-    try:
-        words = tuple(word for each in options for word in shlex.split(each))
-    except ValueError as error:
-        raise UsageError(f"--sbatch {options!r} cannot be read: {error}.") from error
-    if wrong := [word for word in words if not word.startswith("-") or "\n" in word]:
-        raise UsageError(
-            f"--sbatch {wrong[0]!r} is not an option of sbatch in one word. Write --partition=gpu, not --partition gpu."
-        )
-    return SlurmJob(nodes=nodes, options=words)
 
 
 def stop(
@@ -327,7 +366,7 @@ def resume(
         if layout.latest_attempt() > before:
             say_error(f"{layout.run_id} has already been resumed and continues in the background.")
         raise
-    _tell(_word_start(launched), json=json)
+    tell_lines(word_start(launched), json=json)
     _watch(launched, runs=runs, detach=detach, json=json)
 
 
@@ -386,6 +425,10 @@ def branch(
         ),
     ] = None,
     restarts: RestartsOption = 0,
+    nproc: NprocOption = None,
+    on: BranchOnOption = None,
+    nodes: NodesOption = None,
+    sbatch: SbatchOption = None,
     trust: TrustOption = False,
     detach: DetachOption = False,
     runs: RunsOption = None,
@@ -393,15 +436,19 @@ def branch(
 ) -> None:
     """Start a new run from another run's checkpoint.
 
-    The new run can have a changed config. It records its parent and the changes.
+    The new run can have a changed config. It records its parent and the changes. It trains where its parent does, in as
+    many ranks; Slurm gets the parent's options.
     """
     from relight.cli.interruptions import Interruptions
     from relight.runs.catalog import find_run, runs_folder
     from relight.runs.run_record import read_run_record
     from relight.supervision.branch import branch_run
+    from relight.supervision.job_submission import plan_job, read_plan
+    from relight.supervision.nproc import choose_nproc
     from relight.tasks.parsing import split_assignments
 
     parent = find_run(runs_folder(runs), run_name)
+    slurm = plan_job(on, nodes=nodes, options=sbatch, nproc=nproc, before=read_plan(parent))
     interruptions = Interruptions()
     with interruptions.watch():  # as in `run`
         launched = branch_run(
@@ -412,13 +459,16 @@ def branch(
             weights_only=weights_only,
             name=name,
             max_restarts=restarts,
+            nproc=choose_nproc(nproc),
+            slurm=slurm,
             trust=trust,
         )
         layout = launched.layout
         step = record.parent.step if (record := read_run_record(layout)).parent is not None else 0
         what = f"with the weights of step {step}" if weights_only else f"from step {step}"
-        started = f"{layout.run_id} starts {what} of {parent.run_id} in {layout.folder}"
-        _tell([started, *launched.notes], json=json)
+        how = "starts" if slurm is None else "was submitted to Slurm; it starts"
+        started = f"{layout.run_id} {how} {what} of {parent.run_id} in {layout.folder}"
+        tell_lines([started, *launched.notes], json=json)
     _watch(launched, runs=runs, detach=detach, json=json, interruptions=interruptions)
 
 
@@ -439,34 +489,6 @@ def _watch(
     else:
         say(f"Show: relight show {layout.run_id}{suffix}")
         say(f"Stop: relight stop {layout.run_id}{suffix}")
-
-
-def _tell(lines: Iterable[str], *, json: bool) -> None:
-    if not json:
-        for line in lines:
-            say(line)
-
-
-def _word_start(launched: Launched) -> list[str]:
-    """Say from which checkpoint a run resumes, which ones were skipped, and what will be trained again."""
-    layout, attempt, reached = launched.layout, launched.attempt, launched.reached_step
-    start = _read_start(layout, attempt)
-    if start.from_sequence is None:
-        lines = [f"{layout.run_id} starts from the beginning (attempt {attempt})."]
-    else:
-        lines = [f"{layout.run_id} resumes from its checkpoint at step {start.from_step} (attempt {attempt})."]
-    lines += start.notes
-    again = reached - start.from_step
-    if again > 0:
-        lines.append(f"It had reached step {reached}, so {count(again, 'step')} in all must be trained again.")
-    return lines
-
-
-def _read_start(layout: RunLayout, attempt: int) -> AttemptStart:
-    from relight.runs.record_file import read_record
-    from relight.runs.records import AttemptStart
-
-    return read_record(layout.attempt(attempt).start, AttemptStart)
 
 
 def _advise_on_processes(summary: RunSummary) -> str:

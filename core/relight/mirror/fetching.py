@@ -133,6 +133,11 @@ def find_or_fetch(
     return layout
 
 
+def is_copied(address: MirrorAddress, run_id: str) -> bool:
+    """Return whether the mirror has a run of that id. Raises `MirrorError` if it cannot be asked."""
+    return _read_position(address, run_id) is not None
+
+
 def _read_position(address: MirrorAddress, run_id: str) -> CopyPosition | None:
     with _explained(address.of_run(run_id)):
         files = connect(address, run_id).list_files()

@@ -59,15 +59,17 @@ def create_run(
     *,
     name: str | None = None,
     token: str | None = None,
+    run_id: str | None = None,
     parent: Parent | None = None,
     fill: Fill | None = None,
 ) -> CreatedRun:
     """Create a run's folder: complete and durable, or not at all.
 
     It is built under a hidden name and renamed, so no process ever sees half a run. If an earlier call used the same
-    `token`, even at the same moment in another process, that call's run is returned. `fill` puts files into the folder
-    before the run appears; when it raises, no run is created. Raises `RelightError` when the runs folder cannot be
-    written, and `ConfigError` for a config that JSON cannot represent; nothing is left behind then.
+    `token`, even at the same moment in another process, that call's run is returned. `run_id` is the run's id instead
+    of one made from its name, and its token, too. `fill` puts files into the folder before the run appears; when it
+    raises, no run is created. Raises `RelightError` when the runs folder cannot be written, and `ConfigError` for a
+    config that JSON cannot represent; nothing is left behind then.
     """
     name = clean_name(name) or prepared.reference.name
     _check_config(prepared.config)
@@ -81,12 +83,14 @@ def create_run(
         higher_is_better=prepared.objective.higher_is_better,
         direction_guessed=prepared.objective.guessed,
         parent=parent,
-        token=token,
+        token=run_id or token,
         relight=__version__,
     )
     try:
         make_folder(folder)
-        return _create(folder, msgspec.structs.replace(record, home=find_home(folder)), fill)
+        record = msgspec.structs.replace(record, home=find_home(folder))
+        ids = new_run_ids(record.name, token=record.token) if run_id is None else iter([run_id])
+        return _create(folder, record, ids, fill)
     except OSError as error:
         _refuse(folder, error)
 
@@ -155,7 +159,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
+def _create(folder: Path, record: RunRecord, ids: Iterator[str], fill: Fill | None) -> CreatedRun:
     if record.token is not None:
         earlier = _run_with_token(folder, record.token)
         if earlier is not None:
@@ -169,7 +173,7 @@ def _create(folder: Path, record: RunRecord, fill: Fill | None) -> CreatedRun:
         building.lock.touch()
         if fill is not None:
             record = msgspec.structs.replace(record, imported_from=fill(building))
-        for run_id in new_run_ids(record.name, token=record.token):
+        for run_id in ids:
             layout = RunLayout(folder / run_id)
             write_record(building.record, msgspec.structs.replace(record, run=run_id))
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 
 from relight.errors import RelightError
 
+NO_SBATCH = (
+    "sbatch was not found, so nothing can be submitted to Slurm from this machine. Log in to a node of the cluster, or "
+    "train here with --on here."
+)
 ASK_EVERY_S = 3.0
 """All jobs of a user are asked for at once and remembered that long: the controller serves a whole cluster."""
 _TIMEOUT_S = 20.0
@@ -21,7 +26,7 @@ _WORKING = ("RUNNING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RE
 _REASONS = {
     "Priority": "other jobs go first",
     "Resources": "waiting for free nodes",
-    "BeginTime": "Slurm starts a job again after about two minutes",
+    "BeginTime": "not before its time; a job that starts again waits about two minutes",
     "JobHeldUser": "held: release it with scontrol release",
     "JobHeldAdmin": "held by an administrator",
     "Dependency": "waiting for another job",
@@ -104,6 +109,11 @@ def find_job(job: int, *, owner: int, fresh: bool = False) -> JobReport:
     return _queue.find(job, owner=owner, fresh=fresh)
 
 
+def is_installed() -> bool:
+    """Return whether jobs can be submitted from this machine."""
+    return shutil.which("sbatch") is not None
+
+
 def submit(script: Path) -> int:
     """Submit a script from its own folder and return the job's number. Raises `RelightError` with Slurm's words."""
     # Options may also come from variables such as SBATCH_PARTITION. What a job around this process was given may not.
@@ -116,10 +126,7 @@ def submit(script: Path) -> int:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     except FileNotFoundError:
-        raise RelightError(
-            "sbatch was not found, so nothing can be submitted to Slurm from this machine. Log in to a node of the "
-            "cluster, or train here without --on slurm."
-        ) from None
+        raise RelightError(NO_SBATCH) from None
     except subprocess.TimeoutExpired:
         raise RelightError("sbatch did not answer within 60 s. Look with squeue whether it took the job.") from None
     if done.returncode != 0:

@@ -53,16 +53,28 @@ class Adoption:
     lifeline: int
 
 
+class OwnSupervisor:
+    """The caller is going to supervise the attempt itself, and is handed the run's lock."""
+
+    lock: RunLock | None = None
+
+    def take(self, lock: RunLock) -> None:
+        """Keep the lock, also when the starter releases it."""
+        self.lock = RunLock(os.dup(lock.fileno()))
+
+
 def start_attempt(
     layout: RunLayout,
     start: AttemptStart,
     *,
     lock: RunLock,
     adoption: Adoption | None = None,
+    own: OwnSupervisor | None = None,
 ) -> None:
     """Create the attempt's folder and start its supervisor, detached: closing browser, terminal or server ends nothing.
 
-    If Slurm starts the run's trainings, submit a job instead, which starts the supervisor when it has its nodes.
+    If Slurm starts the run's trainings, submit a job instead, which starts the supervisor when it has its nodes. With
+    `own` the caller is the supervisor.
 
     Returns when the supervisor is on record and also holds `lock`, the run's lock, which the caller releases later; the
     supervisor may still be loading its modules. With `adoption` it starts no trainer and watches that process instead.
@@ -73,7 +85,9 @@ def start_attempt(
     attempt = _begin(layout, start)
     try:
         supervisor = None
-        if is_for_slurm(layout):
+        if own is not None:
+            own.take(lock)
+        elif is_for_slurm(layout):
             submit_job(layout)
         else:
             supervisor = _spawn_supervisor(layout, attempt, lock=lock, adoption=adoption)
@@ -84,7 +98,9 @@ def start_attempt(
         _put_on_record(attempt, supervisor)
 
 
-def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) -> Launched:
+def start_first_attempt(
+    layout: RunLayout, prepare: Callable[[], AttemptStart], *, own: OwnSupervisor | None = None
+) -> Launched:
     """Start a new run's first attempt. If an earlier call with the same token is starting it, wait for that one.
 
     `prepare` runs under the run's lock, and only in the call that starts the attempt.
@@ -96,7 +112,7 @@ def start_first_attempt(layout: RunLayout, prepare: Callable[[], AttemptStart]) 
                 if layout.latest_attempt():
                     break
                 start = prepare()
-                start_attempt(layout, start, lock=lock)
+                start_attempt(layout, start, lock=lock, own=own)
                 return Launched(layout, start.attempt, created=True, notes=start.notes)
         except FileExistsError:
             break

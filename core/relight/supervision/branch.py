@@ -15,13 +15,14 @@ from relight.errors import RelightError, UsageError
 from relight.mirror.report import read_mirror, set_mirror
 from relight.runs.catalog import create_run
 from relight.runs.layout import RunLayout
-from relight.runs.record_file import read_record_or_none
-from relight.runs.records import AttemptStart, Parent, PreparedTask, TaskReference, name_nproc
+from relight.runs.record_file import read_record_or_none, write_record
+from relight.runs.records import AttemptStart, Parent, PreparedTask, SlurmJob, TaskReference, name_nproc
 from relight.runs.run_record import Changes, RunDefinition, compare_configs, read_definition
 from relight.supervision.attempt_start import Launched, start_first_attempt
 from relight.supervision.branch_fit import refuse_misfit
 from relight.supervision.checkpoint_choice import choose_for_branch
 from relight.supervision.checkpoint_copy import copy_checkpoint, copy_weights
+from relight.supervision.job_submission import count_nodes, read_plan
 from relight.supervision.trainer_command import check_script
 from relight.supervision.trust import require_trust
 
@@ -38,15 +39,18 @@ def branch_run(
     name: str | None = None,
     token: str | None = None,
     max_restarts: int = 0,
+    nproc: int | None = None,
+    slurm: SlurmJob | msgspec.UnsetType | None = msgspec.UNSET,
     trust: bool = False,
 ) -> Launched:
     """Create a run in the same runs folder from checkpoint `from_` ("latest", "best" or a step) and start it.
 
     The checkpoint is copied to the child's own store, so each run folder is self-contained, and the label "parent"
-    keeps it in the parent. The child has its parent's mirror and number of ranks. `config_changes` maps keys to
-    values, which are checked as in a launch. `arguments` replaces the arguments of a script. With `weights_only` the
-    child takes only the weights of the modules, and starts at step 0 with a fresh optimizer. A second call with the
-    same `token` returns the same run. `trust` allows the code of a run that was made elsewhere.
+    keeps it in the parent. The child has its parent's mirror. `config_changes` maps keys to values, checked as
+    in a launch. `arguments` replaces the arguments of a script. With `weights_only` the child takes only the weights of
+    the modules, and starts at step 0 with a fresh optimizer. `slurm` and `nproc` say where it trains, as for a launch:
+    by default like its parent, with as many ranks on each machine. A second call with the same `token` returns the same
+    run. `trust` allows the code of a run that was made elsewhere.
 
     Raises UntrustedRun, CheckpointNotFound, DamagedCheckpoint, ConfigError, and RelightError when the disk is full or
     the config's model would not fit the checkpoint. After an error there is no new run.
@@ -65,6 +69,8 @@ def branch_run(
         plan = _Plan(record.task, config, compare_configs(record.config, config))
     mirror = read_mirror(layout)
     before = read_record_or_none(layout.attempt(layout.latest_attempt()).start, AttemptStart)
+    planned = read_plan(layout) if isinstance(slurm, msgspec.UnsetType) else slurm
+    each = nproc or max(1, (before.world_size if before is not None else 1) // count_nodes(layout))
     info, notes = choose_for_branch(layout, record, from_)
     refuse_misfit(layout, record, plan.config, info)
     parent = Parent(
@@ -92,6 +98,8 @@ def branch_run(
             raise
         if mirror is not None:
             set_mirror(child, mirror)
+        if planned is not None:
+            write_record(child.slurm, planned)
         return AttemptStart(
             attempt=1,
             time_s=time.time(),
@@ -102,8 +110,8 @@ def branch_run(
             notes=notes,
             max_restarts=max_restarts,
             token=token,
-            nproc=name_nproc(before.world_size if before is not None else 1),
-            gpus=before.gpus if before is not None else msgspec.UNSET,
+            nproc=name_nproc(each * (planned.nodes if planned is not None else 1)),
+            gpus=before.gpus if before is not None and planned is None else msgspec.UNSET,
         )
 
     return start_first_attempt(child, prepare)

@@ -15,7 +15,7 @@ from relight.runs.catalog import create_run
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptStart, PreparedTask, SlurmJob, name_nproc
 from relight.runs.trash import sweep_in_background
-from relight.supervision.attempt_start import Launched, start_first_attempt
+from relight.supervision.attempt_start import Launched, OwnSupervisor, start_first_attempt
 
 
 def launch_run(
@@ -29,6 +29,8 @@ def launch_run(
     gpus: tuple[int, ...] = (),
     mirror: MirrorAddress | None = None,
     slurm: SlurmJob | None = None,
+    run_id: str | None = None,
+    own: OwnSupervisor | None = None,
 ) -> Launched:
     """Create a run in the runs folder and start its first attempt.
 
@@ -36,13 +38,14 @@ def launch_run(
     same moment from two processes. `nproc` processes train it, under torchrun if several, on the cards `gpus`; () are
     all cards. With `slurm` it is submitted as a job instead of starting here, and `nproc` is for each node. After a
     crash it restarts automatically, up to `max_restarts` times. With `mirror` its checkpoints are copied there while it
-    trains. Raises RelightError when the folder cannot be written or no supervisor can be started.
+    trains. `run_id` is its id, and with `own` the caller supervises it. Raises RelightError when the folder cannot be
+    written or no supervisor can be started.
     """
     if mirror is not None:
         check_place(mirror, folder)
-    layout, created = create_run(folder, prepared, name=name, token=token)
+    layout, created = create_run(folder, prepared, name=name, token=token, run_id=run_id)
     start = AttemptStart(
-        attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=token,
+        attempt=1, time_s=time.time(), reason="launch", max_restarts=max_restarts, token=run_id or token,
         nproc=name_nproc(nproc * (slurm.nodes if slurm is not None else 1)), gpus=gpus or msgspec.UNSET,
     )  # fmt: skip
 
@@ -54,7 +57,7 @@ def launch_run(
         return start
 
     try:
-        launched = start_first_attempt(layout, prepare)
+        launched = start_first_attempt(layout, prepare, own=own)
     except RunBusy:
         raise
     except RelightError:

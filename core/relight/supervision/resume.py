@@ -14,7 +14,7 @@ from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
 from relight.runs.records import AttemptStart, name_nproc
 from relight.runs.status import derive_status
-from relight.supervision.attempt_start import Launched, start_attempt
+from relight.supervision.attempt_start import Launched, OwnSupervisor, start_attempt
 from relight.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from relight.supervision.job_submission import count_nodes, is_for_slurm
 from relight.supervision.orphans import Orphans, find_strangers
@@ -36,13 +36,14 @@ def resume_run(
     nproc: int | None = None,
     gpus: tuple[int, ...] | None = None,
     trust: bool = False,
+    own: OwnSupervisor | None = None,
 ) -> Launched:
     """Start the run's next attempt from `from_`: "latest" (or None), "best" or a step.
 
     "latest" means the newest undamaged checkpoint; `notes` names the damaged ones that were skipped. Without any
     checkpoint the run starts from the beginning. A repeated `token` returns the attempt that the first call started.
     `max_restarts`, `nproc` (for each node) and `gpus` None keep the value of the last attempt; `gpus` () are all cards.
-    `trust` allows the code of a run that was made elsewhere.
+    `trust` allows the code of a run that was made elsewhere. With `own` the caller supervises the attempt.
 
     Raises `RunBusy` while the run is being trained; of several resumes at once, one starts an attempt and the others
     raise it. Raises `CheckpointNotFound`, `DamagedCheckpoint` when the requested checkpoint is damaged, and
@@ -60,7 +61,7 @@ def resume_run(
                 choice = choose_checkpoint(evidence, from_)
                 start = _next_start(evidence, choice, token=token, max_restarts=max_restarts, nproc=nproc, gpus=gpus)
                 reached = _find_last_step(evidence)
-                start_attempt(layout, start, lock=lock)
+                start_attempt(layout, start, lock=lock, own=own)
                 return Launched(layout, start.attempt, created=True, notes=choice.notes, reached_step=reached)
     except (RunBusy, FileExistsError):
         # An earlier resume with the same token may be what keeps the run busy: look again.

@@ -7,6 +7,15 @@ from pathlib import Path
 import pytest
 
 from relight_app.engine import Engine
+from relight_app.parts import place
+
+
+@pytest.fixture(autouse=True)
+def has_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the machine has Slurm: not, unless a test is marked with its `parametrize`."""
+    found = getattr(request, "param", False)
+    monkeypatch.setattr(place, "is_installed", lambda: found)
+    return found
 
 
 @pytest.fixture

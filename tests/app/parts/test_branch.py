@@ -11,7 +11,7 @@ import pytest
 from relight.checkpoints.store import CheckpointStore
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import RunRecord, TaskReference
+from relight.runs.records import RunRecord, SlurmJob, TaskReference
 from relight_app.engine import Engine
 from tests.app.asking import ask
 from tests.app.parts.shown import Element, show
@@ -62,6 +62,9 @@ def test_the_command_below_the_form_branches_the_same(engine: Engine, parent: Ru
     assert command(config={"epochs": "30"}, weights_only="true", name="finer") == (
         f"relight branch {parent.run_id} --from {step} --set epochs=30 --weights-only --name finer"
     )
+    assert command(on="slurm", nodes="2", sbatch="--time=9 -p=gpu", nproc="4").endswith(
+        f" --from {step} --nproc 4 --on slurm --nodes 2 --sbatch '--time=9 -p=gpu'"
+    )
     assert command(arguments="--lr 1e-4 --name 'a b'").endswith(" -- --lr 1e-4 --name 'a b'")
 
 
@@ -70,10 +73,32 @@ def test_a_script_branches_with_its_arguments_as_a_field(engine: Engine, parent:
     script.write_text("import relight\n\nrun = relight.init()\n")
     _use_task(parent, TaskReference(kind="script", name="train.py", path=str(script), arguments=("--lr", "3e-4")))
     form = _form(_open(engine, parent))
-    assert form.fields() == {"name": "", "weights_only": "false", "arguments": "--lr 3e-4"}
+    assert form.fields() == {"name": "", "weights_only": "false", "nproc": "", "arguments": "--lr 3e-4"}
     (box,) = form.find_all("input", name="arguments")
     assert box.attributes["data-default"] == "--lr 3e-4"
     assert "data-send-empty" in box.attributes, "a script can be branched without arguments, too"
+
+
+@pytest.mark.parametrize("has_slurm", [True], indirect=True)
+def test_a_branch_of_a_slurm_run_starts_with_the_parents_nodes_and_options(
+    engine: Engine, parent: RunLayout, has_slurm: bool
+) -> None:
+    write_record(parent.slurm, SlurmJob(nodes=2, options=("--partition=gpu",), job=7))
+    form = _form(_open(engine, parent))
+    place = {name: form.fields()[name] for name in ("on", "nodes", "sbatch")}
+    assert place == {"on": "slurm", "nodes": "2", "sbatch": "--partition=gpu"}
+    boxes = {box.attributes["name"]: box for kind in ("input", "select") for box in form.find_all(kind)}
+    assert {name: boxes[name].attributes["data-default"] for name in place} == place, (
+        "so an untouched form changes none"
+    )
+    assert "data-send-empty" in boxes["sbatch"].attributes, "the options can be taken away"
+
+
+def test_a_branch_of_a_slurm_run_trains_here_where_there_is_no_slurm(engine: Engine, parent: RunLayout) -> None:
+    write_record(parent.slurm, SlurmJob(nodes=2, job=7))
+    form = _form(_open(engine, parent))
+    assert form.fields()["on"] == "here"
+    assert "Slurm" not in form.text
 
 
 def test_only_a_press_imports_the_parents_file(engine: Engine, parent: RunLayout, tmp_path: Path) -> None:

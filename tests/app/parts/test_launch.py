@@ -11,7 +11,7 @@ import pytest
 from relight.machine.gpu import GpuCard, GpuReport
 from relight.machine.report import GpuProcessRow, MachineReport
 from relight.runs.record_file import read_record, write_record
-from relight.runs.records import RunRecord, TaskReference
+from relight.runs.records import RunRecord, SlurmJob, TaskReference
 from relight.tasks.reference import list_tasks
 from relight_app.engine import Engine
 from tests.app.asking import ask, problem
@@ -74,6 +74,31 @@ def test_each_card_has_a_box_that_says_who_is_on_it(engine: Engine, monkeypatch:
     assert _command(engine, task="digits", gpus={"0": "true", "1": "false", "2": "true"}) == (
         "relight run digits --gpus 0,2"
     )
+
+
+@pytest.mark.parametrize("has_slurm", [True], indirect=True)
+def test_with_slurm_the_form_offers_where_to_train(engine: Engine, has_slurm: bool) -> None:
+    form = _form(show(engine, "launch-form", task="digits"))
+    assert {name: form.fields()[name] for name in ("on", "nodes", "sbatch")} == {
+        "on": "here", "nodes": "1", "sbatch": "",
+    }  # fmt: skip
+    (label,) = form.find_all("label", **{"data-only": "on=slurm", "data-key": "nodes"})
+    assert "hidden" in label.attributes, "until Slurm is chosen"
+    assert _command(engine, task="digits", on="slurm", nodes="2", nproc="4", sbatch="--partition=gpu --time=8:00") == (
+        "relight run digits --nproc 4 --on slurm --nodes 2 --sbatch '--partition=gpu --time=8:00'"
+    )
+
+
+@pytest.mark.parametrize("has_slurm", [True], indirect=True)
+def test_a_slurm_run_is_launched_again_on_slurm(engine: Engine, runs: Path, has_slurm: bool) -> None:
+    layout = make_run(runs, SampleRun("x"))
+    write_record(layout.slurm, SlurmJob(nodes=2, options=("--partition=gpu",), job=7))
+    form = _form(show(engine, "launch-form", task="digits", **{"from": layout.run_id}))
+    assert {name: form.fields()[name] for name in ("on", "nodes", "sbatch")} == {
+        "on": "slurm", "nodes": "2", "sbatch": "--partition=gpu",
+    }  # fmt: skip
+    (box,) = form.find_all("input", name="nodes")
+    assert box.attributes["data-default"] == "1", "so the browser sends the other value"
 
 
 def test_a_run_can_be_launched_again_with_its_own_config(engine: Engine, runs: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from relight.errors import RelightError
-from relight.mirror.report import find_mirror
 from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.lock import RunLock
@@ -29,7 +28,7 @@ from relight.supervision.checkpoint_choice import choose_newest
 from relight.supervision.inbox import SignalInbox
 from relight.supervision.launcher import Launcher
 from relight.supervision.local_launcher import LocalLauncher
-from relight.supervision.orphans import find_lock_holders
+from relight.supervision.own_process import wait_for_others
 from relight.supervision.restart_policy import SAME_STEP_LIMIT, count_crashes_at_the_last_step
 from relight.supervision.slurm.step_launcher import StepLauncher, has_lost_node
 from relight.supervision.stop import record_stop_in_queue
@@ -37,8 +36,6 @@ from relight.supervision.supervisor import Supervisor
 
 LOCK_WAIT_S = 180.0
 """A file server may keep the lock of a node that has died for a while."""
-MIRROR_WAIT_S = 600.0
-_POLL_S = 0.2
 _ENDED_BY_SLURM_S = 120.0
 
 _log = logging.getLogger(__name__)
@@ -69,7 +66,7 @@ def _train(layout: RunLayout, job: int, inbox: SignalInbox) -> int:
             launcher = StepLauncher(layout, job=job, nodes=plan.nodes)
         supervisor = Supervisor(layout, number, lock=lock, launcher=launcher, inbox=inbox)
         supervisor.run()
-    _wait_for_others(layout)
+    wait_for_others(layout)
     last = layout.latest_attempt()
     ended = read_record_or_none(layout.attempt(last).exit, AttemptExit)
     lost = ended is not None and ended.outcome == "crashed" and plan.nodes > 1 and _should_follow(layout, plan.nodes)
@@ -121,15 +118,6 @@ def _should_follow(layout: RunLayout, nodes: int) -> bool:
     """Return whether a lost node may explain the crash: not if the run has often crashed at this very step."""
     alike = count_crashes_at_the_last_step(gather_evidence(layout).history)
     return has_lost_node(layout, layout.latest_attempt(), nodes=nodes) and alike < SAME_STEP_LIMIT
-
-
-def _wait_for_others(layout: RunLayout) -> None:
-    """Wait for what ends with the job: the checkpoint writer, and the process that copies the run elsewhere."""
-    while find_lock_holders(layout):
-        time.sleep(_POLL_S)
-    until = time.monotonic() + MIRROR_WAIT_S
-    while time.monotonic() < until and (copy := find_mirror(layout)[0]) is not None and copy.copying:
-        time.sleep(_POLL_S)
 
 
 if __name__ == "__main__":
