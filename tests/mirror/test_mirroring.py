@@ -22,6 +22,7 @@ from relight.mirror.copier import Copier
 from relight.mirror.mirroring import BUSY, REFUSED, Mirroring, MirrorLock, copy_now, serve
 from relight.mirror.remote import MirrorError
 from relight.mirror.report import MirrorReport, read_mirror_report, set_mirror
+from relight.runs.lock import RunLock
 from relight.runs.process_identity import current_process
 from relight.runs.records import MirrorState
 from tests.mirror.conftest import Place, Trained
@@ -100,6 +101,21 @@ def test_each_checkpoint_of_a_training_follows(
     _wait_for(lambda: _report(mirrored).copied_step == 3)
     assert _report(mirrored).copying
     mirrored.builder.processes(mirrored.builder.layout and _gone(), _gone()).exit("finished", step=3)
+    thread.join(stretch(20))
+    assert thread.__dict__["codes"] == [0]
+
+
+def test_a_supervisor_that_is_done_with_the_run_and_waits_for_the_copy_is_not_waited_for(
+    mirrored: Trained, place: Place, start: Callable[[Place], threading.Thread]
+) -> None:
+    mirrored.builder.processes(current_process(), _gone())
+    mirrored.save(1)
+    with RunLock.acquire(mirrored.layout):
+        thread = start(place)
+        _wait_for(lambda: _report(mirrored).copied_step == 1)
+        mirrored.builder.exit("finished", step=1)
+        thread.join(0.2)
+        assert thread.is_alive(), "it may start another attempt"
     thread.join(stretch(20))
     assert thread.__dict__["codes"] == [0]
 

@@ -30,6 +30,7 @@ from relight.mirror.report import read_mirror
 from relight.regular_file import open_regular
 from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
+from relight.runs.lock import is_locked
 from relight.runs.process_identity import current_process, is_alive
 from relight.runs.record_file import read_record_or_none, write_record
 from relight.runs.records import MirrorState
@@ -179,7 +180,8 @@ class Mirroring:
 
     def _is_busy(self) -> bool:
         evidence = gather_evidence(self._layout)
-        alive = evidence.supervisor_alive or evidence.trainer_alive or evidence.writer_alive
+        # A supervisor that has released the lock is done with the run. As the process of a job it waits for this one.
+        alive = is_locked(self._layout) or evidence.trainer_alive or evidence.writer_alive
         return alive or derive_status(evidence).status.is_live
 
     def _sleep(self, duration_s: float) -> None:
