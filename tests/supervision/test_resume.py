@@ -111,13 +111,13 @@ def test_an_attempt_that_began_and_ended_while_this_resume_waited_is_not_followe
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = dead_run(lab)
-    wait = resume._lock_when_free
+    wait = resume.lock_when_free
 
     def wait_while_another_resumes(layout: RunLayout, number: int, *, token: str | None) -> RunLock:
         begin_attempt(layout, AttemptStart(attempt=2, time_s=0.0, reason="resume"))
         return wait(layout, number, token=token)
 
-    monkeypatch.setattr(resume, "_lock_when_free", wait_while_another_resumes)
+    monkeypatch.setattr(resume, "lock_when_free", wait_while_another_resumes)
     with pytest.raises(RunBusy, match="as attempt 2"):
         lab.resume(layout, "train")
     assert layout.list_attempts() == [1, 2]
