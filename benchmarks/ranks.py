@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=60, help=f"blocks of {BLOCK} steps (%(default)s)")
     parser.add_argument("--width", type=int, default=512, help="width of the model (%(default)s)")
-    parser.add_argument("--batch", type=int, default=900, help="samples per rank and step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=640, help="samples per rank and step (%(default)s)")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     add_report_options(parser)
     options = parser.parse_args()
