@@ -62,6 +62,18 @@ def test_the_queue_is_asked_once_for_all_jobs(commands: Path) -> None:
     assert (commands / "asked").read_text() == "asked\nasked\n"
 
 
+def test_a_job_that_was_submitted_since_slurm_was_asked_is_not_given_up(commands: Path) -> None:
+    _make(commands, "squeue", f"echo asked >> {commands}/asked\necho '8|RUNNING|n1|None'")
+    queue, owner = Queue(), os.getuid()
+    assert queue.find(8, owner=owner).working
+    _make(commands, "squeue", f"echo asked >> {commands}/asked\necho '9|PENDING||Resources'")
+    assert queue.find(9, owner=owner).waiting
+    assert queue.find(10, owner=owner).gone
+    assert queue.find(10, owner=owner).gone
+    assert queue.find(3, owner=owner).gone
+    assert (commands / "asked").read_text() == "asked\n" * 3
+
+
 def test_a_copied_run_folder_has_not_the_job_of_its_original(commands: Path, tmp_path: Path) -> None:
     original, copy = RunLayout(tmp_path / "a run|1"), RunLayout(tmp_path / "copy")
     for layout in (original, copy):

@@ -87,14 +87,18 @@ class Queue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._asked: dict[int, tuple[float, dict[int, JobReport] | None]] = {}
+        self._newest: dict[int, int] = {}
+        """The largest number of a job that each user had when Slurm was asked last."""
 
     def find(self, job: int, *, owner: int, fresh: bool = False) -> JobReport:
         """Return what Slurm says about a job of the user with that id. Never raises."""
         with self._lock:
             at, jobs = self._asked.get(owner, (float("-inf"), None))
-            if fresh or time.monotonic() - at >= ASK_EVERY_S:
+            newest = self._newest.get(owner, 0)  # numbers grow: a larger one may have been submitted since
+            if fresh or time.monotonic() - at >= ASK_EVERY_S or job > newest:
                 jobs = _ask(owner)
                 self._asked[owner] = time.monotonic(), jobs
+                self._newest[owner] = max(newest, job, *(jobs or ()))
         if jobs is None:
             return JobReport(job)
         # A cluster may hide the jobs of other users.
