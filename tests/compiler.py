@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _STAND_IN = str(Path(__file__).with_name("without_compiler"))
 
@@ -19,6 +22,17 @@ def with_compiler(environment: Mapping[str, str]) -> dict[str, str]:
     others = _other_folders(environment)
     rest = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
     return rest | ({"PYTHONPATH": os.pathsep.join(others)} if others else {})
+
+
+@contextmanager
+def loading_compiler() -> Iterator[None]:
+    """Let all processes that are started meanwhile load PyTorch's compiler, which DTensor needs."""
+    environment = with_compiler(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        if "PYTHONPATH" in environment:
+            patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+        yield
 
 
 def _other_folders(environment: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from integration.slurm import Cluster, find_obstacle
+from integration.slurm import Cluster, find_obstacle, running_cluster
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
@@ -30,15 +30,9 @@ LIMIT_S = 120
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    made = Cluster(tmp_path / "slurm", nodes=2)
-    for name in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(name, made.environment[name])
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path / "slurm") as running:
+        yield running
 
 
 @pytest.fixture

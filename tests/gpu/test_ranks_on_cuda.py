@@ -6,22 +6,17 @@ DDP alone: NCCL refuses two ranks on one card, and gloo cannot scatter what is o
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from gpu.conftest import REHEARSAL
-from gpu.trainings import between_checkpoints, digest, find, relight
-from integration import soak
-from relight.overview.summary import RunSummary
+from gpu.trainings import kill_and_compare
 from relight.runs.layout import RunLayout
-from relight.runs.status import RunStatus
 from relight.supervision.ranks import LiveRanks
-from tests.compiler import with_compiler
+from tests.compiler import loading_compiler
 
 pytestmark = [pytest.mark.gpu, pytest.mark.processes]
 
@@ -66,39 +61,23 @@ for epoch in run.epochs(1):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiler() -> Iterator[None]:
+    with loading_compiler():
+        yield
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"] if REHEARSAL or CARDS > 1 else ["ddp"])
 def test_a_killed_rank_changes_nothing(
-    runs: Path,
-    device: torch.device,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
+    runs: Path, device: torch.device, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
-    if kind == "fsdp":  # DTensor needs PyTorch's compiler
-        monkeypatch.setenv("PYTHONPATH", with_compiler(os.environ).get("PYTHONPATH", ""))
     nproc = max(2, CARDS)
     steps = 200 if device.type == "cpu" else 1000
     script = runs.parent / "train.py"
     script.write_text(SCRIPT)
-    options, words = ["--nproc", str(nproc)], ["--", kind, str(steps)]
 
-    relight(runs, "run", str(script), "--name", "twin", *options, *words)
-    relight(runs, "run", str(script), "--name", "killed", "--detach", *options, *words)
-    alive: RunSummary = soak.wait_for(
-        lambda: between_checkpoints(find(runs, "killed")), why="a step between checkpoints"
-    )
-    victim = LiveRanks(RunLayout(runs / alive.run), 1, nproc).find()[-1]
-    os.kill(victim.pid, signal.SIGKILL)
-    soak.wait_for(lambda: find(runs, "killed").status is RunStatus.CRASHED, why="the run to be shown as crashed")
-    dead = find(runs, "killed")
-    assert dead.step < steps
-
-    relight(runs, "resume", "killed")
-    resumed = find(runs, "killed")
-    assert (resumed.status, resumed.step, resumed.attempt) == (RunStatus.FINISHED, steps, 2)
-    twin, killed = digest(runs, "twin"), digest(runs, "killed")
-    record_property(
-        "figures",
-        f"{nproc} ranks, killed at step {dead.step} of {steps}, final digests {twin[:8]} and {killed[:8]}",
-    )
-    assert killed == twin
+    figures = kill_and_compare(
+        runs, str(script), "--nproc", str(nproc), last=("--", kind, str(steps)), steps=steps,
+        find_victim=lambda alive: LiveRanks(RunLayout(runs / alive.run), 1, nproc).find()[-1].pid,
+    )  # fmt: skip
+    record_property("figures", f"{nproc} ranks, {figures}")

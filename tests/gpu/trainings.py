@@ -4,13 +4,51 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from integration import soak
 from relight.overview.summary import RunSummary, summarize_run
 from relight.runs.catalog import list_layouts
+from relight.runs.status import RunStatus
 from tests.patience import stretch
+
+
+def kill_and_compare(
+    runs: Path,
+    *words: str,
+    last: Sequence[str] = (),
+    steps: int,
+    find_victim: Callable[[RunSummary], int | None],
+) -> str:
+    """Run the same training twice, kill and resume one of them, and assert that they end alike; return the figures.
+
+    `words` and `last` are what follows `relight run`; `find_victim` names the process to kill.
+    """
+    relight(runs, "run", *words, "--name", "twin", *last)
+    relight(runs, "run", *words, "--name", "killed", "--detach", *last)
+    alive: RunSummary = soak.wait_for(
+        lambda: between_checkpoints(find(runs, "killed")), why="a step between checkpoints"
+    )
+    victim = find_victim(alive)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    soak.wait_for(lambda: find(runs, "killed").status is RunStatus.CRASHED, why="the run to be shown as crashed")
+    dead = find(runs, "killed")
+    assert dead.step < steps
+
+    relight(runs, "resume", "killed")
+    resumed = find(runs, "killed")
+    assert (resumed.status, resumed.step, resumed.attempt) == (RunStatus.FINISHED, steps, 2)
+    twin, killed = digest(runs, "twin"), digest(runs, "killed")
+    assert killed == twin
+    return (
+        f"killed at step {dead.step} of {steps}, {dead.work_at_risk_steps} steps repeated, final digests {twin[:8]} "
+        f"and {killed[:8]}"
+    )
 
 
 def between_checkpoints(summary: RunSummary) -> RunSummary | None:

@@ -8,7 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from integration import soak
 
@@ -159,3 +162,17 @@ def _find_free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """Let a cluster of two nodes run, of which the commands of this process speak."""
+    made = Cluster(folder, nodes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SLURM_CONF", "PATH"):
+            patch.setenv(name, made.environment[name])
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()

@@ -20,7 +20,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.overview.summary import summarize_run
 from relight.runs.catalog import list_layouts
 from relight.runs.layout import RunLayout
-from tests.compiler import with_compiler
+from tests.compiler import loading_compiler
 from tests.patience import stretch
 
 pytestmark = [
@@ -103,12 +103,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler() -> Iterator[None]:
-    """Let all processes load PyTorch's compiler, which DTensor needs."""
-    environment = with_compiler(os.environ)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONPATH", raising=False)
-        if "PYTHONPATH" in environment:
-            patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with loading_compiler():
         yield
 
 

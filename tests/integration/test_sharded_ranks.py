@@ -25,7 +25,7 @@ from relight.runs.record_file import read_record, read_record_or_none
 from relight.runs.records import AttemptProcesses, MirrorState, ProcessIdentity
 from relight.supervision.ranks import LiveRanks
 from relight.supervision.resume import resume_run
-from tests.compiler import with_compiler
+from tests.compiler import loading_compiler
 
 pytestmark = [
     pytest.mark.processes,
@@ -152,12 +152,7 @@ if RANKS > 1:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler() -> Iterator[None]:
-    """Let all processes load PyTorch's compiler, which DTensor needs."""
-    environment = with_compiler(os.environ)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONPATH", raising=False)
-        if "PYTHONPATH" in environment:
-            patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with loading_compiler():
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from integration import soak
 from integration.conftest import QUICK, Workshop
-from integration.slurm import Cluster, find_obstacle
+from integration.slurm import Cluster, find_obstacle, running_cluster
 from relight.overview.summary import summarize_run
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record
@@ -34,15 +34,9 @@ SLOW = {**CONFIG, "nap_s": 0.5}
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    made = Cluster(tmp_path / "slurm", nodes=2)
-    for name in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(name, made.environment[name])
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path / "slurm") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

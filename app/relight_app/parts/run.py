@@ -220,13 +220,11 @@ def _life_buttons(engine: Engine, run: _Run) -> list[Markup]:
             else "No checkpoint: starts from step 0"
         )
         death = engine.explain_death(run.id)
-        other = (
-            death is not None and death.advice.action != "resume"
-        )  # the card has the right button, and only one is solid
+        advised = death is None or death.advice.action == "resume"  # else the card of the death has the solid button
         return [
             action_button(
                 "Resume", "resume", {"run": run.id, "attempt": summary.attempt}, icon_name="resume",
-                class_="button" if other else "button solid", title=f"{where}, as attempt {summary.attempt + 1}.",
+                class_="button solid" if advised else "button", title=f"{where}, as attempt {summary.attempt + 1}.",
                 data_key_r=True,
             )
         ]  # fmt: skip

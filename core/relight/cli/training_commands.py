@@ -197,7 +197,7 @@ def run(
     from relight.runs.catalog import runs_folder
     from relight.supervision.gpu_choice import choose_gpus
     from relight.supervision.job_files import KUBERNETES, RAY, refuse_for_job_file
-    from relight.supervision.job_submission import plan_job
+    from relight.supervision.job_submission import SLURM, plan_job
     from relight.supervision.launch import launch_run
     from relight.supervision.nproc import choose_nproc
     from relight.tasks.reference import resolve_task
@@ -216,7 +216,7 @@ def run(
         raise UsageError("--to and --image are for the file that --on ray or --on kubernetes writes.")
     cards = choose_gpus(gpus) or ()
     options = list(sbatch or ())
-    if on == "slurm" and arguments and not is_module and resolve_task(task).kind != "script":
+    if on == SLURM and arguments and not is_module and resolve_task(task).kind != "script":
         options, arguments = [*options, *arguments], None  # such a task takes none, so they are for sbatch
     slurm = plan_job(on, nodes=nodes, options=options, nproc=nproc, gpus=gpus)
     world_size = choose_nproc(nproc, gpus=cards) or 1

@@ -16,7 +16,6 @@ from relight.errors import RelightError, UsageError
 from relight.mirror.address import MirrorAddress, is_run_id
 from relight.mirror.fetching import FetchedRun, find_or_fetch, is_copied
 from relight.mirror.remote import MirrorError
-from relight.mirror.report import find_mirror
 from relight.runs.evidence import gather_evidence
 from relight.runs.layout import RunLayout
 from relight.runs.record_file import read_record, read_record_or_none
@@ -25,16 +24,15 @@ from relight.runs.run_record import compare_configs
 from relight.runs.status import RunStatus, derive_status
 from relight.supervision.attempt_start import Launched, OwnSupervisor
 from relight.supervision.inbox import SignalInbox
+from relight.supervision.job_end import wait_for_others
 from relight.supervision.job_submission import is_for_slurm
 from relight.supervision.launch import launch_run
 from relight.supervision.local_launcher import LocalLauncher
-from relight.supervision.orphans import find_lock_holders
 from relight.supervision.resume import resume_run
 from relight.supervision.supervisor import Supervisor
 
 SILENCE_WAIT_S = 90.0
 """How long to wait until a run that another machine has trained counts as dead."""
-MIRROR_WAIT_S = 600.0
 FINISHED, CRASHED = 0, 3
 _POLL_S = 0.2
 
@@ -105,15 +103,6 @@ class OwnProcess:
         if supervisor.received is not None and ended.outcome == "stopped":
             return 128 + signal.Signals[supervisor.received]
         return FINISHED
-
-
-def wait_for_others(layout: RunLayout) -> None:
-    """Wait for what ends with the job: the checkpoint writer, and the process that copies the run elsewhere."""
-    while find_lock_holders(layout):
-        time.sleep(_POLL_S)
-    until = time.monotonic() + MIRROR_WAIT_S
-    while time.monotonic() < until and (copy := find_mirror(layout)[0]) is not None and copy.copying:
-        time.sleep(_POLL_S)
 
 
 def _find(folder: Path, wish: Wish, *, tell: Tell) -> RunLayout | None:

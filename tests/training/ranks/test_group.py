@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from relight.training.ranks.group import RankGroup
+from relight.training.ranks.group import ASK_EVERY_S, RankGroup
 from relight.training.ranks.place import RankPlace
 
 STEPS = range(1, 61)
@@ -41,6 +42,19 @@ def test_a_stop_is_heard_by_both_ranks_at_one_step_soon(monkeypatch: pytest.Monk
     first, second = in_both_ranks(monkeypatch, train)
     assert first == second
     assert 20 <= first[0] <= 30
+
+
+def test_a_second_edge_of_a_step_does_not_make_long_steps_look_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(group: RankGroup) -> list[int]:
+        due = []
+        for step in range(1, 5):
+            time.sleep(1.25 * ASK_EVERY_S)  # the step itself: from this length on, every step is asked about
+            for _ in range(2):  # its own edge, and that of a validation behind it
+                due += [step] if group.end_step(step, due=True, fixed_in=1000) else []
+        return due
+
+    first, second = in_both_ranks(monkeypatch, train)
+    assert first == second == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_short_steps_are_seldom_asked_about_but_never_missed_where_a_checkpoint_is_due(

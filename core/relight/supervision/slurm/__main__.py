@@ -26,9 +26,9 @@ from relight.slurm.job import find_job, requeue
 from relight.supervision.attempt_start import begin_attempt
 from relight.supervision.checkpoint_choice import choose_newest
 from relight.supervision.inbox import SignalInbox
+from relight.supervision.job_end import wait_for_others
 from relight.supervision.launcher import Launcher
 from relight.supervision.local_launcher import LocalLauncher
-from relight.supervision.own_process import wait_for_others
 from relight.supervision.restart_policy import SAME_STEP_LIMIT, count_crashes_at_the_last_step
 from relight.supervision.slurm.step_launcher import StepLauncher, has_lost_node
 from relight.supervision.stop import record_stop_in_queue

@@ -160,6 +160,8 @@ class RankGroup:
 
     def _choose_pause(self, step: int, fixed_in: int) -> int:
         """Return in how many steps the ranks ask again, from the time that the last ones took."""
+        if step == self._asked_step:  # a second edge of one step tells nothing about steps
+            return self._ask_at - step
         before, self._asked_s = self._asked_s, time.monotonic()
         step_s = (self._asked_s - before) / max(1, step - self._asked_step)
         return max(1, min(_STEPS_BETWEEN, fixed_in, int(ASK_EVERY_S / max(step_s, 1e-6))))
