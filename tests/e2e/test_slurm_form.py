@@ -90,6 +90,7 @@ def test_launch_stop_resume_and_branch_on_slurm(page: Page, dashboard: Dashboard
     assert read_record(layout.attempt(2).start, AttemptStart).from_step == stopped.step
     page.get_by_role("button", name="Stop", exact=True).click()
     _status(page, "Stopped")
+    stopped = wait_for_status(layout, "stopped")  # the retention may have removed the checkpoint of the first stop
 
     page.goto(dashboard.address(f"/branch?id={layout.run_id}&step={stopped.step}"))
     expect(page.get_by_label("Train on")).to_have_value("slurm")
