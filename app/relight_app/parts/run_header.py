@@ -9,6 +9,7 @@ from relight.drill.proof import JudgedProof
 from relight.overview.ranks_report import word_rank
 from relight.overview.summary import RunSummary
 from relight.runs.records import RunRecord
+from relight.runs.status import RunStatus
 from relight.supervision.gpu_choice import word_gpus
 from relight.wording import count, describe_bytes, describe_duration
 from relight_app.formats import describe_option, describe_risk, short_metric
@@ -60,7 +61,11 @@ def build_identity(run: RunSummary, record: RunRecord, *, device: str | None, pr
             join(
                 run.reason.rstrip(".") or None if run.status.is_live else None,
                 _PHASES.get(run.phase or ""),
-                tag("span", "started ", build_age(run.started_s or run.created_s)),
+                tag(
+                    "span",
+                    "launched " if run.status is RunStatus.QUEUED else "started ",
+                    build_age(run.started_s or run.created_s),
+                ),
                 tag(
                     "span",
                     "trained for ",
