@@ -155,8 +155,7 @@ def _build_body(engine: Engine, listing: RunListing, query: Query, *, status: st
         curves = {run.run: curve for run in shown if (curve := engine.read_curve(run)) is not None}
         table = build_run_list(shown, curves=curves, columns=_read_columns(query), sort=query.get("sort", ""))
     elif problem is None:
-        words = f"Clear the search or choose another status ({count(len(listing.runs), 'run')} in all)."
-        table = build_empty("No runs match", f"{chosen.hint} {words}".strip())
+        table = _build_no_match(chosen, query, status=status)
     else:
         table = None
     return tag(
@@ -276,6 +275,20 @@ def _build_column_item(name: str, columns: Sequence[str]) -> Markup:
         aria_checked="true" if on else "false", tabindex="-1", data_set=json.dumps({"columns": ",".join(after)}),
         data_key=name, class_="clip",
     )  # fmt: skip
+
+
+def _build_no_match(chosen: RunSelection, query: Query, *, status: str) -> Markup:
+    """Build what stands in place of the table when the search, the status or the archive hides every run."""
+    if not (query.get("q") or status):
+        show = _setter("Show archived runs", '{"archived": "1"}')
+        return build_empty("All runs are archived", "They train, resume and export like any other run.", action=show)
+    clear = _setter("Clear search and status", '{"q": null, "status": null}')
+    words = chosen.hint or "Look for something else, or choose another status."
+    return build_empty("No runs match", words, action=clear)
+
+
+def _setter(words: str, change: str) -> Markup:
+    return tag("button", words, type="button", class_="button", data_set=change)
 
 
 def _build_hidden(hidden: int, query: Query) -> Markup | None:

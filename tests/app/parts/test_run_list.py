@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from relight.overview.summary import DamagedRun, RunSummary, list_runs, summarize_run
+from relight.runs.about import change_about
 from relight.runs.layout import RunLayout
 from relight_app.engine import Engine
 from relight_app.parts.run_list import (
@@ -108,8 +109,19 @@ def test_status_and_search_come_from_the_address(engine: Engine, runs: Path) -> 
     part = show(engine, "runs", q="two")
     assert _opened(part) == [f"/run?id={two.run_id}"]
     assert [field.attributes["value"] for field in part.find_all("input", data_query="q")] == ["two"]
-    assert "No runs match" in show(engine, "runs", q="three").text
+    nothing = show(engine, "runs", q="three")
+    assert "No runs match" in nothing.text
+    (clear,) = [button for button in nothing.find_all("button") if button.text == "Clear search and status"]
+    assert clear.attributes["data-set"] == '{"q": null, "status": null}'
     assert len(_opened(show(engine, "runs", status="<b>"))) == 2, "an unknown status chooses none"
+
+
+def test_where_every_run_is_archived_the_page_offers_to_show_them(engine: Engine, runs: Path) -> None:
+    put_away = make_run(runs, SampleRun("one"))
+    change_about(put_away, archived=True)
+    (button,) = show(engine, "runs").find_all("button", data_set='{"archived": "1"}', class_="button")
+    assert button.text == "Show archived runs"
+    assert _opened(show(engine, "runs", archived="1")) == [f"/run?id={put_away.run_id}"]
 
 
 def test_a_damaged_run_is_named_below_the_others(engine: Engine, runs: Path) -> None:
