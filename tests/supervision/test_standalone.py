@@ -13,6 +13,7 @@ from relight.runs.process_identity import current_process
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit, AttemptStart, Outcome, PreparedTask, ProcessIdentity, TaskReference
 from relight.supervision.standalone import RunIsOver, Standalone, Torchrun, begin_standalone
+from relight.supervision.stop import stop_run
 
 AGENT = ProcessIdentity(pid=8, start_ticks=5.0, boot_id="a boot", host="n1")
 OTHER = ProcessIdentity(pid=8, start_ticks=5.0, boot_id="a boot", host="n2")
@@ -49,6 +50,19 @@ def test_torchrun_does_not_start_again_what_you_have_stopped(runs: Path) -> None
     run = _make(runs, outcome="stopped")
     with pytest.raises(RunIsOver, match=f"start torchrun again with RELIGHT_RESUME={run}"):
         _begin(runs, agents=(AGENT,))
+
+
+def test_a_stop_between_two_rounds_of_torchrun_counts(runs: Path) -> None:
+    run = _make(runs, outcome="crashed", agents=(current_process(),))  # this torchrun is alive
+    assert stop_run(RunLayout(runs / run), wait_s=0.0) is not None
+    with pytest.raises(RunIsOver, match=f"start torchrun again with RELIGHT_RESUME={run}"):
+        _begin(runs, agents=(current_process(),))
+
+
+def test_without_its_torchrun_a_crashed_run_has_nothing_to_stop(runs: Path) -> None:
+    run = _make(runs, outcome="crashed")
+    with pytest.raises(RelightError, match="not training"):
+        stop_run(RunLayout(runs / run))
 
 
 def test_only_a_process_of_that_very_torchrun_finds_its_run(runs: Path) -> None:

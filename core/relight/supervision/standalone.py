@@ -27,6 +27,7 @@ from relight.runs.records import (
     name_nproc,
 )
 from relight.runs.status import FOREIGN_SILENCE_S
+from relight.runs.stop_request import read_stop_request
 from relight.start_folder import START_FOLDER
 from relight.supervision.attempt_start import Adoption, start_attempt
 from relight.supervision.checkpoint_choice import choose_newest
@@ -199,9 +200,10 @@ def _try_take_over(layout: RunLayout, torchrun: Torchrun, *, restarted: bool) ->
 
 def _refuse_if_over(evidence: Evidence) -> None:
     ended, run = evidence.exit, evidence.layout.run_id
-    if ended is None or ended.outcome == "crashed" or ended.stop_signal is not None:
+    asked = read_stop_request(evidence.layout, attempt=evidence.attempt) is not None  # perhaps since the attempt ended
+    if not asked and (ended is None or ended.outcome == "crashed" or ended.stop_signal is not None):
         return
-    if ended.outcome == "finished":
+    if ended is not None and ended.outcome == "finished":
         raise RunIsOver(f"Run {run!r} has finished, so there is nothing left to train.")
     raise RunIsOver(f"Run {run!r} was stopped. To continue it, start torchrun again with RELIGHT_RESUME={run}.")
 

@@ -6,8 +6,9 @@ import contextlib
 import time
 
 from relight.errors import RelightError
-from relight.runs.evidence import gather_evidence, read_job
+from relight.runs.evidence import Evidence, gather_evidence, read_job
 from relight.runs.layout import RunLayout
+from relight.runs.process_identity import is_alive
 from relight.runs.record_file import read_record_or_none, write_record
 from relight.runs.records import AttemptExit, AttemptStart
 from relight.runs.status import derive_status
@@ -28,8 +29,9 @@ def stop_run(
     """
     evidence = gather_evidence(layout)
     status = derive_status(evidence).status
-    # A supervisor that is still alive after a crash is about to restart the run.
-    if evidence.attempt == 0 or not (status.is_live or evidence.supervisor_alive or evidence.trainer_alive):
+    # A supervisor that is still alive after a crash is about to restart the run, and so is a torchrun of your own.
+    works = status.is_live or evidence.supervisor_alive or evidence.trainer_alive or _has_torchrun(evidence)
+    if evidence.attempt == 0 or not works:
         raise RelightError(f"Run {layout.run_id!r} is not training (it is {status}), so there is nothing to stop.")
     request_stop(layout, now=now, grace_s=grace_s)
     job = read_job(layout, fresh=True)
@@ -53,6 +55,10 @@ def record_stop_in_queue(layout: RunLayout, attempt: int) -> None:
     )
     with contextlib.suppress(FileExistsError):
         write_record(layout.attempt(attempt).exit, record, replace=False)
+
+
+def _has_torchrun(evidence: Evidence) -> bool:
+    return evidence.start is not None and any(is_alive(agent) for agent in evidence.start.torchrun)
 
 
 def _wait_for_exit(layout: RunLayout, *, deadline: float) -> AttemptExit | None:
