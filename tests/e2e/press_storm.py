@@ -170,13 +170,13 @@ class Storm:
         self._go(f"/run?id={self._run.run_id}")
         expect(self.page.get_by_role("button", name="Download", exact=True)).to_have_count(0)
         name = ".pth" if number % 20 == 0 else "Export best weights"  # a .pth file takes a process that loads torch
-        self._click(self.page.get_by_role("button", name=name, exact=True))
+        self._click(self._button(name, self._run))
         self._check("export", lambda: len(list_exports(self._run.exports)) == 1,
                     self.page.get_by_role("button", name="Download", exact=True))  # fmt: skip
 
     def _press_verify(self, _number: int) -> None:
         self._go(f"/run?id={self._run.run_id}")
-        self._click(self.page.get_by_role("button", name="Verify", exact=True))
+        self._click(self._button("Verify", self._run))
         self._check("verify", lambda: self._count_requests() == self._requests,
                     self.page.get_by_text("every digest matches"))  # fmt: skip
 
@@ -255,7 +255,7 @@ class Storm:
     def _press_drill(self, _number: int) -> None:
         before = _count_begun(self._ending)
         self._go(f"/run?id={self._drilled.run_id}")
-        self._click(self.page.get_by_role("button", name="Prove resume", exact=True))
+        self._click(self._button("Prove resume", self._drilled))
         self._check("drill", lambda: self._has_begun(self._ending, before, most=2),
                     self.page.get_by_role("alert").filter(has_text="nothing to compare"))  # fmt: skip
 
@@ -273,6 +273,11 @@ class Storm:
         self._check("resume-interrupted", lambda: layout.list_attempts() == [1, 2],
                     self.page.locator(f"tr[data-key='{layout.run_id}'] .pill.running"))  # fmt: skip
         self._discard(layout)
+
+    def _button(self, name: str, run: RunLayout) -> Locator:
+        """Return the button that acts on this run: for a moment the page still shows the run before."""
+        button = self.page.get_by_role("button", name=name, exact=True)
+        return button.and_(self.page.locator(f"[data-payload*='{run.run_id}']"))
 
     def _item(self, action: str, payload: str = "run") -> Locator:
         """Open the menu of the run and return the item that does `action`."""
