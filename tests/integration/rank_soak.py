@@ -1,6 +1,6 @@
 """Kills parts of trainings of two ranks at random moments, many times, and checks that nothing is lost or different.
 
-    python -m tests.integration.rank_soak --kills 25                 `digits` and a script, every victim
+    python -m tests.integration.rank_soak --kills 25                 every task and every victim
     python -m tests.integration.rank_soak --tasks digits --victims "rank 1" agent --seconds 180 --folder /tmp/soak
 
 After each kill the status must be right in time and no rank may be left; the resume must start from the newest durable
@@ -36,13 +36,15 @@ from tests.patience import stretch
 
 NPROC = 2
 VICTIMS = ("rank 0", "rank 1", "ranks", "agent", "supervisor")
-TASKS = ("digits", "script")
+TASKS = ("digits", "script", "sharded")
+"""`digits` and a script with `DistributedDataParallel`, and the same script with `fully_shard`."""
 STATUS_WITHIN_S = 2.0
 _SCRIPT = """\
 import time
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import relight
@@ -52,7 +54,8 @@ dist.init_process_group("gloo")
 points = torch.randn(403, 3, generator=torch.Generator().manual_seed(2))
 data = TensorDataset(points, points.sum(1, keepdim=True))
 loader = run.loader(DataLoader(data, batch_size=4, sampler=DistributedSampler(data)))
-model = DistributedDataParallel(nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.1), nn.Linear(16, 1)))
+model = nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.1), nn.Linear(16, 1))
+model = {wrapped}
 optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
 run.track(model=model, optimizer=optimizer)
 for epoch in run.epochs(10):
@@ -65,6 +68,7 @@ for epoch in run.epochs(10):
         run.step(loss=loss)
     run.evaluated(error=loss.item())
 """
+_WRAPPED = {"script": "DistributedDataParallel(model)", "sharded": "fully_shard(model)"}
 
 
 @dataclass
@@ -107,11 +111,11 @@ def main() -> None:
 
 
 def prepare(task: str, folder: Path) -> PreparedTask:
-    """Return `digits`, or a script with `DistributedDataParallel`, both with a checkpoint every 0.3 s."""
+    """Return the task, with a checkpoint every 0.3 s."""
     if task == "digits":
         return validate_config(resolve_task("digits"), {"epochs": 20, "device": "cpu", "checkpoint_every_s": 0.3})
-    script = folder / "train.py"
-    script.write_text(_SCRIPT)
+    script = folder / f"{task}.py"
+    script.write_text(_SCRIPT.format(wrapped=_WRAPPED[task]))
     return validate_config(resolve_task(str(script)))
 
 
