@@ -34,6 +34,9 @@ def streamlit_options(settings: Settings) -> dict[str, Any]:
         "runner.postScriptGC": False,
         # With fast reruns, an aborted rerun continues next to the new one and finally removes what that one has drawn.
         "runner.fastReruns": False,
+        # The browser caches no message: after a few fast page changes Streamlit refers to one that the browser has
+        # already dropped, and the page stays empty ("Cached ForwardMsg MISS"). Our messages have 40 kB at most.
+        "global.minCachedMessageSize": 1e12,
         "client.toolbarMode": "viewer",
         # The dashboard runs on the person's own machine, so show the complete traceback of a bug.
         "client.showErrorDetails": "full",
