@@ -1,4 +1,4 @@
-"""Checks that every link in the Markdown files works: that its file, picture or heading exists."""
+"""Checks that every link in the Markdown files works, and that every file of the code that they name exists."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
+_FILE = re.compile(r"`([\w./-]+/[\w-]+\.(?:py|js|css))`")
 _LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 _HTML = re.compile(r"<(?:img|source|a)\b[^>]*?\b(?:src|srcset|href)=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 
 
-def list_pages(root: Path) -> list[Path]:
-    """Return all Markdown files that git tracks or would track."""
+def list_files(root: Path) -> list[Path]:
+    """Return all files that git tracks or would track."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
         check=True,
         capture_output=True,
@@ -59,11 +60,24 @@ def find_broken_links(page: Path, *, root: Path) -> list[str]:
     return broken
 
 
+def find_missing_files(page: Path, files: list[Path], *, root: Path) -> list[str]:
+    """Return one line for each path in code font that is the end of no file's path."""
+    ends = [f"/{file.relative_to(root)}" for file in files]
+    named = _FILE.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    return [
+        f"{page.relative_to(root)}: there is no file `{name}`."
+        for name in named
+        if not any(end.endswith(f"/{name}") for end in ends)
+    ]
+
+
 def main() -> int:
-    """Print every broken link. Return 1 if there is one."""
-    pages = list_pages(ROOT)
+    """Print every broken link and missing file. Return 1 if there is one."""
+    files = list_files(ROOT)
+    pages = [file for file in files if file.suffix == ".md"]
     broken = [line for page in pages for line in find_broken_links(page, root=ROOT)]
-    print("\n".join(broken) if broken else f"{len(pages)} pages: every link works.")
+    broken += [line for page in pages for line in find_missing_files(page, files, root=ROOT)]
+    print("\n".join(broken) if broken else f"{len(pages)} pages: every link works, every named file exists.")
     return 1 if broken else 0
 
 

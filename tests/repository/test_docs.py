@@ -1,4 +1,4 @@
-"""Links in the docs lead somewhere, and the check that says so finds those that do not."""
+"""Links in the docs lead somewhere, the files they name exist, and the check that says so finds those that do not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def checker() -> ModuleType:
     return module
 
 
-def test_every_link_of_the_repository_leads_somewhere() -> None:
+def test_every_link_and_file_name_of_the_repository_leads_somewhere() -> None:
     result = subprocess.run(
         [sys.executable, ROOT / "scripts" / "check_docs.py"], capture_output=True, text=True, timeout=60, check=False
     )
@@ -55,3 +55,15 @@ def test_a_link_is_broken_when_its_file_or_heading_is_not_there(
     page = root / "page.md"
     page.write_text(f"# Here\n\n{link}\n")
     assert bool(checker.find_broken_links(page, root=root)) == is_broken
+
+
+@pytest.mark.parametrize(
+    ("words", "is_missing"),
+    [("`app/there.py`", False), ("`there.py`", False), ("`pp/there.py`", True), ("`app/gone.js`", True)],
+)
+def test_a_file_that_is_named_but_is_not_there_is_found(
+    checker: ModuleType, tmp_path: Path, words: str, is_missing: bool
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"See {words}.\n")
+    assert bool(checker.find_missing_files(page, [tmp_path / "app" / "there.py"], root=tmp_path)) == is_missing
