@@ -74,7 +74,7 @@ class LivingSaver:
             self._read(left)
 
     def kill(self, *words: str) -> None:
-        """Send SIGKILL to its "trainer", its "writer" (the newest one) or its "group" (the trainer's process group)."""
+        """Send SIGKILL to its "trainer", "writer" (the newest one), "second" writer, or its "group" (the trainer's)."""
         for word in words:
             with contextlib.suppress(ProcessLookupError):
                 if word == "group":
@@ -93,7 +93,7 @@ class LivingSaver:
     def end(self) -> None:
         """Kill every process of it that is left."""
         while self._open:
-            self.kill("trainer", "writer")
+            self.kill("trainer", "writer", "second")
             self._read(0.1)
 
     def _read(self, timeout_s: float) -> None:

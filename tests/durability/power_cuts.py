@@ -98,7 +98,7 @@ def cut_relight(engine: str, *, cuts: int, seed: int, mount: Mount, say: Say = l
             with series.begin(promises.folder, first_step=promises.next_step, keep_all=keep_all) as saver:
                 saver.wait_for("durable")
                 _live_and_lose_power(saver, disk, chance)
-                saver.kill("trainer", "writer")
+                saver.kill("trainer", "writer", "second")
                 said = saver.wait_until_gone()
             disk.come_back()
             promises.check(said, keep_all=keep_all)

@@ -3,7 +3,7 @@
     python -m tests.durability.saver ENGINE SOCKET_FD
 
 It imports what the engine needs once, and forks a child for each life that the socket requests: a life has a folder, a
-first step, and the pipe for its lines. Lines: `trainer PID`, `writer PID`, `began STEP`, `durable STEP`,
+first step, and the pipe for its lines. Lines: `trainer PID`, `writer PID`, `second PID`, `began STEP`, `durable STEP`,
 `pinned STEP`. The pipe ends when the last process of that life is gone.
 """
 
@@ -21,25 +21,29 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from relight.checkpoints import writer_client
 from relight.checkpoints.deletion import apply_retention, sweep
 from relight.checkpoints.file_operations import SYSTEM, FileOperations
 from relight.checkpoints.listing import CheckpointInfo
 from relight.checkpoints.retention import BestRule, RetentionPolicy, plan_retention
-from relight.checkpoints.snapshot_header import SnapshotHeader
+from relight.checkpoints.snapshot_header import RankShare, Slice, SnapshotHeader, TensorSpec, new_token
 from relight.checkpoints.store import CheckpointStore
 from relight.checkpoints.writer_channel import Durable, WriterDied
 from relight.checkpoints.writer_client import WriterClient
 from tests.checkpoints.snapshots import make_snapshot, stage_snapshot
 from tests.durability.peers import PEERS, Peer
 
-STORE, WRITER = "relight", "relight writer"
+STORE, WRITER, RANKS = "relight", "relight writer", "relight ranks"
+"""The store, its writer process, and the writers of two ranks that split each tensor between them."""
 UNSYNCED = "relight without fsync"
 """The store without its syncs, to show that the tests notice it."""
-RELIGHT = (STORE, WRITER)
+RELIGHT = (STORE, WRITER, RANKS)
 KEEP_ALL = RetentionPolicy(newest=1_000_000)
 KEEP_FEW = RetentionPolicy(best=(BestRule(count=1),))
 PIN_EVERY = 10
+_SPLIT_BYTES = 1000
 
 Say = Callable[[str, int], None]
 
@@ -106,6 +110,52 @@ def save_with_writer(life: Life, say: Say, pipe: int) -> None:
             _tell(client, say)
 
 
+def save_with_ranks(life: Life, say: Say, pipe: int) -> None:
+    """Hand each step's snapshot to the writers of two ranks, half of each large tensor to each."""
+    folder = Path(life.folder)
+    policy = KEEP_ALL if life.keep_all else KEEP_FEW
+    clients = [WriterClient(folder, policy=policy, inherit_fds=(pipe,), rank=rank) for rank in range(2)]
+    say("writer", clients[0].pid)
+    say("second", clients[1].pid)
+    store = CheckpointStore(folder)
+    sweep(store)
+    first_sequence = store.reserve_sequence(step=life.first_step)
+    for step in itertools.count(life.first_step):
+        say("began", step)
+        token = new_token()
+        for rank, client in enumerate(clients):
+            share = RankShare(rank, len(clients), first_sequence + step - life.first_step)
+            stage_snapshot(client, *_take_part(*snapshot_at(step), share=share, token=token))
+            client.submit()
+        _tell(clients[0], say)
+        while any(client.pending >= 2 for client in clients):
+            time.sleep(0.0005)
+            _tell(clients[0], say)
+            clients[1].poll()
+
+
+def _take_part(
+    header: SnapshotHeader, buffers: list[memoryview], *, share: RankShare, token: str
+) -> tuple[SnapshotHeader, list[memoryview]]:
+    """Return what one rank saves: its rows of each large tensor, and as rank 0 also the rest."""
+    specs: list[TensorSpec] = []
+    parts: list[memoryview] = []
+    for spec, data in zip(header.tensors, buffers, strict=True):
+        if spec.nbytes < _SPLIT_BYTES:
+            if share.rank == 0:
+                specs.append(spec)
+                parts.append(data)
+            continue
+        rows = spec.shape[0] // share.world_size
+        width = spec.nbytes // spec.shape[0]
+        row = share.rank * rows
+        place = Slice(spec.name, spec.shape, row)
+        specs.append(TensorSpec(f"{spec.name}[{row}:{row + rows}]", spec.dtype, (rows,), rows * width, place))
+        parts.append(data[row * width : (row + rows) * width])
+    state = header.state if share.rank == 0 else None
+    return msgspec.structs.replace(header, tensors=specs, state=state, share=share, token=token), parts
+
+
 def save_with_peer(peer: Peer, life: Life, say: Say) -> None:
     """Save as the library is normally used, and keep the newest three."""
     folder = Path(life.folder)
@@ -143,6 +193,8 @@ def _live(engine: str, life: Life, pipe: int) -> None:
         save_with_store(life, say, SYSTEM if engine == STORE else Unsynced())
     elif engine == WRITER:
         save_with_writer(life, say, pipe)
+    elif engine == RANKS:
+        save_with_ranks(life, say, pipe)
     else:
         save_with_peer(PEERS[engine], life, say)
 

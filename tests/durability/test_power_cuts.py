@@ -9,14 +9,16 @@ import pytest
 
 from tests.durability.disks import need_disks
 from tests.durability.power_cuts import DEFAULT, SLOPPY, Mount, cut_relight
-from tests.durability.saver import STORE, UNSYNCED, WRITER
+from tests.durability.saver import RANKS, STORE, UNSYNCED, WRITER
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("disks")]
 CUTS = 4
 
 
 @pytest.mark.parametrize(
-    ("engine", "mount"), [(WRITER, DEFAULT), (STORE, SLOPPY)], ids=["writer process", "store, sloppy ext4"]
+    ("engine", "mount"),
+    [(WRITER, DEFAULT), (STORE, SLOPPY), (RANKS, DEFAULT)],
+    ids=["writer process", "store, sloppy ext4", "two ranks"],
 )
 def test_a_power_cut_loses_no_checkpoint_that_was_called_durable(engine: str, mount: Mount) -> None:
     need_disks(power_cuts=True)
