@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from relight.runs.record_file import write_record
 from relight.runs.records import AttemptExit
@@ -31,6 +31,41 @@ def test_a_click_on_a_link_is_not_undone_by_a_run_that_changes_at_that_moment(pa
     expect(page.get_by_role("button", name="Launch", exact=True)).to_be_visible()
     assert page.url.startswith(dashboard.address("/launch"))
     expect(page).to_have_title("Launch · Relight")
+
+
+def test_the_answer_of_a_press_does_not_lead_away_from_the_page_that_was_chosen_meanwhile(
+    page: Page, dashboard: Dashboard
+) -> None:
+    pressed: list[Route] = []
+    held: list[str | bytes] | None = None
+    to_page: list[WebSocketRoute] = []
+
+    def hold_if_asked(message: str | bytes) -> None:
+        if held is None:
+            to_page[-1].send(message)
+        else:
+            held.append(message)
+
+    def relay(socket: WebSocketRoute) -> None:
+        to_page.append(socket)
+        socket.connect_to_server().on_message(hold_if_asked)
+
+    page.route_web_socket(re.compile("/_stcore/stream"), relay)
+    page.route(re.compile("/actions/launch"), lambda route: pressed.append(route))  # noqa: PLW0108
+    page.goto(dashboard.address("/launch?task=digits"))
+    expect(page.locator("#relight-first")).to_have_count(0)
+    launch = page.locator("form[data-act=launch]")
+    page.get_by_role("button", name="Launch", exact=True).click()
+    wait_until(lambda: page.wait_for_timeout(20) or pressed, timeout_s=30, what="the press was sent")
+    held = []
+    page.get_by_role("link", name="Machine", exact=True).click()
+    pressed[0].fulfill(json={"run": "launched"})
+    expect(launch).not_to_have_attribute("data-busy", re.compile(".*"))
+    messages, held = held, None
+    for message in messages:
+        to_page[-1].send(message)
+    expect(page.get_by_role("heading", name="Machine", exact=True)).to_be_visible()
+    assert page.url == dashboard.address("/machine")
 
 
 def test_links_tabs_and_the_back_button_lead_where_they_say(page: Page, dashboard: Dashboard) -> None:

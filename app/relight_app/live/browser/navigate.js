@@ -8,6 +8,21 @@ let shown = null // the address of what Streamlit has mounted
 let differsSince = 0
 let pause = 2 * LOOK_MS
 let timer = 0
+let departures = 0
+
+addEventListener('click', (event) => (departures += leadsAway(event)), true)
+addEventListener('popstate', (event) => (departures += event.isTrusted))
+
+function leadsAway(event) {
+  const link = event.composedPath().find((one) => one.nodeName === 'A' && one.href)
+  if (!link || link.target || link.hasAttribute('download') || link.origin !== location.origin) return false
+  return !(event.button || event.ctrlKey || event.metaKey || event.shiftKey)
+}
+
+/** Return how often the person has gone to another page in this tab. The page that is left stays until that has come. */
+export function countDepartures() {
+  return departures
+}
 
 /** Go to a page of this site without a reload: Streamlit follows the address as it does for the Back button. */
 export function open(href) {

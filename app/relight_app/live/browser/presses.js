@@ -2,7 +2,7 @@
 
 import { act } from './actions.js'
 import { ask, clear, tell } from './dialogs.js'
-import { open } from './navigate.js'
+import { countDepartures, open } from './navigate.js'
 
 const LEAVING_MS = 5_000
 const AT_ONCE = 4
@@ -33,6 +33,7 @@ export function showPresses(root) {
 export async function press(button, root, page, further = {}, action = button.dataset.act) {
   const payload = { ...JSON.parse(button.dataset.payload ?? '{}'), ...further }
   const then = action === button.dataset.act ? button.dataset.then : null
+  const departures = countDepartures()
   return once(nameOf(button, action), button, root, async (typed) => {
     let answer = await act(action, { ...payload, ...typed })
     if (answer.ask === 'trust' && root.isConnected) {
@@ -40,7 +41,8 @@ export async function press(button, root, page, further = {}, action = button.da
       if (!(await ask(root, question))) return answer
       answer = await act(action, { ...payload, ...typed, trust: true })
     }
-    if (!answer.problem && then && root.isConnected) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
+    const stays = root.isConnected && departures === countDepartures()
+    if (!answer.problem && then && stays) await leave(then.replace('{run}', encodeURIComponent(answer.run ?? '')), root)
     else await page.refresh()
     if (!answer.problem) clear(root)
     else if (!page.shows(answer.problem)) tell(root.isConnected ? root : page.findRoot() ?? root, answer)
