@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from relight.runs.record_file import read_record_if_there, write_record
 from relight.runs.records import Record
 from relight_app.actions import ACTIONS, Action, Answer
 from relight_app.engine import Engine
-from relight_app.jobs import Job, Work
+from relight_app.jobs import KEPT_S, Job, Work
 from relight_app.problems import explain
 
 _FOLDER = ".actions"
-_KEPT_S = 86_400.0
+_ANSWER_KEPT_S = 86_400.0
 _SWEEP_EVERY_S = 3_600.0
 
 
@@ -35,6 +36,8 @@ class ActionAnswer(Record, frozen=True, kw_only=True):
     time_s: float = 0.0
     status: int = 200
     body: dict[str, Any] = msgspec.field(default_factory=dict)
+    subject: list[Any] = msgspec.field(default_factory=list)
+    """The subject of the work, which a page asks for; empty for work that is a subject of its own."""
 
 
 @dataclass
@@ -42,6 +45,7 @@ class _Press:
     """A request that this server has begun, and its answer once there is one."""
 
     asked: str
+    subject: Hashable
     work: Work
     answer: ActionAnswer | None = None
 
@@ -72,7 +76,8 @@ class Answers:
             press = self._presses.get(key)
             if press is None and (known := self._find(key)) is None:
                 self._forget_old()
-                press = self._presses[key] = _Press(asked, self._start(action, request, key))
+                subject = action.subject(request) if action.subject is not None else None
+                press = self._presses[key] = _Press(asked, subject, self._start(action, request, key, subject))
         if (press or known).asked != asked:  # type: ignore[union-attr]
             return _refuse(409, "This idempotency key was used for another request. Use a new key for each press.")
         if press is None:
@@ -82,7 +87,7 @@ class Answers:
             return ActionAnswer(asked=asked, status=202, body={"pending": True, "told": list(job.told)})
         return self._settle(key, press, job)
 
-    def _start(self, action: Action[Any], request: Any, key: str) -> Work:
+    def _start(self, action: Action[Any], request: Any, key: str, subject: Hashable) -> Work:
         def act(work: Work) -> Answer:
             ended = Job("failed")
             try:
@@ -96,8 +101,7 @@ class Answers:
                 self._settle_all(work, ended)
             return result
 
-        subject = action.subject(request) if action.subject is not None else ("key", key)
-        return self._engine.jobs.start(subject, act)
+        return self._engine.jobs.start(subject or ("key", key), act)
 
     def _settle_all(self, work: Work, job: Job) -> None:
         """Keep the answers of everybody who asked for the work: they may have gone, and ask the next server again."""
@@ -109,7 +113,8 @@ class Answers:
     def _settle(self, key: str, press: _Press, job: Job) -> ActionAnswer:
         if press.answer is None:
             answer = _describe(job.error) if job.error is not None else ActionAnswer(body=job.result)
-            press.answer = msgspec.structs.replace(answer, asked=press.asked, time_s=time.time())
+            subject = list(press.subject) if isinstance(press.subject, tuple) else []
+            press.answer = msgspec.structs.replace(answer, asked=press.asked, time_s=time.time(), subject=subject)
             self._keep(key, press.answer)
         return press.answer
 
@@ -142,8 +147,26 @@ class Answers:
             self._swept_s = now
         for path in self._folder.iterdir():
             with contextlib.suppress(OSError):
-                if path.suffix == ".json" and now - path.stat().st_mtime > _KEPT_S:
+                if path.suffix == ".json" and now - path.stat().st_mtime > _ANSWER_KEPT_S:
                     path.unlink()
+
+
+def restore_jobs(engine: Engine) -> None:
+    """Let pages show what the servers before this one have found, such as the result of a verification."""
+    since_s = time.time() - KEPT_S
+    found: list[ActionAnswer] = []
+    with contextlib.suppress(OSError):
+        for path in (engine.folder / _FOLDER).glob("*.json"):
+            with contextlib.suppress(OSError, DamagedFile):
+                if path.stat().st_mtime > since_s and (answer := read_record_if_there(path, ActionAnswer)) is not None:
+                    found.append(answer)
+    for answer in sorted(found, key=lambda answer: answer.time_s):
+        if answer.subject and answer.status == 200:
+            engine.jobs.restore(_to_tuple(answer.subject), answer.body, ended_s=answer.time_s)
+
+
+def _to_tuple(subject: Any) -> Any:
+    return tuple(_to_tuple(each) for each in subject) if isinstance(subject, list) else subject
 
 
 def _describe(error: BaseException) -> ActionAnswer:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 _log = logging.getLogger(__name__)
-_KEPT_S = 3600.0
+KEPT_S = 3600.0
+"""How long the result of a job is shown."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ class Jobs:
         threading.Thread(target=begun.run, args=(work,), name=f"relight-job-{subject}", daemon=True).start()
         return begun
 
+    def restore(self, subject: Hashable, result: Any, *, ended_s: float) -> None:
+        """Have the result of an earlier server as a job that is done. The newest is restored last."""
+        work = Work(self._count)
+        work.job, work.ended_s = Job("done", result=result), ended_s
+        with self._lock:
+            self._works.pop(subject, None)
+            self._works[subject] = work
+
     def find(self, subject: Hashable) -> Job | None:
         """Return the newest job of that subject as it is now; None without one."""
         known = self._works.get(subject)
@@ -102,5 +111,5 @@ class Jobs:
     def _forget_old(self) -> None:
         now = time.time()
         for subject, known in list(self._works.items()):
-            if known.ended_s is not None and now - known.ended_s > _KEPT_S:
+            if known.ended_s is not None and now - known.ended_s > KEPT_S:
                 del self._works[subject]

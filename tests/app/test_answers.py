@@ -15,9 +15,10 @@ import pytest
 from relight.errors import RelightError, RunBusy, UntrustedRun, UsageError
 from relight.supervision.attempt_start import Launched
 from relight_app import actions, answers
-from relight_app.answers import Answers
+from relight_app.answers import Answers, restore_jobs
 from relight_app.engine import Engine
 from tests.app.asking import ask, ask_in_passing, problem, wait_until
+from tests.app.parts.shown import show_run
 from tests.app.sample_runs import SampleRun, make_run
 
 
@@ -87,6 +88,17 @@ def test_another_server_gives_the_same_answer_without_doing_it_again(engine: Eng
     assert ask(Engine(engine.folder), "stop", key="press", run=run) == first
     assert stops.asked == [run]
     assert problem(first) == "Run 'x' is already training."
+
+
+def test_the_next_server_shows_what_the_one_before_has_found(engine: Engine) -> None:
+    run = make_run(engine.folder, SampleRun("whole")).run_id
+    ask(engine, "verify", run=run)
+    ask(engine, "describe", file="nowhere.py:Task")  # a failure is told at once, and by nobody later
+    later = Engine(engine.folder)
+    assert "every digest matches" not in show_run(later, run).text
+    restore_jobs(later)
+    assert "every digest matches" in show_run(later, run).text
+    assert later.jobs.find(("describe", "nowhere.py:Task")) is None
 
 
 def test_what_takes_long_is_pending_and_the_same_request_waits_on(engine: Engine, run: str, stops: Stops) -> None:

@@ -86,7 +86,7 @@ def test_work_that_ended_long_ago_is_forgotten_and_running_work_never(monkeypatc
     jobs, release = Jobs(), threading.Event()
     jobs.start("ended", lambda _: 1).wait(10)
     running = jobs.start("running", lambda _: release.wait(10))
-    monkeypatch.setattr(jobs_module, "_KEPT_S", -1.0)
+    monkeypatch.setattr(jobs_module, "KEPT_S", -1.0)
     jobs.start("next", lambda _: 1).wait(10)
     assert jobs.find("ended") is None
     assert jobs.find("running") is not None

@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 
 from relight.errors import RelightError
 from relight.runs.decoders import prepare_decoders
+from relight_app.answers import restore_jobs
 from relight_app.engine import current_engine
 from relight_app.machine_reader import close_machine_reader, latest_machine_report
 from relight_app.server.action_route import action_routes
@@ -99,6 +100,7 @@ def serve(
     Raise `RelightError` if Streamlit cannot be started.
     """
     use_settings(settings)
+    restore_jobs(current_engine())
     hub = Hub(current_engine())
     streamlit = LateStreamlit(settings, script)
 
