@@ -48,7 +48,7 @@ def prepare_determinism(device: torch.device) -> None:
         torch.set_deterministic_debug_mode("warn")
         os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
         compiler: Any = sys.modules.get("torch._inductor.config")
-        if compiler is not None:
+        if hasattr(compiler, "deterministic"):  # PyTorch 2.7 has none
             compiler.deterministic = True
         # Filling new memory with NaN is for finding bugs. It changes no result and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -90,7 +91,11 @@ class StateCollector:
             return self.add(owner, value)
         kind = type(value)
         if kind is dict or kind is OrderedDict:
-            return kind((key, self.encode(f"{owner}.{key}", inner)) for key, inner in value.items())
+            return kind(
+                (key, self.encode(f"{owner}.{key}", inner))
+                for key, inner in value.items()
+                if not _is_function_of_a_schedule(inner)
+            )
         if kind is list or kind is tuple:
             return kind(self.encode(f"{owner}.{place}", inner) for place, inner in enumerate(value))
         if kind is deque:
@@ -98,6 +103,11 @@ class StateCollector:
         if kind is torch.Size:
             return tuple(value)
         return value
+
+
+def _is_function_of_a_schedule(value: Any) -> bool:
+    """Tell whether the schedule that a resume builds has this function anyway: SWALR of PyTorch 2.7 saves one."""
+    return isinstance(value, FunctionType) and value.__module__.startswith("torch.optim.")
 
 
 def decode_tree(value: Any, read: Callable[[str], Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -55,20 +54,6 @@ class TrackedTensor:
             )
         with torch.no_grad():
             self.tensor.copy_(saved)
-
-
-def leave_out_own_functions(state: Any) -> Any:
-    """Return a schedule's state without PyTorch's own functions, which the schedule that is built for a resume has.
-
-    Only SWALR keeps one in its state, in PyTorch 2.7 and some later versions.
-    """
-    if isinstance(state, dict):
-        return {key: leave_out_own_functions(one) for key, one in state.items() if not _is_own_function(one)}
-    return [leave_out_own_functions(one) for one in state] if isinstance(state, list) else state
-
-
-def _is_own_function(value: Any) -> bool:
-    return isinstance(value, FunctionType) and value.__module__.startswith("torch.optim.")
 
 
 def adapt_value(name: str, tracked: Any) -> TrackedGenerator | TrackedTensor | None:

@@ -22,7 +22,7 @@ from relight.training.state.rng import RngRecorder, RngState, decode_rng, encode
 from relight.training.state.shards import is_sharded, refuse_sharded, split_tensors
 from relight.training.state.state_errors import check_names
 from relight.training.state.state_tree import StateCollector, TensorSource, decode_tree
-from relight.training.state.tracked_values import TrackedTensor, adapt_value, leave_out_own_functions
+from relight.training.state.tracked_values import TrackedTensor, adapt_value
 from relight.training.state.weights_watch import WeightsWatch, digest_tensor
 
 _log = logging.getLogger("relight")
@@ -209,8 +209,6 @@ class TrainingState:
                 if not at_edge:
                     return None
                 state = tracked.state_dict()
-            if isinstance(tracked, LRScheduler):
-                state = leave_out_own_functions(state)
             parts[name] = {"kind": "object", "state": collector.encode(name, refuse_sharded(name, state))}
         rng, tensors = encode_rng(record.rng)
         rng["tensors"] = {name: collector.add(f"rng.{name}", tensor) for name, tensor in tensors.items()}
