@@ -150,6 +150,16 @@ if RANKS > 1:
 """
 
 
+DIES_BEFORE_ITS_PART_IS_WHOLE = """\
+import os
+import signal
+from relight.checkpoints.writer_client import WriterClient
+
+if os.environ["RANK"] == "1":
+    WriterClient.submit = lambda client: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiler() -> Iterator[None]:
     with loading_compiler():
@@ -245,6 +255,21 @@ def test_whatever_is_killed_a_sharded_run_ends_in_the_same_state(workshop: Works
     assert soak.digest(layout) == twin
     assert read_series(layout.metrics, "train/loss").steps.tolist() == list(range(1, STEPS + 1))
     assert CheckpointStore(layout.checkpoints).list().damaged == []
+
+
+def test_the_others_do_not_wait_for_the_part_of_a_rank_that_has_died(workshop: Workshop) -> None:
+    folder = workshop.folder.parent / "script"
+    folder.mkdir()
+    _write(folder)
+    (folder / "train.py").write_text(DIES_BEFORE_ITS_PART_IS_WHOLE + SCRIPT)
+    launched = workshop.relight("run", "train.py", "--nproc", "2", "--detach", cwd=folder)
+    assert launched.returncode == 0, launched.stderr
+    (layout,) = list_layouts(workshop.folder)
+    soak.wait_for(layout.attempt(1).exit.exists, why="the end of the attempt")
+    assert summarize_run(layout).reason.startswith("Rank 1 of 2: Killed with SIGKILL.")
+    log = layout.attempt(1).log.read_text()
+    assert "closing signal SIGTERM" in log
+    assert "forcefully exiting" not in log, "torchrun waits for 30 s"
 
 
 def test_a_script_under_ones_own_torchrun_resumes_exactly(tmp_path: Path, twin: str) -> None:
