@@ -53,7 +53,11 @@ def test_a_record_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
     assert list(read_witnesses(path, after_step=0)) == [1, 3]
 
 
-@pytest.mark.parametrize("content", [b"", b"RLWT", b"RLWT\x03\x00\x30\x00" + bytes(200), os.urandom(5000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"RLWT", b"RLWT\x03\x00\x30\x00" + bytes(200), os.urandom(5000)],
+    ids=["empty", "magic only", "later version", "random"],
+)
 def test_a_file_that_is_damaged_or_of_a_later_version_holds_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "witness.bin"
     path.write_bytes(content)

@@ -134,7 +134,11 @@ def test_missing_empty_and_odd_files_are_one_sentence(tmp_path: Path, name: str)
         open_weights(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize("data", [b"garbage", b"\x00" * 5000, b"\x89HDF\r\n\x1a\n" + b"\x00" * 100, os.urandom(9000)])
+@pytest.mark.parametrize(
+    "data",
+    [b"garbage", b"\x00" * 5000, b"\x89HDF\r\n\x1a\n" + b"\x00" * 100, os.urandom(9000)],
+    ids=["text", "zeros", "HDF5", "random"],
+)
 def test_garbage_is_one_sentence(tmp_path: Path, data: bytes) -> None:
     for name in ("x.pth", "x.safetensors"):
         (tmp_path / name).write_bytes(data)
