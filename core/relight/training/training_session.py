@@ -272,14 +272,8 @@ class TrainingSession:
         return self._wait_until_saved(stop)
 
     def rescue(self) -> bool:
-        """After an exception, save the last finished step if its state is still exact; return whether it is saved.
-
-        One of several ranks does not wait for what is being saved: the part of a rank that has died may never come. The
-        writers finish on their own.
-        """
+        """After an exception, save the last finished step if its state is still exact; return whether it is saved."""
         self._stopping.begin_saving()
-        if not self._cutter.can_rescue:
-            return False
         if self._cutter.last_cut_step != self.steps_done and not self._rescue("exception"):
             return False
         return self._cutter.drain(_DRAIN_S)

@@ -8,6 +8,7 @@ the checkpoint when all parts are durable.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -37,6 +38,8 @@ from relight.training.state.snapshot import describe_tensors
 
 _SLOTS = 2
 """How many snapshots wait in a writer at most."""
+_LOOK_S = 0.2
+"""How often a rank that waits looks whether the others are still there."""
 _log = logging.getLogger("relight")
 
 
@@ -53,6 +56,8 @@ class RankedCutter:
         self._make_cutter = make_cutter
         self._cutter: CheckpointCutter | None = make_cutter() if group.rank == 0 else None
         self._step: int | None = None
+        self._is_shared = False
+        """Whether the last checkpoint has parts of several ranks."""
         self._has_part = group.rank == 0
         """Whether this rank's writer saves a part of the last checkpoint."""
         self._told: list[RankMessage] = []
@@ -138,7 +143,7 @@ class RankedCutter:
         self._step = header.step
         key = self._told[0].key
         is_shared = any(message.is_split for message in self._told) or have_own_gradients(self._told)
-        self._has_part = is_shared or group.rank == 0
+        self._is_shared, self._has_part = is_shared, is_shared or group.rank == 0
         if is_shared and key is not None:
             self._cut_part(header, tensors, key)
         elif not is_shared and group.rank == 0:
@@ -215,8 +220,19 @@ class RankedCutter:
             self._cutter.poll()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` until every snapshot is durable; the ranks without a writer wait at their end."""
-        return self._cutter is None or self._cutter.drain(timeout_s)
+        """Wait up to `timeout_s` until every snapshot is durable; the ranks without a writer wait at their end.
+
+        Not for the part of a rank that is lost: it may never come. The writers settle that without their trainers.
+        """
+        if self._cutter is None:
+            return True
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            if self._cutter.drain(min(_LOOK_S, max(0.0, left_s))):
+                return True
+            if left_s <= 0.0 or self._cutter.failure is not None or (self._is_shared and self._group.find_lost()):
+                return False
 
     def close(self) -> None:
         """Disconnect from the writer."""
