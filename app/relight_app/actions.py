@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,8 @@ from relight_app.jobs import Work
 
 Answer = dict[str, Any]
 """What an action answers, as JSON; "run" names the run that it concerns."""
+Subject = tuple[str | int | bool | tuple[str, ...] | None, ...]
+"""What identifies the work of an action, beginning with its name: requests of one subject share it."""
 R = TypeVar("R", bound="Request")
 
 
@@ -209,7 +211,7 @@ class Action(Generic[R]):
     request: type[R]
     act: Callable[[Engine, R, str, Work], Answer]
     """Called with the engine, the request, the idempotency key, and the work, which can tell about its progress."""
-    subject: Callable[[R], Hashable] | None = None
+    subject: Callable[[R], Subject] | None = None
     """None: each request is a subject of its own."""
 
 
@@ -234,7 +236,7 @@ def name_gpus(request: Launch) -> str:
     return ",".join(name for name, chosen in request.gpus.items() if chosen)
 
 
-def drill_subject(request: Drill) -> Hashable:
+def drill_subject(request: Drill) -> Subject:
     """Return what identifies the drill of a request: its run, or its task with what matters of its config."""
     if request.run:
         return "drill", request.run

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from relight.errors import DamagedFile, RelightError, UntrustedRun, UsageError
 from relight.runs.durable_file import make_folder
 from relight.runs.record_file import read_record_if_there, write_record
 from relight.runs.records import Record
-from relight_app.actions import ACTIONS, Action, Answer
+from relight_app.actions import ACTIONS, Action, Answer, Subject
 from relight_app.engine import Engine
 from relight_app.jobs import KEPT_S, Job, Work
 from relight_app.problems import explain
@@ -36,8 +35,8 @@ class ActionAnswer(Record, frozen=True, kw_only=True):
     time_s: float = 0.0
     status: int = 200
     body: dict[str, Any] = msgspec.field(default_factory=dict)
-    subject: list[Any] = msgspec.field(default_factory=list)
-    """The subject of the work, which a page asks for; empty for work that is a subject of its own."""
+    subject: Subject = ()
+    """By which a page asks for the work; () if the action has none."""
 
 
 @dataclass
@@ -45,7 +44,7 @@ class _Press:
     """A request that this server has begun, and its answer once there is one."""
 
     asked: str
-    subject: Hashable
+    subject: Subject
     work: Work
     answer: ActionAnswer | None = None
 
@@ -76,7 +75,7 @@ class Answers:
             press = self._presses.get(key)
             if press is None and (known := self._find(key)) is None:
                 self._forget_old()
-                subject = action.subject(request) if action.subject is not None else None
+                subject = action.subject(request) if action.subject is not None else ()
                 press = self._presses[key] = _Press(asked, subject, self._start(action, request, key, subject))
         if (press or known).asked != asked:  # type: ignore[union-attr]
             return _refuse(409, "This idempotency key was used for another request. Use a new key for each press.")
@@ -87,7 +86,7 @@ class Answers:
             return ActionAnswer(asked=asked, status=202, body={"pending": True, "told": list(job.told)})
         return self._settle(key, press, job)
 
-    def _start(self, action: Action[Any], request: Any, key: str, subject: Hashable) -> Work:
+    def _start(self, action: Action[Any], request: Any, key: str, subject: Subject) -> Work:
         def act(work: Work) -> Answer:
             ended = Job("failed")
             try:
@@ -113,8 +112,7 @@ class Answers:
     def _settle(self, key: str, press: _Press, job: Job) -> ActionAnswer:
         if press.answer is None:
             answer = _describe(job.error) if job.error is not None else ActionAnswer(body=job.result)
-            subject = list(press.subject) if isinstance(press.subject, tuple) else []
-            press.answer = msgspec.structs.replace(answer, asked=press.asked, time_s=time.time(), subject=subject)
+            press.answer = msgspec.structs.replace(answer, asked=press.asked, time_s=time.time(), subject=press.subject)
             self._keep(key, press.answer)
         return press.answer
 
@@ -162,11 +160,7 @@ def restore_jobs(engine: Engine) -> None:
                     found.append(answer)
     for answer in sorted(found, key=lambda answer: answer.time_s):
         if answer.subject and answer.status == 200:
-            engine.jobs.restore(_to_tuple(answer.subject), answer.body, ended_s=answer.time_s)
-
-
-def _to_tuple(subject: Any) -> Any:
-    return tuple(_to_tuple(each) for each in subject) if isinstance(subject, list) else subject
+            engine.jobs.restore(answer.subject, answer.body, ended_s=answer.time_s)
 
 
 def _describe(error: BaseException) -> ActionAnswer:

@@ -12,7 +12,7 @@ from relight.mirror.address import choose_mirror
 from relight.runs.records import SlurmJob
 from relight.supervision.job_submission import read_plan
 from relight.tasks.reference import TaskDescription
-from relight_app.actions import Drill, Launch, drill_subject, name_gpus
+from relight_app.actions import Launch, name_gpus
 from relight_app.engine import Engine
 from relight_app.formats import title_metric
 from relight_app.icons import icon
@@ -82,8 +82,7 @@ def build_launch_drill(engine: Engine, query: Query) -> Markup:
     task = query.get("task") or next(iter(task.name for task in engine.list_tasks()))
     if task == _OWN:
         task = query.get("file", "").strip()
-    kind, name = drill_subject(Drill(task=task))[:2]  # type: ignore[index]
-    job = engine.jobs.find_newest(kind, name)
+    job = engine.jobs.find_newest("drill", task)  # as `drill_subject` begins
     return build_drill_card(job, key="drill-problem") or _NOTHING
 
 
