@@ -269,8 +269,7 @@ class TrainingState:
             _log.warning(
                 "No checkpoint can be saved at steps after which gradients wait for their all-reduce "
                 "(set_requires_all_reduce(False)), so the next one that can be is. Call run.step only after the "
-                "optimizer's step, or gather with set_requires_gradient_sync(False), which is saved with PyTorch 2.12 "
-                "and later."
+                "optimizer's step, or gather with set_requires_gradient_sync(False), which is saved."
             )
 
     def _warn_of_unnamed(self) -> None:

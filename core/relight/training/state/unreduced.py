@@ -42,23 +42,13 @@ class PendingGradients:
 
     def __init__(self, modules: Iterable[Any]) -> None:
         """`modules` are those that `fully_shard` was called with."""
-        modules = list(modules)
         self._groups = [group for module in modules for group in _list_groups(module)]
-        self._is_readable = all(_has_list_of_groups(module) for module in modules)
-        self._by_parameter = {id(each.sharded_param): each for each in self._list_parameters()}
+        self._by_parameter = {id(each.sharded_param): each for group in self._groups for each in group.fsdp_params}
 
     @property
     def is_half_reduced(self) -> bool:
-        """Whether something waits that cannot be saved: an all-reduce (`set_requires_all_reduce(False)`).
-
-        Before PyTorch 2.12, that is everything: with 2.7, gradients that were restored led to other weights.
-        """
-        if not self._is_readable and any(self.find(each.sharded_param) is not None for each in self._list_parameters()):
-            return True
+        """Whether a module waits for its all-reduce (`set_requires_all_reduce(False)`), which cannot be saved."""
         return any(getattr(group, "_partial_reduce_output", None) is not None for group in self._groups)
-
-    def _list_parameters(self) -> Iterator[Any]:
-        return (each for group in self._groups for each in group.fsdp_params)
 
     def find(self, parameter: Tensor) -> Tensor | None:
         """Return what this rank has gathered for a parameter; None if there is nothing."""
@@ -90,10 +80,6 @@ def put_gradient(
     else:
         with torch.no_grad():
             parameter.grad = reduced + gathered
-
-
-def _has_list_of_groups(module: Any) -> bool:
-    return hasattr(module._get_fsdp_state(), "_fsdp_param_groups")
 
 
 def _list_groups(module: Any) -> Iterator[Any]:
