@@ -77,7 +77,7 @@ def main() -> int:
     pages = [file for file in files if file.suffix == ".md"]
     broken = [line for page in pages for line in find_broken_links(page, root=ROOT)]
     broken += [line for page in pages for line in find_missing_files(page, files, root=ROOT)]
-    print("\n".join(broken) if broken else f"{len(pages)} pages: every link works, every named file exists.")
+    print("\n".join(broken) if broken else f"{len(pages)} pages: every link works, and every named file exists.")
     return 1 if broken else 0
 
 

@@ -222,7 +222,7 @@ class RankedCutter:
     def drain(self, timeout_s: float) -> bool:
         """Wait up to `timeout_s` until every snapshot is durable; the ranks without a writer wait at their end.
 
-        Not for the part of a rank that is lost: it may never come. The writers settle that without their trainers.
+        Not for the part of a rank that is lost: it may never come. The writers finish on their own.
         """
         if self._cutter is None:
             return True
