@@ -31,12 +31,15 @@ from torch.utils.data import DataLoader, Dataset
 import relight
 from relight.training.lightning_callback import RelightCallback
 
+RANKS = int(os.environ.get("WORLD_SIZE", 1))
 DIE_IN_STEP, DIE_IN_VALIDATION = int(os.environ.get("STEP", 0)), int(os.environ.get("VALIDATION", -1))
+if os.environ.get("RANK", "0") != os.environ.get("DYING", "0"):
+    DIE_IN_STEP = DIE_IN_VALIDATION = -1
 
 
 class Noisy(Dataset):
     def __len__(self):
-        return 22
+        return 22 if RANKS == 1 else 24  # a batch norm needs two samples in the last batch of each rank
 
     def __getitem__(self, index):
         x = torch.full((4,), float(index % 5))
@@ -60,7 +63,7 @@ class Module(lightning.LightningModule):
     def validation_step(self, batch, number):
         if self.trainer.current_epoch == DIE_IN_VALIDATION and not self.trainer.sanity_checking:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]), sync_dist=True)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
@@ -70,21 +73,31 @@ class Module(lightning.LightningModule):
 run = relight.init(seed=5, checkpoint_every_steps=1, higher_is_better=False)
 callback = RelightCallback(run)
 trainer = lightning.Trainer(
-    max_epochs=3, accelerator="cpu", devices=1, logger=False,
+    max_epochs=3, accelerator="cpu", devices=RANKS, strategy="ddp" if RANKS > 1 else "auto", logger=False,
     enable_progress_bar=False, enable_model_summary=False, callbacks=[callback, EarlyStopping("val_loss", patience=9)],
 )
-loader = callback.loader(DataLoader(Noisy(), 4, shuffle=True, num_workers=int(sys.argv[1])))
+loader = callback.loader(DataLoader(Noisy(), 4 // RANKS, shuffle=True, num_workers=int(sys.argv[1])))
 trainer.fit(Module(), loader, DataLoader(Noisy(), 8))
 """
 
 
 @pytest.mark.parametrize(
-    ("death", "workers"),
-    [({"STEP": "9"}, 2), ({"STEP": "13"}, 0), ({"VALIDATION": "1"}, 0)],
-    ids=["in mid-epoch", "at an epoch's edge", "inside a validation"],
-)
+    ("death", "workers", "ranks"),
+    [
+        ({"STEP": "9"}, 2, 1),
+        ({"STEP": "13"}, 0, 1),
+        ({"VALIDATION": "1"}, 0, 1),
+        ({"STEP": "9"}, 1, 2),
+        ({"STEP": "13", "DYING": "1"}, 0, 2),
+        ({"VALIDATION": "1", "DYING": "1"}, 0, 2),
+    ],
+    ids=[
+        "in mid-epoch", "at an epoch's edge", "inside a validation", "rank 0 in mid-epoch",
+        "rank 1 at an epoch's edge", "rank 1 inside a validation",
+    ],
+)  # fmt: skip
 def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
-    tmp_path: Path, death: dict[str, str], workers: int
+    tmp_path: Path, death: dict[str, str], workers: int, ranks: int
 ) -> None:
     script = tmp_path / "fit.py"
     script.write_text(SCRIPT)
@@ -103,9 +116,9 @@ def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
             assert (last.step, last.reason) == (18, "final")
             return store.digest(last)
 
-    told = relight("run", str(script), "--name", "twin", "--", "0")
+    told = relight("run", str(script), "--nproc", str(ranks), "--name", "twin", "--", "0")
     assert "finished at step 18 of 18" in told, told
-    told = relight("run", str(script), "--name", "killed", "--", str(workers), **death)
+    told = relight("run", str(script), "--nproc", str(ranks), "--name", "killed", "--", str(workers), **death)
     assert "SIGKILL" in told, told
     told = relight("resume", "killed")
     assert "finished at step 18 of 18" in told, told

@@ -31,7 +31,10 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 import relight
 from relight.training.transformers_callback import RelightCallback
 
+RANKS = int(os.environ.get("WORLD_SIZE", 1))
 DIE_IN_STEP, DIE_IN_VALIDATION = int(os.environ.get("STEP", 0)), int(os.environ.get("VALIDATION", 0))
+if os.environ.get("RANK", "0") != os.environ.get("DYING", "0"):
+    DIE_IN_STEP = DIE_IN_VALIDATION = -1
 
 
 class Noisy(Dataset):
@@ -71,9 +74,9 @@ class Model(nn.Module):
 run = relight.init(seed=5, checkpoint_every_steps=1, higher_is_better=False)
 workers, accumulate = int(sys.argv[1]), int(sys.argv[2])
 arguments = TrainingArguments(
-    "trainer", num_train_epochs=3, per_device_train_batch_size=4, per_device_eval_batch_size=8, use_cpu=True,
-    dataloader_num_workers=workers, gradient_accumulation_steps=accumulate, learning_rate=0.01, logging_steps=1,
-    eval_strategy="epoch", save_strategy="no", report_to=[], disable_tqdm=True,
+    "trainer", num_train_epochs=3, per_device_train_batch_size=4 // RANKS, per_device_eval_batch_size=8 // RANKS,
+    use_cpu=True, dataloader_num_workers=workers, gradient_accumulation_steps=accumulate, learning_rate=0.01,
+    logging_steps=1, eval_strategy="epoch", save_strategy="no", report_to=[], disable_tqdm=True,
     metric_for_best_model="loss", greater_is_better=False, lr_scheduler_type="reduce_lr_on_plateau",
     lr_scheduler_kwargs={"patience": 0, "factor": 0.5},
 )
@@ -86,18 +89,27 @@ RelightCallback(run).train(trainer)
 
 
 @pytest.mark.parametrize(
-    ("death", "workers", "accumulate"),
+    ("death", "workers", "accumulate", "ranks"),
     [
-        ({"STEP": "9"}, 2, 1),
-        ({"STEP": "13"}, 0, 1),
-        ({"VALIDATION": "5"}, 0, 1),
-        ({"STEP": "10"}, 0, 2),
-        ({"STEP": "9", "EARLY": "yes"}, 0, 1),
+        ({"STEP": "9"}, 2, 1, 1),
+        ({"STEP": "13"}, 0, 1, 1),
+        ({"VALIDATION": "5"}, 0, 1, 1),
+        ({"STEP": "10"}, 0, 2, 1),
+        ({"STEP": "9", "EARLY": "yes"}, 0, 1, 1),
+        ({"STEP": "9"}, 1, 1, 2),
+        ({"STEP": "13", "DYING": "1"}, 0, 1, 2),
+        ({"VALIDATION": "5", "DYING": "1"}, 0, 1, 2),
+        ({"STEP": "10"}, 0, 2, 2),
+        ({"STEP": "9", "EARLY": "yes"}, 0, 1, 2),
     ],
-    ids=["in mid-epoch", "at an epoch's edge", "inside a validation", "while accumulating", "before it stops early"],
-)
+    ids=[
+        "in mid-epoch", "at an epoch's edge", "inside a validation", "while accumulating", "before it stops early",
+        "rank 0 in mid-epoch", "rank 1 at an epoch's edge", "rank 1 inside a validation", "rank 0 while accumulating",
+        "rank 0 before both stop early",
+    ],
+)  # fmt: skip
 def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: dict[str, str], workers: int, accumulate: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: dict[str, str], workers: int, accumulate: int, ranks: int
 ) -> None:
     if "EARLY" in death:
         monkeypatch.setenv("EARLY", "yes")
@@ -123,9 +135,11 @@ def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
             curves = [list(zip(one.steps.tolist(), one.values.tolist(), strict=True)) for one in series]
             return store.digest(last), *curves
 
-    told = relight("run", str(script), "--name", "twin", "--", "0", str(accumulate))
+    told = relight("run", str(script), "--nproc", str(ranks), "--name", "twin", "--", "0", str(accumulate))
     assert f"finished at step {last_step} of {steps}" in told, told
-    told = relight("run", str(script), "--name", "killed", "--", str(workers), str(accumulate), **death)
+    told = relight(
+        "run", str(script), "--nproc", str(ranks), "--name", "killed", "--", str(workers), str(accumulate), **death
+    )
     assert "SIGKILL" in told, told
     told = relight("resume", "killed")
     assert f"finished at step {last_step} of {steps}" in told, told

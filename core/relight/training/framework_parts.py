@@ -1,12 +1,30 @@
-"""What the callbacks for other frameworks share: the loader, the steps, and evaluations not yet reported."""
+"""What the callbacks for other frameworks share: ranks, the loader, the steps, and evaluations not yet reported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from relight.training.data.adopted_loader import ResumableLoader
+from torch.utils.data import DataLoader
+
+from relight.errors import RelightError, TaskError
+from relight.training.data.adopted_loader import adopt_loader
+from relight.training.data.dealt_order import Deal
+from relight.training.ranks.group import Asking
 from relight.training.script.run import ScriptRun
+from relight.training.script.script_loader import choose_seed
+from relight.wording import count
+
+
+def check_ranks(run: ScriptRun, framework: str, *, processes: int) -> None:
+    """Raise `RelightError` unless the framework trains with exactly the processes that are the run's ranks."""
+    ranks = 1 if run.group is None else run.group.world_size
+    if processes != ranks:
+        raise RelightError(
+            f"{framework} trains in {count(processes, 'process', 'processes')}, and the run has "
+            f"{count(ranks, 'rank')}. Start one process for each device: relight run FILE --nproc N, or torchrun "
+            "--nproc-per-node N FILE."
+        )
 
 
 class EpochLoader:
@@ -17,8 +35,24 @@ class EpochLoader:
     end of an epoch (the HF Trainer does in a resumed epoch) only learns that there are no more batches.
     """
 
-    def __init__(self, inner: ResumableLoader, *, before_batch: Callable[[], None] = lambda: None) -> None:
-        self._inner = inner
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        run: ScriptRun,
+        *,
+        seed: int | None,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take over `loader`; with several ranks, each gets batches as large as its, of one order for all of them.
+
+        Raises `TaskError` if it could not be resumed exactly.
+        """
+        group, deal = run.group, None
+        chosen = choose_seed(seed)
+        if group is not None:
+            deal = Deal(group.rank, group.world_size)
+            chosen = group.follow(Asking.LOADER, value=chosen % 2**63)  # ranks may have seeded torch differently
+        self._inner = adopt_loader(loader, seed=chosen, deal=deal)
         self._before_batch = before_batch
 
     def __len__(self) -> int:
@@ -41,7 +75,17 @@ class EpochLoader:
         return self._inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position."""
+        """Go to a saved position. Raise `TaskError` if batches had another size: the framework counts in batches.
+
+        Sizes are those of the batches of all ranks together.
+        """
+        position = self._inner.state_dict()
+        before, now = state.get("batch_size"), position.get("batch_size")
+        if before != now:
+            raise TaskError(
+                f"A batch had {before} samples when the checkpoint was saved, and has {now} now, all ranks together. "
+                "The framework counts its progress in batches, so keep their size."
+            )
         self._inner.load_state_dict(state)
 
     def close(self) -> None:

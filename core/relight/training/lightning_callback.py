@@ -20,17 +20,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from relight.errors import RelightError
-from relight.training.data.adopted_loader import adopt_loader
-from relight.training.framework_parts import EpochLoader, PendingEvaluation
+from relight.training.framework_parts import EpochLoader, PendingEvaluation, check_ranks
 from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
-from relight.training.script.script_loader import choose_seed
 
 try:
     from lightning.pytorch.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]
+    from lightning.pytorch.strategies import DDPStrategy  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
     try:
         from pytorch_lightning.callbacks import Callback, Checkpoint  # type: ignore[import-not-found, unused-ignore]
+        from pytorch_lightning.strategies import DDPStrategy  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise RelightError("Lightning is not installed. Run: pip install lightning") from None
 
@@ -58,9 +58,9 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
     def loader(self, loader: DataLoader[Any], *, seed: int | None = None) -> EpochLoader:
         """Take over the train loader, so that a resume continues with its next batch.
 
-        Raises `TaskError` if that is not possible.
+        With several ranks its samples are dealt, as Lightning would. Raises `TaskError` if that is not possible.
         """
-        taken = EpochLoader(adopt_loader(loader, seed=choose_seed(seed)))
+        taken = EpochLoader(loader, self._run, seed=seed)
         self._loaders.append(taken)
         return taken
 
@@ -69,8 +69,12 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         # A step edge comes after everything that the other callbacks do. A new list, because Lightning is iterating
         # over the old one.
         trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
-        if trainer.world_size > 1:
-            raise RelightError("Relight's callback trains in one process: give the Trainer devices=1.")
+        check_ranks(self._run, "Lightning", processes=trainer.world_size)
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
+            raise RelightError(
+                f'Relight\'s callback trains several ranks with strategy="ddp", not with '
+                f"{type(trainer.strategy).__name__}."
+            )
         things: dict[str, Any] = {"model": pl_module}
         for number, optimizer in enumerate(trainer.optimizers):
             things[f"optimizer{number}"] = optimizer

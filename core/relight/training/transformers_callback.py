@@ -19,11 +19,9 @@ from typing import Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from relight.errors import RelightError, TaskError
-from relight.training.data.adopted_loader import adopt_loader
-from relight.training.framework_parts import EpochLoader, OuterSteps, PendingEvaluation
+from relight.training.framework_parts import EpochLoader, OuterSteps, PendingEvaluation, check_ranks
 from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
-from relight.training.script.script_loader import choose_seed
 
 try:
     from transformers import TrainerCallback  # type: ignore[import-not-found, unused-ignore]
@@ -61,10 +59,9 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         Raises `TaskError` with the reason if a resume of this training could not be exact.
         """
         _refuse(trainer)
+        check_ranks(self._run, "The Trainer", processes=trainer.args.world_size)
         self._trainer = trainer
-        self._loader = EpochLoader(
-            adopt_loader(_read_loader(trainer), seed=choose_seed(seed)), before_batch=self._next_batch
-        )
+        self._loader = EpochLoader(_read_loader(trainer), self._run, seed=seed, before_batch=self._next_batch)
         accumulated = trainer.args.gradient_accumulation_steps
         if len(self._loader) % accumulated:
             raise TaskError(
@@ -200,9 +197,10 @@ class _CallbackStates:
 def _refuse(trainer: Any) -> None:
     """Raise `RelightError` for settings with which a resume could not be exact."""
     arguments = trainer.args
-    if arguments.world_size > 1 or arguments.n_gpu > 1:
+    if arguments.n_gpu > 1:
         raise RelightError(
-            "Relight's callback trains in one process on one device: choose one with CUDA_VISIBLE_DEVICES."
+            f"The Trainer would train on {arguments.n_gpu} GPUs in one process. Start one process for each: relight "
+            "run FILE --nproc auto. Or choose one GPU with CUDA_VISIBLE_DEVICES."
         )
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise RelightError("Relight's callback does not support DeepSpeed or FSDP: turn them off.")
@@ -223,6 +221,8 @@ def _read_loader(trainer: Any) -> DataLoader[Any]:
             "data set, with __len__ and __getitem__."
         )
     batches = found.batch_sampler
+    if type(batches).__name__ == "BatchSamplerShard":  # with several ranks
+        batches = batches.batch_sampler
     if type(batches) is BatchSampler and isinstance(batches.sampler, RandomSampler):
         batches = BatchSampler(RandomSampler(found.dataset), batches.batch_size, batches.drop_last)
     return DataLoader(

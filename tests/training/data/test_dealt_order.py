@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
+from relight.errors import TaskError
 from relight.training.data.adopted_loader import adopt_loader
 from relight.training.data.dealt_order import Deal, DealtOrder
 from relight.training.data.loader import Loader
@@ -67,6 +77,44 @@ def test_a_distributed_sampler_becomes_one_order_without_padding() -> None:
         assert [len(batch) for batch in batches[:-1]] == [4, 4]
         seen += torch.cat(batches).tolist()
     assert sorted(seen) == list(range(21))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        SequentialSampler(range(21)),
+        RandomSampler(range(21)),
+        RandomSampler(range(21), num_samples=13),
+        SubsetRandomSampler(range(3, 20)),
+        WeightedRandomSampler([1.0] * 21, 30),
+        [5, 3, 8, 1, 1, 0, 9],
+    ],
+    ids=["in order", "shuffled", "some", "a subset", "weighted", "a list"],
+)
+def test_a_loader_of_any_kind_is_dealt_when_a_framework_asks_for_it(sampler: Any) -> None:
+    data = TensorDataset(torch.arange(21))
+    whole = adopt_loader(DataLoader(data, batch_size=6, sampler=sampler), seed=5)
+    ranks = [
+        adopt_loader(DataLoader(data, batch_size=3, sampler=sampler), seed=5, deal=Deal(rank, 2)) for rank in (0, 1)
+    ]
+    for (batch,), (first,), (second,) in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([first, second])[: len(batch)], batch)
+
+
+def test_a_loader_that_cannot_be_dealt_again_is_left_alone_or_refused() -> None:
+    data = TensorDataset(torch.arange(12))
+    own = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
+    dealt = adopt_loader(DataLoader(data, batch_size=3, sampler=own), seed=1, deal=Deal(1, 2))
+    assert [batch.tolist() for (batch,) in dealt] == [[3, 4, 5], [9, 10, 11]]
+    batches = DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 3, drop_last=True))
+    assert len(adopt_loader(batches, seed=1, deal=Deal(0, 2))) == 2  # of six samples: PyTorch's own class can be dealt
+
+    class Buckets(BatchSampler):
+        """Chooses batches of its own."""
+
+    buckets = DataLoader(data, batch_sampler=Buckets(SequentialSampler(data), 3, drop_last=True))
+    with pytest.raises(TaskError, match="Buckets chooses whole batches, which cannot be dealt to 2 ranks"):
+        adopt_loader(buckets, seed=1, deal=Deal(0, 2))
 
 
 def test_a_sampler_of_the_scripts_own_class_keeps_its_order() -> None:

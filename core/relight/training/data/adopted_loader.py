@@ -95,12 +95,15 @@ class ResumableLoader(Protocol):
         """End the data-loading processes."""
 
 
-def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = None) -> Loader | StreamLoader:
+def adopt_loader(
+    loader: DataLoader[Any], *, seed: int, epochs: int | None = None, deal: Deal | None = None
+) -> Loader | StreamLoader:
     """Return a loader with the data and options of `loader` that resumes exactly.
 
     Its batches have the same distribution as PyTorch's, but are drawn by seed and epoch; `loader` itself is no longer
-    used. Random numbers are seeded for each sample, as in `Loader`. Raise `TaskError`, with what and why, when a resume
-    could not be exact.
+    used. Random numbers are seeded for each sample, as in `Loader`. With `deal`, all ranks train one order together,
+    and this one gets batches as large as those of `loader`. Raise `TaskError`, with what and why, when a resume could
+    not be exact.
     """
     seed = mix_seeds(seed, *_initial_seeds(loader))
     options = WorkerOptions(
@@ -113,14 +116,16 @@ def adopt_loader(loader: DataLoader[Any], *, seed: int, epochs: int | None = Non
     )
     if isinstance(loader.dataset, IterableDataset):
         return _take_over_stream(loader, loader.dataset, seed, options)
-    dataset, order = _take_over(loader, loader.dataset, seed)
+    dataset, order = _take_over(loader, loader.dataset, seed, deal)
     collate = None if loader.collate_fn is default_collate else loader.collate_fn
     adopted = Loader.in_order(dataset, order, epochs=epochs, collate=collate, options=options)
     adopted.dataset = loader.dataset
     return adopted
 
 
-def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tuple[Dataset[Any], Order]:
+def _take_over(
+    loader: DataLoader[Any], dataset: Dataset[Any], seed: int, deal: Deal | None
+) -> tuple[Dataset[Any], Order]:
     outer = loader.batch_sampler
     if outer is None:
         raise TaskError(
@@ -133,17 +138,33 @@ def _take_over(loader: DataLoader[Any], dataset: Dataset[Any], seed: int) -> tup
     if length == 0 or _length_of(outer, "batch sampler") == 0:
         raise TaskError(f"{type(dataset).__name__} yields no batch. Training needs at least one.")
     if type(outer) is not BatchSampler:
+        if deal is not None:
+            raise TaskError(
+                f"{type(outer).__name__} chooses whole batches, which cannot be dealt to {deal.world_size} ranks. Use "
+                "a sampler and a batch_size."
+            )
         drawn = DrawnOrder(outer, length=length, batch_size=None, seed=seed, drop_last=False, ahead=False)
         drawn.check()
         return dataset, drawn
     sampler: Any = outer.sampler
-    batch_size, drop_last = outer.batch_size, outer.drop_last
-    if type(sampler) is DistributedSampler:  # a class of their own has an order of its own
+    if type(sampler) is DistributedSampler:
         return dataset, _deal(sampler, outer)
+    if deal is None or isinstance(sampler, DistributedSampler):  # a class of their own has an order of its own
+        return _order_batches(dataset, sampler, seed, batch_size=outer.batch_size, drop_last=outer.drop_last)
+    dataset, whole = _order_batches(
+        dataset, sampler, seed, batch_size=outer.batch_size * deal.world_size, drop_last=outer.drop_last
+    )
+    return dataset, DealtOrder(whole, deal)
+
+
+def _order_batches(
+    dataset: Dataset[Any], sampler: Any, seed: int, *, batch_size: int, drop_last: bool
+) -> tuple[Dataset[Any], Order]:
+    """Return an order of the same kind as the sampler's, and the data set that its indices are of."""
+    length = len(dataset)  # type: ignore[arg-type]
     if type(sampler) is SubsetRandomSampler:
-        dataset = Subset(dataset, np.asarray(sampler.indices, dtype=np.int64))  # type: ignore[arg-type]
-        length = len(sampler)
-        return dataset, Sampler(length, batch_size=batch_size, seed=seed, drop_last=drop_last)
+        subset = Subset(dataset, np.asarray(sampler.indices, dtype=np.int64))  # type: ignore[arg-type]
+        return subset, Sampler(len(sampler), batch_size=batch_size, seed=seed, drop_last=drop_last)
     if type(sampler) in (SequentialSampler, RandomSampler) and _covers(sampler, length):
         shuffle = type(sampler) is RandomSampler
         return dataset, Sampler(length, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)

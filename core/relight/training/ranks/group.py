@@ -40,6 +40,7 @@ class Asking(IntEnum):
     EVALUATED = 6
     END = 7
     DRILL = 8
+    LOADER = 9
 
 
 _PLACES = {
@@ -51,6 +52,7 @@ _PLACES = {
     Asking.EVALUATED: "in run.evaluated",
     Asking.END: "at the end of the training",
     Asking.DRILL: "at a step of the drill",
+    Asking.LOADER: "taking over a loader",
 }
 
 

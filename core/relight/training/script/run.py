@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from relight.errors import UsageError
 from relight.training.metric_numbers import Values
+from relight.training.ranks.group import RankGroup
 from relight.training.script.loop_driver import LoopDriver
 from relight.training.script.resumed_enumerate import ResumedEnumerate
 from relight.training.script.script_attempt import ScriptAttempt
@@ -50,6 +51,11 @@ class ScriptRun:
     def folder(self) -> Path:
         """The run's folder."""
         return self._attempt.layout.folder
+
+    @property
+    def group(self) -> RankGroup | None:
+        """All ranks of the training; None for one process."""
+        return self._attempt.group
 
     @property
     def resumed(self) -> bool:

@@ -182,6 +182,13 @@ def _find_place(launch: Launch | None) -> RankPlace | None:
     if launch is not None:
         number = launch.layout.attempt(launch.attempt)
         return place if read_record(number.start, AttemptStart).world_size > 1 else None
+    if place is None and "RANK" not in os.environ and "LOCAL_RANK" in os.environ:
+        others = os.environ.get("WORLD_SIZE", "")
+        if others.isdigit() and int(others) > 1:  # Lightning starts its processes like this
+            raise UsageError(
+                f"This is one of {others} processes that the training has started itself. Start all of them together: "
+                f"relight run FILE --nproc {others}, or torchrun --nproc-per-node {others} FILE."
+            )
     if place is not None and not os.environ.get("MASTER_PORT"):
         raise UsageError(
             f"This is one of {place.world_size} processes of a distributed training (WORLD_SIZE), but MASTER_PORT does "
