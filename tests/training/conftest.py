@@ -24,6 +24,7 @@ from relight.runs.lock import RunLock
 from relight.runs.progress import Progress, read_progress
 from relight.runs.record_file import read_record, write_record
 from relight.runs.records import AttemptStart, ResumeCheck, RunRecord, TaskReference, TrainerOutcome
+from tests.compiler import with_compiler
 
 SPIRAL = '''
 import os
@@ -329,6 +330,23 @@ def make_run(tmp_path: Path, spiral_file: Path, nursery: Nursery) -> Iterator[Ca
 
     yield make
     _end_all(runs)
+
+
+Fit = Callable[..., str]
+
+
+@pytest.fixture
+def fit(request: pytest.FixtureRequest, tmp_path: Path) -> Fit:
+    """Return a function that runs the command line beside the module's SCRIPT, as fit.py, and returns what it says."""
+    (tmp_path / "fit.py").write_text(request.module.SCRIPT)
+
+    def run(*arguments: str, **environment: str) -> str:
+        command = [sys.executable, "-m", "relight.cli", *arguments]
+        environment = {**with_compiler(os.environ), "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from relight.checkpoints.store import CheckpointStore
 from relight.metrics.series import read_series
 from relight.runs.catalog import find_run
 from relight.runs.lock import RunLock
-from tests.compiler import with_compiler
+from tests.training.conftest import Fit
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
@@ -109,20 +106,18 @@ RelightCallback(run).train(trainer)
     ],
 )  # fmt: skip
 def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: dict[str, str], workers: int, accumulate: int, ranks: int
+    fit: Fit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    death: dict[str, str],
+    workers: int,
+    accumulate: int,
+    ranks: int,
 ) -> None:
     if "EARLY" in death:
         monkeypatch.setenv("EARLY", "yes")
-    script = tmp_path / "fit.py"
-    script.write_text(SCRIPT)
     steps = 18 // accumulate
     last_step = 12 if "EARLY" in death else steps
-
-    def relight(*arguments: str, **environment: str) -> str:
-        command = [sys.executable, "-m", "relight.cli", *arguments]
-        environment = {**with_compiler(os.environ), "RELIGHT_RUNS": str(tmp_path / "runs"), **environment}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        return done.stdout + done.stderr
 
     def read_end(name: str) -> tuple[str, *tuple[list[tuple[int, float]], ...]]:
         layout = find_run(tmp_path / "runs", name)
@@ -135,15 +130,23 @@ def test_killed_and_resumed_it_ends_with_the_state_of_an_uninterrupted_one(
             curves = [list(zip(one.steps.tolist(), one.values.tolist(), strict=True)) for one in series]
             return store.digest(last), *curves
 
-    told = relight("run", str(script), "--nproc", str(ranks), "--name", "twin", "--", "0", str(accumulate))
+    told = fit("run", "fit.py", "--nproc", str(ranks), "--name", "twin", "--", "0", str(accumulate))
     assert f"finished at step {last_step} of {steps}" in told, told
-    told = relight(
-        "run", str(script), "--nproc", str(ranks), "--name", "killed", "--", str(workers), str(accumulate), **death
-    )
+    told = fit("run", "fit.py", "--nproc", str(ranks), "--name", "killed", "--", str(workers), str(accumulate), **death)
     assert "SIGKILL" in told, told
-    told = relight("resume", "killed")
+    told = fit("resume", "killed")
     assert f"finished at step {last_step} of {steps}" in told, told
     twin, killed = read_end("twin"), read_end("killed")
     assert killed[0] == twin[0]
     assert killed[1:] == twin[1:]
     assert [step for step, _ in twin[1]] == list(range(steps // 3, last_step + 1, steps // 3))
+
+
+def test_another_number_of_ranks_goes_on_in_the_middle_of_the_epoch(fit: Fit, tmp_path: Path) -> None:
+    told = fit("run", "fit.py", "--nproc", "2", "--name", "fewer", "--", "0", "1", STEP="9", DYING="1")
+    assert "SIGKILL" in told, told
+    told = fit("resume", "fewer", "--nproc", "1")
+    assert "2 ranks, and 1 rank continues" in told, told
+    assert "finished at step 18 of 18" in told, told
+    steps = read_series(find_run(tmp_path / "runs", "fewer").metrics, "train/loss").steps.tolist()
+    assert steps == list(range(1, 19))
