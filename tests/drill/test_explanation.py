@@ -15,7 +15,7 @@ def explain(part: Part = "tensor", *kinds: Kind, **facts: Any) -> Explanation:
     """A difference at step 22 of a training that was resumed from step 11, with suspects of those kinds."""
     suspects = tuple(Suspect(kind, "task.py", 7, f"the {kind}") for kind in kinds)
     base: dict[str, Any] = {
-        "step": 22, "resumed_from": 11, "first_step": None, "steps_per_epoch": 23, "on_cpu": True,
+        "step": 22, "resumed_from": 11, "first_step": None, "saved_again": False, "steps_per_epoch": 23, "on_cpu": True,
         "is_script": False,
         "suspects": suspects, "kernels": (), "changed_data": None, "nothing_tracked": False,
     }  # fmt: skip
@@ -33,6 +33,11 @@ def explain(part: Part = "tensor", *kinds: Kind, **facts: Any) -> Explanation:
 )
 def test_the_cause_depends_on_where_it_shows_first(step: int, first_step: int | None, said: str) -> None:
     assert said in explain(step=step, first_step=first_step).cause
+
+
+def test_a_checkpoint_that_was_equal_before_the_resume_from_it_is_no_chance() -> None:
+    assert "Two uninterrupted runs" in explain("state", step=11).cause
+    assert "Two uninterrupted runs" not in explain("state", step=11, saved_again=True).cause
 
 
 @pytest.mark.parametrize(

@@ -124,3 +124,9 @@ def test_another_number_of_ranks_goes_on_in_the_middle_of_the_epoch(fit: Fit, tm
     assert "finished at step 18 of 18" in told, told
     steps = read_series(find_run(tmp_path / "runs", "fewer").metrics, "train/loss").steps.tolist()
     assert steps == list(range(1, 19))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_drill_finds_it_bit_exact(fit: Fit, ranks: int) -> None:
+    told = fit("drill", "fit.py", "--nproc", str(ranks), "--", "0", "24")
+    assert "bit-exact: fit.py" in told, told

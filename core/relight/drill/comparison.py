@@ -41,6 +41,8 @@ class Comparison:
     """Causes before effects; empty when everything is equal."""
     first_step: int | None
     """First step whose witness or logged values differ."""
+    saved_again: bool
+    """Whether the checkpoint that differs was saved again after a resume from one of the same step that was equal."""
 
     @property
     def bit_exact(self) -> bool:
@@ -58,7 +60,7 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout, *, nproc: int = 1
         return None
     rows, other_rows = _read_metrics(resumed), _read_metrics(uninterrupted)
     logged = find_metric_difference(rows, other_rows)
-    at, found = 0, []
+    at, found, saved_again = 0, [], False
     for step in steps:
         manifest, other_manifest = ours.read_manifest(mine[step]), theirs.read_manifest(other[step])
         if state_digest(manifest) != state_digest(other_manifest):
@@ -67,6 +69,8 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout, *, nproc: int = 1
                     manifest, other_manifest, read_resumed=reader.read, read_uninterrupted=other_reader.read
                 )
             at = step
+            earlier = [info for info in ours.list().checkpoints if info.step == step and info != mine[step]]
+            saved_again = any(ours.digest(info) == state_digest(other_manifest) for info in earlier)
             break
     last = steps[-1]
     if not found and max(mine) != max(other):
@@ -89,6 +93,7 @@ def compare_runs(resumed: RunLayout, uninterrupted: RunLayout, *, nproc: int = 1
         step=at,
         differences=found,
         first_step=min(first_steps, default=None),
+        saved_again=saved_again,
     )
 
 

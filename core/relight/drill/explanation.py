@@ -25,6 +25,8 @@ class Evidence:
     """The last resume before the difference."""
     first_step: int | None
     """First step whose witness or logged values differ."""
+    saved_again: bool
+    """Whether the checkpoint that differs was saved again after a resume from one of the same step that was equal."""
     steps_per_epoch: int
     """0 when unknown."""
     on_cpu: bool
@@ -59,7 +61,7 @@ def explain_difference(difference: StateDifference, evidence: Evidence) -> Expla
             "Add run.track(model=model, optimizer=optimizer) before the loops.",
         )
     first = evidence.step if evidence.first_step is None else min(evidence.step, evidence.first_step)
-    if first <= evidence.resumed_from:  # nothing had been killed yet
+    if first <= evidence.resumed_from and not evidence.saved_again:  # nothing had been killed yet
         found = _explain_chance(difference, evidence)
         return Explanation(
             "Two uninterrupted runs differ as well, so the resume is not to blame: the training is not "

@@ -150,6 +150,7 @@ def _explain(
         Evidence(
             step=compared.step,
             first_step=compared.first_step,
+            saved_again=compared.saved_again,
             resumed_from=max(
                 (kill.from_step for kill in run.kills if kill.from_step < at), default=run.kills[0].from_step
             ),

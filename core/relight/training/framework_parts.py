@@ -1,4 +1,4 @@
-"""What the callbacks for other frameworks share: ranks, the loader, the steps, and evaluations not yet reported."""
+"""What the callbacks for other frameworks share: ranks, the loader and the steps."""
 
 from __future__ import annotations
 
@@ -110,28 +110,3 @@ class OuterSteps:
         while self._steps:
             for _ in self._steps.pop():
                 break
-
-
-class PendingEvaluation:
-    """What a validation measured, kept until the run can take it.
-
-    It is part of the training state, so that a resume reports it without measuring it again.
-    """
-
-    def __init__(self, run: ScriptRun) -> None:
-        self.measured: dict[str, float] = {}
-        self._run = run
-
-    def report(self) -> None:
-        """Hand the values to the run, if there are any."""
-        if self.measured:
-            measured, self.measured = self.measured, {}
-            self._run.evaluated(measured)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the values that are still to be reported."""
-        return {"measured": dict(self.measured)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over values that were still to be reported when the checkpoint was made."""
-        self.measured = dict(state["measured"])

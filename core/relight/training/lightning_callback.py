@@ -12,6 +12,7 @@ batch.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from relight.errors import RelightError
-from relight.training.framework_parts import EpochLoader, PendingEvaluation, check_ranks
+from relight.training.framework_parts import EpochLoader, check_ranks
 from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
 
@@ -35,6 +36,7 @@ except ImportError:
         raise RelightError("Lightning is not installed. Run: pip install lightning") from None
 
 _ENDLESS = 2**62
+_VALIDATED = "epoch_loop.val_loop.batch_progress"
 _log = logging.getLogger("relight")
 
 
@@ -52,8 +54,9 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         self._loaders: list[EpochLoader] = []
         self._steps: Iterator[int] | None = None
         self._step = 0
+        self._loops: _LoopState | None = None
         self._last: dict[str, Any] | None = None
-        self._pending = PendingEvaluation(run)
+        self._measured: dict[str, float] = {}
 
     def loader(self, loader: DataLoader[Any], *, seed: int | None = None) -> EpochLoader:
         """Take over the train loader, so that a resume continues with its next batch.
@@ -84,9 +87,8 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         things["scaler"] = scaler
         for number, loader in enumerate(self._loaders):
             things[f"loader{number}"] = loader
-        things["validation"] = self._pending
         things["callbacks"] = _CallbackStates(trainer, self)
-        things["lightning"] = _LoopState(trainer)
+        things["lightning"] = self._loops = _LoopState(trainer)
         self._run.track(**things)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -100,7 +102,6 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         self._steps = iter(self._run.steps(int(planned) if 0 < planned < float("inf") else _ENDLESS))
         next(self._steps, None)
         self._step = trainer.global_step
-        self._pending.report()  # measured right before the checkpoint; Lightning does not measure it again
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Make a step edge of each batch after which an optimizer has moved, except for the epoch's last batch.
@@ -121,14 +122,14 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
         """Report what the validation measured."""
         if trainer.sanity_checking or self._steps is None:
             return
-        self._pending.measured = to_numbers(
+        self._measured = to_numbers(
             {name: value for name, value in trainer.callback_metrics.items() if name.startswith(self._validation)}
         )
         if self._last is None:
-            self._pending.report()
+            self._report()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Make the step edge of the epoch's last batch, then report the epoch's validation."""
+        """Report the epoch's validation, and make the step edge of its last batch: a checkpoint has both."""
         if self._last is not None:
             values, self._last = self._last, None
             self._edge(values)
@@ -139,10 +140,16 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
             loader.close()
 
     def _edge(self, values: dict[str, Any]) -> None:
-        assert self._steps is not None
+        assert self._steps is not None and self._loops is not None
+        self._loops.restored = None
+        self._report()
         self._run.step(values)
-        self._pending.report()
         next(self._steps, None)
+
+    def _report(self) -> None:
+        measured, self._measured = self._measured, {}
+        if measured:
+            self._run.evaluated(measured)
 
     def _find_metrics(self, trainer: Any, outputs: Any) -> dict[str, Any]:
         found = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -156,17 +163,28 @@ class RelightCallback(Checkpoint):  # type: ignore[misc, unused-ignore]
 
 
 class _LoopState:
-    """The progress of Lightning's loops, without the loaders' positions, which Lightning restores mid-epoch only."""
+    """The progress of Lightning's loops, without the loaders' positions, which Lightning restores mid-epoch only.
+
+    No step edge is inside a validation, so how far the last one came is left out, too: a resume does not know it.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self.restored: dict[str, Any] | None = None
+        """The progress that a resume begins with: Lightning moves its own on before the first batch."""
 
     def state_dict(self) -> dict[str, Any]:
+        if self.restored is not None:
+            return self.restored
         state: dict[str, Any] = self._trainer.fit_loop.state_dict()
         state["state_dict"].pop("combined_loader", None)
+        validated = state[_VALIDATED]
+        validated["current"] = dict.fromkeys(validated["current"], 0)
+        validated["is_last_batch"] = False
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.restored = copy.deepcopy(state)
         self._trainer.fit_loop.load_state_dict(state)
 
 

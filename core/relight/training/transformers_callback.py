@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from relight.errors import RelightError, TaskError
-from relight.training.framework_parts import EpochLoader, OuterSteps, PendingEvaluation, check_ranks
+from relight.training.framework_parts import EpochLoader, OuterSteps, check_ranks
 from relight.training.metric_numbers import to_numbers
 from relight.training.script.run import ScriptRun
 
@@ -51,7 +51,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._loader: EpochLoader | None = None
         self._edges = 0
         self._logged: dict[str, float] = {}
-        self._pending = PendingEvaluation(run)
+        self._measured: dict[str, float] = {}
 
     def train(self, trainer: Any, *, seed: int | None = None) -> Any:
         """Train from the start or from the run's checkpoint; return what `Trainer.train` returns.
@@ -97,7 +97,6 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             scheduler=trainer.lr_scheduler,
             scaler=getattr(trainer.accelerator, "scaler", None),
             batches=self._loader,
-            validation=self._pending,
             callbacks=_CallbackStates(trainer),
         )
         self._edges = state.global_step
@@ -121,7 +120,7 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         first = args.metric_for_best_model or "loss"
         first = first if first.startswith(begin) else begin + first
         kept = to_numbers({name: value for name, value in found.items() if not name.startswith(timing)})
-        self._pending.measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
+        self._measured = {name: kept[name] for name in sorted(kept, key=lambda name: name != first)}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the last step's edge."""
@@ -137,19 +136,24 @@ class RelightCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def _begin(self) -> None:
         """Begin the run's loop. In a resume this restores the generators."""
         self._steps = OuterSteps(self._run.steps(self._trainer.state.max_steps))
-        self._pending.report()
+        self._report()
 
     def _edge(self, *, last: bool = False) -> None:
         if self._steps is None or self._trainer.state.global_step == self._edges:
             return
         self._edges = self._trainer.state.global_step
         logged, self._logged = self._logged, {}
+        self._report()  # of this step: a checkpoint has both
         self._run.step(logged)
-        self._pending.report()
         if last:
             self._steps.leave()
         else:
             self._steps.advance()
+
+    def _report(self) -> None:
+        measured, self._measured = self._measured, {}
+        if measured:
+            self._run.evaluated(measured)
 
 
 class _Progress:
