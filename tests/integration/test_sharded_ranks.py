@@ -158,6 +158,21 @@ from relight.checkpoints.writer_client import WriterClient
 if os.environ["RANK"] == "1":
     WriterClient.submit = lambda client: os.kill(os.getpid(), signal.SIGKILL)
 """
+IS_LOST_WITH_ITS_LAST_PART = """\
+import os
+import signal
+from relight.checkpoints.writer_client import WriterClient
+from relight.training.ranks.ranked_cutter import RankedCutter
+
+def cut_without_a_writer(cutter, header, tensors, cut=RankedCutter.cut):
+    if header.reason == "final":
+        WriterClient.submit = lambda client: None
+    cut(cutter, header, tensors)
+
+if os.environ["RANK"] == "1":
+    RankedCutter.cut = cut_without_a_writer
+    RankedCutter.part = lambda cutter: os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -257,11 +272,13 @@ def test_whatever_is_killed_a_sharded_run_ends_in_the_same_state(workshop: Works
     assert CheckpointStore(layout.checkpoints).list().damaged == []
 
 
-def test_the_others_do_not_wait_for_the_part_of_a_rank_that_has_died(workshop: Workshop) -> None:
+@pytest.mark.parametrize("death", [DIES_BEFORE_ITS_PART_IS_WHOLE, IS_LOST_WITH_ITS_LAST_PART], ids=["early", "late"])
+def test_the_others_do_not_wait_for_the_part_of_a_rank_that_has_died(workshop: Workshop, death: str) -> None:
     folder = workshop.folder.parent / "script"
     folder.mkdir()
     _write(folder)
-    (folder / "train.py").write_text(DIES_BEFORE_ITS_PART_IS_WHOLE + SCRIPT)
+    (folder / "train.py").write_text(death + SCRIPT)
+    (folder / "fast").touch()
     launched = workshop.relight("run", "train.py", "--nproc", "2", "--detach", cwd=folder)
     assert launched.returncode == 0, launched.stderr
     (layout,) = list_layouts(workshop.folder)

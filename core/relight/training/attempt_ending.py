@@ -17,9 +17,11 @@ from relight.runs.progress import read_progress
 from relight.runs.record_file import encode_record
 from relight.runs.records import TrainerOutcome
 from relight.runs.reserved_file import ReservedFile
+from relight.training.leaving import end_within
 from relight.training.stopping import Stop, Stopping
 
 FINISHED, CRASHED, STOPPED = 0, 3, 130
+_AFTER_LOSS_S = 5.0
 _OUTCOME_BYTES = 32 << 10
 """Space reserved for the outcome, with a traceback: it must fit even when the disk is full."""
 _FROM_WORKER = re.compile(r"Caught (\w+) in (.+)\.\nOriginal Traceback")
@@ -92,6 +94,8 @@ class AttemptEnding:
             TrainerOutcome(outcome="crashed", step=self._step(), reason=sentence, error=sentence, traceback=traceback)
         )
         self._close()
+        if self._find_lost_rank():  # PyTorch may wait for that rank while it is unloaded
+            end_within(_AFTER_LOSS_S, CRASHED)
         return CRASHED
 
     def end_lost(self, sentence: str) -> None:

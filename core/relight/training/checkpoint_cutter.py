@@ -80,6 +80,8 @@ class CheckpointCutter:
     ) -> None:
         self.can_rescue = True
         """Whether the last edge can be saved after an error."""
+        self.lost = ""
+        """Which other rank is lost whose part is needed: there is none."""
         experience = experience or Experience()
         known = experience.pace
         self.durable_step: int | None = None

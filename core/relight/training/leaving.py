@@ -31,22 +31,27 @@ def leave(code: int, *, lifeline: int | None) -> None:
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
+    end_within(EXIT_WITHIN_S, code)
+
+
+def end_within(seconds: float, code: int) -> None:
+    """Let this process end with `code` after so many seconds, if it has not ended by then."""
     try:
-        threading.Thread(target=_end_by_force, args=(code,), daemon=True, name="relight-exit").start()
+        threading.Thread(target=_end_by_force, args=(seconds, code), daemon=True, name="relight-exit").start()
     except RuntimeError:  # in an `atexit` function, where Python 3.12 and later start no threads
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, EXIT_WITHIN_S)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _end_by_force(code: int) -> None:
-    time.sleep(EXIT_WITHIN_S)
+def _end_by_force(seconds: float, code: int) -> None:
+    time.sleep(seconds)
     left = [
         f"thread {thread.name}" for thread in threading.enumerate() if not thread.daemon and thread.name != "MainThread"
     ]
     left += [f"process {child.name} (pid {child.pid})" for child in multiprocessing.active_children()]
     _log.warning(
         "The trainer has not ended %g s after the training did, so Relight ends it now. Still running: %s.",
-        EXIT_WITHIN_S,
+        seconds,
         ", ".join(left) or "nothing that Python knows of",
     )
     sys.stdout.flush()

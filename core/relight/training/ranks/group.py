@@ -117,9 +117,12 @@ class RankGroup:
                 names.update(dict.fromkeys(addresses, f"rank {rank} on {host}"))
         self._connections.keep(names)
 
-    def find_lost(self) -> str:
-        """Say which rank has gone or does not answer any more; "" while all are there, or none is needed."""
-        if self.parted or not (lost := self._connections.find_lost()):
+    def find_lost(self, *, parted: bool = False) -> str:
+        """Say which rank has gone or does not answer any more; "" while all are there.
+
+        Also "" if this rank goes on without the others, unless `parted`.
+        """
+        if (self.parted and not parted) or not (lost := self._connections.find_lost()):
             return ""
         return f"The connection to {lost} is lost: that process, its machine or the network has failed."
 

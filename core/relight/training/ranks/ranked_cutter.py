@@ -91,6 +91,11 @@ class RankedCutter:
         return self._cutter is not None and self._cutter.has_work
 
     @property
+    def lost(self) -> str:
+        """Which rank is lost that had to save a part of the last checkpoint; "" if none is."""
+        return self._group.find_lost(parted=True) if self._is_shared else ""
+
+    @property
     def can_rescue(self) -> bool:
         """Whether the last edge can still be saved after an error: not without the other ranks."""
         return False
@@ -231,7 +236,7 @@ class RankedCutter:
             left_s = deadline - time.monotonic()
             if self._cutter.drain(min(_LOOK_S, max(0.0, left_s))):
                 return True
-            if left_s <= 0.0 or self._cutter.failure is not None or (self._is_shared and self._group.find_lost()):
+            if left_s <= 0.0 or self._cutter.failure is not None or self.lost:
                 return False
 
     def close(self) -> None:
