@@ -32,6 +32,10 @@ _SHOW = """async (address) => {
   root.innerHTML = '<div class="view"></div>'
   show({ data: { parts: [{ name: 'runs', topics: ['runs'] }], run: '' }, parentElement: root })
 }"""
+_REMOVE = """async (address) => {
+  const { remove } = await import(address)
+  remove({ parentElement: document.querySelector('#root') })
+}"""
 _HIDE = """(hidden) => {
   Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
   document.dispatchEvent(new Event('visibilitychange'))
@@ -84,6 +88,27 @@ def test_a_hidden_tab_still_changes_its_title_and_tells_what_ended(blank: Page) 
     assert blank.evaluate("told") == [["a crashed", "Attempt 1 is gone."]], "and nothing that the page began with"
     blank.clock.run_for(30_000)
     assert len(blank.evaluate("told")) == 1
+
+
+def test_a_run_that_ends_while_its_page_is_mounted_again_is_told(blank: Page) -> None:
+    """Streamlit may do that at any time, and on a busy machine it takes a while."""
+    shown = {"ended": [_end("old", 1)]}
+
+    def answer(route: Route) -> None:
+        ended = json.dumps(shown["ended"]).replace('"', "&quot;")
+        route.fulfill(body=f'<div data-title="Runs" data-ended="{ended}">{shown["ended"][0]["name"]}</div>')
+
+    blank.context.grant_permissions(["notifications"], origin=SITE)
+    blank.evaluate(_RECORD)
+    blank.route(f"{SITE}/parts/**", answer)
+    blank.evaluate("localStorage.setItem('relight-notify', '1')")
+    blank.evaluate(_SHOW, f"{SITE}/parts.js")
+    expect(blank.get_by_text("old")).to_be_visible()
+    blank.evaluate(_REMOVE, f"{SITE}/parts.js")
+    shown["ended"] = [_end("a", 1), _end("old", 1)]
+    blank.evaluate(_SHOW, f"{SITE}/parts.js")
+    blank.wait_for_function("told.length")
+    assert blank.evaluate("told") == [["a crashed", "Attempt 1 is gone."]]
 
 
 def test_a_run_that_dies_is_told_on_its_page_and_in_the_list_while_the_bell_is_on(

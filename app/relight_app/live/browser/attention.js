@@ -10,13 +10,17 @@ let base = null
 let shown = null
 let latest = {}
 const known = new Set() // the ends that this tab has shown or told
+let attended = null
 
 /**
- * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. When it is shown for the
- * `first` time, the person sees what has ended, so there is no notification.
+ * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. When `what` is shown for
+ * the first time since something else, the person sees what has ended, so there is no notification. Not when Streamlit has
+ * only mounted the same page again.
  */
-export function attend(told, first) {
+export function attend(told, what) {
   const { title, state, ended } = told
+  const first = what !== attended
+  attended = what
   latest = { ...latest, ...told }
   if (title && document.title !== title) document.title = title
   if (state !== undefined) showIcon(state)
@@ -29,7 +33,7 @@ export function attend(told, first) {
 /** Say it again, after Streamlit has set the title and the icon. */
 export function attendAgain() {
   shown = null
-  attend({ title: latest.title, state: latest.state })
+  attend({ title: latest.title, state: latest.state }, attended)
 }
 
 /** Ask the browser for notifications, or stop them; returns whether they are on. */

@@ -239,7 +239,7 @@ class Part {
       if (!held.has(node)) node.scrollTop = node.scrollHeight
     }
     const titled = this.element.querySelector('[data-title]')
-    if (titled) attend(titled.dataset, !this.attended)
+    if (titled) attend(titled.dataset, `${this.name} ${this.board.data.run}`)
     this.attended ||= Boolean(titled)
     for (const node of this.element.querySelectorAll('[data-notify]')) node.setAttribute('aria-pressed', String(areOn()))
     if (this.board.state) fillIn(this.element, this.board.state)
