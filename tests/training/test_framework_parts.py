@@ -55,7 +55,9 @@ def test_a_position_counts_for_any_number_of_ranks_with_the_same_batch_of_all_of
     (batch,) = next(iter(after))
     assert batch.tolist() == [one.tolist() for (one,) in _load(8, seed=7)][1]
     other = _load(4)
-    with pytest.raises(TaskError, match="A batch had 8 samples when the checkpoint was saved, and has 4 now"):
+    with pytest.raises(
+        TaskError, match="A batch of all ranks had 8 samples when the checkpoint was saved, and has 4 now"
+    ):
         other.load_state_dict(state)
 
 

@@ -83,8 +83,8 @@ class EpochLoader:
         before, now = state.get("batch_size"), position.get("batch_size")
         if before != now:
             raise TaskError(
-                f"A batch had {before} samples when the checkpoint was saved, and has {now} now, all ranks together. "
-                "The framework counts its progress in batches, so keep their size."
+                f"A batch of all ranks had {before} samples when the checkpoint was saved, and has {now} now. The "
+                "framework counts its progress in batches, so keep their size."
             )
         self._inner.load_state_dict(state)
 
