@@ -117,7 +117,8 @@ async def _build_part(name: str, query: dict[str, str]) -> bytes:
     query = _AT_FIRST.get(name, {}) | query
     with anyio.move_on_after(_PATIENCE_S):
         part = await anyio.to_thread.run_sync(build_part, name, query, abandon_on_cancel=True)
-        return str(tag("div", Markup(part.body.decode()), class_="part", data_part=name, data_etag=part.etag)).encode()
+        etag = None if part.failed else part.etag  # else the browser would not ask again
+        return str(tag("div", Markup(part.body.decode()), class_="part", data_part=name, data_etag=etag)).encode()
     return b""
 
 

@@ -34,6 +34,8 @@ class BuiltPart:
     body: bytes
     zipped: bytes
     etag: str
+    failed: bool
+    """Whether it says only why there is no part: the browser asks again soon."""
 
 
 def part_routes() -> list[Route]:
@@ -50,6 +52,8 @@ def part_routes() -> list[Route]:
         if part is None:
             part = await anyio.to_thread.run_sync(build_part, name, query, limiter=limiter)
         headers = {"ETag": part.etag, "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
+        if part.failed:
+            headers["Relight-Failed"] = "1"
         if request.headers.get("if-none-match") == part.etag:
             return Response(status_code=304, headers=headers)
         if "gzip" not in request.headers.get("accept-encoding", ""):
@@ -70,12 +74,13 @@ def build_part(name: str, query: Mapping[str, str]) -> BuiltPart:
     engine = current_engine()
 
     def build() -> BuiltPart:
+        failed = False
         try:
             markup = PARTS[name].build(engine, _choose_query(name, query))
         except Exception as error:  # the page says what is wrong, in the place of the part
-            markup = build_problem(explain(error), key=f"{name}-problem")
+            markup, failed = build_problem(explain(error), key=f"{name}-problem"), True
         body = markup.encode("utf-8", "replace")
-        return BuiltPart(body, _compress(body), f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+        return BuiltPart(body, _compress(body), f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"', failed)
 
     return engine.memo.recent(_key(name, query), build, max_age_s=_SHARED_S)
 

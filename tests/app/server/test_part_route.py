@@ -57,7 +57,9 @@ def test_a_bug_in_a_part_is_shown_in_its_place(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("RELIGHT_RUNS", str(tmp_path))
     monkeypatch.setitem(PARTS, "runs", type(PARTS["runs"])(fail))  # type: ignore[arg-type]
-    body = part_route.build_part("runs", {}).body
+    part = part_route.build_part("runs", {})
+    body = part.body
+    assert part.failed, "so the browser asks again"
     assert b"Relight has a bug: ValueError: odd &lt;b&gt;" in body
     assert b"Traceback" in body
 

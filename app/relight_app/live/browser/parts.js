@@ -194,9 +194,13 @@ class Part {
     let response
     try {
       response = await fetch(address, { headers: this.etag ? { 'If-None-Match': this.etag } : {}, cache: 'no-store' })
-      if (response.status === 200) this.show(await response.text(), response.headers.get('ETag'), address)
+      const failed = response.headers.has('Relight-Failed')
+      // A form that cannot be built just now stays, with what was typed into it.
+      const stays = failed && !this.topics.length && this.etag
+      if (response.status === 200) stays || this.show(await response.text(), response.headers.get('ETag'), address)
       else if (response.status !== 304) throw new Error(`status ${response.status}`)
       this.askedTopics = topics
+      if (failed && !this.removed) setTimeout(() => this.ask(), RETRY_MS)
     } catch { // the server is gone or busy: what is on the screen stays, and the page says so
       if (!this.removed) setTimeout(() => this.ask(), RETRY_MS)
     }
