@@ -35,7 +35,7 @@ class BuiltPart:
     zipped: bytes
     etag: str
     failed: bool
-    """Whether it says only why there is no part: the browser asks again soon."""
+    """Whether the part could not be built, so that the markup says why. The browser asks again soon."""
 
 
 def part_routes() -> list[Route]:

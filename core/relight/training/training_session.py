@@ -246,8 +246,8 @@ class TrainingSession:
         cut_at = begun
         while not (self._cutter.drain(_FINAL_POLL_S) and self._cutter.durable_step == self.steps_done):
             failure = self._cutter.failure
-            if self._cutter.lost:
-                raise RelightError(f"The training is done, but its final state could not be saved: {self._cutter.lost}")
+            if lost := self._cutter.lost:
+                raise RelightError(f"The training is done, but its final state is not saved. {lost}")
             if failure is not None:
                 if not failed:
                     failed = True

@@ -13,9 +13,9 @@ const known = new Set() // the ends that this tab has shown or told
 let attended = null
 
 /**
- * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. When `what` is shown for
- * the first time since something else, the person sees what has ended, so there is no notification. Not when Streamlit has
- * only mounted the same page again.
+ * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. `what` names it. When it
+ * is shown for the first time since another, the person sees what has ended, so there is no notification. Streamlit may
+ * mount the same page again at any time; what has ended meanwhile is told.
  */
 export function attend(told, what) {
   const { title, state, ended } = told

@@ -145,6 +145,7 @@ class Part {
     this.askedTopics = null
     this.attended = false // whether it says how things stand
     this.timer = 0
+    this.retry = 0
   }
 
   setVisible(visible) {
@@ -197,13 +198,22 @@ class Part {
       const failed = response.headers.has('Relight-Failed')
       // A form that cannot be built just now stays, with what was typed into it.
       const stays = failed && !this.topics.length && this.etag
-      if (response.status === 200) stays || this.show(await response.text(), response.headers.get('ETag'), address)
-      else if (response.status !== 304) throw new Error(`status ${response.status}`)
+      if (response.status !== 200 && response.status !== 304) throw new Error(`status ${response.status}`)
+      if (response.status === 200 && !stays) this.show(await response.text(), response.headers.get('ETag'), address)
       this.askedTopics = topics
-      if (failed && !this.removed) setTimeout(() => this.ask(), RETRY_MS)
+      if (failed) this.askSoon()
     } catch { // the server is gone or busy: what is on the screen stays, and the page says so
-      if (!this.removed) setTimeout(() => this.ask(), RETRY_MS)
+      this.askSoon()
     }
+  }
+
+  /** Ask again in a while: once, however many answers have failed until then. */
+  askSoon() {
+    if (this.removed || this.retry) return
+    this.retry = setTimeout(() => {
+      this.retry = 0
+      this.ask()
+    }, RETRY_MS)
   }
 
   findAddress() {
@@ -255,6 +265,7 @@ class Part {
   remove() {
     this.removed = true
     clearTimeout(this.timer)
+    clearTimeout(this.retry)
   }
 }
 
