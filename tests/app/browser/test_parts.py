@@ -41,3 +41,22 @@ def test_a_part_that_could_not_be_built_is_asked_for_again(blank: Page, topics: 
         expect(blank.get_by_text("Built.")).to_be_visible()
         expect(blank.get_by_role("textbox")).to_have_value("typed")
     expect(blank.get_by_text("Built.")).to_be_visible()
+
+
+def test_a_part_that_fails_again_and_again_is_asked_for_once_a_second(blank: Page) -> None:
+    asked = []
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        route.fulfill(status=200, **FAILED)
+
+    blank.clock.install()
+    blank.route(f"{SITE}/parts/**", answer)
+    blank.evaluate(_SHOW, [f"{SITE}/parts.js", ["runs"]])
+    expect(blank.get_by_text("No folder.")).to_be_visible()
+    for _ in range(5):  # as when the event stream tells of changes
+        blank.evaluate(_REFRESH, f"{SITE}/parts.js")
+    before = len(asked)
+    blank.clock.run_for(1000)
+    blank.evaluate(_REFRESH, f"{SITE}/parts.js")
+    assert before + 1 <= len(asked) <= before + 3

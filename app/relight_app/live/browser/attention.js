@@ -15,7 +15,7 @@ let attended = null
 /**
  * Follow a part that says how things stand: `data-title`, `data-state`, and `data-ended` as JSON. `what` names it. When it
  * is shown for the first time since another, the person sees what has ended, so there is no notification. Streamlit may
- * mount the same page again at any time; what has ended meanwhile is told.
+ * mount the same page again at any time: that is not the first time.
  */
 export function attend(told, what) {
   const { title, state, ended } = told
