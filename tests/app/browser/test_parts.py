@@ -50,13 +50,12 @@ def test_a_part_that_fails_again_and_again_is_asked_for_once_a_second(blank: Pag
         asked.append(route)
         route.fulfill(status=200, **FAILED)
 
-    blank.clock.install()
     blank.route(f"{SITE}/parts/**", answer)
     blank.evaluate(_SHOW, [f"{SITE}/parts.js", ["runs"]])
     expect(blank.get_by_text("No folder.")).to_be_visible()
     for _ in range(5):  # as when the event stream tells of changes
         blank.evaluate(_REFRESH, f"{SITE}/parts.js")
+        blank.wait_for_timeout(100)
     before = len(asked)
-    blank.clock.run_for(1000)
-    blank.evaluate(_REFRESH, f"{SITE}/parts.js")
-    assert before + 1 <= len(asked) <= before + 3
+    blank.wait_for_timeout(2200)  # a rate takes time to see: six questions a second were asked before
+    assert len(asked) - before <= 3
